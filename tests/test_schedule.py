@@ -1,0 +1,94 @@
+"""The noise schedule against the published numbers and against its closed forms."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ldm.schedule import NoiseSchedule
+
+
+@pytest.fixture
+def published(parity_dir):
+    return load_file(parity_dir / "ddim_schedule.safetensors")
+
+
+@pytest.fixture
+def schedule():
+    return NoiseSchedule.linear()
+
+
+def assert_same(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_the_linear_schedule_is_the_published_one(published, schedule):
+    assert_same(schedule.betas, published["betas"])
+    assert_same(schedule.alphas_cumprod, published["alphas_cumprod"])
+
+
+@pytest.mark.parametrize("steps", [10, 50, 200])
+def test_a_sub_schedule_is_the_published_one(published, schedule, steps):
+    ddim = schedule.ddim(steps)
+    assert torch.equal(ddim.timesteps, published[f"ddim{steps}.timesteps"])
+    assert_same(ddim.alphas, published[f"ddim{steps}.alphas"])
+    assert_same(ddim.alphas_prev, published[f"ddim{steps}.alphas_prev"])
+    assert_same(ddim.sigmas(0.0), published[f"ddim{steps}.eta0.0.sigmas"])
+    assert_same(ddim.sigmas(1.0), published[f"ddim{steps}.eta1.0.sigmas"])
+
+
+def test_linear_means_linear_in_the_square_root_of_beta():
+    betas = NoiseSchedule.linear(3, 0.01, 0.09).betas
+    assert_same(betas, torch.tensor([0.01, 0.04, 0.09], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [1, 7, 30, 51, 333, 600, 999])
+def test_any_number_of_steps_is_kept_and_evenly_spaced(schedule, steps):
+    ddim = schedule.ddim(steps)
+    gaps = ddim.timesteps.diff()
+    assert len(ddim) == steps
+    assert ddim.timesteps[0] == 1 and ddim.timesteps[-1] < len(schedule)
+    assert steps == 1 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
+
+
+def test_sampling_ends_at_the_first_timestep_and_each_step_starts_where_the_last_one_ended(schedule):
+    ddim = schedule.ddim(30)
+    assert ddim.alphas_prev[0] == schedule.alphas_cumprod[0]
+    assert torch.equal(ddim.alphas_prev[1:], ddim.alphas[:-1])
+
+
+@pytest.mark.parametrize("steps", [-1, 0, 1000, 5000])
+def test_an_impossible_number_of_steps_is_refused(schedule, steps):
+    with pytest.raises(ValueError, match="between 1 and 999"):
+        schedule.ddim(steps)
+
+
+def test_the_full_sub_schedule_with_eta_1_has_the_posterior_variance_of_ddpm(schedule):
+    ddim, beta = schedule.ddim(999), schedule.betas[1:]
+    posterior = beta * (1 - ddim.alphas_prev) / (1 - ddim.alphas)  # DDPM eq. 7
+    assert_same(ddim.sigmas(1.0) ** 2, posterior)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_noise_is_added_row_by_row_in_the_dtype_of_z0(schedule, dtype):
+    z0, noise = torch.randn(2, 3, 4, 4, 4, dtype=torch.float64).unbind()
+    t = torch.tensor([0, 500, 999])
+    rows = [
+        a**0.5 * x + (1 - a) ** 0.5 * n for a, x, n in zip(schedule.alphas_cumprod[t].tolist(), z0, noise, strict=True)
+    ]
+    z_t = schedule.add_noise(z0.to(dtype), noise.to(dtype), t)
+    assert z_t.dtype == dtype
+    precision = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 4e-2}[dtype]
+    torch.testing.assert_close(z_t.double(), torch.stack(rows), rtol=0, atol=precision)
+
+
+def test_a_half_precision_latent_is_noised_with_exact_scales(schedule):
+    z0, noise, t = torch.zeros(1, 8), torch.ones(1, 8), torch.tensor([0])
+    z_t = schedule.add_noise(z0.bfloat16(), noise.bfloat16(), t)
+    assert torch.equal(z_t, schedule.add_noise(z0, noise, t).bfloat16())
+
+
+@pytest.mark.parametrize("name", ["cosine", "sqrt", "sqrt_linear"])
+def test_a_schedule_that_no_published_config_uses_is_refused_by_name(name):
+    assert torch.equal(NoiseSchedule.named("linear", 10).betas, NoiseSchedule.linear(10).betas)
+    with pytest.raises(ValueError, match=name):
+        NoiseSchedule.named(name)
