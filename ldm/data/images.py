@@ -1,0 +1,90 @@
+"""Photographs as they lie on disk, in every mode, to RGB and to tensors in [-1,1] and back."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile
+from torch import Tensor
+
+_lenient = threading.Lock()
+
+
+class ImageError(ValueError):
+    """ImageError(path, why): the file cannot be read as an image."""
+
+    def __init__(self, *parts: str | Path):  # a data loader hands on a worker's error as one part
+        super().__init__(": ".join(map(str, parts)))
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The pixels as stored, in RGB: 16 bits scaled to 8, transparency laid on white.
+
+    EXIF orientation is not applied, since annotations refer to stored pixels. A truncated file is read as far as
+    it goes, its rest grey; one that cannot be read at all raises ImageError.
+    """
+    try:
+        return _read(path)
+    except ImageError:
+        with _truncation_allowed():
+            return _read(path)
+
+
+def image_trouble(path: str | Path) -> str | None:
+    """What is wrong with the file, truncation included, or None."""
+    try:
+        _read(path)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """Resized to size x size whatever its shape, bilinear with antialiasing, as sg2im's loaders do."""
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def to_tensor(image: Image.Image) -> Tensor:  # RGB -> (3,H,W) in [-1,1]
+    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
+    return (pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
+
+
+def to_image(tensor: Tensor) -> Image.Image:  # (3,H,W) in [-1,1], clipped to it -> RGB
+    pixels = (tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
+    return Image.fromarray(pixels.round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def _read(path: str | Path) -> Image.Image:
+    if not Path(path).is_file():
+        raise ImageError(path, "there is no such file")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _to_rgb(image)
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on a broken file
+        raise ImageError(path, f"cannot be read as an image ({error})") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255
+        return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+@contextmanager
+def _truncation_allowed() -> Iterator[None]:
+    """Pillow knows this only as a global switch, so one thread at a time may throw it."""
+    with _lenient:
+        ImageFile.LOAD_TRUNCATED_IMAGES, before = True, ImageFile.LOAD_TRUNCATED_IMAGES
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
