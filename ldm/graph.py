@@ -1,0 +1,481 @@
+"""Scene graphs: what is where, as names in a file and as numbers in a batch.
+
+The file is the one that sg2im's users write (github.com/google/sg2im, scene_graphs/*.json), one graph or a list of
+them. Only `objects` is required; null or a missing key stands for what is not known:
+
+    {"objects": ["sheep", "grass"],                     names from the vocabulary
+     "relationships": [[0, "standing on", 1]],          subject index, predicate, object index
+     "boxes": [[0.2, 0.4, 0.6, 0.9], null],             x0 y0 x1 y1 as fractions of the image's width and height
+     "attributes": [["white"], []],                     a list of names per object
+     "ids": ["a", null],                                what makes an object the same one in an edited graph
+     "image": "sheep.png"}                              the photograph that the graph is about
+
+Published files hold two things that a SceneGraph does not, and reading drops them: relations of an object with
+itself, which say nothing about another object (with a warning that names them), and the `__image__` object with its
+`__in_image__` relations, which `encode` adds to every graph anyway. Triples that occur twice are kept.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import reprlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+IMAGE, IN_IMAGE = "__image__", "__in_image__"
+GAP = "NONE"  # sg2im's name for the COCO category ids that stand for nothing
+ROUNDING = 1e-6  # a box may lie this far outside of the image, and is moved back
+
+Box = tuple[float, float, float, float]
+Triple = tuple[int, str, int]
+
+
+class GraphError(ValueError):
+    """What is wrong with a graph, where, and what to do about it, in one sentence."""
+
+
+@dataclass(frozen=True)
+class SceneGraph:
+    """Objects, what is known of each, and the relations between them; anything wrong raises a GraphError.
+
+    objects     O names, at least one
+    boxes       O times x0 y0 x1 y1 in [0,1] with x0 < x1 and y0 < y1, or None
+    attributes  O times any number of names
+    triples     T times subject index, predicate, object index; the two objects differ
+    ids         O times a text that no other object has, or None
+    image       path of the photograph, or None
+    """
+
+    objects: tuple[str, ...]
+    boxes: tuple[Box | None, ...] = ()
+    attributes: tuple[tuple[str, ...], ...] = ()
+    triples: tuple[Triple, ...] = ()
+    ids: tuple[str | None, ...] = ()
+    image: str | None = None
+
+    def __post_init__(self):
+        fields = _checked(self.objects, self.boxes, self.attributes, self.triples, self.ids, self.image)
+        for name, value in zip(self.__dataclass_fields__, fields):
+            object.__setattr__(self, name, value)
+        for index, name in enumerate(self.objects):
+            if name == IMAGE:
+                raise GraphError(f"objects[{index}]: {IMAGE} is added by encode; leave it out")
+        for index, (subject, predicate, object_) in enumerate(self.triples):
+            if predicate == IN_IMAGE:
+                raise GraphError(f"relationships[{index}]: {IN_IMAGE} is added by encode; leave it out")
+            if subject == object_:
+                raise GraphError(f"relationships[{index}]: object {subject} cannot relate to itself; leave it out")
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "graph") -> SceneGraph:
+        """The graph that a parsed JSON value holds; `where` opens every error and warning."""
+        if not isinstance(data, dict):
+            raise GraphError(f'{where}: a graph is written {{"objects": [...], ...}}, not {_show(data)}')
+        keys = {"objects": None, "boxes": (), "attributes": (), "relationships": (), "ids": (), "image": None}
+        for key in data:
+            if key not in keys:
+                raise GraphError(f"{where}: unknown key {_show(key)}{_did_you_mean(key, keys)}")
+        if "objects" not in data:
+            raise GraphError(f'{where}: the key "objects" is missing; list the names of the objects under it')
+        try:
+            values = (default if data.get(key) is None else data[key] for key, default in keys.items())
+            return cls(*_without_image(*_checked(*values), where))
+        except GraphError as error:
+            raise GraphError(f"{where}, {error}") from None
+
+    def to_json(self) -> dict:
+        """The same in the file's form, without what is not known."""
+        data = {"objects": list(self.objects), "relationships": [list(triple) for triple in self.triples]}
+        if any(self.boxes):
+            data["boxes"] = [box and list(box) for box in self.boxes]
+        if any(self.attributes):
+            data["attributes"] = [list(names) for names in self.attributes]
+        if any(self.ids):
+            data["ids"] = list(self.ids)
+        if self.image is not None:
+            data["image"] = self.image
+        return data
+
+    def validate(self, vocab: Vocab, where: str = "graph", max_objects: int | None = None) -> None:
+        """Raise a GraphError for a name that `vocab` does not have, or for more than `max_objects` objects (the
+        `__image__` object, which encode adds, is not counted)."""
+        if max_objects is not None and len(self.objects) > max_objects:
+            raise GraphError(f"{where}: {len(self.objects)} objects do not fit in {max_objects}; leave some out")
+        for place, name, find in self._names(vocab):
+            try:
+                find(name)
+            except GraphError as error:
+                raise GraphError(f"{where}, {place}: {error}") from None
+
+    def _names(self, vocab: Vocab) -> Iterator[tuple]:
+        for index, name in enumerate(self.objects):
+            yield f"objects[{index}]", name, vocab.object_id
+        for index, (_, name, _) in enumerate(self.triples):
+            yield f"relationships[{index}]", name, vocab.predicate_id
+        for index, names in enumerate(self.attributes):
+            for name in names:
+                yield f"attributes[{index}]", name, vocab.attribute_id
+
+
+def read_graphs(path: str | os.PathLike) -> list[SceneGraph]:
+    """The graphs of a file that holds one or a list of them; whatever is wrong with it is a GraphError."""
+    data = _read_json(path)
+    if not isinstance(data, list):
+        return [SceneGraph.from_json(data, f"{path}: graph")]
+    if not data:
+        raise GraphError(f"{path}: the list holds no graph; write at least one")
+    return [SceneGraph.from_json(graph, f"{path}: graph {index}") for index, graph in enumerate(data)]
+
+
+def write_graphs(path: str | os.PathLike, graphs: Sequence[SceneGraph]) -> None:
+    """One graph is written as itself, several as a list; the file is there as a whole or not at all."""
+    if not graphs:
+        raise GraphError(f"{path}: there is no graph to write")
+    texts = []
+    for graph in graphs:
+        lines = (f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in graph.to_json().items())
+        texts.append("{\n" + ",\n".join(lines) + "\n}")
+    _write(path, (texts[0] if len(texts) == 1 else "[\n" + ",\n".join(texts) + "\n]") + "\n")
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """Names by id, from sg2im's vocab.json. Object 0 is `__image__` and predicate 0 is `__in_image__`; attributes
+    begin with a name of their own, and COCO has none. An object named NONE is an id that stands for nothing."""
+
+    objects: tuple[str, ...]
+    predicates: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for table, first in (("objects", IMAGE), ("predicates", IN_IMAGE), ("attributes", None)):
+            names = getattr(self, table)
+            if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+                raise GraphError(f"the vocabulary's {table} are {_show(names)}; give a list of names")
+            if first is not None and (not names or names[0] != first):
+                raise GraphError(f"the vocabulary's {table} begin with {_show(names[:1])}; put {first} first")
+            real = [name for name in names if name != GAP]
+            if len(set(real)) < len(real):
+                twice = next(name for name in real if real.count(name) > 1)
+                raise GraphError(f"the vocabulary's {table} have {_show(twice)} twice; leave one out")
+            object.__setattr__(self, table, tuple(names))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> Vocab:
+        """From a vocab.json; whatever is wrong with it is a GraphError."""
+        try:
+            return cls.from_json(_read_json(path))
+        except GraphError as error:
+            raise error if str(error).startswith(f"{path}:") else GraphError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_json(cls, data: Any) -> Vocab:
+        """From the parsed JSON; other keys than those of the six tables are left alone."""
+        if not isinstance(data, dict) or not {"object_idx_to_name", "pred_idx_to_name"} <= data.keys():
+            raise GraphError('this is no vocabulary; it needs the lists "object_idx_to_name" and "pred_idx_to_name"')
+        return cls(data["object_idx_to_name"], data["pred_idx_to_name"], data.get("attribute_idx_to_name") or ())
+
+    def to_json(self) -> dict:
+        """sg2im's six tables, or four where there are no attributes."""
+        data = {"object_idx_to_name": list(self.objects), "object_name_to_idx": dict(self._object_ids)}
+        data |= {"pred_idx_to_name": list(self.predicates), "pred_name_to_idx": dict(self._predicate_ids)}
+        if self.attributes:
+            data |= {"attribute_idx_to_name": list(self.attributes), "attribute_name_to_idx": dict(self._attribute_ids)}
+        return data
+
+    def write(self, path: str | os.PathLike) -> None:
+        _write(path, json.dumps(self.to_json(), ensure_ascii=False) + "\n")
+
+    def object_id(self, name: str) -> int:
+        return _find(name, self._object_ids, "object")
+
+    def predicate_id(self, name: str) -> int:
+        return _find(name, self._predicate_ids, "predicate")
+
+    def attribute_id(self, name: str) -> int:
+        return _find(name, self._attribute_ids, "attribute")
+
+    @cached_property
+    def _object_ids(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.objects) if name != GAP}
+
+    @cached_property
+    def _predicate_ids(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.predicates)}
+
+    @cached_property
+    def _attribute_ids(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.attributes)}
+
+
+class GraphBatch(NamedTuple):
+    """Graphs as numbers, one after the other. Each has an `__image__` object, its last, whose box is 0 0 1 1, and an
+    `__in_image__` triple to it from every other object.
+
+    objs          (O,) long     object ids
+    boxes         (O,4) float   x0 y0 x1 y1 in [0,1], -1 throughout where an object has none
+    triples       (T,3) long    subject, predicate id, object; subject and object index into objs
+    obj_to_img    (O,) long     ascending
+    triple_to_img (T,) long     ascending
+    attributes    (K,2) long    pairs: index into objs, attribute id; None where there are none
+    """
+
+    objs: Tensor
+    boxes: Tensor
+    triples: Tensor
+    obj_to_img: Tensor
+    triple_to_img: Tensor
+    attributes: Tensor | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> GraphBatch:
+        return GraphBatch(*(x if x is None else x.to(device, non_blocking=non_blocking) for x in self))
+
+    @property
+    def num_images(self) -> int:
+        return int(self.obj_to_img[-1]) + 1 if len(self.obj_to_img) else 0
+
+
+def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
+    """Names to numbers, with `__image__` and `__in_image__` added. Raises a GraphError for an unknown name."""
+    objs, boxes, triples, attributes, obj_to_img, triple_to_img = [], [], [], [], [], []
+    objects, predicates, names = vocab._object_ids, vocab._predicate_ids, vocab._attribute_ids
+    for index, graph in enumerate(graphs):
+        start, end = len(objs), len(objs) + len(graph.objects)
+        try:
+            objs += [objects[name] for name in graph.objects]
+            triples += [(start + s, predicates[name], start + o) for s, name, o in graph.triples]
+            attributes += [(start + i, names[name]) for i, own in enumerate(graph.attributes) for name in own]
+        except KeyError:
+            graph.validate(vocab, f"graph {index}")
+            raise
+        objs.append(0)
+        boxes += [(-1.0,) * 4 if box is None else box for box in graph.boxes]
+        boxes.append((0.0, 0.0, 1.0, 1.0))
+        triples += [(o, 0, end) for o in range(start, end)]
+        obj_to_img += [index] * (end + 1 - start)
+        triple_to_img += [index] * (len(triples) - len(triple_to_img))
+    return GraphBatch(
+        torch.tensor(objs, dtype=torch.long),
+        torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+        torch.tensor(triples, dtype=torch.long).view(-1, 3),
+        torch.tensor(obj_to_img, dtype=torch.long),
+        torch.tensor(triple_to_img, dtype=torch.long),
+        torch.tensor(attributes, dtype=torch.long).view(-1, 2),
+    )
+
+
+def decode(batch: GraphBatch, vocab: Vocab) -> list[SceneGraph]:
+    """Numbers back to names, without `__image__` and `__in_image__`: what encode was given, but for ids and image."""
+    objects, boxes, attributes, triples = ([[] for _ in range(batch.num_images)] for _ in range(4))
+    place = []  # of each object of the batch: its image, and its index there
+    for obj, box, image in zip(batch.objs.tolist(), batch.boxes.tolist(), batch.obj_to_img.tolist()):
+        place.append((image, len(objects[image]) if obj else None))
+        if obj:
+            objects[image].append(vocab.objects[obj])
+            boxes[image].append(None if box[0] < 0 else box)
+            attributes[image].append([])
+    for subject, predicate, object_ in batch.triples.tolist():
+        (image, s), (_, o) = place[subject], place[object_]
+        if predicate and s is not None and o is not None:
+            triples[image].append((s, vocab.predicates[predicate], o))
+    for obj, attribute in batch.attributes.tolist() if batch.attributes is not None else ():
+        image, index = place[obj]
+        attributes[image][index].append(vocab.attributes[attribute])
+    return [SceneGraph(*fields) for fields in zip(objects, boxes, attributes, triples)]
+
+
+class Batch(tuple):
+    """Images and their graphs: sg2im's (image, objs, boxes, triples, obj_to_img, triple_to_img) that also knows
+    `.image` (B,3,H,W) in [-1,1] and `.graph`, where the attributes are."""
+
+    image: Tensor
+    graph: GraphBatch
+
+    def __new__(cls, image: Tensor, graph: GraphBatch) -> Batch:
+        self = super().__new__(cls, (image, *graph[:5]))
+        self.image, self.graph = image, graph
+        return self
+
+    @classmethod
+    def of(cls, six: Sequence[Tensor]) -> Batch:
+        """A Batch as it is, or sg2im's six tensors as a Batch without attributes."""
+        return six if isinstance(six, cls) else cls(six[0], GraphBatch(*six[1:6]))
+
+    def __reduce__(self):
+        return Batch, (self.image, self.graph)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        return Batch(self.image.to(device, non_blocking=non_blocking), self.graph.to(device, non_blocking))
+
+    def pin_memory(self) -> Batch:
+        return Batch(self.image.pin_memory(), GraphBatch(*(x if x is None else x.pin_memory() for x in self.graph)))
+
+
+def collate(samples: Sequence[tuple[Tensor, SceneGraph]], vocab: Vocab) -> Batch:
+    """Samples (image (3,H,W), graph) of a dataset to a Batch."""
+    images, graphs = zip(*samples)
+    return Batch(torch.stack(images), encode(graphs, vocab))
+
+
+def _checked(objects, boxes, attributes, triples, ids, image) -> tuple:
+    """The fields of a SceneGraph as tuples of plain values, or a GraphError that begins with the place. Leaves
+    self-relations and `__image__` to the caller."""
+    if not _list(objects, "objects", "a list of names"):
+        raise GraphError("objects: the graph is empty; give at least one object")
+    count = len(objects)
+    objects = tuple(_name(name, f"objects[{i}]") for i, name in enumerate(objects))
+    boxes = tuple(_box(box, f"boxes[{i}]") for i, box in _per_object(boxes, count, "boxes"))
+    ids = tuple(None if i is None else _name(i, f"ids[{k}]") for k, i in _per_object(ids, count, "ids"))
+    known = [i for i in ids if i is not None]
+    if len(set(known)) < len(known):
+        twice = next(k for k, i in enumerate(ids) if i is not None and i in ids[:k])
+        raise GraphError(f"ids[{twice}]: another object has the id {_show(ids[twice])}; ids must differ")
+    own = (_list(() if names is None else names, f"attributes[{i}]", 'a list of names such as ["red"]')
+           for i, names in _per_object(attributes, count, "attributes"))
+    attributes = tuple(tuple(_name(name, f"attributes[{i}]") for name in names) for i, names in enumerate(own))
+    triples = tuple(_triple(triple, count, f"relationships[{i}]")
+                    for i, triple in enumerate(_list(triples, "relationships", 'a list of [0, "on", 1]')))
+    return objects, boxes, attributes, triples, ids, None if image is None else _name(image, "image")
+
+
+def _without_image(objects, boxes, attributes, triples, ids, image, where: str) -> tuple:
+    """The same fields without self-relations, `__image__` and `__in_image__`; warns of what a user might miss."""
+    index = {old: new for new, old in enumerate(i for i, name in enumerate(objects) if name != IMAGE)}
+    kept, selves, unclear = [], [], []
+    for i, (subject, predicate, object_) in enumerate(triples):
+        if subject == object_:
+            selves.append(i)
+        elif predicate != IN_IMAGE and subject in index and object_ in index:
+            kept.append((index[subject], predicate, index[object_]))
+        elif predicate != IN_IMAGE or objects[object_] != IMAGE:
+            unclear.append(i)
+    if selves:
+        warnings.warn(f"{where}, relationships{selves}: an object relates to itself, which says nothing; dropped")
+    if unclear:
+        warnings.warn(f"{where}, relationships{unclear}: only {IN_IMAGE} relates to {IMAGE}; dropped")
+    objects, boxes, attributes, ids = (tuple(x[i] for i in index) for x in (objects, boxes, attributes, ids))
+    return objects, boxes, attributes, kept, ids, image
+
+
+def _list(value: Any, place: str, what: str) -> Sequence:
+    if not isinstance(value, (list, tuple)):
+        raise GraphError(f"{place}: give {what}, not {_show(value)}")
+    return value
+
+
+def _per_object(values: Any, count: int, place: str) -> Iterator[tuple[int, Any]]:
+    values = _list(values, place, "a list with one entry per object") or (None,) * count
+    if len(values) != count:
+        raise GraphError(f"{place}: {len(values)} entries for {count} objects; give one each, null where unknown")
+    return enumerate(values)
+
+
+def _name(value: Any, place: str) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise GraphError(f"{place}: give a printable text, not {_show(value)}")
+    return value
+
+
+def _box(value: Any, place: str) -> Box | None:
+    if value is None:
+        return None
+    if len(_list(value, place, "x0, y0, x1, y1 or null")) != 4:
+        raise GraphError(f"{place}: give four numbers x0, y0, x1, y1, not {_show(value)}")
+    for number in value:
+        if not isinstance(number, Real) or isinstance(number, bool):
+            raise GraphError(f"{place}: give numbers, not {_show(number)}")
+        if not -ROUNDING <= number <= 1 + ROUNDING:
+            raise GraphError(f"{place}: {_show(number)} is outside of the image; give fractions of its size, 0 to 1")
+    x0, y0, x1, y1 = box = tuple(min(max(float(number), 0.0), 1.0) for number in value)
+    if x0 >= x1 or y0 >= y1:
+        raise GraphError(f"{place}: {_show(value)} is reversed or has no area; give x0 < x1 and y0 < y1")
+    return box
+
+
+def _triple(value: Any, count: int, place: str) -> Triple:
+    if len(_list(value, place, '[0, "on", 1]')) != 3:
+        raise GraphError(f'{place}: give subject, predicate and object, such as [0, "on", 1], not {_show(value)}')
+    subject, predicate, object_ = value
+    for index in (subject, object_):
+        if not isinstance(index, Integral) or isinstance(index, bool):
+            raise GraphError(f"{place}: give objects by their index, a whole number, not {_show(index)}")
+        if not 0 <= index < count:
+            raise GraphError(f"{place}: there is no object {_show(index)}; give an index from 0 to {count - 1}")
+    return int(subject), _name(predicate, place), int(object_)
+
+
+def _find(name: str, ids: dict[str, int], what: str) -> int:
+    try:
+        return ids[name]
+    except KeyError:
+        if not ids:
+            raise GraphError(f"the vocabulary has no {what}s; leave {_show(name)} out") from None
+        raise GraphError(f"{what} {_show(name)} is not in the vocabulary{_did_you_mean(name, ids)}") from None
+
+
+def _did_you_mean(name: str, names) -> str:
+    """The nearest names, or the first few where none is near."""
+    names = [known for known in names if known not in (IMAGE, IN_IMAGE)]
+    near = difflib.get_close_matches(name[:100].lower(), names, n=3)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; it has {', '.join(names[:8])}, ..."
+
+
+def _show(value: Any) -> str:
+    """A value in an error: short, on one line, and never an error of its own."""
+    try:
+        return reprlib.repr(value)
+    except (ValueError, RecursionError):  # ValueError: Python does not print integers of over 4300 digits
+        return f"a {type(value).__name__} too large to print"
+
+
+def _read_json(path: str | os.PathLike) -> Any:
+    try:
+        return json.loads(Path(path).read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique)
+    except FileNotFoundError:
+        raise GraphError(f"{path}: there is no such file; check the path") from None
+    except OSError as error:
+        raise GraphError(f"{path}: it cannot be read ({error.strerror}); check the path and its permissions") from None
+    except UnicodeDecodeError as error:
+        raise GraphError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        place = f"{path}: line {error.lineno}, column {error.colno}"
+        if error.msg == "Extra data":
+            raise GraphError(f"{place}: something follows the end; remove it, or put several graphs in a list") from None
+        raise GraphError(f"{place}: this is not JSON ({error.msg}); mend it there") from None
+    except RecursionError:
+        raise GraphError(f"{path}: lists are nested too deeply for a graph; check the brackets") from None
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from None
+    except ValueError:
+        raise GraphError(f"{path}: a number has too many digits; write fewer") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise GraphError(f"the key {_show(twice)} occurs twice; keep one of them")
+    return data
+
+
+def _write(path: str | os.PathLike, text: str) -> None:
+    """Beside, then renamed, so that a reader never finds half a file."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise GraphError(f"{path}: it cannot be written ({error.strerror}); check the folder and the space") from None
