@@ -1,0 +1,143 @@
+"""Transformer blocks by which an image attends to itself and to tokens, under LDM's published keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class Context(NamedTuple):
+    """What cross-attention reads, made ready once for all layers of a forward pass.
+
+    tokens      (B,N,D)      zero where padded
+    mask        (B,1,1,N)    True where an image may look at a token
+    preference  {(h,w): (B,1,h*w,N)} or None: +1 inside the token's box, -1 outside, 0 for a token without one
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    preference: dict[tuple[int, int], Tensor] | None = None
+
+    @classmethod
+    def of(cls, tokens: Tensor, mask: Tensor, boxes: Tensor | None = None,
+           sizes: list[tuple[int, int]] = ()) -> Context:
+        """tokens (B,N,D), mask (B,N) True where real, boxes (B,N,4) for a preference at each of the `sizes` (h,w)."""
+        tokens = torch.where(mask[..., None], tokens, 0)
+        # A softmax over nothing is NaN. A row without a real token looks at its padding instead, which adds nothing:
+        # keys and values have no bias, so those of a zero token are zero.
+        mask = mask | ~mask.any(dim=1, keepdim=True)
+        preference = None if boxes is None else {size: box_preference(boxes, *size) for size in sizes}
+        return cls(tokens, mask[:, None, None], preference)
+
+
+def box_coverage(boxes: Tensor, h: int, w: int) -> Tensor:  # (B,N,4) -> (B,N,h*w)
+    """Share of each cell of an h x w grid that lies inside each box x0 y0 x1 y1 in [0,1]."""
+
+    def overlap(low: Tensor, high: Tensor, cells: int) -> Tensor:  # (B,N) -> (B,N,cells)
+        start = torch.arange(cells, device=boxes.device, dtype=boxes.dtype)
+        low, high = low[..., None] * cells, high[..., None] * cells
+        return (torch.minimum(high, start + 1) - torch.maximum(low, start)).clamp(min=0)
+
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return (overlap(y0, y1, h)[..., :, None] * overlap(x0, x1, w)[..., None, :]).flatten(-2)
+
+
+def box_preference(boxes: Tensor, h: int, w: int) -> Tensor:  # (B,N,4) -> (B,1,h*w,N)
+    """2 * coverage - 1, and 0 for a token that has no box (-1 throughout)."""
+    has_box = (boxes != -1).any(dim=-1, keepdim=True)
+    return rearrange(torch.where(has_box, 2 * box_coverage(boxes, h, w) - 1, 0), "b n c -> b 1 c n")
+
+
+class CrossAttention(nn.Module):
+    """softmax(q k^T / sqrt(d) + bias) v over `heads` heads; self-attention when it is given no context.
+
+    `linear` makes the four projections. With `box_bias`, a learned weight per head, zero at start, draws each
+    place towards the tokens whose box it lies in."""
+
+    def __init__(self, query_dim: int, context_dim: int, heads: int, dim_head: int,
+                 linear: Callable[..., nn.Linear] = nn.Linear, box_bias: bool = False):
+        super().__init__()
+        self.heads = heads
+        self.to_q = linear(query_dim, heads * dim_head, bias=False)
+        self.to_k = linear(context_dim, heads * dim_head, bias=False)
+        self.to_v = linear(context_dim, heads * dim_head, bias=False)
+        self.to_out = nn.Sequential(linear(heads * dim_head, query_dim))
+        self.box_bias = nn.Parameter(torch.zeros(heads)) if box_bias else None
+
+    def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None,
+                preference: Tensor | None = None) -> Tensor:  # (B,M,C) -> (B,M,C)
+        tokens = x if tokens is None else tokens
+        q, k, v = (rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
+                   for y in (self.to_q(x), self.to_k(tokens), self.to_v(tokens)))
+        if self.box_bias is not None:
+            bias = self.box_bias[:, None, None] * preference
+            mask = bias.masked_fill(~mask, float("-inf")).to(q.dtype)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.to_out(rearrange(y, "b heads n d -> b n (heads d)"))
+
+
+class GEGLU(nn.Module):
+    """x W + b, gated by the GELU of a second such projection: Shazeer, GLU Variants Improve Transformer (2020)."""
+
+    def __init__(self, dim_in: int, dim_out: int):
+        super().__init__()
+        self.proj = nn.Linear(dim_in, 2 * dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        # The published layers hold a dropout in the middle, never used, which counts in the keys.
+        self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class BasicTransformerBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward, each after a norm and added to its input."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, dim_head: int,
+                 linear: Callable[..., nn.Linear] = nn.Linear, box_bias: bool = False):
+        super().__init__()
+        self.attn1 = CrossAttention(dim, dim, heads, dim_head)
+        self.attn2 = CrossAttention(dim, context_dim, heads, dim_head, linear, box_bias)
+        self.ff = FeedForward(dim)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, context: Context, preference: Tensor | None) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context.tokens, context.mask, preference)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the places of a feature map, added to it."""
+
+    def __init__(self, channels: int, context_dim: int, heads: int, dim_head: int, depth: int = 1,
+                 linear: Callable[..., nn.Linear] = nn.Linear, box_bias: bool = False):
+        super().__init__()
+        inner = heads * dim_head
+        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(channels, inner, 1)
+        self.transformer_blocks = nn.ModuleList(
+            BasicTransformerBlock(inner, context_dim, heads, dim_head, linear, box_bias) for _ in range(depth)
+        )
+        self.proj_out = nn.Conv2d(inner, channels, 1)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:  # (B,C,h,w) -> (B,C,h,w)
+        h, w = x.shape[-2:]
+        preference = context.preference[h, w] if context.preference else None
+        y = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
+        for block in self.transformer_blocks:
+            y = block(y, context, preference)
+        return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=h))

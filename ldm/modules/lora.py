@@ -1,0 +1,99 @@
+"""Low-rank adapters that leave the base layer's keys as they were.
+
+y = W x + b + (alpha / rank) B A x, with B zero at start: Hu et al., LoRA (2021), section 4.1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PEFT_PREFIX = "base_model.model."
+
+
+class LoRALinear(nn.Linear):
+    """nn.Linear with `lora_A` (rank, in) and `lora_B` (out, rank) beside its weight and bias."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, rank: int, alpha: float | None = None):
+        super().__init__(in_features, out_features, bias)
+        if rank < 1:
+            raise ValueError(f"a LoRA rank must be at least 1, not {rank}; leave lora_rank out for plain layers")
+        self.rank = rank
+        self.alpha = float(rank if alpha is None else alpha)
+        self.lora_A = nn.Parameter(torch.empty(rank, in_features))
+        self.lora_B = nn.Parameter(torch.zeros(out_features, rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.register_buffer("base", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # (...,in) -> (...,out)
+        y = super().forward(x)
+        if self.base is not None:
+            return y
+        return y + self.alpha / self.rank * F.linear(F.linear(x, self.lora_A), self.lora_B)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold the adapter into `weight`, for inference at the base layer's cost."""
+        if self.base is None:
+            # Kept, because subtracting the update would not give every bit back.
+            self.base = self.weight.clone()
+            self.weight += self.alpha / self.rank * (self.lora_B @ self.lora_A)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Restore `weight`, bit for bit."""
+        if self.base is not None:
+            self.weight.copy_(self.base)
+            self.base = None
+
+
+def lora_layers(module: nn.Module) -> dict[str, LoRALinear]:
+    """The adapted layers by their dotted path in `module`."""
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoRALinear)}
+
+
+def peft_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """The adapters in the key layout of Hugging Face peft's adapter_model.safetensors."""
+    return {
+        f"{PEFT_PREFIX}{name}.{part}.weight": getattr(layer, part).detach().contiguous()
+        for name, layer in lora_layers(module).items()
+        for part in ("lora_A", "lora_B")
+    }
+
+
+def peft_config(module: nn.Module) -> dict:
+    """The content of the adapter_config.json that goes with `peft_state_dict`.
+
+    The layers are named in full, since peft matches by suffix and `to_q` alone would also match self-attention."""
+    layers = lora_layers(module)
+    if not layers:
+        raise ValueError("there is no LoRA layer to describe; build the model with lora_rank")
+    sizes = {(layer.rank, layer.alpha) for layer in layers.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"the LoRA layers differ in (rank, alpha), {sorted(sizes)}, which one peft config cannot say")
+    rank, alpha = sizes.pop()
+    return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": sorted(layers),
+            "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "inference_mode": True}
+
+
+@torch.no_grad()
+def load_peft_state_dict(module: nn.Module, state: dict[str, Tensor], config: dict | None = None) -> None:
+    """Copy adapters in peft's key layout into `module`; `config` is their adapter_config.json, for its lora_alpha.
+
+    Raises ValueError when the keys or shapes are not those of `module`'s own adapters."""
+    own = peft_state_dict(module)
+    for name, one, other in (("lacks", own, state), ("adds", state, own)):
+        if odd := sorted(set(one) - set(other)):
+            raise ValueError(f"the adapter file {name} {len(odd)} keys, {odd[0]} first; is it for this architecture?")
+    for key, tensor in state.items():
+        if tensor.shape != own[key].shape:
+            raise ValueError(f"{key} is {tuple(tensor.shape)} in the file and {tuple(own[key].shape)} in the model; "
+                             f"set lora_rank to the file's rank")
+    for name, layer in lora_layers(module).items():
+        layer.unmerge()
+        layer.alpha = float(config["lora_alpha"]) if config else layer.alpha
+        for part in ("lora_A", "lora_B"):
+            getattr(layer, part).copy_(state[f"{PEFT_PREFIX}{name}.{part}.weight"])
