@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.images import to_tensor
-from ldm.graph import GraphError, SceneGraph, Vocab
+from ldm.graph import Box, GraphError, SceneGraph, Vocab
 
 COLOURS = {
     "red": (206, 34, 43),
@@ -36,10 +36,8 @@ FINE = 4  # shapes are drawn so many times larger and averaged down
 VOCAB = Vocab(
     objects=("__image__", *SHAPES),
     predicates=("__in_image__", "left of", "right of", "above", "below"),
-    attributes=(*COLOURS, *SIDES),
+    attributes=(*SIDES, *COLOURS),
 )
-
-Box = tuple[float, float, float, float]
 
 
 class Background(NamedTuple):
@@ -84,7 +82,7 @@ def random_graph(rng: random.Random) -> SceneGraph:
     return SceneGraph(
         objects=tuple(shape for shape, _ in kinds),
         boxes=tuple(boxes),
-        attributes=tuple((colour, size) for (_, colour), size in zip(kinds, sizes)),
+        attributes=tuple((size, colour) for (_, colour), size in zip(kinds, sizes)),
         triples=tuple(triples),
     )
 
