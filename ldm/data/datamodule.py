@@ -1,0 +1,149 @@
+"""Loaders whose order depends on the seed and the epoch alone, so that a run can go on from any batch."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from ldm.graph import Vocab, collate
+from ldm.util import ConfigError, instantiate_from_config
+
+
+class DataModuleFromConfig(pl.LightningDataModule):
+    """The published `data:` section.
+
+    batch_size   images per device and step
+    num_workers  processes that read ahead; they do not change what is read
+    wrap         accepted for the sake of published files; nothing needs it
+    train, validation, test   {target, params} of a map Dataset, each of them optional
+    seed         of the order and, where it has a `seed`, of the training set's draws; trainer.py sets it
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        train: dict | None = None,
+        validation: dict | None = None,
+        test: dict | None = None,
+        num_workers: int = 4,
+        wrap: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        splits = {"train": train, "validation": validation, "test": test}
+        self.configs = {split: config for split, config in splits.items() if config is not None}
+        self.datasets: dict[str, Dataset] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build the datasets, once. Raises ConfigError where they are empty or speak of different things."""
+        if self.datasets:
+            return
+        datasets = {split: instantiate_from_config(config) for split, config in self.configs.items()}
+        for split, dataset in datasets.items():
+            if not len(dataset):
+                raise ConfigError(f"data.params.{split}: {self.configs[split]['target']} found no image")
+        vocabs = {split: dataset.vocab for split, dataset in datasets.items() if hasattr(dataset, "vocab")}
+        if any(vocab != next(iter(vocabs.values())) for vocab in vocabs.values()):
+            raise ConfigError(f"data.params: {', '.join(vocabs)} must have the same vocabulary, and they have not")
+        train = datasets.get("train")
+        if hasattr(train, "seed") and "seed" not in (self.configs["train"].get("params") or {}):
+            train.seed = self.seed
+        self.datasets = datasets
+
+    @property
+    def vocab(self) -> Vocab | None:
+        """The names behind the graphs' numbers, None where the datasets have none."""
+        return next((dataset.vocab for dataset in self.datasets.values() if hasattr(dataset, "vocab")), None)
+
+    def train_dataloader(self) -> EpochLoader | list:
+        return self._loader("train", shuffle=True, start=self._batches_done)
+
+    def val_dataloader(self) -> EpochLoader | list:
+        return self._loader("validation")
+
+    def test_dataloader(self) -> EpochLoader | list:
+        return self._loader("test")
+
+    def _loader(self, split: str, shuffle: bool = False, start: Callable[[], int] = lambda: 0) -> EpochLoader | list:
+        if split not in self.datasets:
+            return []
+        dataset = self.datasets[split]
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return EpochLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(dataset, self.seed, rank, world, shuffle),
+            start=start,
+            num_workers=self.num_workers,
+            collate_fn=partial(collate, vocab=dataset.vocab) if hasattr(dataset, "vocab") else default_collate,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=leave_signals_to_the_main_process,
+        )
+
+    def _batches_done(self) -> int:
+        """Batches of this epoch that Lightning counts as done: its count is the only one, so a checkpoint written at
+        any moment and the data after it always agree."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
+
+
+class EpochLoader(DataLoader):
+    """A DataLoader that begins each epoch at batch start().
+
+    Workers start with the first batch, not with iter(): Lightning calls that before it sets the epoch, and a worker's
+    copy of the dataset keeps the epoch with which it was born.
+    """
+
+    def __init__(self, *args, start: Callable[[], int] = lambda: 0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.start = start
+
+    def __iter__(self) -> Iterator:
+        self.sampler.start = self.start() * self.batch_size
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict:
+        """Empty: that there is one tells Lightning that this loader can go on from the middle of an epoch."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
+
+
+class EpochSampler(Sampler[int]):
+    """Indices in an order that (seed, epoch) alone decide; process `rank` of `world` takes every world-th.
+
+    Processes get equally many, so the first few indices come twice where the length does not divide by `world`.
+    `start` indices are left out, from the beginning of this process's share.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True):
+        self.dataset, self.seed, self.rank, self.world, self.shuffle = dataset, seed, rank, world, shuffle
+        self.epoch = self.start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this ahead of every epoch. Sets that are not shuffled stay the same from epoch to epoch."""
+        if self.shuffle:
+            self.epoch = self.dataset.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.arange(len(self.dataset))
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        share = np.resize(order, len(self) * self.world)[self.rank :: self.world]
+        return iter(share[self.start :].tolist())
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.world)
+
+
+def leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C reaches workers too; the main process still wants their batches for its last step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

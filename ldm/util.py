@@ -1,0 +1,126 @@
+"""From a config's `target` and `params` to the object that they describe."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+# Published YAML files name these; the names on the right are where they live now.
+RETIRED = {
+    "scripts.datamodule.DataModuleFromConfig": "ldm.data.datamodule.DataModuleFromConfig",
+    "main.DataModuleFromConfig": "ldm.data.datamodule.DataModuleFromConfig",
+    "trainer.ImageLogger": "ldm.callbacks.ImageLogger",
+    "main.ImageLogger": "ldm.callbacks.ImageLogger",
+    "main.LearningRateMonitor": "pytorch_lightning.callbacks.LearningRateMonitor",
+}
+
+# All that a config may build when nobody at the keyboard wrote it.
+OURS = ("ldm", "torch.nn", "torch.optim", "pytorch_lightning", "taming")
+
+
+class UserError(ValueError):
+    """A mistake of the user's, in one clear sentence: what, where and what to do. The scripts print it and exit with 2."""
+
+
+class ConfigError(UserError):
+    """A config that cannot be built as it stands."""
+
+
+def instantiate_from_config(config: Mapping, **extra: Any) -> Any:
+    """config["target"](**config["params"], **extra); OmegaConf nodes reach the target as plain dicts and lists.
+
+    Raises ConfigError for a missing or unknown target and for parameters that it does not take.
+    """
+    config = plain(config)
+    if not isinstance(config, Mapping) or not isinstance(config.get("target"), str):
+        raise ConfigError(f"a config entry needs 'target: package.module.Name' (and 'params:'); this one is {config!r}")
+    build = resolve(config["target"])
+    params = {**(config.get("params") or {}), **extra}
+    refuse_unknown_params(build, params, config["target"])
+    return build(**params)
+
+
+def resolve(target: str) -> Any:
+    """What a dotted name stands for, published names included."""
+    module, _, name = RETIRED.get(target, target).rpartition(".")
+    if not module:
+        raise ConfigError(f"target {target!r} is not a dotted name such as ldm.data.vg.VGTrain")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(error.name + ".")):
+            raise ConfigError(f"target {target!r}: there is no module {error.name!r}") from error
+        raise ConfigError(f"target {target!r} needs the package {error.name!r}, which is not installed") from error
+    if not callable(found):
+        near = nearest(name, vars(importlib.import_module(module)))
+        raise ConfigError(f"target {target!r}: the module {module!r} has no class {name!r}{near}")
+    return found
+
+
+def refuse_unknown_params(build: Any, params: Mapping, target: str) -> None:
+    """ConfigError for parameters that `build` does not take, or that it needs and are absent."""
+    try:
+        signature = inspect.signature(build)
+    except ValueError:  # some C functions have none
+        return
+    known = signature.parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        for name in params:
+            if name not in signature.parameters:
+                raise ConfigError(f"{target} takes no parameter {name!r}{nearest(name, signature.parameters)}")
+    try:
+        signature.bind(**params)
+    except TypeError as error:
+        raise ConfigError(f"{target}: {error}; add it under 'params:'") from error
+
+
+def refuse_foreign_targets(config: Mapping, source: str, named: Collection[str] = ()) -> None:
+    """Let a config that came out of a file name no code but ours.
+
+    Every target must be a class of the packages in OURS. The class itself is looked at too, because their modules
+    also hold other people's names: `pytorch_lightning...signal_connector.call` is subprocess.call.
+    `named`: targets that the user asked for, and which may be anything. Raises ConfigError.
+    """
+    for target in targets(plain(config)):
+        if target in named:
+            continue
+        found = resolve(target) if _is_ours(RETIRED.get(target, target)) else None
+        if not (inspect.isclass(found) and _is_ours(found.__module__)):
+            raise ConfigError(
+                f"{source}: its config names {target!r}, which is not a class of this project; a config from a file "
+                "may not say what code to run. If you trust it, name it in a YAML file of your own and pass that"
+            )
+
+
+def targets(config: Any) -> Iterator[str]:
+    """Every `target` in a nested config."""
+    if isinstance(config, Mapping):
+        if "target" in config:
+            yield str(config["target"])
+        config = config.values()
+    elif not isinstance(config, (list, tuple)):
+        return
+    for value in config:
+        yield from targets(value)
+
+
+def plain(config: Any) -> Any:
+    """OmegaConf nodes as dicts and lists with their interpolations resolved; anything else as it is."""
+    if isinstance(config, (DictConfig, ListConfig)):
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return config
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' or nothing."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=2)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _is_ours(name: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in OURS)
