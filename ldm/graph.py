@@ -17,31 +17,22 @@ itself, which say nothing about another object (with a warning that names them),
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
-import reprlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ldm.graph_checks import Box, GraphError, Triple, checked, did_you_mean, find, show
+
 IMAGE, IN_IMAGE = "__image__", "__in_image__"
 GAP = "NONE"  # sg2im's name for the COCO category ids that stand for nothing
-ROUNDING = 1e-6  # a box may lie this far outside of the image, and is moved back
-
-Box = tuple[float, float, float, float]
-Triple = tuple[int, str, int]
-
-
-class GraphError(ValueError):
-    """What is wrong with a graph, where, and what to do about it, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class SceneGraph:
     image: str | None = None
 
     def __post_init__(self):
-        fields = _checked(self.objects, self.boxes, self.attributes, self.triples, self.ids, self.image)
+        fields = checked(self.objects, self.boxes, self.attributes, self.triples, self.ids, self.image)
         for name, value in zip(self.__dataclass_fields__, fields):
             object.__setattr__(self, name, value)
         for index, name in enumerate(self.objects):
@@ -80,16 +71,16 @@ class SceneGraph:
     def from_json(cls, data: Any, where: str = "graph") -> SceneGraph:
         """The graph that a parsed JSON value holds; `where` opens every error and warning."""
         if not isinstance(data, dict):
-            raise GraphError(f'{where}: a graph is written {{"objects": [...], ...}}, not {_show(data)}')
+            raise GraphError(f'{where}: a graph is written {{"objects": [...], ...}}, not {show(data)}')
         keys = {"objects": None, "boxes": (), "attributes": (), "relationships": (), "ids": (), "image": None}
         for key in data:
             if key not in keys:
-                raise GraphError(f"{where}: unknown key {_show(key)}{_did_you_mean(key, keys)}")
+                raise GraphError(f"{where}: unknown key {show(key)}{did_you_mean(key, keys)}")
         if "objects" not in data:
             raise GraphError(f'{where}: the key "objects" is missing; list the names of the objects under it')
         try:
             values = (default if data.get(key) is None else data[key] for key, default in keys.items())
-            return cls(*_without_image(*_checked(*values), where))
+            return cls(*_without_image(*checked(*values), where))
         except GraphError as error:
             raise GraphError(f"{where}, {error}") from None
 
@@ -111,20 +102,14 @@ class SceneGraph:
         `__image__` object, which encode adds, is not counted)."""
         if max_objects is not None and len(self.objects) > max_objects:
             raise GraphError(f"{where}: {len(self.objects)} objects do not fit in {max_objects}; leave some out")
-        for place, name, find in self._names(vocab):
+        names = [(f"objects[{i}]", vocab.object_id, name) for i, name in enumerate(self.objects)]
+        names += [(f"relationships[{i}]", vocab.predicate_id, name) for i, (_, name, _) in enumerate(self.triples)]
+        names += [(f"attributes[{i}]", vocab.attribute_id, own) for i, all_ in enumerate(self.attributes) for own in all_]
+        for place, find, name in names:
             try:
                 find(name)
             except GraphError as error:
                 raise GraphError(f"{where}, {place}: {error}") from None
-
-    def _names(self, vocab: Vocab) -> Iterator[tuple]:
-        for index, name in enumerate(self.objects):
-            yield f"objects[{index}]", name, vocab.object_id
-        for index, (_, name, _) in enumerate(self.triples):
-            yield f"relationships[{index}]", name, vocab.predicate_id
-        for index, names in enumerate(self.attributes):
-            for name in names:
-                yield f"attributes[{index}]", name, vocab.attribute_id
 
 
 def read_graphs(path: str | os.PathLike) -> list[SceneGraph]:
@@ -142,8 +127,8 @@ def write_graphs(path: str | os.PathLike, graphs: Sequence[SceneGraph]) -> None:
     if not graphs:
         raise GraphError(f"{path}: there is no graph to write")
     texts = []
-    for graph in graphs:
-        lines = (f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in graph.to_json().items())
+    for graph in graphs:  # a line per key, where json.dumps has either one line for all or one for every number
+        lines = (f'  "{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in graph.to_json().items())
         texts.append("{\n" + ",\n".join(lines) + "\n}")
     _write(path, (texts[0] if len(texts) == 1 else "[\n" + ",\n".join(texts) + "\n]") + "\n")
 
@@ -161,61 +146,56 @@ class Vocab:
         for table, first in (("objects", IMAGE), ("predicates", IN_IMAGE), ("attributes", None)):
             names = getattr(self, table)
             if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-                raise GraphError(f"the vocabulary's {table} are {_show(names)}; give a list of names")
+                raise GraphError(f"the vocabulary's {table} are {show(names)}; give a list of names")
             if first is not None and (not names or names[0] != first):
-                raise GraphError(f"the vocabulary's {table} begin with {_show(names[:1])}; put {first} first")
+                raise GraphError(f"the vocabulary's {table} begin with {show(names[:1])}; put {first} first")
             real = [name for name in names if name != GAP]
             if len(set(real)) < len(real):
                 twice = next(name for name in real if real.count(name) > 1)
-                raise GraphError(f"the vocabulary's {table} have {_show(twice)} twice; leave one out")
+                raise GraphError(f"the vocabulary's {table} have {show(twice)} twice; leave one out")
             object.__setattr__(self, table, tuple(names))
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Vocab:
         """From a vocab.json; whatever is wrong with it is a GraphError."""
-        try:
-            return cls.from_json(_read_json(path))
-        except GraphError as error:
-            raise error if str(error).startswith(f"{path}:") else GraphError(f"{path}: {error}") from None
+        return cls.from_json(_read_json(path), f"{path}")
 
     @classmethod
-    def from_json(cls, data: Any) -> Vocab:
-        """From the parsed JSON; other keys than those of the six tables are left alone."""
+    def from_json(cls, data: Any, where: str = "vocabulary") -> Vocab:
+        """From the parsed JSON, of which only the lists of names are read; `where` opens every error."""
         if not isinstance(data, dict) or not {"object_idx_to_name", "pred_idx_to_name"} <= data.keys():
-            raise GraphError('this is no vocabulary; it needs the lists "object_idx_to_name" and "pred_idx_to_name"')
-        return cls(data["object_idx_to_name"], data["pred_idx_to_name"], data.get("attribute_idx_to_name") or ())
+            raise GraphError(f'{where}: give the lists "object_idx_to_name" and "pred_idx_to_name", not {show(data)}')
+        try:
+            return cls(data["object_idx_to_name"], data["pred_idx_to_name"], data.get("attribute_idx_to_name") or ())
+        except GraphError as error:
+            raise GraphError(f"{where}: {error}") from None
 
     def to_json(self) -> dict:
         """sg2im's six tables, or four where there are no attributes."""
-        data = {"object_idx_to_name": list(self.objects), "object_name_to_idx": dict(self._object_ids)}
-        data |= {"pred_idx_to_name": list(self.predicates), "pred_name_to_idx": dict(self._predicate_ids)}
-        if self.attributes:
-            data |= {"attribute_idx_to_name": list(self.attributes), "attribute_name_to_idx": dict(self._attribute_ids)}
+        tables = zip(("object", "pred", "attribute"), (self.objects, self.predicates, self.attributes), self.ids)
+        data = {}
+        for what, names, ids in tables:
+            if names:
+                data |= {f"{what}_idx_to_name": list(names), f"{what}_name_to_idx": dict(ids)}
         return data
 
     def write(self, path: str | os.PathLike) -> None:
         _write(path, json.dumps(self.to_json(), ensure_ascii=False) + "\n")
 
     def object_id(self, name: str) -> int:
-        return _find(name, self._object_ids, "object")
+        return find(name, self.ids[0], "object")
 
     def predicate_id(self, name: str) -> int:
-        return _find(name, self._predicate_ids, "predicate")
+        return find(name, self.ids[1], "predicate")
 
     def attribute_id(self, name: str) -> int:
-        return _find(name, self._attribute_ids, "attribute")
+        return find(name, self.ids[2], "attribute")
 
     @cached_property
-    def _object_ids(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.objects) if name != GAP}
-
-    @cached_property
-    def _predicate_ids(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.predicates)}
-
-    @cached_property
-    def _attribute_ids(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.attributes)}
+    def ids(self) -> tuple[dict[str, int], ...]:
+        """Ids by name: of the objects, of the predicates, of the attributes."""
+        tables = (self.objects, self.predicates, self.attributes)
+        return tuple({name: index for index, name in enumerate(names) if name != GAP} for names in tables)
 
 
 class GraphBatch(NamedTuple):
@@ -248,7 +228,7 @@ class GraphBatch(NamedTuple):
 def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
     """Names to numbers, with `__image__` and `__in_image__` added. Raises a GraphError for an unknown name."""
     objs, boxes, triples, attributes, obj_to_img, triple_to_img = [], [], [], [], [], []
-    objects, predicates, names = vocab._object_ids, vocab._predicate_ids, vocab._attribute_ids
+    objects, predicates, names = vocab.ids
     for index, graph in enumerate(graphs):
         start, end = len(objs), len(objs) + len(graph.objects)
         try:
@@ -275,7 +255,8 @@ def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
 
 
 def decode(batch: GraphBatch, vocab: Vocab) -> list[SceneGraph]:
-    """Numbers back to names, without `__image__` and `__in_image__`: what encode was given, but for ids and image."""
+    """Numbers back to names, without `__image__`, `__in_image__` and self-relations: what encode was given, but for
+    ids and image."""
     objects, boxes, attributes, triples = ([[] for _ in range(batch.num_images)] for _ in range(4))
     place = []  # of each object of the batch: its image, and its index there
     for obj, box, image in zip(batch.objs.tolist(), batch.boxes.tolist(), batch.obj_to_img.tolist()):
@@ -286,7 +267,7 @@ def decode(batch: GraphBatch, vocab: Vocab) -> list[SceneGraph]:
             attributes[image].append([])
     for subject, predicate, object_ in batch.triples.tolist():
         (image, s), (_, o) = place[subject], place[object_]
-        if predicate and s is not None and o is not None:
+        if predicate and s is not None and o is not None and s != o:
             triples[image].append((s, vocab.predicates[predicate], o))
     for obj, attribute in batch.attributes.tolist() if batch.attributes is not None else ():
         image, index = place[obj]
@@ -327,27 +308,6 @@ def collate(samples: Sequence[tuple[Tensor, SceneGraph]], vocab: Vocab) -> Batch
     return Batch(torch.stack(images), encode(graphs, vocab))
 
 
-def _checked(objects, boxes, attributes, triples, ids, image) -> tuple:
-    """The fields of a SceneGraph as tuples of plain values, or a GraphError that begins with the place. Leaves
-    self-relations and `__image__` to the caller."""
-    if not _list(objects, "objects", "a list of names"):
-        raise GraphError("objects: the graph is empty; give at least one object")
-    count = len(objects)
-    objects = tuple(_name(name, f"objects[{i}]") for i, name in enumerate(objects))
-    boxes = tuple(_box(box, f"boxes[{i}]") for i, box in _per_object(boxes, count, "boxes"))
-    ids = tuple(None if i is None else _name(i, f"ids[{k}]") for k, i in _per_object(ids, count, "ids"))
-    known = [i for i in ids if i is not None]
-    if len(set(known)) < len(known):
-        twice = next(k for k, i in enumerate(ids) if i is not None and i in ids[:k])
-        raise GraphError(f"ids[{twice}]: another object has the id {_show(ids[twice])}; ids must differ")
-    own = (_list(() if names is None else names, f"attributes[{i}]", 'a list of names such as ["red"]')
-           for i, names in _per_object(attributes, count, "attributes"))
-    attributes = tuple(tuple(_name(name, f"attributes[{i}]") for name in names) for i, names in enumerate(own))
-    triples = tuple(_triple(triple, count, f"relationships[{i}]")
-                    for i, triple in enumerate(_list(triples, "relationships", 'a list of [0, "on", 1]')))
-    return objects, boxes, attributes, triples, ids, None if image is None else _name(image, "image")
-
-
 def _without_image(objects, boxes, attributes, triples, ids, image, where: str) -> tuple:
     """The same fields without self-relations, `__image__` and `__in_image__`; warns of what a user might miss."""
     index = {old: new for new, old in enumerate(i for i, name in enumerate(objects) if name != IMAGE)}
@@ -360,112 +320,42 @@ def _without_image(objects, boxes, attributes, triples, ids, image, where: str) 
         elif predicate != IN_IMAGE or objects[object_] != IMAGE:
             unclear.append(i)
     if selves:
-        warnings.warn(f"{where}, relationships{selves}: an object relates to itself, which says nothing; dropped")
+        warnings.warn(f"{where}, relationships{selves}: dropped, as a relation of an object with itself says nothing")
     if unclear:
-        warnings.warn(f"{where}, relationships{unclear}: only {IN_IMAGE} relates to {IMAGE}; dropped")
+        warnings.warn(f"{where}, relationships{unclear}: dropped, as {IN_IMAGE} is the one relation with {IMAGE}")
     objects, boxes, attributes, ids = (tuple(x[i] for i in index) for x in (objects, boxes, attributes, ids))
     return objects, boxes, attributes, kept, ids, image
 
 
-def _list(value: Any, place: str, what: str) -> Sequence:
-    if not isinstance(value, (list, tuple)):
-        raise GraphError(f"{place}: give {what}, not {_show(value)}")
-    return value
-
-
-def _per_object(values: Any, count: int, place: str) -> Iterator[tuple[int, Any]]:
-    values = _list(values, place, "a list with one entry per object") or (None,) * count
-    if len(values) != count:
-        raise GraphError(f"{place}: {len(values)} entries for {count} objects; give one each, null where unknown")
-    return enumerate(values)
-
-
-def _name(value: Any, place: str) -> str:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise GraphError(f"{place}: give a printable text, not {_show(value)}")
-    return value
-
-
-def _box(value: Any, place: str) -> Box | None:
-    if value is None:
-        return None
-    if len(_list(value, place, "x0, y0, x1, y1 or null")) != 4:
-        raise GraphError(f"{place}: give four numbers x0, y0, x1, y1, not {_show(value)}")
-    for number in value:
-        if not isinstance(number, Real) or isinstance(number, bool):
-            raise GraphError(f"{place}: give numbers, not {_show(number)}")
-        if not -ROUNDING <= number <= 1 + ROUNDING:
-            raise GraphError(f"{place}: {_show(number)} is outside of the image; give fractions of its size, 0 to 1")
-    x0, y0, x1, y1 = box = tuple(min(max(float(number), 0.0), 1.0) for number in value)
-    if x0 >= x1 or y0 >= y1:
-        raise GraphError(f"{place}: {_show(value)} is reversed or has no area; give x0 < x1 and y0 < y1")
-    return box
-
-
-def _triple(value: Any, count: int, place: str) -> Triple:
-    if len(_list(value, place, '[0, "on", 1]')) != 3:
-        raise GraphError(f'{place}: give subject, predicate and object, such as [0, "on", 1], not {_show(value)}')
-    subject, predicate, object_ = value
-    for index in (subject, object_):
-        if not isinstance(index, Integral) or isinstance(index, bool):
-            raise GraphError(f"{place}: give objects by their index, a whole number, not {_show(index)}")
-        if not 0 <= index < count:
-            raise GraphError(f"{place}: there is no object {_show(index)}; give an index from 0 to {count - 1}")
-    return int(subject), _name(predicate, place), int(object_)
-
-
-def _find(name: str, ids: dict[str, int], what: str) -> int:
-    try:
-        return ids[name]
-    except KeyError:
-        if not ids:
-            raise GraphError(f"the vocabulary has no {what}s; leave {_show(name)} out") from None
-        raise GraphError(f"{what} {_show(name)} is not in the vocabulary{_did_you_mean(name, ids)}") from None
-
-
-def _did_you_mean(name: str, names) -> str:
-    """The nearest names, or the first few where none is near."""
-    names = [known for known in names if known not in (IMAGE, IN_IMAGE)]
-    near = difflib.get_close_matches(name[:100].lower(), names, n=3)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; it has {', '.join(names[:8])}, ..."
-
-
-def _show(value: Any) -> str:
-    """A value in an error: short, on one line, and never an error of its own."""
-    try:
-        return reprlib.repr(value)
-    except (ValueError, RecursionError):  # ValueError: Python does not print integers of over 4300 digits
-        return f"a {type(value).__name__} too large to print"
-
-
 def _read_json(path: str | os.PathLike) -> Any:
     try:
-        return json.loads(Path(path).read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique)
-    except FileNotFoundError:
-        raise GraphError(f"{path}: there is no such file; check the path") from None
-    except OSError as error:
-        raise GraphError(f"{path}: it cannot be read ({error.strerror}); check the path and its permissions") from None
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GraphError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        raise GraphError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from None
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         place = f"{path}: line {error.lineno}, column {error.colno}"
         if error.msg == "Extra data":
-            raise GraphError(f"{place}: something follows the end; remove it, or put several graphs in a list") from None
+            raise GraphError(f"{place}: something follows the end; remove it, or put graphs in one list") from None
         raise GraphError(f"{place}: this is not JSON ({error.msg}); mend it there") from None
     except RecursionError:
         raise GraphError(f"{path}: lists are nested too deeply for a graph; check the brackets") from None
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
     except ValueError:
-        raise GraphError(f"{path}: a number has too many digits; write fewer") from None
+        raise GraphError(f"{path}: a whole number has thousands of digits; no graph needs it, take it out") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise GraphError(f"the key {_show(twice)} occurs twice; keep one of them")
+    """json's way to build an object, but that the second of two equal keys does not hide the first."""
+    data = {}
+    for key, value in pairs:
+        if key in data:
+            raise GraphError(f"the key {show(key)} occurs twice in one object; keep one of them")
+        data[key] = value
     return data
 
 
@@ -478,4 +368,4 @@ def _write(path: str | os.PathLike, text: str) -> None:
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise GraphError(f"{path}: it cannot be written ({error.strerror}); check the folder and the space") from None
+        raise GraphError(f"{path}: cannot be written ({error.strerror}); check the folder and the space") from None
