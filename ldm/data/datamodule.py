@@ -63,7 +63,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         return next((dataset.vocab for dataset in self.datasets.values() if hasattr(dataset, "vocab")), None)
 
     def train_dataloader(self) -> EpochLoader | list:
-        return self._loader("train", shuffle=True, start=self._batches_done)
+        return self._loader("train", shuffle=True, position=self._position)
 
     def val_dataloader(self) -> EpochLoader | list:
         return self._loader("validation")
@@ -71,7 +71,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def test_dataloader(self) -> EpochLoader | list:
         return self._loader("test")
 
-    def _loader(self, split: str, shuffle: bool = False, start: Callable[[], int] = lambda: 0) -> EpochLoader | list:
+    def _loader(self, split: str, shuffle: bool = False, position: Callable = lambda: (0, 0)) -> EpochLoader | list:
         if split not in self.datasets:
             return []
         dataset = self.datasets[split]
@@ -80,32 +80,37 @@ class DataModuleFromConfig(pl.LightningDataModule):
             dataset,
             batch_size=self.batch_size,
             sampler=EpochSampler(dataset, self.seed, rank, world, shuffle),
-            start=start,
+            position=position,
             num_workers=self.num_workers,
             collate_fn=partial(collate, vocab=dataset.vocab) if hasattr(dataset, "vocab") else default_collate,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=leave_signals_to_the_main_process,
         )
 
-    def _batches_done(self) -> int:
-        """Batches of this epoch that Lightning counts as done: its count is the only one, so a checkpoint written at
-        any moment and the data after it always agree."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
+    def _position(self) -> tuple[int, int]:
+        """The epoch, and its batches that Lightning counts as done. Its counts are the only ones, so a checkpoint
+        written at any moment and the data after it always agree."""
+        if not self.trainer:
+            return 0, 0
+        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 class EpochLoader(DataLoader):
-    """A DataLoader that begins each epoch at batch start().
+    """A DataLoader that begins at position() = (epoch, batch).
 
-    Workers start with the first batch, not with iter(): Lightning calls that before it sets the epoch, and a worker's
-    copy of the dataset keeps the epoch with which it was born.
+    It looks there, and starts its workers, when the first batch is asked for and not at iter(): Lightning calls that
+    before it knows the epoch, and a worker's copy of the dataset keeps the epoch with which it was born. (Lightning
+    also calls set_epoch, which after resuming from the end of an epoch is one too many; ours comes last.)
     """
 
-    def __init__(self, *args, start: Callable[[], int] = lambda: 0, **kwargs):
+    def __init__(self, *args, position: Callable[[], tuple[int, int]] = lambda: (0, 0), **kwargs):
         super().__init__(*args, **kwargs)
-        self.start = start
+        self.position = position
 
     def __iter__(self) -> Iterator:
-        self.sampler.start = self.start() * self.batch_size
+        epoch, batch = self.position()
+        self.sampler.set_epoch(epoch)
+        self.sampler.start = batch * self.batch_size
         yield from super().__iter__()
 
     def state_dict(self) -> dict:
@@ -128,7 +133,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this ahead of every epoch. Sets that are not shuffled stay the same from epoch to epoch."""
+        """Sets that are not shuffled stay the same from epoch to epoch."""
         if self.shuffle:
             self.epoch = self.dataset.epoch = epoch
 
