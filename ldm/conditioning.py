@@ -40,6 +40,10 @@ class Conditioning(NamedTuple):
             None if self.style is None else torch.where(style[:, None], null.style.to(self.style.dtype), self.style),
         )
 
+    def rows(self, count: int) -> Conditioning:
+        """The first `count` images' rows."""
+        return Conditioning(*(None if value is None else value[:count] for value in self))
+
     def pad(self, length: int) -> Conditioning:
         """The same with padded tokens up to N = `length`."""
         more = length - self.tokens.shape[1]
@@ -56,7 +60,9 @@ class Conditioning(NamedTuple):
 
 
 def cat(*conditionings: Conditioning) -> Conditioning:
-    """Join along the batch, padding to the longest."""
+    """Join along the batch, padding to the longest. Raises ValueError where some have a style and some have none."""
+    if len({c.style is None for c in conditionings}) > 1:
+        raise ValueError("conditionings with a style and without one cannot be joined; give all of them one, or none")
     length = max(c.tokens.shape[1] for c in conditionings)
     tokens, mask, boxes, style = zip(*(c.pad(length) for c in conditionings))
     return Conditioning(

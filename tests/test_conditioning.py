@@ -1,0 +1,95 @@
+"""Dropping, padding and joining conditionings."""
+
+import pytest
+import torch
+
+from ldm.conditioning import Conditioning, cat
+
+
+def make(rows, tokens, style=True, seed=0, dim=5):
+    """Random tokens, of which the last is padded."""
+    random = torch.Generator().manual_seed(seed)
+    mask = torch.ones(rows, tokens, dtype=torch.bool)
+    mask[:, -1] = False
+    return Conditioning(
+        torch.randn(rows, tokens, dim, generator=random),
+        mask,
+        torch.rand(rows, tokens, 4, generator=random),
+        torch.randn(rows, 3, generator=random) if style else None,
+    )
+
+
+def rows_equal(a, i, b, j):
+    return all(x is y is None or torch.equal(x[i], y[j]) for x, y in zip(a, b, strict=True))
+
+
+def test_plain_tokens_are_all_real_and_none_has_a_box():
+    cond = Conditioning.of(torch.randn(2, 3, 4))
+    assert cond.mask.all() and (cond.boxes == -1).all() and cond.style is None
+    assert cond.boxes.shape == (2, 3, 4)
+
+
+def test_padding_adds_masked_tokens_without_boxes_and_keeps_the_rest():
+    cond = make(2, 3)
+    padded = cond.pad(6)
+    assert torch.equal(padded.tokens[:, :3], cond.tokens) and torch.equal(padded.mask[:, :3], cond.mask)
+    assert torch.equal(padded.boxes[:, :3], cond.boxes) and torch.equal(padded.style, cond.style)
+    assert padded.tokens.shape == (2, 6, 5)
+    assert not padded.tokens[:, 3:].any() and not padded.mask[:, 3:].any() and (padded.boxes[:, 3:] == -1).all()
+    assert cond.pad(3) is cond
+
+
+def test_tokens_that_do_not_fit_are_not_cut_off():
+    with pytest.raises(ValueError, match="3 tokens do not fit in 2"):
+        make(1, 3).pad(2)
+
+
+def test_graph_and_style_are_dropped_apart():
+    cond, null = make(4, 3), make(1, 2, seed=1)
+    graph, style = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+    dropped = cond.drop(graph, style, null)
+    null = null.pad(3)
+    assert rows_equal(dropped, 0, null, 0)
+    assert rows_equal(dropped, 1, null._replace(style=cond.style[1:2]), 0)
+    assert rows_equal(dropped, 2, cond._replace(style=null.style.expand(4, -1)), 2)
+    assert rows_equal(dropped, 3, cond, 3)
+
+
+def test_dropping_without_a_style_leaves_none():
+    none = torch.zeros(2, dtype=torch.bool)
+    assert make(2, 3, style=False).drop(none, none, make(1, 1)).style is None
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_the_null_and_what_it_replaces_have_a_gradient_whether_dropped_or_not(dropped):
+    cond, null = make(2, 3), make(1, 1, seed=1)
+    inputs = [cond.tokens, cond.style, null.tokens, null.style]
+    for tensor in inputs:
+        tensor.requires_grad_()
+    rows = torch.full((2,), dropped)
+    out = cond.drop(rows, rows, null)
+    (out.tokens.sum() + out.style.sum()).backward()
+    assert all(tensor.grad is not None for tensor in inputs)
+    assert bool(null.tokens.grad.any()) == bool(null.style.grad.any()) == dropped
+    assert bool(cond.tokens.grad.any()) == bool(cond.style.grad.any()) != dropped
+
+
+def test_dropping_keeps_the_dtype_of_the_tokens():
+    cond, rows = make(2, 3), torch.tensor([True, False])
+    cond = cond._replace(tokens=cond.tokens.bfloat16(), style=cond.style.bfloat16())
+    out = cond.drop(rows, rows, make(1, 1))
+    assert out.tokens.dtype == out.style.dtype == torch.bfloat16
+
+
+def test_joining_pads_to_the_longest_and_keeps_the_order():
+    a, b = make(2, 3), make(1, 5, seed=1)
+    joined = cat(a, b)
+    assert joined.tokens.shape == (3, 5, 5)
+    assert rows_equal(joined, 1, a.pad(5), 1) and rows_equal(joined, 2, b, 0)
+
+
+@pytest.mark.parametrize("styles", [(True, False), (False, True)])
+def test_a_style_is_not_lost_in_joining(styles):
+    assert cat(make(1, 2, style=False), make(1, 2, style=False)).style is None
+    with pytest.raises(ValueError, match="style"):
+        cat(*(make(1, 2, style=style) for style in styles))
