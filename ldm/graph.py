@@ -102,12 +102,13 @@ class SceneGraph:
         `__image__` object, which encode adds, is not counted)."""
         if max_objects is not None and len(self.objects) > max_objects:
             raise GraphError(f"{where}: {len(self.objects)} objects do not fit in {max_objects}; leave some out")
-        names = [(f"objects[{i}]", vocab.object_id, name) for i, name in enumerate(self.objects)]
-        names += [(f"relationships[{i}]", vocab.predicate_id, name) for i, (_, name, _) in enumerate(self.triples)]
-        names += [(f"attributes[{i}]", vocab.attribute_id, own) for i, all_ in enumerate(self.attributes) for own in all_]
-        for place, find, name in names:
+        attributes = [(index, name) for index, names in enumerate(self.attributes) for name in names]
+        names = [(f"objects[{index}]", vocab.object_id, name) for index, name in enumerate(self.objects)]
+        names += [(f"relationships[{index}]", vocab.predicate_id, t[1]) for index, t in enumerate(self.triples)]
+        names += [(f"attributes[{index}]", vocab.attribute_id, name) for index, name in attributes]
+        for place, to_id, name in names:
             try:
-                find(name)
+                to_id(name)
             except GraphError as error:
                 raise GraphError(f"{where}, {place}: {error}") from None
 
@@ -172,15 +173,14 @@ class Vocab:
 
     def to_json(self) -> dict:
         """sg2im's six tables, or four where there are no attributes."""
-        tables = zip(("object", "pred", "attribute"), (self.objects, self.predicates, self.attributes), self.ids)
-        data = {}
-        for what, names, ids in tables:
+        data, tables = {}, (self.objects, self.predicates, self.attributes)
+        for what, names, ids in zip(("object", "pred", "attribute"), tables, self.ids):
             if names:
                 data |= {f"{what}_idx_to_name": list(names), f"{what}_name_to_idx": dict(ids)}
         return data
 
     def write(self, path: str | os.PathLike) -> None:
-        _write(path, json.dumps(self.to_json(), ensure_ascii=False) + "\n")
+        _write(path, json.dumps(self.to_json()) + "\n")
 
     def object_id(self, name: str) -> int:
         return find(name, self.ids[0], "object")

@@ -23,7 +23,7 @@ class GraphError(ValueError):
 
 
 def checked(objects, boxes, attributes, triples, ids, image) -> tuple:
-    """The fields of a SceneGraph. Self-relations and `__image__`, which published files hold, are left to the caller."""
+    """The fields of a SceneGraph. Self-relations and `__image__` occur in files, and are left to the caller."""
     if not _list(objects, "objects", "a list of names"):
         raise GraphError("objects: the graph is empty; give at least one object")
     count = len(objects)
