@@ -1,0 +1,258 @@
+"""What watches a training run: seeds for each step, pictures, checks that stop it, and a clean end on a signal."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torchvision.utils import make_grid, save_image
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot usefully go on; the message says why and what to do."""
+
+
+class Interrupted(Exception):
+    """The user, or the machine, asked for an end; last.ckpt is written."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
+        self.signum = signum
+
+
+class StepSeed(pl.Callback):
+    """Random numbers of a training step depend on (seed, step, process) alone, so a resumed run draws what the
+    uninterrupted one would; those of validation are the same in every epoch, so that its losses compare."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer, model, batch, batch_idx):
+        # batch_idx too: accumulated batches share a step
+        self._set(0, trainer.global_step, batch_idx, trainer.global_rank)
+
+    def on_validation_batch_start(self, trainer, model, batch, batch_idx, dataloader_idx=0):
+        self._set(1, dataloader_idx, batch_idx, trainer.global_rank)
+
+    def _set(self, *key: int):
+        words = np.random.SeedSequence(self.seed, spawn_key=key).generate_state(2, np.uint64)
+        torch.manual_seed(int(words[0] >> 1))
+        np.random.seed(int(words[1] >> 32))
+        random.seed(int(words[1]))
+
+
+class Checks(pl.Callback):
+    """Stops, with TrainingStopped, on what would otherwise be found out after days.
+
+    - a loss that is NaN or infinite, before it reaches a weight
+    - a trainable parameter that no gradient has reached by step 2
+    - a trainable part whose gradient is all zeros until step `patience`, which leaves time for layers that begin at
+      zero: what is behind one gets its first number a step later
+    - a frozen part that changed, whenever a checkpoint would be written and at the end
+    """
+
+    def __init__(self, patience: int = 6):
+        self.patience = patience
+        self.checksums = {}
+
+    def on_train_start(self, trainer, model):
+        self.steps = 0
+        self.unreached = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.only_zeros = {n: part for n, part in parts(model).items() if any(p.requires_grad for p in part.parameters())}
+        self.checksums = dict(frozen_checksums(model))
+
+    def on_before_backward(self, trainer, model, loss):
+        if not torch.isfinite(loss):
+            raise TrainingStopped(
+                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}); no weight has "
+                "seen it. Go on from the last checkpoint with a lower model.base_learning_rate, gradient clipping "
+                "(lightning.trainer.gradient_clip_val=1.0) or --precision 32"
+            )
+
+    def on_before_optimizer_step(self, trainer, model, optimizer):
+        self.steps += 1
+        self.unreached = {name: p for name, p in self.unreached.items() if p.grad is None}
+        if self.unreached and self.steps >= 2:
+            raise TrainingStopped(
+                f"{_names(self.unreached)}: trainable, but without a gradient after {self.steps} steps, so nothing in the "
+                "loss depends on it; connect it or freeze it"
+            )
+        self.only_zeros = {name: part for name, part in self.only_zeros.items() if not _has_gradient(part)}
+        if self.only_zeros and self.steps >= self.patience:
+            raise TrainingStopped(
+                f"{_names(self.only_zeros)}: trainable, but its gradient was zero for {self.steps} steps; something "
+                "between it and the loss is zero and stays so"
+            )
+
+    def on_save_checkpoint(self, trainer, model, checkpoint):
+        self._refuse_changed(model)
+
+    def on_train_end(self, trainer, model):
+        self._refuse_changed(model)
+
+    def _refuse_changed(self, model):
+        now = frozen_checksums(model)
+        changed = [name for name, checksum in now if self.checksums.get(name, checksum) != checksum]
+        if changed:
+            raise TrainingStopped(
+                f"{_names(changed)}: frozen, but its weights or buffers changed during training, so what is saved would "
+                "not fit what is loaded; look for in-place updates and for layers left in training mode"
+            )
+
+
+class SaveOnSignal(pl.Callback):
+    """Ctrl-C or SIGTERM end a run after the step at hand, with a checkpoint at `path`; SIGUSR1 writes one and goes on.
+
+    A second Ctrl-C ends it at once. Under SLURM's requeueing, SIGTERM and SIGUSR1 are left to Lightning.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path
+        self.received = 0
+        self.previous = {}
+
+    def on_train_start(self, trainer, model):
+        requeueing = signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL
+        for signum in [signal.SIGINT] if requeueing else [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]:
+            self.previous[signum] = signal.signal(signum, self._note)
+
+    def _note(self, signum, frame):
+        self.received = signum
+        if signum != signal.SIGUSR1:
+            # not print(), which must not be entered twice
+            os.write(2, f"\n{signal.Signals(signum).name}: stopping after this step; once more to stop at once\n".encode())
+            self._restore()
+
+    def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:  # no gradient is half summed
+            self._act(trainer)
+
+    def on_validation_batch_end(self, trainer, *_):
+        if not trainer.sanity_checking:
+            self._act(trainer)
+
+    def _act(self, trainer):
+        received = torch.tensor(self.received, device=trainer.strategy.root_device)
+        if trainer.world_size > 1:  # processes hear of it at different times and have to stop at the same step
+            received = trainer.strategy.reduce(received, reduce_op="max")
+        if signum := int(received):
+            self.received = 0
+            trainer.save_checkpoint(self.path)
+            if signum != signal.SIGUSR1:
+                raise Interrupted(signum, trainer.global_step)
+
+    def on_train_end(self, trainer, model):
+        self._restore()
+
+    def on_exception(self, trainer, model, exception):
+        self._restore()
+
+    def _restore(self):
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+        self.previous = {}
+
+
+class ImageLogger(pl.Callback):
+    """Pictures of model.log_images(batch, n=max_images) -> {name: (n,3,H,W) in [-1,1]}, one grid to a name.
+
+    They go to <log folder>/images/{train,val}/ and to TensorBoard every `batch_frequency` steps, with
+    increase_log_steps also at the steps 1, 2, 4, 8, ... before the first of those, and at the first validation after
+    that. clamp: cut values to [-1,1]. rescale: show [-1,1] as black to white instead of [0,1].
+    """
+
+    def __init__(
+        self,
+        batch_frequency: int = 750,
+        max_images: int = 4,
+        clamp: bool = True,
+        increase_log_steps: bool = True,
+        rescale: bool = True,
+        disabled: bool = False,
+        log_images_kwargs: dict | None = None,
+    ):
+        self.batch_frequency, self.max_images = batch_frequency, 0 if disabled else max_images
+        self.clamp, self.increase_log_steps, self.rescale = clamp, increase_log_steps, rescale
+        self.log_images_kwargs = log_images_kwargs or {}
+        self.logged_step = 0
+        self.validation_is_due = True
+
+    def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+        step = trainer.global_step
+        if step != self.logged_step and self._is_due(step):
+            self.logged_step, self.validation_is_due = step, True
+            self._log(trainer, model, batch, batch_idx, "train")
+
+    def on_validation_batch_end(self, trainer, model, outputs, batch, batch_idx, dataloader_idx=0):
+        if self.validation_is_due and not trainer.sanity_checking:
+            self.validation_is_due = False
+            self._log(trainer, model, batch, batch_idx, "val")
+
+    def _is_due(self, step: int) -> bool:
+        early = self.increase_log_steps and step < self.batch_frequency and step & (step - 1) == 0
+        return step > 0 and (early or step % self.batch_frequency == 0)
+
+    def _log(self, trainer, model, batch, batch_idx: int, split: str):
+        if not (trainer.is_global_zero and self.max_images and hasattr(model, "log_images")):
+            return
+        training = {module: module.training for module in model.modules()}
+        model.eval()
+        cuda = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda), trainer.precision_plugin.val_step_context(), torch.no_grad():
+            torch.manual_seed(0)  # the same noise each time, so that pictures show the weights' progress alone
+            images = model.log_images(batch, n=self.max_images, **self.log_images_kwargs)
+        for module, mode in training.items():
+            module.training = mode
+
+        step, epoch = trainer.global_step, trainer.current_epoch
+        folder = Path(trainer.default_root_dir, "images", split)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, pictures in images.items():
+            grid = self._grid(pictures)
+            save_image(grid, folder / f"{name}_gs-{step:06}_e-{epoch:06}_b-{batch_idx:06}.png")
+            for logger in trainer.loggers:
+                if isinstance(logger, pl.loggers.TensorBoardLogger):
+                    logger.experiment.add_image(f"{split}/{name}", grid, step)
+
+    def _grid(self, pictures: Tensor) -> Tensor:  # (n,3,H,W) in [-1,1] -> (3,H',W') in [0,1]
+        pictures = pictures[: self.max_images].detach().float().cpu()
+        if self.clamp:
+            pictures = pictures.clamp(-1, 1)
+        return make_grid((pictures + 1) / 2 if self.rescale else pictures, nrow=4).clamp(0, 1)
+
+
+def parts(model: nn.Module) -> dict[str, nn.Module]:
+    """What the model calls its parts, or else its children."""
+    return model.parts() if hasattr(model, "parts") else dict(model.named_children())
+
+
+def frozen_checksums(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """Of each part that has frozen weights, a number that changes with any bit of them; of a part that is frozen
+    throughout, its buffers count too."""
+    for name, part in parts(model).items():
+        frozen = [p for p in part.parameters() if not p.requires_grad]
+        if frozen:
+            if len(frozen) == len(list(part.parameters())):
+                frozen += part.buffers()
+            yield name, sum(_checksum(tensor) for tensor in frozen)
+
+
+def _checksum(tensor: Tensor) -> int:
+    bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return int(tensor.detach().contiguous().view(bits).sum(dtype=torch.int64))
+
+
+def _has_gradient(part: nn.Module) -> bool:
+    return any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
+
+
+def _names(names: Iterable[str]) -> str:
+    first, *rest = names
+    return f"{first} and {len(rest)} more" if rest else first
