@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+from ldm.util import UserError
+
 Box = tuple[float, float, float, float]
 Triple = tuple[int, str, int]
 
 ROUNDING = 1e-6  # a box may lie this far outside of the image, and is moved back
 
 
-class GraphError(ValueError):
+class GraphError(UserError):
     """What is wrong with a graph, where, and what to do about it, in one sentence."""
 
 
