@@ -46,3 +46,189 @@ def test_a_full_size_checkpoint_has_exactly_our_keys_and_shapes(manifest, name, 
     with torch.device("meta"):
         unet = UNetModel(**config)
     assert {key: list(value.shape) for key, value in unet.state_dict().items()} == published
+
+
+SMALL = dict(
+    image_size=8, in_channels=4, model_channels=32, out_channels=4, num_res_blocks=1, attention_resolutions=[2, 1],
+    channel_mult=[1, 2], num_heads=2, context_dim=24,
+)
+ADAPTED = dict(film_embedding_dim=24, lora_rank=2, box_bias=True)
+
+
+def adapted_like(plain: UNetModel, **options) -> UNetModel:
+    """The same weights with new parts, which keep their own beginning."""
+    unet = UNetModel(**SMALL, **ADAPTED, **options).eval()
+    missing, unexpected = unet.load_state_dict(plain.state_dict(), strict=False)
+    assert missing and not unexpected
+    return unet
+
+
+def wake(unet: UNetModel) -> UNetModel:
+    """Give every part that begins at zero some weight."""
+    for parameter in unet.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return unet
+
+
+@pytest.fixture
+def plain() -> UNetModel:
+    torch.manual_seed(0)
+    return UNetModel(**SMALL).eval()
+
+
+@pytest.fixture
+def x_t_cond():
+    generator = torch.Generator().manual_seed(1)
+    cond = Conditioning.of(torch.randn(2, 5, 24, generator=generator), torch.randn(2, 24, generator=generator))
+    boxes = torch.tensor([0.1, 0.2, 0.7, 0.5]).repeat(2, 5, 1)
+    return torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([3, 700]), cond._replace(boxes=boxes)
+
+
+def test_new_parts_begin_as_the_identity_to_the_bit(plain, x_t_cond):
+    with torch.no_grad():
+        assert torch.equal(adapted_like(plain)(*x_t_cond), plain(*x_t_cond))
+
+
+def test_each_new_part_matters_once_it_is_not_zero(plain, x_t_cond):
+    reference = plain(*x_t_cond)
+    for part in ("film", "lora_B", "box_bias"):
+        unet = adapted_like(plain)
+        for name, parameter in unet.named_parameters():
+            if part in name and not parameter.any():
+                torch.nn.init.normal_(parameter)
+        assert not torch.allclose(unet(*x_t_cond), reference, atol=1e-3), part
+
+
+def test_new_parts_only_add_keys(plain):
+    added = set(adapted_like(plain).state_dict()) - set(plain.state_dict())
+    assert {key.split(".")[0] if key.startswith("film") else key.split(".")[-1] for key in added} == {
+        "film", "lora_A", "lora_B", "box_bias"
+    }
+    assert not set(plain.state_dict()) - set(adapted_like(plain).state_dict())
+
+
+@pytest.mark.parametrize("padded", [1, 60])
+def test_a_padded_token_changes_nothing(plain, x_t_cond, padded):
+    x, t, cond = x_t_cond
+    unet = wake(adapted_like(plain))
+    more = cond.pad(5 + padded)
+    more.tokens[:, 5:] = float("nan")
+    with torch.no_grad():
+        assert_close_to_published(unet(x, t, more), unet(x, t, cond), tolerance=2e-6)
+
+
+def test_no_real_token_is_no_condition(plain, x_t_cond):
+    x, t, cond = x_t_cond
+    nothing = Conditioning.of(cond.tokens)._replace(mask=torch.zeros(2, 5).bool())
+    with torch.no_grad():
+        assert plain(x, t, nothing).isfinite().all()
+        torch.testing.assert_close(plain(x, t, nothing), plain(x, t), rtol=0, atol=1e-6)
+        assert not torch.allclose(plain(x, t), plain(x, t, cond), atol=1e-3)
+
+
+def test_the_style_is_one_more_token_when_there_is_no_film(plain, x_t_cond):
+    x, t, cond = x_t_cond
+    joined = Conditioning.of(torch.cat([cond.tokens, cond.style[:, None]], dim=1))
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x, t, cond), plain(x, t, joined))
+
+
+def test_a_style_of_another_width_is_brought_to_the_contexts(x_t_cond):
+    x, t, cond = x_t_cond
+    unet = UNetModel(**SMALL, film_embedding_dim=10)
+    assert unet.context_global_mlp.weight.shape == (24, 10)
+    assert unet(x, t, cond._replace(style=torch.randn(2, 10))).shape == x.shape
+
+
+def test_only_new_parts_train_and_each_has_a_gradient_by_step_2(plain, x_t_cond):
+    x, t, cond = x_t_cond
+    unet = adapted_like(plain, context_local_dim=24)
+    unet.freeze_body()
+    trained = [p for p in unet.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(trained, lr=0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        unet(x, t, cond).square().mean().backward()
+        optimiser.step()
+    without = [name for name, p in unet.named_parameters() if p.requires_grad and not p.grad.any()]
+    assert not without
+    assert all(p.grad is None for p in unet.parameters() if not p.requires_grad)
+    body = {name for name, p in unet.named_parameters() if not p.requires_grad}
+    assert body == set(plain.state_dict())
+
+
+def test_recomputing_activations_keeps_the_adapters_gradients(plain, x_t_cond):
+    gradients = []
+    for use_checkpoint in (False, True):
+        torch.manual_seed(3)
+        unet = wake(adapted_like(plain, use_checkpoint=use_checkpoint, dropout=0.5)).train()
+        unet.freeze_body()
+        unet(*x_t_cond).square().mean().backward()
+        gradients.append({name: p.grad for name, p in unet.named_parameters() if p.requires_grad})
+    kept, recomputed = gradients
+    assert all(kept[name].any() for name in kept)
+    for name in kept:
+        torch.testing.assert_close(recomputed[name], kept[name], rtol=1e-5, atol=1e-8)
+
+
+def test_recomputing_saves_fewer_activations(plain, x_t_cond):
+    def saved(use_checkpoint):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda y: sizes.append(y.numel()) or y, lambda y: y):
+            unet = adapted_like(plain, use_checkpoint=use_checkpoint)
+            unet.freeze_body()
+            unet(*x_t_cond)
+        return sum(sizes)
+
+    assert saved(True) < saved(False) / 2
+
+
+def test_a_latent_need_not_be_square_but_must_halve(plain, x_t_cond):
+    x, t, cond = x_t_cond
+    unet = adapted_like(plain)
+    assert unet(x[..., :6], t, cond).shape == (2, 4, 8, 6)
+    with pytest.raises(ValueError, match="multiples of 2"):
+        unet(x[..., :5], t, cond)
+
+
+def test_resampling_without_convolutions_has_no_weights(x_t_cond):
+    unet = UNetModel(**SMALL, conv_resample=False)
+    assert not [key for key in unet.state_dict() if ".op." in key or key.endswith("conv.weight")]
+    assert unet(*x_t_cond).shape == (2, 4, 8, 8)
+
+
+def test_half_precision_weights_take_and_return_the_callers_precision(plain, x_t_cond):
+    x, t, cond = x_t_cond
+    with torch.no_grad():
+        expected = plain(x, t, cond)
+        eps = adapted_like(plain).bfloat16()(x, t, cond)
+    assert eps.dtype == x.dtype
+    torch.testing.assert_close(eps, expected, rtol=0, atol=0.05)
+
+
+def test_time_is_seen_as_cosines_then_sines_of_falling_frequency():
+    t = torch.tensor([0, 5])
+    seen = timestep_embedding(t, 4)
+    rest = 10000**-0.5
+    expected = [[torch.tensor(f * s).double() for f in (1.0, rest)] for s in (0.0, 5.0)]
+    expected = torch.tensor([[a.cos(), b.cos(), a.sin(), b.sin()] for a, b in expected])
+    torch.testing.assert_close(seen, expected.float())
+
+
+@pytest.mark.parametrize("name", sorted(FIXED))
+def test_an_option_that_no_published_model_uses_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=name):
+        UNetModel(**SMALL, **{name: "something else"})
+    UNetModel(**SMALL, **{name: FIXED[name]})
+
+
+def test_a_misspelt_option_is_answered_with_the_nearest_name():
+    with pytest.raises(ValueError, match="'lora_rnk'; did you mean 'lora_rank'"):
+        UNetModel(**SMALL, lora_rnk=4)
+
+
+@pytest.mark.parametrize("missing, named", [("context_dim", "context_dim"), ("num_heads", "num_head_channels")])
+def test_a_missing_width_is_named(missing, named):
+    with pytest.raises(ValueError, match=named):
+        UNetModel(**{key: value for key, value in SMALL.items() if key != missing})

@@ -15,12 +15,12 @@ class Context(NamedTuple):
     """What cross-attention reads, made ready once for all layers of a forward pass.
 
     tokens      (B,N,D)      zero where padded
-    mask        (B,1,1,N)    True where an image may look at a token
+    bias        (B,1,1,N)    what to add to the logits: 0, or -inf where a token is not to be seen
     preference  {(h,w): (B,1,h*w,N)} or None: +1 inside the token's box, -1 outside, 0 for a token without one
     """
 
     tokens: Tensor
-    mask: Tensor
+    bias: Tensor
     preference: dict[tuple[int, int], Tensor] | None = None
 
     @classmethod
@@ -30,9 +30,10 @@ class Context(NamedTuple):
         tokens = torch.where(mask[..., None], tokens, 0)
         # A softmax over nothing is NaN. A row without a real token looks at its padding instead, which adds nothing:
         # keys and values have no bias, so those of a zero token are zero.
-        mask = mask | ~mask.any(dim=1, keepdim=True)
+        seen = mask | ~mask.any(dim=1, keepdim=True)
+        bias = torch.zeros_like(seen, dtype=tokens.dtype).masked_fill(~seen, float("-inf"))
         preference = None if boxes is None else {size: box_preference(boxes, *size) for size in sizes}
-        return cls(tokens, mask[:, None, None], preference)
+        return cls(tokens, bias[:, None, None], preference)
 
 
 def box_coverage(boxes: Tensor, h: int, w: int) -> Tensor:  # (B,N,4) -> (B,N,h*w)
@@ -69,15 +70,14 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(linear(heads * dim_head, query_dim))
         self.box_bias = nn.Parameter(torch.zeros(heads)) if box_bias else None
 
-    def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None,
-                preference: Tensor | None = None) -> Tensor:  # (B,M,C) -> (B,M,C)
-        tokens = x if tokens is None else tokens
+    def forward(self, x: Tensor, context: Context | None = None, preference: Tensor | None = None) -> Tensor:
+        # (B,M,C) -> (B,M,C)
+        tokens, bias = (x, None) if context is None else (context.tokens, context.bias)
         q, k, v = (rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
                    for y in (self.to_q(x), self.to_k(tokens), self.to_v(tokens)))
         if self.box_bias is not None:
-            bias = self.box_bias[:, None, None] * preference
-            mask = bias.masked_fill(~mask, float("-inf")).to(q.dtype)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            bias = bias + self.box_bias[:, None, None] * preference
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
         return self.to_out(rearrange(y, "b heads n d -> b n (heads d)"))
 
 
@@ -116,7 +116,7 @@ class BasicTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Context, preference: Tensor | None) -> Tensor:
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context.tokens, context.mask, preference)
+        x = x + self.attn2(self.norm2(x), context, preference)
         return x + self.ff(self.norm3(x))
 
 

@@ -2,25 +2,143 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as images
+
+from ldm import torchscript
+from ldm.checkpoint import CheckpointError, read_state_dict
+
+# OpenAI's names: open_clip's architecture (theirs has QuickGELU), and where the weights are published.
+OPENAI_URL = "https://openaipublic.azureedge.net/clip/models/"
+OPENAI = {
+    "ViT-B/32": ("ViT-B-32-quickgelu", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt"),
+    "ViT-B/16": ("ViT-B-16-quickgelu", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt"),
+    "ViT-L/14": ("ViT-L-14-quickgelu", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt"),
+}
+
+
+class CLIPGlobalEncoder(nn.Module):
+    """CLIP's image tower, frozen and always in evaluation mode.
+
+    model_name   OpenAI's name of a model ("ViT-B/32", with OpenAI's weights), open_clip's name of an architecture
+                 ("ViT-B-32"), or open_clip's vision_cfg itself with its embed_dim (and quick_gelu) in it
+    normalize    scale the embedding to length 1
+    device       a published key, accepted and ignored: the module is wherever `.to` puts it
+    pretrained   file of weights with `visual.*` keys, as OpenAI and open_clip publish them (.pt, .bin, .safetensors);
+                 where it is left out, OpenAI's file in ~/.cache/clip
+    init         "random": no weights are read, for tests and toys
+
+    Raises CheckpointError where weights are missing or do not fit, ValueError for an unknown model_name or init.
+    """
+
+    def __init__(self, model_name: str | Mapping = "ViT-B/32", normalize: bool = True, device: str | None = None,
+                 pretrained: str | None = None, init: str | None = None):
+        super().__init__()
+        if init not in (None, "random"):
+            raise ValueError(f"CLIPGlobalEncoder: init is 'random' or left out, not {init!r}")
+        self.visual = image_tower(model_name)
+        self.weights_from = "random (init: random)"
+        if init is None:
+            self.weights_from = str(path := weights_file(model_name, pretrained))
+            load_image_tower(self.visual, path, model_name)
+        self.normalize = normalize
+        self.embedding_dim: int = self.visual.output_dim
+        self.image_size: int = self.visual.image_size[0]
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> CLIPGlobalEncoder:
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,E)
+        weight = next(self.visual.parameters())
+        embedding = self.visual(self.preprocess(image.to(weight.device)).to(weight.dtype))
+        return F.normalize(embedding, dim=-1) if self.normalize else embedding
+
+    def preprocess(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,3,S,S), CLIP's mean 0 and deviation 1
+        """As CLIP was trained: the shorter side resized to S, the middle cut out."""
+        image = images.resize(image.float(), self.image_size, InterpolationMode.BICUBIC, antialias=True)
+        image = images.center_crop((image + 1) / 2, self.image_size)
+        # Bicubic weights overshoot at edges, which 8-bit images, all that CLIP has seen, cannot.
+        return images.normalize(image.clamp(0, 1), OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+
+
+def image_tower(model_name: str | Mapping) -> nn.Module:
+    """open_clip's image tower of that name or vision_cfg, at random."""
+    if isinstance(model_name, str):
+        config = open_clip.get_model_config(OPENAI[model_name][0] if model_name in OPENAI else model_name)
+        if config is None:
+            raise ValueError(f"CLIPGlobalEncoder: neither OpenAI nor open_clip has a model {model_name!r}; "
+                             f"try one of {', '.join(OPENAI)}")
+        embed_dim, quick_gelu, vision = config["embed_dim"], config.get("quick_gelu", False), config["vision_cfg"]
+    else:
+        vision = dict(model_name)
+        embed_dim, quick_gelu = vision.pop("embed_dim"), vision.pop("quick_gelu", False)
+    # open_clip builds both towers; the other one is made as small as can be and let go.
+    text = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
+    return open_clip.CLIP(embed_dim, vision, text, quick_gelu=quick_gelu).visual
+
+
+def weights_file(model_name: str | Mapping, pretrained: str | None) -> Path:
+    """The file that the config names, or OpenAI's in its cache."""
+    if pretrained:
+        path = Path(pretrained).expanduser()
+        remedy = "name CLIP's weights (.pt, .bin or .safetensors with visual.* keys) in `pretrained`"
+    elif not isinstance(model_name, str) or model_name not in OPENAI:
+        raise CheckpointError(f"CLIP {model_name}: name its weights in `pretrained` (.pt, .bin or .safetensors with "
+                              f"visual.* keys), or say `init: random` for a test")
+    else:
+        url = OPENAI_URL + OPENAI[model_name][1]
+        path = Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[1]
+        remedy = f"download {url} to there, or name another place in `pretrained`"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: the weights of CLIP {model_name} are not there; {remedy}")
+    return path
+
+
+def load_image_tower(visual: nn.Module, path: Path, model_name: str | Mapping) -> None:
+    """Fill `visual` from the `visual.*` keys of a file. Nothing in the file is run."""
+    try:
+        state = torchscript.read_state_dict(path) if torchscript.is_archive(path) else read_state_dict(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged or hostile archive can fail anywhere, in any way
+        raise CheckpointError(f"{path}: a damaged TorchScript archive ({type(error).__name__}); "
+                              f"download it again") from error
+    # Training wrappers put `module.` before every key.
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
+    try:
+        visual.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).split("\n")[1].strip()[:200] if state else "it has no visual.* keys"
+        raise CheckpointError(f"{path}: not the weights of CLIP {model_name}: {reason}") from error
 
 
 class FiLMGenerator(nn.Module):
-    """(gamma, beta) for each of several feature maps, from one embedding, all zero at start.
+    """(gamma, beta) for each of several feature maps from one embedding, all zero at start.
 
-    Perez et al., FiLM (2018): here h (1 + gamma) + beta, so that zero is the identity."""
+    Perez et al., FiLM (2018), as h (1 + gamma) + beta, so that zero is the identity."""
 
     def __init__(self, embedding_dim: int, channels: list[int], hidden_dim: int = 512):
         super().__init__()
-        self.channels = list(channels)
+        self.widths = [2 * c for c in channels]
         self.net = nn.Sequential(
-            nn.Linear(embedding_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 2 * sum(channels))
+            nn.Linear(embedding_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, sum(self.widths))
         )
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
 
-    def forward(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:  # (B,E) -> one ((B,C), (B,C)) for each C
-        return [tuple(both.chunk(2, dim=1)) for both in self.net(style).split([2 * c for c in self.channels], dim=1)]
+    def forward(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:  # (B,E) -> ((B,C), (B,C)) for each C
+        return [tuple(block.chunk(2, dim=1)) for block in self.net(style).split(self.widths, dim=1)]
 
 
 def modulate(h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:  # (B,C,h,w), (B,C), (B,C) -> (B,C,h,w)

@@ -1,0 +1,88 @@
+"""LoRA layers: nothing at start, the dense formula after, exact merging, and peft's file layout."""
+
+import pytest
+import torch
+from torch import nn
+
+from ldm.modules.lora import LoRALinear, load_peft_state_dict, lora_layers, peft_config, peft_state_dict
+
+
+def trained_layer(rank=2, alpha=None, seed=0):
+    torch.manual_seed(seed)
+    layer = LoRALinear(6, 5, rank=rank, alpha=alpha)
+    nn.init.normal_(layer.lora_B)
+    return layer
+
+
+def model(seed=0, rank=2, alpha=None):
+    return nn.ModuleDict({"attn2": nn.ModuleDict({"to_q": trained_layer(rank, alpha, seed),
+                                                  "to_k": trained_layer(rank, alpha, seed + 1)}),
+                          "attn1": nn.ModuleDict({"to_q": nn.Linear(6, 5)})})
+
+
+def test_a_new_adapter_changes_nothing():
+    layer, x = LoRALinear(6, 5, rank=2), torch.randn(3, 6)
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_the_base_layers_keys_stay():
+    assert set(LoRALinear(6, 5, rank=2).state_dict()) == {*nn.Linear(6, 5).state_dict(), "lora_A", "lora_B"}
+
+
+@pytest.mark.parametrize("alpha, scale", [(None, 1.0), (1, 0.5), (6, 3.0)])
+def test_the_adapter_adds_b_times_a_scaled_by_alpha_over_rank(alpha, scale):
+    layer, x = trained_layer(rank=2, alpha=alpha), torch.randn(3, 6)
+    dense = layer.weight + scale * layer.lora_B @ layer.lora_A
+    torch.testing.assert_close(layer(x), x @ dense.T + layer.bias)
+
+
+def test_merging_keeps_the_output_and_unmerging_restores_every_bit():
+    layer, x = trained_layer(), torch.randn(3, 6)
+    before, weight = layer(x), layer.weight.clone()
+    layer.merge()
+    layer.merge()  # twice is once
+    torch.testing.assert_close(layer(x), before)
+    torch.testing.assert_close(nn.functional.linear(x, layer.weight, layer.bias), before)
+    layer.unmerge()
+    assert torch.equal(layer.weight, weight) and torch.equal(layer(x), before)
+
+
+def test_only_the_adapter_of_a_frozen_layer_gets_a_gradient():
+    layer = trained_layer()
+    layer.weight.requires_grad_(False), layer.bias.requires_grad_(False)
+    layer(torch.randn(3, 6)).sum().backward()
+    assert layer.weight.grad is None and layer.bias.grad is None
+    assert layer.lora_A.grad.abs().sum() > 0 and layer.lora_B.grad.abs().sum() > 0
+
+
+def test_adapters_go_to_pefts_layout_and_back():
+    source, target = model(seed=0, alpha=8), model(seed=5)
+    state, config = peft_state_dict(source), peft_config(source)
+    assert set(state) == {f"base_model.model.attn2.to_{x}.lora_{y}.weight" for x in "qk" for y in "AB"}
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 2, 8)
+    load_peft_state_dict(target, state, config)
+    x = torch.randn(3, 6)
+    for name, layer in lora_layers(target).items():
+        layer.weight, layer.bias = lora_layers(source)[name].weight, lora_layers(source)[name].bias
+        assert torch.equal(layer(x), lora_layers(source)[name](x))
+
+
+def test_pefts_target_modules_name_the_adapted_layers_and_no_others():
+    targets = peft_config(model())["target_modules"]
+    names = [name for name, layer in model().named_modules() if isinstance(layer, nn.Linear)]
+    matched = [n for n in names if any(n == t or n.endswith(f".{t}") for t in targets)]  # peft's rule
+    assert sorted(matched) == ["attn2.to_k", "attn2.to_q"]
+
+
+def test_adapters_of_another_rank_or_architecture_are_refused():
+    with pytest.raises(ValueError, match="lora_rank"):
+        load_peft_state_dict(model(rank=3), peft_state_dict(model(rank=2)))
+    state = peft_state_dict(model())
+    state.popitem()
+    with pytest.raises(ValueError, match="lacks 1 key"):
+        load_peft_state_dict(model(), state)
+
+
+def test_a_rank_below_one_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        LoRALinear(6, 5, rank=0)
