@@ -32,6 +32,7 @@ from tqdm import tqdm
 PUBLISHED_VOCABULARY = (179, 46, 80)  # objects, predicates, attributes of sg2im's and SGDiff's models
 FULL = 100_000  # images: a vocabulary made from fewer is not compared with the published one
 CHUNK = 1 << 20  # characters read at once
+LONGEST = 1 << 20  # characters that one string in a file may have
 AGAIN = "download it again"
 
 
@@ -312,16 +313,16 @@ def read_array(path: str | os.PathLike) -> Iterator[Any]:
                 try:
                     found = mark.match(text, at)
                     if not found:
-                        raise json.JSONDecodeError("no list of images", text, at)
+                        raise json.JSONDecodeError("not a list", text, at)
                     if found[1]:
                         return
                     item, at = decode(text, found.end())
                 except json.JSONDecodeError as error:
+                    if len(text) - error.pos > LONGEST:  # then more text will not help
+                        raise DataError(f"{path}: not JSON ({error.msg}, before byte {bar.n}); {AGAIN}") from None
                     more = file.read(CHUNK)
                     if not more:
-                        raise DataError(f"{path}: the file ends early or is not JSON ({error.msg}); {AGAIN}") from None
-                    if len(text) - error.pos > CHUNK:  # no string is that long: more text will not help
-                        raise DataError(f"{path}: not JSON ({error.msg}, near byte {bar.n}); {AGAIN}") from None
+                        raise DataError(f"{path}: ends early or is not JSON ({error.msg}); {AGAIN}") from None
                     bar.update(len(more))
                     text, at = text[at:] + more, 0
                 else:

@@ -1,0 +1,96 @@
+"""Photographs of every mode, whole and broken."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+
+from ldm.data.images import ImageError, image_trouble, read_image, square, to_image, to_tensor, trouble_with
+
+RAMP = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))  # (48,64), dark to light
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(image, name, **options):
+        image.save(tmp_path / name, **options)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.mark.parametrize("mode, name", [("L", "a.jpg"), ("CMYK", "a.jpg"), ("RGBA", "a.png"), ("LA", "a.png"), ("P", "a.gif")])
+def test_every_mode_reads_as_the_same_grey_ramp(save, mode, name):
+    read = read_image(save(Image.fromarray(RAMP).convert(mode), name))
+    assert read.mode == "RGB" and read.size == (64, 48)
+    assert np.abs(np.asarray(read).astype(int) - RAMP[..., None]).max() <= 4
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(save):
+    path = save(Image.fromarray(RAMP.astype(np.uint16) * 257), "deep.png")
+    assert np.array_equal(np.asarray(read_image(path))[..., 1], RAMP)
+
+
+def test_transparency_is_laid_on_white(save):
+    clear = np.zeros((4, 4, 4), dtype=np.uint8)  # black, and not to be seen
+    clear[0] = (10, 20, 30, 255)
+    pixels = np.asarray(read_image(save(Image.fromarray(clear), "clear.png")))
+    assert (pixels[0] == (10, 20, 30)).all() and (pixels[1:] == 255).all()
+
+
+def test_exif_orientation_is_not_applied(save):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter to display
+    path = save(Image.fromarray(RAMP), "turned.jpg", exif=exif)
+    assert read_image(path).size == (64, 48)
+
+
+@pytest.mark.parametrize("name", ["cut.jpg", "cut.png"])
+def test_a_truncated_image_is_read_as_far_as_it_goes_and_reported(save, name):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = save(Image.fromarray(noise), name)
+    whole = np.asarray(read_image(path))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    cut = np.asarray(read_image(path))
+    assert np.array_equal(cut[:16], whole[:16]) and not np.array_equal(cut, whole)
+    assert "truncated" in image_trouble(path)
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("content, why", [(None, "no such file"), (b"", "cannot be read"), (b"<html>", "cannot be read")])
+def test_what_is_no_image_is_an_error_that_names_it(tmp_path, content, why):
+    path = tmp_path / "photo.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageError, match=f"photo.jpg: .*{why}") as error:
+        read_image(path)
+    assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+    assert why in image_trouble(path)
+
+
+def test_trouble_comes_in_the_order_of_the_files(save, tmp_path):
+    good = save(Image.fromarray(RAMP), "good.png")
+    trouble = list(trouble_with([tmp_path / "b.png", good, tmp_path / "a.png"]))
+    assert [sentence.split(": ")[0] for sentence in trouble] == [str(tmp_path / "b.png"), str(tmp_path / "a.png")]
+
+
+def test_black_is_minus_one_and_white_is_one_and_channels_come_first():
+    image = Image.new("RGB", (3, 2), (0, 255, 51))
+    tensor = to_tensor(image)
+    assert tensor.shape == (3, 2, 3) and tensor.dtype == torch.float32
+    assert torch.allclose(tensor[:, 0, 0], torch.tensor([-1.0, 1.0, -0.6]))
+
+
+def test_an_image_survives_the_way_to_a_tensor_and_back():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(to_image(to_tensor(Image.fromarray(pixels)))), pixels)
+
+
+def test_what_leaves_the_range_is_clipped():
+    assert np.asarray(to_image(torch.tensor([[[-3.0]], [[0.0]], [[3.0]]]))).tolist() == [[[0, 128, 255]]]
+
+
+def test_a_square_keeps_a_constant_image_constant():
+    assert (np.asarray(square(Image.new("RGB", (40, 9), (7, 8, 9)), 16)) == np.full((16, 16, 3), (7, 8, 9))).all()

@@ -1,0 +1,220 @@
+"""Visual Genome's datasets, on the real sample and on a hand-made one; the data doctor."""
+
+import json
+import multiprocessing
+import pickle
+import random
+
+import h5py
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from ldm.data import doctor
+from ldm.data.images import ImageError
+from ldm.data.vg import VGTrain, VGValidation
+from ldm.graph import GraphError, collate
+
+
+@pytest.fixture
+def sample(realdata):
+    """sample(VGTrain, ...) is the real train split: 6 photographs, 15 to 24 objects each."""
+    folder = realdata / "vg_raw_v1.2"
+    files = (folder / "reference/vocab.json", folder / "reference/train.h5", folder / "images")
+    return lambda of=VGTrain, **options: of(*map(str, files), **options)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """made(VGTrain, ...) has one image of 200 x 100 pixels with five objects, cat on mat, mat under cat, dog by dog;
+    arrays given in `changed` replace the h5's."""
+    vocab = {
+        "object_idx_to_name": ["__image__", "cat", "mat", "dog", "sky", "sun"],
+        "pred_idx_to_name": ["__in_image__", "on", "under", "by"],
+        "attribute_idx_to_name": ["grey", "soft"],
+    }
+    boxes = [[20, 10, 40, 50], [-10, 60, 500, 60], [0, 0, 1, 1], [250, 0, 50, 50], [199, 99, 1, 1]]
+    arrays = {
+        "image_paths": [b"VG_100K/7.png"],
+        "objects_per_image": [5],
+        "object_names": [[1, 2, 3, 4, 5, -1]],
+        "object_boxes": [[*boxes, [-1] * 4]],
+        "object_attributes": [[1, 0, -1], [-1] * 3, [0, -1, -1], [-1] * 3, [-1] * 3],
+        "relationships_per_image": [3],
+        "relationship_subjects": [[0, 1, 2, -1]],
+        "relationship_predicates": [[1, 2, 3, -1]],
+        "relationship_objects": [[1, 0, 2, -1]],
+    }
+
+    def make(of=VGTrain, changed=None, **options):
+        (tmp_path / "VG_100K").mkdir(exist_ok=True)
+        Image.new("RGB", (200, 100), "red").save(tmp_path / "VG_100K/7.png")
+        (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+        with h5py.File(tmp_path / "made.h5", "w") as file:
+            for name, array in (arrays | (changed or {})).items():
+                file[name] = array
+        return of(tmp_path / "vocab.json", tmp_path / "made.h5", tmp_path, **options)
+
+    return make
+
+
+def same(a, b) -> bool:
+    return a[1] == b[1] and torch.equal(a[0], b[0])
+
+
+def test_an_item_is_what_the_h5_says_in_words_and_fractions(made):
+    image, graph = made(image_size=32)[0]
+    assert image.shape == (3, 32, 32) and image[:, 5, 5].tolist() == [1, -1, -1]
+    assert graph.objects == ("cat", "mat", "dog", "sky", "sun")
+    assert graph.boxes[0] == pytest.approx((0.1, 0.1, 0.3, 0.6))
+    assert graph.boxes[4] == pytest.approx((0.995, 0.99, 1.0, 1.0))
+    assert graph.attributes == (("soft", "grey"), (), ("grey",), (), ())
+    assert graph.image.endswith("VG_100K/7.png")
+
+
+def test_a_box_is_clipped_and_one_outside_of_the_image_is_not_known(made):
+    boxes = made()[0][1].boxes
+    assert boxes[1] == pytest.approx((0.0, 0.6, 1.0, 1.0)) and boxes[3] is None
+
+
+def test_a_relation_of_an_object_with_itself_is_left_out(made):
+    assert made()[0][1].triples == ((0, "on", 1), (1, "under", 0))
+
+
+def test_relationships_may_be_left_out_altogether(made):
+    assert made(include_relationships=False)[0][1].triples == ()
+
+
+def test_orphans_may_be_left_out_unless_there_is_nothing_else(made):
+    assert made(use_orphaned_objects=False)[0][1].objects == ("cat", "mat")
+    assert len(made(use_orphaned_objects=False, changed={"relationships_per_image": [0]})[0][1].objects) == 5
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 9])
+def test_max_objects_counts_the_objects_themselves_and_prefers_related_ones(made, most):
+    graph = made(max_objects=most)[0][1]
+    assert len(graph.objects) == min(most, 5)
+    assert len({"cat", "mat"} & set(graph.objects)) == min(most, 2)
+    assert all(graph.objects[s] != graph.objects[o] for s, _, o in graph.triples)
+
+
+def test_every_object_is_drawn_sooner_or_later(made):
+    dataset, seen = made(max_objects=3), set()
+    for dataset.epoch in range(30):
+        seen.update(dataset[0][1].objects)
+    assert seen == {"cat", "mat", "dog", "sky", "sun"}
+
+
+def test_training_draws_depend_on_seed_epoch_and_index_alone(sample):
+    graphs = {}
+    for seed in (0, 1):
+        for epoch in (0, 1):
+            dataset = sample(seed=seed)
+            dataset.epoch = epoch
+            random.seed(99)
+            graphs[seed, epoch] = [dataset[i][1] for i in (3, 0, 3)]
+            assert graphs[seed, epoch][0] == graphs[seed, epoch][2]
+    assert len({str(g) for g in graphs.values()}) == 4
+
+
+def test_validation_is_the_same_in_every_epoch_and_with_every_seed(sample):
+    first, later = sample(VGValidation), sample(VGValidation, seed=5)
+    later.epoch = 7
+    assert all(same(first[i], later[i]) for i in range(len(first)))
+
+
+def test_the_real_sample_makes_batches(sample):
+    dataset = sample(image_size=64, max_samples=4)
+    batch = collate([dataset[i] for i in range(len(dataset))], dataset.vocab)
+    assert batch.image.shape == (4, 3, 64, 64) and batch.graph.num_images == 4
+    assert len(batch.graph.objs) == 4 * 11 and len(batch.graph.attributes) > 20
+    assert batch.image.std() > 0.3
+
+
+def test_real_attributes_belong_to_their_objects(sample, realdata):
+    """Against the raw file, by name and box, of whatever the draws chose."""
+    listed = json.loads((realdata / "vg_raw_v1.2/attributes.json").read_text())
+    raw = {f"{image['image_id']}.jpg": image["attributes"] for image in listed}
+    compared = 0
+    for _, graph in map(sample(max_objects=30).__getitem__, range(6)):
+        width, height = Image.open(graph.image).size
+        for box, names in zip(graph.boxes, graph.attributes):
+            place = (round(box[0] * width), round(box[1] * height))
+            at_place = [obj.get("attributes") or [] for obj in raw[graph.image.rpartition("/")[2]] if (obj["x"], obj["y"]) == place]
+            compared += bool(at_place and names)
+            assert not at_place or any(set(names) <= set(some) for some in at_place)
+    assert compared > 40
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_give_what_the_process_itself_gives(sample, start):
+    dataset = sample(image_size=16)
+    alone = [dataset[i] for i in range(len(dataset))]  # opens the h5 before the workers start
+    loader = DataLoader(
+        dataset, batch_size=None, num_workers=2, multiprocessing_context=multiprocessing.get_context(start)
+    )
+    assert all(same(a, b) for a, b in zip(alone, loader, strict=True))
+
+
+def test_a_dataset_in_use_can_be_pickled(made):
+    dataset = made()
+    assert same(dataset[0], pickle.loads(pickle.dumps(dataset))[0])
+
+
+def test_a_missing_image_is_named_with_its_index_and_the_remedy(made):
+    dataset = made()
+    dataset.image_path(0).unlink()
+    with pytest.raises(ImageError, match=r"7.png: .*index 0 of .*made.h5.*--check"):
+        dataset[0]
+
+
+def test_an_index_beyond_the_end_is_an_error(made):
+    with pytest.raises(IndexError):
+        made()[1]
+
+
+@pytest.mark.parametrize("array, ids", [("object_names", [[9] * 6]), ("object_attributes", [[2] * 3] * 5)])
+def test_another_vocabulary_is_refused(made, array, ids):
+    with pytest.raises(GraphError, match=f"made.h5: {array} go up to"):
+        made(changed={array: ids})
+
+
+def test_a_missing_or_broken_h5_says_what_makes_it(made, tmp_path):
+    made()
+    files = (tmp_path / "vocab.json", tmp_path / "other.h5", tmp_path)
+    with pytest.raises(FileNotFoundError, match="other.h5: .*preprocess_vg.py"):
+        VGTrain(*files)
+    (tmp_path / "other.h5").write_bytes(b"no h5")
+    with pytest.raises(ValueError, match="other.h5: .*preprocess_vg.py"):
+        VGTrain(*files)
+
+
+def test_the_doctor_finds_nothing_wrong_with_the_sample(sample, capsys):
+    assert doctor.examine({"train": sample(), "validation": sample(VGValidation, max_samples=2)}) == 0
+    out = capsys.readouterr().out
+    assert "train: VGTrain, 6 images, 121 objects, 49 relations" in out
+    assert "61 objects, 16 predicates, 41 attributes; published models have 179, 46, 80" in out
+
+
+def test_the_doctor_names_broken_images_and_dangling_indices(made, capsys):
+    dataset = made(changed={"relationship_objects": [[1, 0, 5, -1]]})
+    dataset.image_path(0).write_bytes(b"")
+    findings = doctor.check(dataset)
+    assert len(findings) == 2 and "7.png" in findings[0] and "relationship_objects[0, 2]" in findings[1]
+    assert doctor.check(dataset, limit=1) == findings[:1]
+    assert dataset._graph(0, 200, 100).triples == ((0, "on", 1), (1, "under", 0))
+    assert doctor.examine({"train": dataset}) == 1
+    assert "2 findings" in capsys.readouterr().out
+
+
+def test_the_doctor_groups_findings_of_a_kind_and_names_the_first_few(made):
+    findings = [f"a/{i}.jpg: cannot be read (byte {i})" for i in range(10)] + ["b.h5: there is no object 4"]
+    lines = doctor.report("train", made(), findings)
+    assert "  10 x cannot be read ..." in lines and "    and 7 more" in lines
+    assert "    a/2.jpg: cannot be read (byte 2)" in lines and "    a/3.jpg: cannot be read (byte 3)" not in lines
+    assert "  1 x there is no object N" in lines
+
+
+def test_a_dataset_without_images_is_a_finding(made):
+    assert len(doctor.check(made(max_samples=0))) == 1
