@@ -64,8 +64,8 @@ def square(image: Image.Image, size: int) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:  # RGB -> (3,H,W) in [-1,1]
-    pixels = torch.from_numpy(np.array(image, dtype=np.float32))
-    return (pixels / 127.5 - 1).permute(2, 0, 1).contiguous()
+    pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")  # torch would start threads for this
+    return torch.from_numpy(pixels / np.float32(127.5) - np.float32(1))
 
 
 def to_image(tensor: Tensor) -> Image.Image:  # (3,H,W) in [-1,1], clipped to it -> RGB

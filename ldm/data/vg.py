@@ -21,15 +21,15 @@ class VGTrain(Dataset):
 
     vocab                  path of the vocab.json that was written along with the h5
     h5_path, image_dir     one split, and what holds its folders VG_100K and VG_100K_2
-    max_objects            at most so many objects, not counting __image__: of an image with more related objects, so many
-                           of them at random; of one with fewer, all of them and others at random to fill up. (Published
-                           loaders fill up to max_objects - 1 but choose max_objects of many, so they came to either.)
+    max_objects            at most so many objects, not counting __image__: of more related objects, so many at random;
+                           of fewer, all of them and others at random to fill up. (Published loaders fill up to
+                           max_objects - 1, but take max_objects where more are related.)
     use_orphaned_objects   whether to fill up; where no object has a relation, others are taken all the same
     include_relationships  whether to give triples
     max_samples            the first so many images only
 
-    Draws depend on (seed, epoch, index) alone. Images are not flipped: "left of" would lie. A relation of an object with
-    itself is left out, a box is clipped to the image, and one without area there counts as not known.
+    Draws depend on (seed, epoch, index) alone. Images are not flipped: "left of" would lie. A relation of an object
+    with itself is left out, a box is clipped to the image, and one without area there counts as not known.
     """
 
     published_vocabulary = (179, 46, 80)  # objects, predicates, attributes
@@ -83,11 +83,13 @@ class VGTrain(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, SceneGraph]:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.h5_path} has {len(self)} images; there is no index {index}")
+        path = self.image_path(index)
         try:
-            image = read_image(self.image_path(index))
+            image = read_image(path)
         except ImageError as error:
-            raise ImageError(error, f"it is index {index} of {self.h5_path}; trainer.py --check lists all such") from None
-        return to_tensor(square(image, self.image_size)), self._graph(index, *image.size)
+            remedy = "restore it; trainer.py --check lists all such images"
+            raise ImageError(f"{error}; it is index {index} of {self.h5_path}: {remedy}") from None
+        return to_tensor(square(image, self.image_size)), self._graph(index, path, *image.size)
 
     def image_path(self, index: int) -> Path:
         return self.image_dir / self._file["image_paths"][index].decode()
@@ -106,13 +108,15 @@ class VGTrain(Dataset):
             array = self._file[name][: len(self)]
             real = np.arange(array.shape[1]) < relations[:, None]
             for index, column in np.argwhere(real & ((array < 0) | (array >= objects[:, None]))):
-                yield f"{self.h5_path}, {name}[{index}, {column}]: there is no object {array[index, column]} in the image"
+                where = f"{self.h5_path}, {name}[{index}, {column}]"
+                yield f"{where}: there is no object {array[index, column]} in the image"
 
-    def _graph(self, index: int, width: int, height: int) -> SceneGraph:
+    def _graph(self, index: int, path: Path, width: int, height: int) -> SceneGraph:
         file = self._file
         count, relations = int(file["objects_per_image"][index]), int(file["relationships_per_image"][index])
         columns = (file[f"relationship_{part}"][index, :relations] for part in ("subjects", "predicates", "objects"))
-        triples = [(s, p, o) for s, p, o in zip(*(c.tolist() for c in columns)) if s != o and 0 <= s < count > o >= 0]
+        there = range(count)
+        triples = [(s, p, o) for s, p, o in zip(*(c.tolist() for c in columns)) if s != o and s in there and o in there]
         chosen = self._choose(count, {obj for s, _, o in triples for obj in (s, o)}, self._random(index))
 
         new = {old: place for place, old in enumerate(chosen)}
@@ -128,7 +132,7 @@ class VGTrain(Dataset):
                 for s, p, o in triples
                 if self.include_relationships and s in new and o in new
             ),
-            image=str(self.image_path(index)),
+            image=str(path),
         )
 
     def _choose(self, count: int, related: set[int], rng: random.Random) -> list[int]:

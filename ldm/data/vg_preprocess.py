@@ -228,9 +228,9 @@ def _read_relationships(
 
 
 def _frequent(counts: Counter[str], enough: int) -> list[str]:
-    """Most frequent first, then first met first. For names that one object brings in, sg2im leaves that to the order of
-    a Python set, which differs from run to run; ours (objects' names as listed, attributes from the last) is one that it
-    can come to, and the one of the reference in our tests."""
+    """Most frequent first, then first met first. Among names that one object brings in, sg2im leaves that to the order
+    of a Python set, which differs from run to run; ours (objects' names as listed, attributes from the last) is one
+    that it can come to, and that of the reference in the tests."""
     return [name for name, count in counts.most_common() if count >= enough]
 
 
