@@ -22,6 +22,7 @@ PASTURE = SceneGraph(
     attributes=(("white", "big"), (), (), ("wet",)),
     triples=((0, "on", 1), (1, "under", 2), (3, "near", 0)),
 )
+BOXED = SceneGraph(("sheep", "sky"), boxes=(LEFT, RIGHT))
 
 
 @pytest.fixture
@@ -93,6 +94,8 @@ def layout_by_loops(graph, max_tokens):
 @pytest.mark.parametrize("max_tokens", [3, 8, 12, 40])
 def test_the_layout_is_that_of_a_loop_over_images(make, seed, max_tokens):
     graph = encode(random_batch(seed), VOCAB)
+    shuffled = torch.randperm(len(graph.triples), generator=torch.Generator().manual_seed(seed))
+    graph = graph._replace(triples=graph.triples[shuffled], triple_to_img=graph.triple_to_img[shuffled])
     layout = make(max_tokens=max_tokens).layout(graph)
     objects, triples, filled = layout_by_loops(graph, max_tokens)
     assert layout.object_token.tolist() == objects
@@ -220,6 +223,21 @@ def test_each_thing_that_a_graph_says_changes_the_tokens_about_it_most(encoder, 
     assert changes[touched].min() > changes[others].max()
 
 
+def test_an_object_is_the_sum_of_what_is_known_of_it(encoder):
+    graph = SceneGraph(("sky", "sheep", "sheep"), attributes=((), (), ("white", "wet")))
+    name, twin, attribute = (table.weight for table in (encoder.name, encoder.twin, encoder.attribute))
+    expected = name[1] + twin[1] + attribute[0] + attribute[2] + encoder.no_box
+    assert_same(encoder.objects(encode([graph], VOCAB))[2], expected)
+
+
+def test_a_box_that_moves_by_a_pixel_shows_even_in_half_precision(encoder):
+    graph = encode([BOXED], VOCAB)
+    moved = graph._replace(boxes=graph.boxes + torch.tensor([1 / 512, 0, 1 / 512, 0]))
+    for encoder in (encoder, encoder.bfloat16()):
+        before, after = encoder.objects(graph), encoder.objects(moved)
+        assert ((after - before).norm(dim=1) > 0.02 * before.norm(dim=1)).all()
+
+
 def test_the_order_of_attributes_does_not_matter(encoder):
     reordered = replace(PASTURE, attributes=(("big", "white"), (), (), ("wet",)))
     assert_same(tokens(encoder, PASTURE), tokens(encoder, reordered))
@@ -275,11 +293,10 @@ def test_an_image_without_objects_gives_zeros_and_leaves_its_neighbours_alone(en
     assert cond.mask.sum(1).tolist() == [1, 0, 1]
     assert not cond.tokens[1].any()
     assert_same(cond.tokens[[0, 2]], encoder(bare([1, 2], [0, 1])).tokens)
+    with torch.no_grad():
+        assert_same(encoder(bare([1, 2], [0, 2])).tokens, cond.tokens)
     cond.tokens.square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
-
-
-BOXED = SceneGraph(("sheep", "sky"), boxes=(LEFT, RIGHT))
 
 
 @pytest.mark.parametrize("graph", [bare([1, 2], [0, 1]), encode([PASTURE], VOCAB), encode([BOXED], VOCAB)])

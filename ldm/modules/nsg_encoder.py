@@ -53,7 +53,7 @@ class NSGEncoder(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.max_tokens = max_tokens
+        self.dim, self.max_tokens = dim, max_tokens
         self.longest = max_tokens  # graph so far, so that a warning is given only when it is exceeded
         self.name = nn.Embedding(num_objs, dim)
         self.twin = nn.Embedding(TWINS, dim)
@@ -61,8 +61,7 @@ class NSGEncoder(nn.Module):
         self.box = nn.Sequential(nn.Linear(6 * 2 * FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.no_box = nn.Parameter(torch.empty(dim))
         self.predicate = nn.Embedding(num_preds, dim)
-        self.relation = nn.Linear(3 * dim, dim)
-        self.kind = nn.Parameter(torch.empty(2, dim))  # object, triple
+        self.relation = nn.Linear(3 * dim, dim)  # its bias is what triples have in common and objects lack
         self.norm = nn.LayerNorm(dim)
         layer = nn.TransformerEncoderLayer(
             dim, heads, int(mlp_ratio * dim), dropout, activation="gelu", batch_first=True, norm_first=True
@@ -81,11 +80,10 @@ class NSGEncoder(nn.Module):
         subject, predicate, object_ = graph.triples.unbind(1)
         predicate = _look_up(self.predicate, predicate, "num_preds")
         triples = self.relation(torch.cat([objects[subject], predicate, objects[object_]], dim=1))
-        features = torch.cat([objects + self.kind[0], triples + self.kind[1]])
 
         slot = torch.cat([layout.object_token, layout.triple_token])
         image = torch.cat([graph.obj_to_img, graph.triple_to_img])
-        tokens = _place(features, image, slot, layout.mask.shape, 0.0)
+        tokens = _place(torch.cat([objects, triples]), image, slot, layout.mask.shape, 0.0)
         boxes = _place(graph.boxes, graph.obj_to_img, layout.object_token, layout.mask.shape, -1.0)
 
         padded = ~layout.mask
