@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,13 +63,16 @@ class Unpickler(unpickle.Unpickler):
 
 def is_archive(path: Path) -> bool:
     """Whether `path` is a TorchScript archive, by what torch.load tells it by."""
-    return zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist())
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The archive's parameters, buffers and other tensors by dotted path, on the CPU. Damaged files raise anything."""
     with zipfile.ZipFile(path) as archive:
-        (root,) = (name.split("/")[0] for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
+        (root,) = (name.split("/")[0] for name in archive.namelist() if re.fullmatch("[^/]+/data.pkl", name))
         return dict(tensors_in(Unpickler(archive, root).load()))
 
 

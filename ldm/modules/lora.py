@@ -17,7 +17,8 @@ PEFT_PREFIX = "base_model.model."
 class LoRALinear(nn.Linear):
     """nn.Linear with `lora_A` (rank, in) and `lora_B` (out, rank) beside its weight and bias."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, rank: int, alpha: float | None = None):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *,
+                 rank: int, alpha: float | None = None):
         super().__init__(in_features, out_features, bias)
         if rank < 1:
             raise ValueError(f"a LoRA rank must be at least 1, not {rank}; leave lora_rank out for plain layers")
@@ -36,7 +37,7 @@ class LoRALinear(nn.Linear):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Fold the adapter into `weight`, for inference at the base layer's cost."""
+        """Fold the adapter into `weight`, and so into state dicts, for inference at the base layer's cost."""
         if self.base is None:
             # Kept, because subtracting the update would not give every bit back.
             self.base = self.weight.clone()
