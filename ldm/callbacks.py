@@ -20,10 +20,10 @@ class TrainingStopped(RuntimeError):
 
 
 class Interrupted(Exception):
-    """The user, or the machine, asked for an end; last.ckpt is written."""
+    """The user, or the machine, asked for an end; the state is in `checkpoint`."""
 
-    def __init__(self, signum: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
+    def __init__(self, signum: int, step: int, checkpoint: str | Path):
+        super().__init__(f"{signal.Signals(signum).name} after step {step}; to go on: --resume {checkpoint}")
         self.signum = signum
 
 
@@ -107,10 +107,12 @@ class Checks(pl.Callback):
             )
 
 
-class SaveOnSignal(pl.Callback):
-    """Ctrl-C or SIGTERM end a run after the step at hand, with a checkpoint at `path`; SIGUSR1 writes one and goes on.
+class LastCheckpoint(pl.callbacks.Checkpoint):
+    """Keeps the run's newest state at `path`: after each epoch, and when a signal asks for it.
 
-    A second Ctrl-C ends it at once. Under SLURM's requeueing, SIGTERM and SIGUSR1 are left to Lightning.
+    (ModelCheckpoint's save_last writes only when the monitored value is among the best.) Ctrl-C or SIGTERM end the run
+    after the step at hand, SIGUSR1 goes on, a second Ctrl-C ends it at once. Under SLURM's requeueing, SIGTERM and
+    SIGUSR1 are left to Lightning.
     """
 
     def __init__(self, path: str | Path):
@@ -130,6 +132,10 @@ class SaveOnSignal(pl.Callback):
             os.write(2, f"\n{signal.Signals(signum).name}: stopping after this step; once more to stop at once\n".encode())
             self._restore()
 
+    def on_train_epoch_end(self, trainer, model):
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.path)
+
     def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:  # no gradient is half summed
             self._act(trainer)
@@ -146,7 +152,7 @@ class SaveOnSignal(pl.Callback):
             self.received = 0
             trainer.save_checkpoint(self.path)
             if signum != signal.SIGUSR1:
-                raise Interrupted(signum, trainer.global_step)
+                raise Interrupted(signum, trainer.global_step, self.path)
 
     def on_train_end(self, trainer, model):
         self._restore()

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ldm.callbacks import Checks, ImageLogger, Interrupted, SaveOnSignal, StepSeed, TrainingStopped
+from ldm.callbacks import Checks, ImageLogger, Interrupted, LastCheckpoint, StepSeed, TrainingStopped
 
 
 class Toy(pl.LightningModule):
@@ -36,13 +36,13 @@ class Toy(pl.LightningModule):
 def fit(model, tmp_path, *callbacks, **kwargs):
     data = DataLoader(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), batch_size=2)
     settings = {"max_epochs": 2, "logger": False, "num_sanity_val_steps": 0, **kwargs}
+    settings["enable_checkpointing"] = any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks)
     trainer = pl.Trainer(
         accelerator="cpu",
         default_root_dir=tmp_path,
         callbacks=list(callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
         **settings,
     )
     trainer.fit(model, data, data)
@@ -188,16 +188,22 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path, signum
     before = signal.getsignal(signum)
     path = tmp_path / "last.ckpt"
     with pytest.raises(Interrupted, match=f"{signum.name} after step 3") as caught:
-        fit(Toy(send(signum)), tmp_path, SaveOnSignal(path))
+        fit(Toy(send(signum)), tmp_path, LastCheckpoint(path))
     assert caught.value.signum == signum
     assert torch.load(path, weights_only=True)["global_step"] == 3
     assert signal.getsignal(signum) is before
 
 
 def test_sigusr1_writes_a_checkpoint_and_goes_on(tmp_path):
-    path = tmp_path / "last.ckpt"
-    assert fit(Toy(send(signal.SIGUSR1)), tmp_path, SaveOnSignal(path)).global_step == 8
-    assert torch.load(path, weights_only=True)["global_step"] == 3
+    path, saved = tmp_path / "last.ckpt", []
+
+    class Watch(pl.Callback):
+        def on_save_checkpoint(self, trainer, *_):
+            saved.append(trainer.global_step)
+
+    assert fit(Toy(send(signal.SIGUSR1)), tmp_path, LastCheckpoint(path), Watch()).global_step == 8
+    assert saved == [3, 4, 8]  # at the signal, and after each epoch of four steps
+    assert torch.load(path, weights_only=True)["global_step"] == 8
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 
 
@@ -205,5 +211,5 @@ def test_a_signal_waits_for_accumulated_gradients(tmp_path):
     path = tmp_path / "last.ckpt"
     model = Toy(lambda model, step: os.kill(os.getpid(), signal.SIGINT) if len(model.draws) == 5 else None)
     with pytest.raises(Interrupted, match="after step 2"):
-        fit(model, tmp_path, SaveOnSignal(path), accumulate_grad_batches=4)
+        fit(model, tmp_path, LastCheckpoint(path), accumulate_grad_batches=4)
     assert len(model.draws) == 8

@@ -1,0 +1,22 @@
+# Everything happens in .venv, which is made once and again only when the dependencies change.
+PYTHON ?= python3
+BIN = .venv/bin
+READY = .venv/ready
+
+.PHONY: demo test clean
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+demo: $(READY)
+	$(BIN)/python trainer.py --base configs/demo_vq.yaml -t --gpus cpu
+	$(BIN)/python trainer.py --base configs/demo.yaml -t --gpus cpu
+	$(BIN)/python scripts/ddim_invert_edit.py --help
+
+$(READY): setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv
