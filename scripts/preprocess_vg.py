@@ -15,7 +15,7 @@ def main() -> int:
         )
     try:
         preprocess(Options(**vars(parser.parse_args())))
-    except DataError as error:
+    except (DataError, OSError) as error:
         print(f"preprocess_vg: {error}", file=sys.stderr)
         return 1
     return 0

@@ -59,7 +59,7 @@ def test_a_truncated_image_is_read_as_far_as_it_goes_and_reported(save, name):
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-@pytest.mark.parametrize("content, why", [(None, "no such file"), (b"", "cannot be read"), (b"<html>", "be read")])
+@pytest.mark.parametrize("content, why", [(None, "no such file"), (b"", "not an image"), (b"<html>", "not an image")])
 def test_what_is_no_image_is_an_error_that_names_it(tmp_path, content, why):
     path = tmp_path / "photo.jpg"
     if content is not None:

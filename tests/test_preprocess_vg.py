@@ -205,18 +205,28 @@ def test_an_array_read_in_chunks_is_what_json_reads(tmp_path_factory, items, chu
         (b'[{"a": 1}, {"b"', "ends early"),
         (b'[{"a": 1}', "ends early"),
         (b'{"a": 1}', "not a list"),
-        (b'[{"a": 1} {"b": 2}' + b" " * 200 + b"]", "not JSON"),
-        (b'[{"a": nonsense}' + b" " * 200 + b"]", "not JSON"),
+        (b'[{"a": 1} {"b": 2}' + b" " * 200 + b"]", "not JSON .* before byte"),
+        (b'[{"a": nonsense}' + b" " * 200 + b"]", "not JSON .* before byte"),
         (b"PK\x03\x04\xff\xff\xff", "unpack"),
         (None, "No such file"),
     ],
 )
 def test_a_broken_array_is_one_sentence_that_names_the_file(tmp_path, monkeypatch, content, says):
+    monkeypatch.setattr(vg_preprocess, "CHUNK", 10)
     monkeypatch.setattr(vg_preprocess, "LONGEST", 50)
     if content is not None:
         (tmp_path / "objects.json").write_bytes(content)
     with pytest.raises(DataError, match=f"objects.json: .*{says}"):
         list(read_array(tmp_path / "objects.json"))
+
+
+@pytest.mark.parametrize("name", ["objects.json", "attributes.json", "relationships.json", "image_data.json"])
+@pytest.mark.parametrize("content", [[{"image_id": 1}], [{"id": 1}], [1], []])
+def test_the_wrong_file_is_told_from_an_odd_one(raw, tmp_path, name, content):
+    options = raw({"train": [1, 2]})
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=name):
+        preprocess(options)
 
 
 def test_the_script_ends_with_one_sentence_and_a_code(tmp_path):

@@ -210,10 +210,10 @@ def test_the_doctor_names_broken_images_and_dangling_indices(made, capsys):
 
 
 def test_the_doctor_groups_findings_of_a_kind_and_names_the_first_few(made):
-    findings = [f"a/{i}.jpg: cannot be read (byte {i})" for i in range(10)] + ["b.h5: there is no object 4"]
+    findings = [f"a/{i}.jpg: broken (byte {i} (or so))" for i in range(10)] + ["b.h5: there is no object 4"]
     lines = doctor.report("train", made(), findings)
-    assert "  10 x cannot be read ..." in lines and "    and 7 more" in lines
-    assert "    a/2.jpg: cannot be read (byte 2)" in lines and "    a/3.jpg: cannot be read (byte 3)" not in lines
+    assert "  10 x broken ..." in lines and "    and 7 more" in lines
+    assert "    a/2.jpg: broken (byte 2 (or so))" in lines and "    a/3.jpg: broken (byte 3 (or so))" not in lines
     assert "  1 x there is no object N" in lines
 
 

@@ -65,4 +65,4 @@ def _vocabulary(dataset: Dataset) -> str:
 def _kind(finding: str) -> str:
     """The finding without its place, names and numbers."""
     where, _, what = finding.partition(": ")
-    return re.sub(r"\d+", "N", re.sub(r"'[^']*'|\"[^\"]*\"|\([^)]*\)", "...", what or where))
+    return re.sub(r"\d+", "N", re.sub(r"'[^']*'|\"[^\"]*\"|\(.*\)", "...", what or where))

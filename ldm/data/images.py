@@ -81,7 +81,7 @@ def _read(path: str | Path) -> Image.Image:
             image.load()
             return _to_rgb(image)
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on a broken file
-        raise ImageError(path, f"cannot be read as an image ({error})") from None
+        raise ImageError(path, f"broken, or not an image ({error})") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -123,6 +123,8 @@ def _read_images(path: str) -> tuple[dict[int, int], dict[int, str]]:
         for image in read_array(path):
             sizes[image["image_id"]] = min(image["width"], image["height"])
             paths[image["image_id"]] = "/".join(image["url"].split("/")[-2:])
+    if not sizes:
+        raise DataError(f"{path}: lists no image; {AGAIN}")
     return sizes, paths
 
 
@@ -295,9 +297,13 @@ def _arrays(images: dict[int, Encoded], options: Options) -> dict[str, np.ndarra
 
 def _annotations(path: str, key: str, wanted: Container[int]) -> Iterator[tuple[int, list[dict]]]:
     """Image id and what the file lists for it under `key`, of every image that is wanted."""
+    anything = False
     for image in read_array(path):
+        anything = anything or key in image
         if image["image_id"] in wanted:
             yield image["image_id"], image.get(key) or []
+    if not anything:
+        raise DataError(f"{path}: no image has {key}; is it the file that its option says?")
 
 
 def read_array(path: str | os.PathLike) -> Iterator[Any]:
@@ -352,7 +358,7 @@ def _explained(path: str | os.PathLike) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not text ({error}); unpack it or {AGAIN}") from None
     except KeyError as error:
-        raise DataError(f"{path}: an entry has no {error}; is it the file that its name says?") from None
+        raise DataError(f"{path}: an entry has no {error}; is it the file that its option says?") from None
     except (TypeError, AttributeError) as error:
         raise DataError(f"{path}: an entry has another form than Visual Genome's ({error})") from None
 
