@@ -116,6 +116,7 @@ def did_you_mean(name: Any, names: Iterable[str]) -> str:
 def show(value: Any) -> str:
     """A value in an error: short, on one line, and never an error of its own."""
     try:
-        return reprlib.repr(value)
+        text = " ".join(reprlib.repr(value).split())
+        return text if len(text) <= 80 else f"{text[:77]}..."
     except (ValueError, RecursionError):  # ValueError: Python does not print integers of over 4300 digits
         return f"a {type(value).__name__} too large to print"
