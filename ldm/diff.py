@@ -17,7 +17,7 @@ import numpy as np
 from ldm.graph import Box, SceneGraph, Triple
 
 STILL = 1e-3  # a box that moves or grows by less, a fraction of the image, stays as it is
-UNMATCHED = 1.0  # cost of taking one object out and putting another in, where a pair of objects costs 0 to about 2
+UNMATCHED = 1.0  # cost of taking one object out and putting another in
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,8 @@ class Move:
     boxes: tuple[Box, Box]
 
     def __str__(self) -> str:
-        (dx, dy), _ = _change(*self.boxes)
-        ways = [f"{'left' if dx < 0 else 'right'} by {_number(dx)}"] * (abs(dx) > STILL)
-        ways += [f"{'up' if dy < 0 else 'down'} by {_number(dy)}"] * (abs(dy) > STILL)
-        return f"move {self.name!r} (object {self.source}) {' and '.join(ways)}"
+        shift, _ = _change(*self.boxes)
+        return f"move {self.name!r} (object {self.source}) {_ways(shift, ('left', 'right'), ('up', 'down'))}"
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,8 @@ class Resize:
     boxes: tuple[Box, Box]
 
     def __str__(self) -> str:
-        old, new = (f"{_number(x1 - x0)} x {_number(y1 - y0)}" for x0, y0, x1, y1 in self.boxes)
-        return f"resize {self.name!r} (object {self.source}) from {old} to {new}"
+        _, growth = _change(*self.boxes)
+        return f"make {self.name!r} (object {self.source}) {_ways(growth, ('narrower', 'wider'), ('lower', 'taller'))}"
 
 
 @dataclass(frozen=True)
@@ -216,6 +214,8 @@ def _match(a: SceneGraph, b: SceneGraph) -> dict[int, int]:
             order = _out_of_order(match, n, m)
         apart = np.where(np.isnan(boxes), order, boxes)
         relations = _unlike(*links, neither=0.5)
+        # Less than UNMATCHED for every pair with one name, and for another name about as long as box (or, where that is
+        # not known, place in the list) and relations together are more alike than not.
         cost = 0.35 * apart + 0.2 * relations + 0.1 * attributes + 0.05 * order
         cost += renamed * (0.45 + 0.45 * apart + 0.1 * relations if match is not None else UNMATCHED)
         cost += 1e-3 * (index[0] - index[1]) ** 2  # of equals, the first is the first
@@ -241,8 +241,8 @@ def _unlike(a: list[set], b: list[set], neither: float) -> np.ndarray:  # (n,m) 
 def _out_of_order(match: dict[int, int], n: int, m: int) -> np.ndarray:  # (n,m) in [0,1)
     """How many other pairs lie before the one object and behind the other: k pairs give k / (k + 1)."""
     i, j = np.arange(n)[:, None, None], np.arange(m)[None, :, None]
-    k, l = np.array(list(match), dtype=int), np.array(list(match.values()), dtype=int)
-    crossings = (((k < i) != (l < j)) & (k != i) & (l != j)).sum(-1)
+    p, q = np.array(list(match), dtype=int), np.array(list(match.values()), dtype=int)
+    crossings = (((p < i) != (q < j)) & (p != i) & (q != j)).sum(-1)
     return crossings / (crossings + 1)
 
 
@@ -251,9 +251,11 @@ def _apart(a: Box | None, b: Box | None) -> float:  # in [0,1]
     if a is None or b is None:
         return np.nan
     width, height = (max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
-    areas = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (a, b))
+    both = width * height
+    either = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (a, b)) - both
+    overlap = both / either if either > 0 else float(a == b)  # areas below 1e-308 are 0
     shift, _ = _change(a, b)
-    return (1 - width * height / (areas - width * height)) / 2 + min(float(np.hypot(*shift)), 1.0) / 2
+    return (1 - overlap) / 2 + min(float(np.hypot(*shift)), 1.0) / 2
 
 
 def assign(cost: np.ndarray) -> dict[int, int]:
@@ -304,5 +306,7 @@ def _change(old: Box, new: Box) -> tuple[tuple[float, float], tuple[float, float
     return tuple((p + q) / 2 for p, q in zip(low, high)), tuple(q - p for p, q in zip(low, high))
 
 
-def _number(value: float) -> str:
-    return f"{abs(value):.2f}" if abs(value) >= 0.01 else f"{abs(value):.3f}"
+def _ways(change: tuple[float, float], *words: tuple[str, str]) -> str:
+    """`change` in x and in y in words: of each pair the first says less than 0, and the second more."""
+    ways = [(less if x < 0 else more, abs(x)) for x, (less, more) in zip(change, words) if abs(x) > STILL]
+    return " and ".join(f"{way} by {x:.2f}" if x >= 0.01 else f"{way} by {x:.3f}" for way, x in ways)
