@@ -17,7 +17,7 @@ from pytorch_lightning import LightningModule
 from taming.modules.diffusionmodules.model import AttnBlock, Decoder, Encoder
 from taming.modules.vqvae.quantize import VectorQuantizer2
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, mse_loss, scaled_dot_product_attention
+from torch.nn.functional import l1_loss, mse_loss, pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
 
 from ldm.checkpoint import load_part
 
@@ -39,11 +39,15 @@ class Autoencoder(LightningModule):
     lossconfig   published configs name a loss here; a frozen stage has none (torch.nn.Identity), and training
                  uses the plain loss below, so any other is refused
     image_key    of published configs; batches are tuples whose first element is the image
+    patch_size   the encoder sees patches of so many pixels squared as one with their channels (space to depth), which
+                 costs a fraction; published first stages have none
     """
 
     learning_rate = 1e-4  # the trainer sets the one in force
 
-    def __init__(self, ddconfig: Mapping, lossconfig: Mapping | None, monitor: str | None, image_key: str):
+    def __init__(
+        self, ddconfig: Mapping, lossconfig: Mapping | None, monitor: str | None, image_key: str, patch_size: int = 1
+    ):
         super().__init__()
         if lossconfig is not None and lossconfig["target"] != "torch.nn.Identity":
             raise ValueError(
@@ -51,11 +55,13 @@ class Autoencoder(LightningModule):
                 "latent's own term, so give `target: torch.nn.Identity` or leave lossconfig out"
             )
         with contextlib.redirect_stdout(io.StringIO()):  # the decoder prints its latent's shape
-            self.encoder, self.decoder = Encoder(**ddconfig), Decoder(**ddconfig)
+            channels = {key: ddconfig[key] * patch_size**2 for key in ("in_channels", "out_ch")}
+            self.encoder, self.decoder = (part(**{**ddconfig, **channels}) for part in (Encoder, Decoder))
         for module in self.modules():
             if type(module) is AttnBlock:
                 module.__class__ = FusedAttnBlock  # same parameters, same keys
-        self.downsampling = 2 ** (len(ddconfig["ch_mult"]) - 1)
+        self.patch_size = patch_size
+        self.downsampling = patch_size * 2 ** (len(ddconfig["ch_mult"]) - 1)
         self.monitor = monitor
         self.weights_from: str | None = None
 
@@ -72,7 +78,10 @@ class Autoencoder(LightningModule):
         height, width = image.shape[-2:]
         if height % self.downsampling or width % self.downsampling:
             raise ValueError(f"a {height} x {width} image does not divide by {self.downsampling}; pad or resize it")
-        return self.quant_conv(self.encoder(image))
+        return self.quant_conv(self.encoder(pixel_unshuffle(image, self.patch_size)))
+
+    def image(self, z: Tensor) -> Tensor:  # (B,C,H/f,W/f) -> (B,3,H,W)
+        return pixel_shuffle(self.decoder(self.post_quant_conv(z)), self.patch_size)
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The image through the latent and back, and the loss that the latent itself adds."""
@@ -93,8 +102,11 @@ class Autoencoder(LightningModule):
     def validation_step(self, batch: tuple, batch_idx: int) -> Tensor:
         return self.loss(batch, "val")
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam((p for p in self.parameters() if p.requires_grad), lr=self.learning_rate)
+    def configure_optimizers(self) -> tuple[list, list]:
+        """Adam, its learning rate falling along a cosine to nothing at the run's end."""
+        optimizer = torch.optim.Adam((p for p in self.parameters() if p.requires_grad), lr=self.learning_rate)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
+        return [optimizer], [{"scheduler": cosine, "interval": "step"}]
 
     @torch.no_grad()
     def log_images(self, batch: tuple, n: int = 8) -> dict[str, Tensor]:  # name -> (n,3,H,W) in [-1,1]
@@ -105,6 +117,7 @@ class Autoencoder(LightningModule):
 class VQModelInterface(Autoencoder):
     """LDM's quantised first stage. The latent is what comes before quantisation; decode quantises it.
 
+    codebook_start  training batches during which codes follow the latents, but the decoder sees the latents themselves
     restart_every   training batches between two restarts of the codes that nothing used in between
     """
 
@@ -119,41 +132,43 @@ class VQModelInterface(Autoencoder):
         monitor: str | None = None,
         image_key: str = "image",
         init: str | None = None,
+        patch_size: int = 1,
+        codebook_start: int = 0,
         restart_every: int = 100,
     ):
-        super().__init__(ddconfig, lossconfig, monitor, image_key)
+        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size)
         if ddconfig.get("double_z"):
             raise ValueError("a quantised latent has no variance: VQModelInterface needs ddconfig.double_z: false")
         self.quantize = VectorQuantizer2(n_embed, embed_dim, beta=0.25, legacy=False)
         self.quant_conv = nn.Conv2d(ddconfig["z_channels"], embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
-        self.restart_every = restart_every
+        self.codebook_start, self.restart_every = codebook_start, restart_every
         self.uses = torch.zeros(n_embed)  # of each code since the last restart; no buffer, for published keys
-        self.batches = 0  # since then
+        self.batches = 0  # trained on
         self.find_weights(ckpt_path, ignore_keys, init)
 
     def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) -> (B,4,H/8,W/8), before quantisation
         return self.features(image)
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:  # (B,4,H/8,W/8) -> (B,3,H,W)
-        return self.decoder(self.post_quant_conv(self.quantize(z)[0] if quantize else z))
+        return self.image(self.quantize(z)[0] if quantize else z)
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         z = self.encode(image)
-        if self.training and self.batches == self.restart_every:
+        if self.training and self.batches % self.restart_every == 0:
             self.restart_dead_codes(z.detach())
-        quantised, latent_loss, (_, _, codes) = self.quantize(z)
+        started = self.batches >= self.codebook_start
+        quantised, latent_loss, (_, _, codes) = self.quantize(z if started else z.detach())
         if self.training:
             self.uses = self.uses.to(z.device) + torch.bincount(codes.flatten(), minlength=len(self.uses))
             self.batches += 1
-        return self.decode(quantised, quantize=False), latent_loss
+        return self.image(quantised if started else z), latent_loss
 
     @torch.no_grad()
     def restart_dead_codes(self, z: Tensor) -> None:  # (B,4,h,w)
         """Move each code without a use since the last restart onto a random latent of `z`.
 
-        The codes begin in a corner that the first latents leave, so the first restart seeds nearly all of them
-        from the data, as k-means does.
+        At the first batch that is every code, so the codebook is seeded from the data, as k-means is.
         """
         codebook = self.quantize.embedding.weight
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -166,7 +181,6 @@ class VQModelInterface(Autoencoder):
             torch.distributed.broadcast(codebook, 0)
         self.log("train/codes_in_use", 1 - len(dead) / len(codebook))
         self.uses.zero_()
-        self.batches = 0
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["code_uses"], checkpoint["code_batches"] = self.uses, self.batches
@@ -191,9 +205,10 @@ class AutoencoderKL(Autoencoder):
         monitor: str | None = None,
         image_key: str = "image",
         init: str | None = None,
+        patch_size: int = 1,
         kl_weight: float = 1e-4,
     ):
-        super().__init__(ddconfig, lossconfig, monitor, image_key)
+        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size)
         if not ddconfig.get("double_z", True):
             raise ValueError("a Gaussian latent has a mean and a variance: AutoencoderKL needs ddconfig.double_z: true")
         self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
@@ -209,7 +224,7 @@ class AutoencoderKL(Autoencoder):
         return self.posterior(image)[0]
 
     def decode(self, z: Tensor) -> Tensor:  # (B,4,H/8,W/8) -> (B,3,H,W)
-        return self.decoder(self.post_quant_conv(z))
+        return self.image(z)
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         mean, logvar = self.posterior(image)

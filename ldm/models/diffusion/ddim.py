@@ -1,0 +1,40 @@
+"""DDIM as plain functions: one step between any two noise levels, and sampling as many of them (Song et al. 2010.02502)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ldm.schedule import DDIMSchedule
+
+# eps(x (B,C,H,W), t (B,) long) -> predicted noise (B,C,H,W). Guidance and conditioning are inside.
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+
+def step(x: Tensor, eps: Tensor, a_from: Tensor, a_to: Tensor, sigma: Tensor | float = 0.0, noise: Tensor | float = 0.0):
+    """x (B,C,H,W) at alpha-bar `a_from` -> x at alpha-bar `a_to`, in either direction (DDIM eq. 12)."""
+    x0 = (x - (1 - a_from).sqrt() * eps) / a_from.sqrt()
+    return a_to.sqrt() * x0 + (1 - a_to - sigma**2).sqrt() * eps + sigma * noise
+
+
+def sample(
+    denoiser: Denoiser,
+    schedule: DDIMSchedule,
+    x: Tensor,
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
+    progress: Callable = reversed,
+) -> Tensor:
+    """x_T (B,C,H,W) -> x_0.
+
+    `eta` 0 is deterministic, 1 is DDPM's own variance (DDIM eq. 16), its noise drawn from `generator`.
+    `progress` turns range(S) into the steps from the last to the first: wrap it to show a bar.
+    """
+    sigmas = schedule.sigmas(eta)
+    for i in progress(range(len(schedule.timesteps))):
+        t = torch.full((len(x),), int(schedule.timesteps[i]), device=x.device)
+        noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device) if eta else 0.0
+        x = step(x, denoiser(x, t), schedule.alphas[i], schedule.alphas_prev[i], sigmas[i], noise)
+    return x

@@ -1,0 +1,294 @@
+"""The latent diffusion model: frozen published parts, steered by small trained ones."""
+
+from __future__ import annotations
+
+import math
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from ldm import conditioning
+from ldm.checkpoint import CheckpointError, load_part, trainable_state_dict
+from ldm.conditioning import Conditioning
+from ldm.graph import Batch, GraphBatch
+from ldm.models.diffusion.ddim import Denoiser, sample
+from ldm.modules.ema import EMA
+from ldm.schedule import NoiseSchedule
+from ldm.util import instantiate_from_config
+
+# Keys of published YAML files that ask for what this model does anyway, with the values that do so.
+SETTLED = {
+    "first_stage_key": ("image",),
+    "cond_stage_key": ("class_label", "graph", "caption"),
+    "conditioning_key": ("crossattn", None),
+    "cond_stage_forward": ("encode_graph_local_global", None),
+    "num_timesteps_cond": (1, None),
+    "parameterization": ("eps",),
+    "loss_type": ("l2",),
+    "log_every_t": range(1, 1001),
+    "scale_by_std": (False,),
+}
+
+
+class LatentDiffusion(pl.LightningModule):
+    """Noise prediction in a first stage's latent space, conditioned on a scene graph and a reference image.
+
+    unet_config, first_stage_config, cond_stage_config, global_stage_config: `{target, params}` of the parts; the last
+    may be absent. ckpt_path: a published checkpoint (LDM, SGDiff or diffusers layout) that holds the U-Net's weights,
+    and the first stage's unless that has its own. init: 'random' permits a frozen U-Net without weights.
+    freeze_unet: trains only the U-Net's adapters (LoRA, FiLM, context projections). cond_stage_trainable: trains the
+    graph encoder. graph_drop, style_drop: the share of rows that see the learned null instead, so that guidance is
+    possible (Ho & Salimans 2207.12598). use_ema, ema_decay: running average of what is trained. warmup_steps: linear
+    warm-up of the learning rate, before its cosine decay over the run. scale_factor multiplies the latents.
+
+    Raises CheckpointError for a frozen part that has no weights, ValueError for a key or value it does not know.
+    """
+
+    def __init__(
+        self,
+        unet_config: dict,
+        first_stage_config: dict,
+        cond_stage_config: dict,
+        global_stage_config: dict | None = None,
+        ckpt_path: str | None = None,
+        init: str | None = None,
+        freeze_unet: bool = False,
+        freeze_first_stage: bool = True,
+        cond_stage_trainable: bool = True,
+        timesteps: int = 1000,
+        linear_start: float = 0.0015,
+        linear_end: float = 0.0195,
+        beta_schedule: str = "linear",
+        image_size: int = 32,
+        channels: int = 4,
+        scale_factor: float = 1.0,
+        graph_drop: float = 0.1,
+        style_drop: float = 0.1,
+        use_ema: bool = True,
+        ema_decay: float = 0.9999,
+        warmup_steps: int = 0,
+        weight_decay: float = 0.01,
+        monitor: str = "val/loss_simple_ema",
+        **settled,
+    ):
+        super().__init__()
+        _refuse_unsettled(settled)
+        if not freeze_first_stage:
+            raise ValueError("model.params.freeze_first_stage: the first stage is always frozen here; train one by itself")
+        self.schedule = NoiseSchedule.named(beta_schedule, timesteps, linear_start, linear_end)
+        self.latent_size, self.channels, self.scale_factor = image_size, channels, scale_factor
+        self.graph_drop, self.style_drop = graph_drop, style_drop
+        self.warmup_steps, self.weight_decay, self.monitor = warmup_steps, weight_decay, monitor
+        self.config = self.vocab = None  # what the trainer puts into checkpoints beside the weights
+
+        unet = _build(unet_config, frozen=freeze_unet)
+        unet.weights_from = f"random (init: {init})" if init else None
+        self.model = nn.ModuleDict({"diffusion_model": unet})  # published checkpoints say model.diffusion_model
+        self.first_stage_model = _build(first_stage_config, frozen=True)
+        self.cond_stage_model = _build(cond_stage_config, frozen=not cond_stage_trainable)
+        self.global_stage_model = _build(global_stage_config, frozen=True) if global_stage_config else None
+        self.null_tokens = nn.Parameter(torch.randn(1, 1, self.cond_stage_model.dim) * 0.02)
+        if self.global_stage_model is not None:
+            self.null_style = nn.Parameter(torch.zeros(1, self.global_stage_model.embedding_dim))
+
+        if ckpt_path:
+            load_part(unet, ckpt_path, "unet")
+            if self.first_stage_model.weights_from is None:
+                load_part(self.first_stage_model, ckpt_path, "first_stage")
+        if freeze_unet:
+            unet.freeze_body()
+        self._refuse_frozen_without_weights()
+        self.model_ema = EMA(self, ema_decay) if use_ema else None
+
+    @property
+    def unet(self) -> nn.Module:
+        return self.model["diffusion_model"]
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts by the names that people call them."""
+        parts = {
+            "U-Net": self.unet,
+            "first stage": self.first_stage_model,
+            "graph encoder": self.cond_stage_model,
+            "image encoder": self.global_stage_model,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _refuse_frozen_without_weights(self):
+        for name, part in self.parts().items():
+            frozen = not all(p.requires_grad for p in part.parameters())
+            if frozen and getattr(part, "weights_from", None) is None:
+                raise CheckpointError(
+                    f"the {name} is frozen and has no weights: name a checkpoint (ckpt_path) in its config, "
+                    "or say `init: random` there if random weights are meant"
+                )
+
+    # Latents ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,4,H/8,W/8)
+        return self.scale_factor * self.first_stage_model.encode(image)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:  # (B,4,h,w) -> (B,3,8h,8w) in about [-1,1]
+        return self.first_stage_model.decode(z / self.scale_factor)
+
+    # Conditioning ----------------------------------------------------------------------------------------------------
+
+    def condition(self, graph: GraphBatch, reference: Tensor | None = None) -> Conditioning:
+        """Tokens from the graph, style from reference images (B,3,H,W); without them the learned null style."""
+        cond = self.cond_stage_model(graph)
+        if self.global_stage_model is None:
+            return cond
+        if reference is None:
+            return cond._replace(style=self.null_style.expand(len(cond.tokens), -1))
+        return cond._replace(style=self.global_stage_model(reference))
+
+    def null(self) -> Conditioning:
+        """No graph and no style, as learned: one row."""
+        cond = Conditioning.of(self.null_tokens)
+        return cond if self.global_stage_model is None else cond._replace(style=self.null_style)
+
+    def unconditional(self, batch_size: int) -> Conditioning:
+        """The null conditioning for a whole batch."""
+        return conditioning.cat(*[self.null()] * batch_size)
+
+    def denoiser(self, cond: Conditioning, graph_scale: float = 1.0, style_scale: float = 1.0) -> Denoiser:
+        """eps(x, t) under `cond`, guided towards its graph and, apart from that, towards its style.
+
+        With the null for what is absent, e(,) + graph_scale (e(graph,) - e(,)) + style_scale (e(graph, style) - e(graph,)),
+        as InstructPix2Pix composes two conditions (2211.09800 eq. 3). Only branches that count are computed, in one
+        batch: one at scales of 1, two where the scales are equal.
+        """
+        everyone = torch.ones(len(cond.tokens), dtype=torch.bool, device=cond.tokens.device)
+        if cond.style is None:
+            style_scale = graph_scale
+        weighted = [
+            (1 - graph_scale, lambda: cond.drop(everyone, everyone, self.null())),
+            (graph_scale - style_scale, lambda: cond.drop(~everyone, everyone, self.null())),
+            (style_scale, lambda: cond),
+        ]
+        weights, branches = zip(*[(weight, branch()) for weight, branch in weighted if weight != 0])
+        joined = conditioning.cat(*branches)
+
+        @torch.no_grad()
+        def eps(x: Tensor, t: Tensor) -> Tensor:
+            n = len(branches)
+            out = self.unet(x.repeat(n, 1, 1, 1), t.repeat(n), joined).chunk(n)
+            return sum(weight * e for weight, e in zip(weights, out))
+
+        return eps
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Squared error of the predicted noise per image (B,), and its timesteps (B,) (DDPM eq. 14).
+
+        What is drawn (dropped conditions, timesteps, noise) comes from `generator`, or torch's own.
+        """
+        batch = Batch.of(batch)
+        z0 = self.encode(batch.image)
+        drawn = {"generator": generator, "device": self.device}
+        t = torch.randint(0, len(self.schedule), (len(z0),), **drawn)
+        noise = torch.randn(z0.shape, dtype=z0.dtype, **drawn)
+        uniform = torch.rand(2, len(z0), **drawn)
+        cond = self.condition(batch.graph, batch.image)
+        cond = cond.drop(uniform[0] < self.graph_drop, uniform[1] < self.style_drop, self.null())
+        eps = self.unet(self.schedule.add_noise(z0, noise, t), t, cond)
+        return (eps.float() - noise.float()).square().mean((1, 2, 3)), t
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses, t = self.losses(batch)
+        self._log_by_quartile("train/loss_simple", losses, t)
+        return losses.mean()
+
+    @torch.no_grad()
+    def validation_step(self, batch: Batch, batch_idx: int):
+        def losses():  # with the same noise each time, so that epochs and weights can be compared
+            seed = batch_idx * self.trainer.world_size + self.global_rank
+            return self.losses(batch, torch.Generator(self.device).manual_seed(seed))
+
+        self._log_by_quartile("val/loss_simple", *losses())
+        if self.model_ema is not None:
+            with self.model_ema.applied(self):
+                self._log_by_quartile("val/loss_simple_ema", *losses())
+
+    def _log_by_quartile(self, name: str, losses: Tensor, t: Tensor):
+        """The mean, and means over each quarter of the timesteps: the first quarter has the least noise."""
+        training, rows = name.startswith("train"), len(losses)
+        self.log(name, losses.mean(), prog_bar=True, batch_size=rows, sync_dist=not training)
+        quartile = t * 4 // len(self.schedule)
+        for q in quartile.unique().tolist():
+            chosen = losses[quartile == q]
+            self.log(f"{name}_q{q + 1}", chosen.mean(), batch_size=len(chosen), rank_zero_only=True)
+
+    def on_train_batch_end(self, *_):
+        if self.model_ema is not None:
+            self.model_ema.update(self)
+
+    def configure_optimizers(self):
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        total = self.trainer.estimated_stepping_batches
+
+        def factor(step: int) -> float:
+            warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
+            return warmup * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / total)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    @property
+    def strict_loading(self) -> bool:
+        return False  # a checkpoint holds what is trained; on_load_checkpoint sees to it that this is all there
+
+    def on_save_checkpoint(self, checkpoint: dict):
+        checkpoint["state_dict"] = self._saved()
+        checkpoint["config"] = self.config
+        checkpoint["vocab"] = self.vocab.to_json() if self.vocab else None
+
+    def on_load_checkpoint(self, checkpoint: dict):
+        ours, theirs = set(self._saved()), set(checkpoint["state_dict"])
+        if ours != theirs:
+            odd = sorted(ours ^ theirs)
+            raise CheckpointError(
+                f"the checkpoint trains other parts than this config: {len(ours - theirs)} tensors are missing in it and "
+                f"{len(theirs - ours)} are unexpected, such as {odd[0]!r}; use the config that it was trained with"
+            )
+
+    def _saved(self) -> dict[str, Tensor]:
+        ema = {} if self.model_ema is None else self.model_ema.state_dict(prefix="model_ema.")
+        return {**trainable_state_dict(self), **ema}
+
+    # Pictures --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_images(self, batch: Batch, n: int = 8, steps: int = 50, guidance: float = 2.0) -> dict[str, Tensor]:
+        """Of a batch's first n images: inputs, reconstructions, and samples under their graphs and styles, (n,3,H,W)."""
+        batch = Batch.of(batch)
+        image = batch.image[:n]
+        z = self.encode(image)
+        cond = self.condition(batch.graph, batch.image).rows(n)
+        samples = sample(self.denoiser(cond, guidance, guidance), self.schedule.ddim(steps), torch.randn_like(z))
+        return {"inputs": image, "reconstructions": self.decode(z), "samples": self.decode(samples)}
+
+
+def _refuse_unsettled(settled: dict):
+    for key, value in settled.items():
+        if key not in SETTLED:
+            raise ValueError(f"model.params.{key} is not a parameter of LatentDiffusion: remove it, or mind its spelling")
+        if value not in SETTLED[key]:
+            raise ValueError(f"model.params.{key}: {value!r} is not supported; it can be {SETTLED[key][0]!r} or left out")
+
+
+def _build(config: dict, frozen: bool) -> nn.Module:
+    """Frozen parts that are random by intent are the same ones each time: checkpoints do not hold them."""
+    if not frozen:
+        return instantiate_from_config(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        part = instantiate_from_config(config)
+    return part.eval().requires_grad_(False)
