@@ -3,7 +3,7 @@
 Objects are matched first: those with equal ids are the same, and the others are paired so that the pairs differ least
 in name, box, attributes, relations and order. What is then unlike is an operation. Every operation knows the object
 in the first graph (`source`) and in the second (`target`), the known boxes that it touches, old ones first, and how
-to say itself in a sentence. Numbers of objects are those of the first graph, but for objects that are added.
+to say itself in a sentence, where objects are numbered from 0 as in the first graph unless it says otherwise.
 """
 
 from __future__ import annotations
