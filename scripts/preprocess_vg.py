@@ -4,7 +4,8 @@ import argparse
 import sys
 from dataclasses import fields
 
-from ldm.data.vg_preprocess import DataError, Options, preprocess
+from ldm.data.vg_preprocess import Options, preprocess
+from ldm.data.vg_raw import DataError
 
 
 def main() -> int:

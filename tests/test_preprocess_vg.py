@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm.data import vg_preprocess
-from ldm.data.vg_preprocess import DataError, Options, preprocess, read_array
+from ldm.data import vg_preprocess, vg_raw
+from ldm.data.vg_preprocess import Options, preprocess
+from ldm.data.vg_raw import DataError, read_array
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "preprocess_vg.py"
@@ -193,8 +194,8 @@ def test_an_array_read_in_chunks_is_what_json_reads(tmp_path_factory, items, chu
     path = tmp_path_factory.mktemp("json") / "array.json"
     path.write_text(json.dumps(items, indent=1 if indented else None))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vg_preprocess, "CHUNK", chunk)
-        patch.setattr(vg_preprocess, "LONGEST", 10_000)
+        patch.setattr(vg_raw, "CHUNK", chunk)
+        patch.setattr(vg_raw, "LONGEST", 10_000)
         assert list(read_array(path)) == items
 
 
@@ -212,8 +213,8 @@ def test_an_array_read_in_chunks_is_what_json_reads(tmp_path_factory, items, chu
     ],
 )
 def test_a_broken_array_is_one_sentence_that_names_the_file(tmp_path, monkeypatch, content, says):
-    monkeypatch.setattr(vg_preprocess, "CHUNK", 10)
-    monkeypatch.setattr(vg_preprocess, "LONGEST", 50)
+    monkeypatch.setattr(vg_raw, "CHUNK", 10)
+    monkeypatch.setattr(vg_raw, "LONGEST", 50)
     if content is not None:
         (tmp_path / "objects.json").write_bytes(content)
     with pytest.raises(DataError, match=f"objects.json: .*{says}"):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.images import ImageError, read_image, square, to_tensor, trouble_with
+from ldm.data.vg_preprocess import PUBLISHED_VOCABULARY
 from ldm.graph import Box, GraphError, SceneGraph, Vocab
 
 
@@ -32,7 +33,7 @@ class VGTrain(Dataset):
     with itself is left out, a box is clipped to the image, and one without area there counts as not known.
     """
 
-    published_vocabulary = (179, 46, 80)  # objects, predicates, attributes
+    published_vocabulary = PUBLISHED_VOCABULARY
 
     def __init__(
         self,
@@ -101,7 +102,8 @@ class VGTrain(Dataset):
 
     def check(self) -> Iterator[str]:
         """What is wrong with the images and the relations, each as a sentence 'where: what'."""
-        yield from trouble_with([self.image_path(index) for index in range(len(self))])
+        paths = self._file["image_paths"][: len(self)]
+        yield from trouble_with([self.image_dir / path.decode() for path in paths])
         objects = self._file["objects_per_image"][: len(self)]
         relations = self._file["relationships_per_image"][: len(self)]
         for name in ("relationship_subjects", "relationship_objects"):

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,17 +26,11 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from tqdm import tqdm
+
+from ldm.data.vg_raw import annotations, explained, read_aliases, read_images, read_splits
 
 PUBLISHED_VOCABULARY = (179, 46, 80)  # objects, predicates, attributes of sg2im's and SGDiff's models
 FULL = 100_000  # images: a vocabulary made from fewer is not compared with the published one
-CHUNK = 1 << 20  # characters read at once
-LONGEST = 1 << 20  # characters that one string in a file may have
-AGAIN = "download it again"
-
-
-class DataError(ValueError):
-    """What is wrong with which file, and what to do about it, in one sentence."""
 
 
 def _option(default: Any, says: str) -> Any:
@@ -83,19 +76,19 @@ NO_OBJECTS, NO_TRIPLES, NO_ATTRIBUTES = (np.empty((0, width), dtype=np.int32) fo
 
 def preprocess(options: Options) -> None:
     """Write vocab.json and an h5 per split, all of them or none. Raises DataError."""
-    sizes, paths = _read_images(options.images_json)
+    sizes, paths = read_images(options.images_json)
     splits = {
         name: _usable(name, ids, sizes, options.min_image_size)
-        for name, ids in _read_splits(options.splits_json, options.train_split).items()
+        for name, ids in read_splits(options.splits_json, options.train_split).items()
     }
     train = set(splits[options.train_split])
     used = {image for ids in splits.values() for image in ids}
 
-    with _explained(options.objects_json):
+    with explained(options.objects_json):
         objects, names = _read_objects(options, train, used)
-    with _explained(options.attributes_json):
+    with explained(options.attributes_json):
         attributes, attribute_names = _read_attributes(options, train, objects)
-    with _explained(options.relationships_json):
+    with explained(options.relationships_json):
         triples, predicates = _read_relationships(options, train, objects)
     _report_vocabulary(len(names), len(predicates), len(attribute_names), len(used))
 
@@ -116,26 +109,6 @@ def preprocess(options: Options) -> None:
     print(f"wrote {options.output_vocab_json} and {', '.join(f'{split}.h5' for split in splits)} in {folder}")
 
 
-def _read_images(path: str) -> tuple[dict[int, int], dict[int, str]]:
-    """The shorter side, and folder/file under the image directory, of every image."""
-    sizes, paths = {}, {}
-    with _explained(path):
-        for image in read_array(path):
-            sizes[image["image_id"]] = min(image["width"], image["height"])
-            paths[image["image_id"]] = "/".join(image["url"].split("/")[-2:])
-    if not sizes:
-        raise DataError(f"{path}: lists no image; {AGAIN}")
-    return sizes, paths
-
-
-def _read_splits(path: str, train: str) -> dict[str, list[int]]:
-    with _explained(path), open(path, encoding="utf-8") as file:
-        splits = json.load(file)
-    if not isinstance(splits, dict) or train not in splits:
-        raise DataError(f"{path}: there is no split {train!r}; name the training split with --train_split")
-    return splits
-
-
 def _usable(split: str, ids: list[int], sizes: dict[int, int], min_size: int) -> list[int]:
     known = [image for image in ids if image in sizes]
     large = [image for image in known if sizes[image] >= min_size]
@@ -147,20 +120,20 @@ def _usable(split: str, ids: list[int], sizes: dict[int, int], min_size: int) ->
 
 def _read_objects(options: Options, train: set[int], used: set[int]) -> tuple[dict[int, np.ndarray], list[str]]:
     """Encoded.objects of every image in `used`, and the names by id."""
-    path, aliases = options.objects_json, _read_aliases(options.object_aliases)
+    path, aliases = options.objects_json, read_aliases(options.object_aliases)
 
     def names_of(obj: dict) -> list[str]:
         return [aliases.get(name, name) for name in obj.get("names") or ()]
 
     counts: Counter[str] = Counter()
-    for _, found in _annotations(path, "objects", train):
+    for _, found in annotations(path, "objects", train):
         for obj in found:
             counts.update(dict.fromkeys(names_of(obj), 1))
     names = ["__image__", *_frequent(counts, options.min_object_instances)]
     ids = {name: i for i, name in enumerate(names)}
 
     objects, small, unnamed = dict.fromkeys(used, NO_OBJECTS), 0, 0
-    for image, found in _annotations(path, "objects", used):
+    for image, found in annotations(path, "objects", used):
         rows = {}
         for obj in found:
             known = [ids[name] for name in names_of(obj) if name in ids]
@@ -180,14 +153,14 @@ def _read_attributes(
     """Encoded.attributes of every image in `objects`, and the names by id."""
     path = options.attributes_json
     counts: Counter[str] = Counter()
-    for _, found in _annotations(path, "attributes", train):
+    for _, found in annotations(path, "attributes", train):
         for obj in found:
             counts.update(dict.fromkeys(reversed(obj.get("attributes") or ()), 1))
     names = _frequent(counts, options.min_attribute_instances)
     ids = {name: i for i, name in enumerate(names)}
 
     attributes = dict.fromkeys(objects, NO_ATTRIBUTES)
-    for image, found in _annotations(path, "attributes", objects):
+    for image, found in annotations(path, "attributes", objects):
         by_object = {obj["object_id"]: obj.get("attributes") or () for obj in found}
         pairs = []
         for row, id_ in enumerate(objects[image][:, 0].tolist()):
@@ -201,7 +174,7 @@ def _read_relationships(
     options: Options, train: set[int], objects: dict[int, np.ndarray]
 ) -> tuple[dict[int, np.ndarray], list[str]]:
     """Encoded.triples of every image in `objects`, and the predicates by id."""
-    path, aliases = options.relationships_json, _read_aliases(options.relationship_aliases)
+    path, aliases = options.relationships_json, read_aliases(options.relationship_aliases)
 
     def triples_of(image: int, found: list[dict]) -> Iterator[tuple[int, int, str, int]]:
         index = {id_: row for row, id_ in enumerate(objects[image][:, 0].tolist())}
@@ -216,14 +189,14 @@ def _read_relationships(
             yield relation["relationship_id"], subject, predicate, object_
 
     counts: Counter[str] = Counter()
-    for image, found in _annotations(path, "relationships", train):
+    for image, found in annotations(path, "relationships", train):
         counts.update(predicate for _, _, predicate, _ in triples_of(image, found))
     enough = options.min_relationship_instances
     names = ["__in_image__", *(name for name, count in counts.items() if count >= enough)]  # in the order first met
     ids = {name: i for i, name in enumerate(names)}
 
     triples = dict.fromkeys(objects, NO_TRIPLES)
-    for image, found in _annotations(path, "relationships", objects):
+    for image, found in annotations(path, "relationships", objects):
         rows = ((id_, s, ids[name], o) for id_, s, name, o in triples_of(image, found) if name in ids)
         triples[image] = _table(rows, NO_TRIPLES)
     return triples, names
@@ -271,14 +244,13 @@ def _arrays(images: dict[int, Encoded], options: Options) -> dict[str, np.ndarra
     counts = np.full((num, most_objects), -1, dtype=np.int32)
     attributes = [np.empty((0, options.max_attributes_per_image), dtype=np.int32)]
     for i, image in enumerate(images.values()):
-        objects[i, : len(image.objects)] = image.objects
+        there = len(image.objects)
+        objects[i, :there] = image.objects
         triples[i, : len(image.triples)] = image.triples
-        counts[i, : len(image.objects)] = np.bincount(image.attributes[:, 0], minlength=len(image.objects))
-        rows = np.full((len(image.objects), options.max_attributes_per_image), -1, dtype=np.int32)
-        for row in range(len(rows)):
-            known = image.attributes[image.attributes[:, 0] == row, 1]
-            rows[row, : len(known)] = known
-        attributes.append(rows)
+        counts[i, :there] = np.bincount(image.attributes[:, 0], minlength=there)
+        attributes.append(np.full((there, options.max_attributes_per_image), -1, dtype=np.int32))
+        for row, count in enumerate(counts[i, :there]):
+            attributes[-1][row, :count] = image.attributes[image.attributes[:, 0] == row, 1]
     return {
         "image_ids": np.array(list(images), dtype=np.int32),
         "objects_per_image": np.array([len(image.objects) for image in images.values()], dtype=np.int32),
@@ -293,74 +265,6 @@ def _arrays(images: dict[int, Encoded], options: Options) -> dict[str, np.ndarra
         "attributes_per_object": counts,
         "object_attributes": np.concatenate(attributes),
     }
-
-
-def _annotations(path: str, key: str, wanted: Container[int]) -> Iterator[tuple[int, list[dict]]]:
-    """Image id and what the file lists for it under `key`, of every image that is wanted."""
-    anything = False
-    for image in read_array(path):
-        anything = anything or key in image
-        if image["image_id"] in wanted:
-            yield image["image_id"], image.get(key) or []
-    if not anything:
-        raise DataError(f"{path}: no image has {key}; is it the file that its option says?")
-
-
-def read_array(path: str | os.PathLike) -> Iterator[Any]:
-    """The items of a file that holds one JSON array, with a progress bar; never more than an item and a few chunks
-    of the file are in memory. Raises DataError."""
-    decode = json.JSONDecoder().raw_decode
-    opening = re.compile(r"\s*\[\s*(\])?")
-    between = re.compile(r"\s*(?:,|(\]))\s*")
-    with _explained(path), open(path, encoding="utf-8") as file:
-        with tqdm(total=os.path.getsize(path), unit="B", unit_scale=True, desc=os.path.basename(path)) as bar:
-            text, at, mark = "", 0, opening
-            while True:
-                try:
-                    found = mark.match(text, at)
-                    if not found:
-                        raise json.JSONDecodeError("not a list", text, at)
-                    if found[1]:
-                        return
-                    item, at = decode(text, found.end())
-                except json.JSONDecodeError as error:
-                    if len(text) - error.pos > LONGEST:  # then more text will not help
-                        raise DataError(f"{path}: not JSON ({error.msg}, before byte {bar.n}); {AGAIN}") from None
-                    more = file.read(CHUNK)
-                    if not more:
-                        raise DataError(f"{path}: ends early or is not JSON ({error.msg}); {AGAIN}") from None
-                    bar.update(len(more))
-                    text, at = text[at:] + more, 0
-                else:
-                    mark = between
-                    yield item
-
-
-def _read_aliases(path: str) -> dict[str, str]:
-    """Every name of a line stands for the line's first."""
-    aliases = {}
-    with _explained(path), open(path, encoding="utf-8") as file:
-        for line in file:
-            names = [name.strip() for name in line.split(",")]
-            aliases |= dict.fromkeys(names, names[0])
-    return aliases
-
-
-@contextmanager
-def _explained(path: str | os.PathLike) -> Iterator[None]:
-    """Turn what goes wrong while reading `path` into a DataError."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{error.filename or path}: {error.strerror}; DATA.md says where the file comes from") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON ({error}); {AGAIN}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not text ({error}); unpack it or {AGAIN}") from None
-    except KeyError as error:
-        raise DataError(f"{path}: an entry has no {error}; is it the file that its option says?") from None
-    except (TypeError, AttributeError) as error:
-        raise DataError(f"{path}: an entry has another form than Visual Genome's ({error})") from None
 
 
 @contextmanager
