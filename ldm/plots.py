@@ -37,7 +37,8 @@ def draw_boxes(image: Image.Image, graph: SceneGraph) -> Image.Image:
     largest_first = sorted(boxes, key=lambda index: -_area(boxes[index]))
     for index in largest_first:  # so that the outline of a small box inside is not painted over
         x0, y0, x1, y1 = boxes[index]
-        draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=_colour(index), width=max(2, max(size) // 240))
+        edges = (x0, y0, max(x0, x1 - 1), max(y0, y1 - 1))  # PIL paints both ends
+        draw.rectangle(edges, outline=_colour(index), width=max(2, max(size) // 240))
     placed: list[Rect] = []
     for index in reversed(largest_first):
         x0, y0, x1, y1 = boxes[index]

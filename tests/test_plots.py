@@ -7,10 +7,9 @@ from PIL import Image
 from ldm.graph import SceneGraph
 from ldm.plots import MIN_SIDE, _ring, draw_boxes, draw_graph, grid, panel
 
-NAMES = ["building", "traffic light", "person", "surfboard", "skateboarder", "motorcycle", "windshield", "playing field",
-         "giraffe", "refrigerator"]
 TEN = SceneGraph(
-    objects=tuple(NAMES),
+    objects=("building", "traffic light", "person", "surfboard", "skateboarder", "motorcycle", "windshield")
+    + ("playing field", "giraffe", "refrigerator"),
     attributes=(("tall", "white", "brick"), ("red",), (), ("long", "yellow", "wooden"), (), (), (), ("green",), (), ()),
     triples=tuple((i, "standing on top of", (i + 3) % 10) for i in range(10)),
 )

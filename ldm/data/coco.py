@@ -1,7 +1,8 @@
 """COCO's instances and stuff as scene graphs: boxes and masks say where objects are, geometry says how they relate.
 
-The rules are sg2im's (Johnson et al. 2018, section 4; google/sg2im, sg2im/data/coco.py). An object is an annotation whose
-box covers more than 2 % of the image. Each object meets one other at random, either of the two as the subject.
+The rules are sg2im's (Johnson et al. 2018, section 4; google/sg2im, sg2im/data/coco.py). An object is an annotation
+whose box covers more than 2 % of the image. Each object meets one other at random, either of the two as the subject.
+Where an object's middle is, its whole mask says; sg2im takes the mask reduced to 16 x 16.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class COCOTrain(Dataset):
     include_relationships       whether to give any triples
     max_samples                 the first so many photographs only
 
-    Draws depend on (seed, epoch, index) alone. Boxes are clipped to the image. Raises CocoError for files that are missing
-    or broken and for annotations of unknown categories; those of unknown images are left out, and `check` tells.
+    Draws depend on (seed, epoch, index) alone. Boxes are clipped to the image. Raises CocoError for files that are
+    missing or broken and for annotations of unknown categories; `check` tells of those of unknown images, left out.
     """
 
     published_vocabulary = (184, 7, 0)  # objects, predicates, attributes
@@ -152,8 +153,8 @@ class COCOTrain(Dataset):
             mask = decode_mask(json.loads(self.annotations.segmentations[start:end]), width, height)
         except Exception as error:  # the decoder raises TypeError, ValueError, IndexError, ... on what it does not know
             raise CocoError(
-                f"{self.image_path(index)}, annotation {self.annotations.ids[row]}: the mask cannot be decoded ({error}); "
-                "mend it, or take the annotation out of its file"
+                f"{self.image_path(index)}, annotation {self.annotations.ids[row]}: "
+                f"the mask cannot be decoded ({error}); mend it, or take the annotation out of its file"
             ) from None
         return mask_centre(mask)
 
@@ -194,12 +195,11 @@ def decode_mask(segmentation: list | dict, width: int, height: int) -> np.ndarra
 
 def mask_centre(mask: np.ndarray) -> Point | None:  # (H,W)
     """The mean position of a mask's pixels, in [0,1], or None of an empty one."""
-    height, width = mask.shape
-    columns, rows = mask.sum(0, dtype=np.int64), mask.sum(1, dtype=np.int64)
-    area = columns.sum()
-    if area == 0:
+    if not mask.any():
         return None
-    return float(columns @ (np.arange(width) + 0.5) / area / width), float(rows @ (np.arange(height) + 0.5) / area / height)
+    columns, rows = mask.sum(0, dtype=np.int64), mask.sum(1, dtype=np.int64)
+    x, y = (counts @ (np.arange(len(counts)) + 0.5) / counts.sum() / len(counts) for counts in (columns, rows))
+    return float(x), float(y)
 
 
 def _middle(box: Box) -> Point:
