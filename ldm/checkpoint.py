@@ -54,8 +54,8 @@ LEFT = {
     r"^(model\.diffusion_model|\w+_stage_model)\.": "another part of the same file",
     r"^context_local_mlp\.": "belongs to the encoder that it was trained with",
 }
-# What a published file lacks, or has in another shape, because it is ours.
-OURS = (r"(^|\.|_)film", r"lora_", r"^context_(local|global)_mlp\.", r"box_bias")
+# Parts of a key that published files lack, or hold in another shape, because they are trained here.
+OURS = frozenset({"film", "lora_A", "lora_B", "box_bias", "context_local_mlp", "context_global_mlp"})
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,12 @@ def load_part(
     module: nn.Module,
     source: str | Path | Mapping[str, Tensor],
     part: str,
-    ours: Iterable[str] = OURS,
     ignore: Iterable[str] = (),
     prefer_ema: bool = True,
 ) -> LoadReport:
     """Load the part ("unet", "first_stage" or "cond_stage") into `module`, and print what came from where.
 
     source       a path or a state dict, of the whole model or of this part alone
-    ours         patterns of the module's keys that the file may lack, or hold in another shape
     ignore       beginnings of keys to leave, as LDM's `ignore_keys`, on either side
     prefer_ema   take the moving average of a parameter where the file has one
 
@@ -116,7 +114,7 @@ def load_part(
     taken = {key: value for key, value in offered.items() if value.shape == expected[key].shape}
 
     unmet = [key for key in expected if key not in taken]
-    kept = [key for key in unmet if key.startswith(ignore) or any(re.search(pattern, key) for pattern in ours)]
+    kept = [key for key in unmet if key.startswith(ignore) or not OURS.isdisjoint(key.split("."))]
     wrong = [key for key in unmet if key not in kept]
 
     def why_left(key: str) -> str | None:
@@ -155,15 +153,6 @@ def shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def require_weights(part: str, module: nn.Module) -> None:
-    """Refuse a frozen part that nothing has been loaded into. Raises CheckpointError."""
-    if getattr(module, "weights_from", None) is None:
-        raise CheckpointError(
-            f"the {part} is frozen and has no weights; point its ckpt_path at {PARTS[part].source}, or say "
-            "`init: random` in its params (tests and toys)"
-        )
-
-
 def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
     """The tensors of a checkpoint by key, left on disk until they are used, where the format allows.
 
@@ -181,8 +170,8 @@ def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, Tens
     except CheckpointError:
         raise
     except Exception as error:  # a damaged or hostile file can fail anywhere and in any way
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise CheckpointError(f"{path}: damaged or cut short, download it again ({reason})") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise CheckpointError(f"{path}: cannot be read ({reason}); if it was cut short, download it again") from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, Mapping) else {}
     if not tensors:
@@ -197,7 +186,8 @@ def read_file(path: Path) -> object:
     if start[8:9] == b"{":
         return safetensors.torch.load_file(path)
     if start.startswith(b"PK"):
-        names = zipfile.ZipFile(path).namelist()
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
         if not any(name.endswith("/data.pkl") for name in names):
             raise CheckpointError(f"{path}: a zip archive of {some(names)}; unpack it and name the checkpoint inside")
         return unpickle.load(path, zipped=True)

@@ -101,6 +101,8 @@ def load(path: Path, zipped: bool) -> Any:
 
     zipped   torch's format since 1.6, whose tensors stay on disk until they are read; else the format before it
 
-    Raises whatever torch.load raises on a damaged file.
+    Raises whatever torch.load raises on a damaged file, and ValueError for TorchScript, which torch.load would run.
     """
+    if zipped and torch._C.PyTorchFileReader(str(path)).has_record("constants.pkl"):
+        raise ValueError("it is a TorchScript program")
     return torch.load(path, map_location="cpu", pickle_module=MODULE, weights_only=False, mmap=zipped)

@@ -1,0 +1,212 @@
+"""First stages compute the published numbers, take any size, and learn from scratch with their codes in use."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import assert_close_to_published
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from taming.modules.diffusionmodules.model import AttnBlock
+
+from ldm.models.autoencoder import AutoencoderKL, FusedAttnBlock, VQModelInterface
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's on self.log without a trainer
+
+SMALL = dict(z_channels=4, resolution=16, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 1], num_res_blocks=1,
+             attn_resolutions=[], dropout=0.0)  # fmt: skip
+
+
+def small_vq(n_embed: int = 16, **params) -> VQModelInterface:
+    torch.manual_seed(0)
+    return VQModelInterface(4, n_embed, {**SMALL, "double_z": False}, init="random", **params)
+
+
+def small_kl(**params) -> AutoencoderKL:
+    torch.manual_seed(0)
+    return AutoencoderKL(4, {**SMALL, "double_z": True}, init="random", **params)
+
+
+def loaded(build, published):
+    model = build(**published.params)
+    model.load_state_dict(published.weights)  # strictly: the published keys, and none besides
+    return model.eval()
+
+
+@torch.no_grad()
+def test_the_quantised_first_stage_computes_the_published_numbers(parity):
+    published = parity("ldm_vq_small")
+    model = loaded(VQModelInterface, published)
+    assert_close_to_published(model.encode(published.inputs["image"]), published.outputs["latent"])
+    latent = published.outputs["latent"]
+    assert_close_to_published(model.decode(latent), published.outputs["decoded_quantized"])
+    assert_close_to_published(model.decode(latent, quantize=False), published.outputs["decoded_unquantized"])
+
+
+@torch.no_grad()
+def test_the_gaussian_first_stage_computes_the_published_numbers(parity):
+    published = parity("ldm_kl_small")
+    model = loaded(AutoencoderKL, published)
+    mean, logvar = model.posterior(published.inputs["image"])
+    assert_close_to_published(mean, published.outputs["mean"])
+    assert_close_to_published(logvar, published.outputs["logvar"])
+    assert torch.equal(model.encode(published.inputs["image"]), mean)
+    assert_close_to_published(model.decode(published.outputs["mean"]), published.outputs["decoded"])
+
+
+def test_the_weights_come_from_the_path_in_the_config(parity, tmp_path, capsys):
+    published = parity("ldm_vq_small")
+    path = tmp_path / "model.safetensors"
+    save_file({**published.weights, "loss.logvar": torch.zeros(1)}, path)
+    config = OmegaConf.create({**published.params, "ckpt_path": str(path), "lossconfig": {"target": "torch.nn.Identity"},
+                               "monitor": "val/rec_loss", "image_key": "image"})  # fmt: skip
+    model = VQModelInterface(**config)
+    assert all(torch.equal(value, published.weights[key]) for key, value in model.state_dict().items())
+    assert model.weights_from == str(path) and str(path) in capsys.readouterr().out
+
+
+def test_a_model_says_where_its_weights_are_from(parity, tmp_path):
+    params = parity("ldm_kl_small").params
+    assert AutoencoderKL(**params).weights_from is None
+    assert "random" in AutoencoderKL(**params, init="random").weights_from
+    assert "random" in AutoencoderKL(**params, init="random", ckpt_path=tmp_path / "absent.ckpt").weights_from
+    with pytest.raises(ValueError, match="no such file"):
+        AutoencoderKL(**params, ckpt_path=tmp_path / "absent.ckpt")
+    with pytest.raises(ValueError, match="init"):
+        AutoencoderKL(**params, init="zeros")
+
+
+def test_arguments_that_mean_another_model_are_refused_by_name():
+    with pytest.raises(ValueError, match="VQLPIPSWithDiscriminator"):
+        small_vq(lossconfig={"target": "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator"})
+    with pytest.raises(ValueError, match="double_z"):
+        VQModelInterface(4, 16, {**SMALL, "double_z": True})
+    with pytest.raises(ValueError, match="double_z"):
+        AutoencoderKL(4, {**SMALL, "double_z": False})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model", [small_vq(), small_kl()], ids=["vq", "kl"])
+def test_any_size_that_divides_goes_through_and_comes_back(model):
+    assert model.downsampling == 2
+    for height, width in ((4, 4), (16, 16), (6, 34)):
+        z = model.encode(torch.zeros(1, 3, height, width))
+        assert z.shape == (1, 4, height // 2, width // 2) and model.decode(z).shape == (1, 3, height, width)
+    with pytest.raises(ValueError, match="15 x 16.*divide by 2"):
+        model.encode(torch.zeros(1, 3, 15, 16))
+
+
+@torch.no_grad()
+def test_fused_attention_is_tamings_attention():
+    block, x = AttnBlock(64), torch.randn(2, 64, 5, 7)
+    expected = block(x)
+    block.__class__ = FusedAttnBlock
+    torch.testing.assert_close(block(x), expected)
+    assert any(isinstance(module, FusedAttnBlock) for module in small_vq().modules())
+    assert not any(type(module) is AttnBlock for module in small_vq().modules())
+
+
+@torch.no_grad()
+def test_the_decoded_latent_is_the_nearest_code():
+    model = small_vq().eval()
+    model.quantize.embedding.weight.normal_()
+    codes = model.quantize.embedding.weight
+    chosen = torch.randint(16, (1, 3, 3))
+    z = codes[chosen].movedim(-1, 1)  # (1,4,3,3)
+    spread = (torch.cdist(codes, codes) + 1e9 * torch.eye(16)).min()
+    nudged = z + 0.4 * spread * torch.nn.functional.normalize(torch.randn_like(z), dim=1)
+    torch.testing.assert_close(model.decode(nudged), model.decode(z, quantize=False))
+    assert not torch.allclose(model.decode(nudged, quantize=False), model.decode(nudged))
+
+
+# Training
+
+
+@torch.no_grad()
+def test_dead_codes_restart_from_latents_and_used_ones_stay():
+    model = small_vq()
+    model.uses = torch.tensor([1.0, 0, 2, 0] * 4)
+    before, z = model.quantize.embedding.weight.clone(), torch.randn(2, 4, 3, 3)
+    model.restart_dead_codes(z)
+    codes, latents = model.quantize.embedding.weight, z.movedim(1, -1).reshape(-1, 4)
+    assert torch.equal(codes[::2], before[::2])
+    assert all((latents == code).all(1).any() for code in codes[1::2])
+    assert not model.uses.any()
+
+
+def test_codes_that_no_latent_uses_do_not_stay_so():
+    model = small_vq(64, restart_every=2).train()
+    torch.nn.init.constant_(model.quantize.embedding.weight, 1e3)  # all far from every latent
+    images = torch.rand(8, 3, 16, 16) * 2 - 1
+    for _ in range(3):
+        model.training_step((images,), 0)
+    codes = model.quantize(model.encode(images))[2][2]
+    assert len(codes.unique()) > 32
+    still = model.quantize.embedding.weight.clone()
+    model.eval()
+    for _ in range(3):
+        model.validation_step((images,), 0)
+    assert torch.equal(model.quantize.embedding.weight, still)
+
+
+def test_the_counts_of_uses_survive_a_checkpoint_and_add_no_published_key(tmp_path):
+    model, resumed = small_vq().train(), small_vq()
+    model.training_step((torch.zeros(1, 3, 16, 16),), 0)
+    checkpoint = {}
+    model.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    resumed.on_load_checkpoint(torch.load(tmp_path / "last.ckpt", weights_only=True))
+    assert torch.equal(resumed.uses, model.uses) and resumed.uses.sum() == 64 and resumed.batches == model.batches == 1
+    assert not any("uses" in key for key in model.state_dict())
+
+
+@torch.no_grad()
+def test_the_gaussian_latent_costs_its_divergence_from_the_unit_normal(monkeypatch):
+    model = small_kl(kl_weight=2.0).eval()
+    mean, logvar = torch.full((1, 4, 8, 8), 0.5), torch.full((1, 4, 8, 8), -1.0)
+    monkeypatch.setattr(model, "posterior", lambda image: (mean, logvar))
+    normal, unit = torch.distributions.Normal(0.5, torch.tensor(-0.5).exp()), torch.distributions.Normal(0.0, 1.0)
+    _, loss = model.reconstruct(torch.zeros(1, 3, 16, 16))
+    torch.testing.assert_close(loss, 2 * torch.distributions.kl_divergence(normal, unit))
+
+
+@torch.no_grad()
+def test_training_samples_the_posterior_and_validation_takes_its_mean():
+    model, image = small_kl(), torch.rand(1, 3, 16, 16)
+    model.train()
+    assert not torch.equal(model.reconstruct(image)[0], model.reconstruct(image)[0])
+    model.eval()
+    assert torch.equal(model.reconstruct(image)[0], model.decode(model.encode(image)))
+
+
+@pytest.mark.parametrize("build", [small_vq, small_kl])
+def test_a_first_stage_learns_under_lightning(build, tmp_path):
+    model = build()
+    model.learning_rate = 1e-3
+    torch.manual_seed(1)
+    ramps = torch.linspace(-1, 1, 16).expand(3, 16, 16) * torch.rand(16, 3, 1, 1)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(ramps), 4)
+
+    def rec_loss():
+        model.eval()
+        return torch.nn.functional.l1_loss(model.log_images((ramps,), 16)["reconstructions"], ramps)
+
+    before = rec_loss()
+    trainer = pl.Trainer(max_epochs=10, accelerator="cpu", logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path)  # fmt: skip
+    trainer.fit(model, data, data)
+    assert rec_loss() < 0.6 * before
+    assert {"train/loss", "val/loss", "val/rec_loss"} <= trainer.callback_metrics.keys()
+
+
+def test_every_parameter_learns():
+    for model in (small_vq().train(), small_kl().train()):
+        model.training_step((torch.rand(2, 3, 16, 16),), 0).backward()
+        assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("build", [small_vq, small_kl])
+def test_logged_images_are_as_many_as_asked_and_in_range(build):
+    images = build().log_images((torch.rand(5, 3, 16, 16) * 2 - 1,), 3)
+    assert images.keys() == {"inputs", "reconstructions"}
+    for image in images.values():
+        assert image.shape == (3, 3, 16, 16) and image.abs().max() <= 1 and not image.requires_grad
