@@ -18,6 +18,7 @@ TRAINER_FLAGS = {
     "accumulate_grad_batches": (int, "batches to an optimizer step"),
 }
 
+
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         self.exit(2, f"trainer.py: {message}; --help lists what there is\n")
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as stop:
         # the other processes exit quietly and with 0, or Lightning would kill this one for their sake
         return said(str(stop), 128 + stop.signum) if is_first_process() else 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         return said("stopped at once", 130)
 
 

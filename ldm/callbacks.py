@@ -55,17 +55,24 @@ class Checks(pl.Callback):
     - a trainable parameter that no gradient has reached by step 2
     - a trainable part whose gradient is all zeros until step `patience`, which leaves time for layers that begin at
       zero: what is behind one gets its first number a step later
-    - a frozen part that changed, whenever a checkpoint would be written and at the end
+    - a frozen part that changed: whenever a checkpoint would be written, at the end, and between a run and its resumption
     """
 
     def __init__(self, patience: int = 6):
         self.patience = patience
         self.checksums = {}
 
+    def state_dict(self) -> dict:
+        return {"checksums": self.checksums}
+
+    def load_state_dict(self, state: dict):
+        self.checksums = state["checksums"]
+
     def on_train_start(self, trainer, model):
         self.steps = 0
         self.unreached = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.only_zeros = {n: part for n, part in parts(model).items() if any(p.requires_grad for p in part.parameters())}
+        self._refuse_changed(model, "are not those that this run was trained with; give it the same files")
         self.checksums = dict(frozen_checksums(model))
 
     def on_before_backward(self, trainer, model, loss):
@@ -97,14 +104,13 @@ class Checks(pl.Callback):
     def on_train_end(self, trainer, model):
         self._refuse_changed(model)
 
-    def _refuse_changed(self, model):
+    def _refuse_changed(
+        self, model, how="changed during training; look for in-place updates and for layers left in training mode"
+    ):
         now = frozen_checksums(model)
         changed = [name for name, checksum in now if self.checksums.get(name, checksum) != checksum]
         if changed:
-            raise TrainingStopped(
-                f"{_names(changed)}: frozen, but its weights or buffers changed during training, so what is saved would "
-                "not fit what is loaded; look for in-place updates and for layers left in training mode"
-            )
+            raise TrainingStopped(f"{_names(changed)}: frozen, but its weights or buffers {how}")
 
 
 class LastCheckpoint(pl.callbacks.Checkpoint):

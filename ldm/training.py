@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import warnings
 from argparse import Namespace
 from datetime import datetime
@@ -15,6 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
@@ -51,12 +53,22 @@ LOST = {
     "callbacks": "use the section lightning.callbacks",
 }
 
+# Warnings of Lightning about what is meant to be so.
+NOISE = (
+    "does not have many workers",
+    "Found .* in eval mode",
+    "Checkpoint directory .* is not empty",
+    "models that have no learning rate schedulers",
+    "smaller than the logging interval",
+    "LeafSpec",
+)
+
 
 def run(arguments: Namespace, overrides: list[str]) -> int:
     """What trainer.py's flags and overrides ask for. Raises UserError, TrainingStopped or Interrupted."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for said_otherwise in ("does not have many workers", "in eval mode", "is not empty", "no learning rate schedulers", "logging interval", "LeafSpec"):
-        warnings.filterwarnings("ignore", f".*{said_otherwise}.*")
+    for warning in NOISE:
+        warnings.filterwarnings("ignore", f".*{warning}")
 
     folder, checkpoint = find_run(arguments)
     config = configure(arguments, overrides, folder if checkpoint else None)
@@ -88,7 +100,7 @@ def run(arguments: Namespace, overrides: list[str]) -> int:
     save_config(config, folder)
     trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
     say(f"trained to step {trainer.global_step}; {folder}/checkpoints/last.ckpt")
-    if not arguments.no_test and "test" in getattr(data, "datasets", {}):
+    if not arguments.no_test and "test" in getattr(data, "datasets", {}) and is_overridden("test_step", model):
         trainer.test(model, data)
     return 0
 
@@ -172,7 +184,7 @@ def make_trainer(config: DictConfig, folder: Path, model: pl.LightningModule, va
         settings["max_epochs"] = 1000
 
     callbacks = make_callbacks(config, folder, model, validates)
-    refresh_rate = settings.pop("progress_bar_refresh_rate", 1)
+    refresh_rate = settings.pop("progress_bar_refresh_rate", 1 if sys.stdout.isatty() else 100)
     if refresh_rate == 0:
         settings["enable_progress_bar"] = False
     elif settings.get("enable_progress_bar", True):

@@ -33,7 +33,7 @@ class Toy(pl.LightningModule):
         return torch.optim.SGD(self.trained.parameters(), 1e-2)
 
 
-def fit(model, tmp_path, *callbacks, **kwargs):
+def fit(model, tmp_path, *callbacks, ckpt_path=None, **kwargs):
     data = DataLoader(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), batch_size=2)
     settings = {"max_epochs": 2, "logger": False, "num_sanity_val_steps": 0, **kwargs}
     settings["enable_checkpointing"] = any(isinstance(callback, pl.callbacks.Checkpoint) for callback in callbacks)
@@ -45,7 +45,7 @@ def fit(model, tmp_path, *callbacks, **kwargs):
         enable_model_summary=False,
         **settings,
     )
-    trainer.fit(model, data, data)
+    trainer.fit(model, data, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
 
@@ -105,6 +105,19 @@ def test_a_frozen_part_that_changed_is_named_and_not_saved(tmp_path, change):
     with pytest.raises(TrainingStopped, match="frozen: frozen, but its weights or buffers changed"):
         fit(model, tmp_path, Checks(), Save())
     assert not path.exists()
+
+
+def test_a_run_does_not_go_on_with_other_frozen_weights(tmp_path):
+    path, model = tmp_path / "last.ckpt", Toy()
+    fit(model, tmp_path, Checks(), LastCheckpoint(path))
+    model.strict_loading = False
+    saved = torch.load(path, weights_only=True)
+    saved["state_dict"] = {key: value for key, value in saved["state_dict"].items() if key.startswith("trained")}
+    torch.save(saved, path)
+    assert fit(model, tmp_path, Checks(), ckpt_path=path, max_epochs=3).global_step == 12
+    shift_weight(model)
+    with pytest.raises(TrainingStopped, match="frozen: .* not those that this run was trained with"):
+        fit(model, tmp_path, Checks(), ckpt_path=path, max_epochs=3)
 
 
 def test_random_draws_depend_on_seed_and_step_alone(tmp_path):
