@@ -54,8 +54,8 @@ LEFT = {
     r"^(model\.diffusion_model|\w+_stage_model)\.": "another part of the same file",
     r"^context_local_mlp\.": "belongs to the encoder that it was trained with",
 }
-# Parts of a key that published files lack, or hold in another shape, because they are trained here.
-OURS = frozenset({"film", "lora_A", "lora_B", "box_bias", "context_local_mlp", "context_global_mlp"})
+# What published files lack, or hold in another shape, because it is trained here.
+OURS = (r"(^|\.)(film|lora_A|lora_B|box_bias|context_local_mlp|context_global_mlp)(\.|$)",)
 
 
 @dataclass(frozen=True)
@@ -87,22 +87,25 @@ def load_part(
     module: nn.Module,
     source: str | Path | Mapping[str, Tensor],
     part: str,
+    ours: Iterable[str] = OURS,
     ignore: Iterable[str] = (),
     prefer_ema: bool = True,
 ) -> LoadReport:
     """Load the part ("unet", "first_stage" or "cond_stage") into `module`, and print what came from where.
 
     source       a path or a state dict, of the whole model or of this part alone
+    ours         patterns of the module's keys that the file may lack, or hold in another shape
     ignore       beginnings of keys to leave, as LDM's `ignore_keys`, on either side
     prefer_ema   take the moving average of a parameter where the file has one
 
-    Sets module.weights_from. A module on the meta device takes the tensors as they are, without a copy.
+    Sets module.weights_from. A module on the meta device takes the tensors themselves, without a copy; what is ours
+    stays on that device.
     Raises CheckpointError for keys missing, unexpected or of another shape without a reason above.
     """
     name = "memory" if isinstance(source, Mapping) else str(source)
     state = source if isinstance(source, Mapping) else read_state_dict(source, part)
-    diffusers = is_diffusers(state)
-    if diffusers:
+    layout = "diffusers" if is_diffusers(state) else "LDM"
+    if layout == "diffusers":
         state = to_ldm_unet(state) if part == "unet" else to_ldm_vae(state)
     prefix = PARTS[part].prefix if any(key.startswith(PARTS[part].prefix) for key in state) else ""
     expected, ignore = module.state_dict(), tuple(ignore)
@@ -114,7 +117,7 @@ def load_part(
     taken = {key: value for key, value in offered.items() if value.shape == expected[key].shape}
 
     unmet = [key for key in expected if key not in taken]
-    kept = [key for key in unmet if key.startswith(ignore) or not OURS.isdisjoint(key.split("."))]
+    kept = [key for key in unmet if key.startswith(ignore) or any(re.search(pattern, key) for pattern in ours)]
     wrong = [key for key in unmet if key not in kept]
 
     def why_left(key: str) -> str | None:
@@ -144,7 +147,7 @@ def load_part(
     module.load_state_dict(taken, strict=False, assign=on_meta)
     module.weights_from = name
     averaged = sum(origin[key] == averages[key] for key in taken)
-    report = LoadReport(part, name, "diffusers" if diffusers else "LDM", tuple(taken), averaged, left, tuple(kept))
+    report = LoadReport(part, name, layout, tuple(taken), averaged, left, tuple(kept))
     print(report)
     return report
 

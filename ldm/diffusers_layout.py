@@ -36,12 +36,12 @@ def levels(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
-    """The same tensors under rename(name), where a key is a name and its last part (weight, bias).
+    """The same tensors, each layer's name through `rename`, its `weight` and `bias` as they are.
 
     A name that no rule knows stays as it is, for whoever loads it to complain about.
     """
-    return {".".join((rename(name), last)): value for (name, _, last), value in
-            ((key.rpartition("."), value) for key, value in state.items())}  # fmt: skip
+    names = {key: key.rpartition(".") for key in state}
+    return {f"{rename(layer)}.{kind}": state[key] for key, (layer, _, kind) in names.items()}
 
 
 def to_ldm_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -148,6 +148,32 @@ def test_codes_that_no_latent_uses_do_not_stay_so():
     assert torch.equal(model.quantize.embedding.weight, still)
 
 
+def test_training_on_from_a_checkpoint_begins_with_its_codes(tmp_path):
+    pretrained = small_vq()
+    save_file(pretrained.state_dict(), tmp_path / "vq.safetensors")
+    model = VQModelInterface(4, 16, {**SMALL, "double_z": False}, ckpt_path=tmp_path / "vq.safetensors").train()
+    model.training_step((torch.rand(1, 3, 16, 16),), 0)
+    assert torch.equal(model.quantize.embedding.weight, pretrained.quantize.embedding.weight)
+
+
+def test_until_the_codebook_starts_it_learns_and_the_decoder_does_without():
+    model, image = small_vq(codebook_start=2).train(), torch.rand(1, 3, 16, 16)
+    for started in (False, False, True):
+        model.zero_grad()
+        reconstruction, latent_loss = model.reconstruct(image)
+        latent_loss.backward()
+        assert model.quantize.embedding.weight.grad.any()
+        assert (model.quant_conv.weight.grad is not None) == started
+        assert torch.equal(reconstruction, model.decode(model.encode(image), quantize=False)) != started
+
+
+@torch.no_grad()
+def test_patches_divide_the_latent_once_more():
+    model = small_vq(patch_size=4).eval()
+    assert model.downsampling == 8 and model.encode(torch.zeros(1, 3, 16, 32)).shape == (1, 4, 2, 4)
+    assert model.decode(torch.zeros(1, 4, 2, 4)).shape == (1, 3, 16, 32)
+
+
 def test_the_counts_of_uses_survive_a_checkpoint_and_add_no_published_key(tmp_path):
     model, resumed = small_vq().train(), small_vq()
     model.training_step((torch.zeros(1, 3, 16, 16),), 0)

@@ -65,14 +65,16 @@ class Autoencoder(LightningModule):
         self.monitor = monitor
         self.weights_from: str | None = None
 
-    def find_weights(self, ckpt_path: str | Path | None, ignore_keys: Sequence[str], init: str | None) -> None:
-        """Load `ckpt_path`, unless `init: random` says that this is a toy."""
+    def find_weights(self, ckpt_path: str | Path | None, ignore_keys: Sequence[str], init: str | None) -> bool:
+        """Load `ckpt_path`, unless `init: random` says that this is a toy. Returns whether it was loaded."""
         if init not in (None, "random"):
             raise ValueError(f"init: {init!r} is not known; the one choice is `init: random`")
         if init == "random":
             self.weights_from = "random (init: random)"
         elif ckpt_path is not None:
             load_part(self, ckpt_path, "first_stage", ignore=ignore_keys)
+            return True
+        return False
 
     def features(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,C,H/f,W/f)
         height, width = image.shape[-2:]
@@ -143,9 +145,10 @@ class VQModelInterface(Autoencoder):
         self.quant_conv = nn.Conv2d(ddconfig["z_channels"], embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
         self.codebook_start, self.restart_every = codebook_start, restart_every
-        self.uses = torch.zeros(n_embed)  # of each code since the last restart; no buffer, for published keys
         self.batches = 0  # trained on
-        self.find_weights(ckpt_path, ignore_keys, init)
+        loaded = self.find_weights(ckpt_path, ignore_keys, init)
+        # Of each code since the last restart, once for one that was loaded. No buffer, which would add a key.
+        self.uses = torch.full((n_embed,), float(loaded))
 
     def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) -> (B,4,H/8,W/8), before quantisation
         return self.features(image)
@@ -168,7 +171,7 @@ class VQModelInterface(Autoencoder):
     def restart_dead_codes(self, z: Tensor) -> None:  # (B,4,h,w)
         """Move each code without a use since the last restart onto a random latent of `z`.
 
-        At the first batch that is every code, so the codebook is seeded from the data, as k-means is.
+        At the first batch of a run from scratch that is every code, so the data seed the codebook, as in k-means.
         """
         codebook = self.quantize.embedding.weight
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
