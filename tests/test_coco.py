@@ -72,7 +72,6 @@ def coco(tmp_path):
         ((20, 25, 10, 10), (20, 0, 10, 10), "below"),
         ((0, 0, 20, 20), (10, 5, 20, 20), "left of"),  # overlapping; further in x than in y, as shares of the image
         ((0, 0, 20, 20), (5, 5, 20, 20), "above"),
-        ((0, 0, 30, 40), (0, 10, 20, 20), "right of"),  # one shared edge is no containment: the centre decides
     ],
 )
 def test_relations_of_rectangles_are_what_one_sees(coco, subject, object, predicate):
@@ -91,6 +90,15 @@ def test_the_quadrants_are_cut_along_the_diagonals(degrees, predicate):
     box, other = (0.0, 0.0, 0.5, 0.5), (0.1, 0.1, 0.5, 0.6)
     angle = math.radians(degrees)
     assert relation(box, other, (0.5 + 0.1 * math.cos(angle), 0.5 + 0.1 * math.sin(angle)), (0.5, 0.5)) == predicate
+
+
+@pytest.mark.parametrize("edge", range(4))
+def test_boxes_that_share_an_edge_are_not_inside_each_other(edge):
+    outer, inner = (0.0, 0.0, 1.0, 1.0), [0.2, 0.2, 0.8, 0.8]
+    assert relation(outer, tuple(inner), (0.4, 0.5), (0.6, 0.5)) == "surrounding"
+    inner[edge] = outer[edge]
+    assert relation(outer, tuple(inner), (0.4, 0.5), (0.6, 0.5)) == "left of"
+    assert relation(tuple(inner), outer, (0.6, 0.5), (0.4, 0.5)) == "right of"
 
 
 def test_masks_and_not_boxes_say_where_the_middle_is(coco):
