@@ -33,12 +33,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("-b", "--base", nargs="*", action="extend", default=[], metavar="YAML",
         help="configs; later ones win, then overrides, then flags")  # fmt: skip
     add("-t", "--train", **switch, help="train; without it, build everything and print the table of parts")
-    add("-g", "--gpus", help="'0,' one GPU, '0,1' two, '2' any two, '-1' all; 'cpu', or 'cpu:2' for two processes there")
+    add("-g", "--gpus", help="'0,' one GPU, '0,1' two, '2' any two, '-1' all; 'cpu', or 'cpu:2' for two processes")
     add("-r", "--resume", metavar="PATH", help="go on from a log folder's last checkpoint, or from a checkpoint in one")
     add("-n", "--name", help="end of the log folder's name (default: the first config's)")
     add("-l", "--logdir", default="logs", help="where log folders go (default: %(default)s)")
     add("-s", "--seed", type=int, help="of weights, data order and noise (default: 23)")
-    add("--scale_lr", **switch, help="learning rate = base x accumulated batches x processes x batch size (default: off)")
+    add("--scale_lr", **switch, help="learning rate = base x accumulated x processes x batch size (default: off)")
     for flag, (kind, explanation) in TRAINER_FLAGS.items():
         add(f"--{flag}", type=kind, help=explanation)
     add("--no-test", **switch, help="leave out data.params.test after training")

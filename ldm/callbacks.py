@@ -55,7 +55,7 @@ class Checks(pl.Callback):
     - a trainable parameter that no gradient has reached by step 2
     - a trainable part whose gradient is all zeros until step `patience`, which leaves time for layers that begin at
       zero: what is behind one gets its first number a step later
-    - a frozen part that changed: whenever a checkpoint would be written, at the end, and between a run and its resumption
+    - a frozen part that changed: looked at before each checkpoint, at the end, and between a run and its resumption
     """
 
     def __init__(self, patience: int = 6):
@@ -71,15 +71,15 @@ class Checks(pl.Callback):
     def on_train_start(self, trainer, model):
         self.steps = 0
         self.unreached = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.only_zeros = {n: part for n, part in parts(model).items() if any(p.requires_grad for p in part.parameters())}
+        self.only_zeros = {name: part for name, part in parts(model).items() if _is_trainable(part)}
         self._refuse_changed(model, "are not those that this run was trained with; give it the same files")
         self.checksums = dict(frozen_checksums(model))
 
     def on_before_backward(self, trainer, model, loss):
         if not torch.isfinite(loss):
             raise TrainingStopped(
-                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}); no weight has "
-                "seen it. Go on from the last checkpoint with a lower model.base_learning_rate, gradient clipping "
+                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}); no weight "
+                "has seen it. Go on from the last checkpoint with a lower model.base_learning_rate, gradient clipping "
                 "(lightning.trainer.gradient_clip_val=1.0) or --precision 32"
             )
 
@@ -88,8 +88,8 @@ class Checks(pl.Callback):
         self.unreached = {name: p for name, p in self.unreached.items() if p.grad is None}
         if self.unreached and self.steps >= 2:
             raise TrainingStopped(
-                f"{_names(self.unreached)}: trainable, but without a gradient after {self.steps} steps, so nothing in the "
-                "loss depends on it; connect it or freeze it"
+                f"{_names(self.unreached)}: trainable, but without a gradient after {self.steps} steps, so nothing in "
+                "the loss depends on it; connect it or freeze it"
             )
         self.only_zeros = {name: part for name, part in self.only_zeros.items() if not _has_gradient(part)}
         if self.only_zeros and self.steps >= self.patience:
@@ -134,8 +134,9 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
     def _note(self, signum, frame):
         self.received = signum
         if signum != signal.SIGUSR1:
+            name = signal.Signals(signum).name
             # not print(), which must not be entered twice
-            os.write(2, f"\n{signal.Signals(signum).name}: stopping after this step; once more to stop at once\n".encode())
+            os.write(2, f"\n{name}: stopping after this step; once more to stop at once\n".encode())
             self._restore()
 
     def on_train_epoch_end(self, trainer, model):
@@ -143,7 +144,8 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
             trainer.save_checkpoint(self.path)
 
     def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
-        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:  # no gradient is half summed
+        # not while gradients are half summed
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._act(trainer)
 
     def on_validation_batch_end(self, trainer, *_):
@@ -259,6 +261,10 @@ def frozen_checksums(model: nn.Module) -> Iterator[tuple[str, int]]:
 def _checksum(tensor: Tensor) -> int:
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     return int(tensor.detach().contiguous().view(bits).sum(dtype=torch.int64))
+
+
+def _is_trainable(part: nn.Module) -> bool:
+    return any(p.requires_grad for p in part.parameters())
 
 
 def _has_gradient(part: nn.Module) -> bool:

@@ -24,7 +24,7 @@ OURS = ("ldm", "torch.nn", "torch.optim", "pytorch_lightning", "taming")
 
 
 class UserError(ValueError):
-    """A mistake of the user's, in one clear sentence: what, where and what to do. The scripts print it and exit with 2."""
+    """A mistake of the user's, in one clear sentence: what, where, what to do. The scripts print it and exit with 2."""
 
 
 class ConfigError(UserError):

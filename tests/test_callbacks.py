@@ -158,10 +158,16 @@ def test_pictures_go_to_the_log_folder_and_to_tensorboard(tmp_path):
     fit(model, tmp_path, ImageLogger(batch_frequency=4, max_images=2), logger=logger, log_every_n_steps=1)
 
     names = {path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.png")}
-    train = {f"train/{key}_gs-{step:06}_e-{epoch:06}_b-{batch:06}.png"
-             for step, epoch, batch in [(1, 0, 0), (2, 0, 1), (4, 0, 3), (8, 1, 3)] for key in ("inputs", "samples")}  # fmt: skip
-    val = {f"val/{key}_gs-{step:06}_e-{epoch:06}_b-000000.png"
-           for step, epoch in [(4, 0), (8, 1)] for key in ("inputs", "samples")}  # fmt: skip
+    train = {
+        f"train/{key}_gs-{step:06}_e-{epoch:06}_b-{batch:06}.png"
+        for step, epoch, batch in [(1, 0, 0), (2, 0, 1), (4, 0, 3), (8, 1, 3)]
+        for key in ("inputs", "samples")
+    }
+    val = {
+        f"val/{key}_gs-{step:06}_e-{epoch:06}_b-000000.png"
+        for step, epoch in [(4, 0), (8, 1)]
+        for key in ("inputs", "samples")
+    }
     assert names == train | val
 
     inputs = np.asarray(Image.open(tmp_path / "images/train/inputs_gs-000001_e-000000_b-000000.png"))

@@ -68,7 +68,8 @@ def test_an_epoch_holds_every_index_once_in_an_order_of_its_own():
 def test_processes_share_an_epoch_evenly_and_leave_nothing_out(length, world):
     whole = list(EpochSampler(Numbers(length), seed=1))
     shares = [list(EpochSampler(Numbers(length), 1, rank, world)) for rank in range(world)]
-    assert {len(share) for share in shares} == {-(-length // world)} == {len(EpochSampler(Numbers(length), 1, 0, world))}
+    each = -(-length // world)
+    assert {len(share) for share in shares} == {each} and len(EpochSampler(Numbers(length), 1, 0, world)) == each
     in_turn = [index for turn in zip(*shares) for index in turn]
     assert in_turn[:length] == whole and set(in_turn) == set(range(length))
 

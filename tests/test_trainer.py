@@ -153,7 +153,9 @@ def test_later_files_win_and_overrides_and_flags_win_over_those(config, tmp_path
     more = tmp_path / "more.yaml"
     more.write_text("model: {params: {width: 4, scale: 2.0}}\nlightning: {trainer: {max_epochs: 7}}\n")
     _, folder, _ = train(more, "-t", "--max_epochs", 1, "model.params.scale=3.0")
-    project, settings = (yaml.safe_load(next(folder.glob(f"configs/*-{n}.yaml")).read_text()) for n in ("project", "lightning"))
+    project, settings = (
+        yaml.safe_load(next(folder.glob(f"configs/*-{name}.yaml")).read_text()) for name in ("project", "lightning")
+    )
     assert project["model"]["params"] == {"width": 4, "scale": 3.0}
     assert settings["lightning"]["trainer"] | {"max_epochs": 1, "gpus": "cpu"} == settings["lightning"]["trainer"]
     assert settings["lightning"]["seed"] == 23
