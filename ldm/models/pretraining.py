@@ -1,0 +1,239 @@
+"""SGDiff's first stage: a graph encoder learns what images look like, from an image tower (2211.11138, section 3.1).
+
+Two losses, one to one. Contrastive: an image and its graph are closer than to any other of the batch. Masked: with
+objects covered in the picture, the graph's tokens tell what the image tower would see without the cover.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from open_clip.loss import ClipLoss
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, distributed, nn
+
+from ldm.checkpoint import CheckpointError, trainable_state_dict
+from ldm.conditioning import Conditioning
+from ldm.graph import Batch
+from ldm.modules.attention import BasicTransformerBlock, Context
+from ldm.modules.masking import draw_objects, mask_objects
+from ldm.util import instantiate_from_config
+
+LARGEST_SCALE = 100.0
+CLIP = {"target": "ldm.modules.global_film.CLIPGlobalEncoder"}  # OpenAI's ViT-B/32
+
+
+class Outcome(NamedTuple):
+    """What a batch gave.
+
+    contrastive, masked   the losses
+    of_mean               the masked loss of a decoder that always says the batch's mean for a place
+    image, graph (B,E)    embeddings of length 1
+    """
+
+    contrastive: Tensor
+    masked: Tensor
+    of_mean: Tensor
+    image: Tensor
+    graph: Tensor
+
+
+class GraphImagePretraining(pl.LightningModule):
+    """Trains the graph encoder that `graph_config` describes, as a `cond_stage_config` does: CGIPModel or NSGEncoder.
+
+    image_config       a CLIPGlobalEncoder with a ViT; its own settings say which one and where its weights are
+    train_image        whether it is trained too. It learns from the contrastive loss alone: as its own target in the
+                       other one, it could make that easy instead of good
+    mask_probability   of an object to be covered; the published code's is 0.8
+    decoder_heads, decoder_dim_head   of the decoder's one block, whose widths are those of the image tower and of the
+                       graph's tokens
+    warmup_steps       the learning rate rises over so many steps, then falls as a cosine over the rest of the run
+    weight_decay       of matrices; vectors and scalars have none
+
+    In a checkpoint, the graph encoder is cond_stage_model, as it is in the second stage's: name one as the ckpt_path of
+    a `cond_stage_config`. Raises CheckpointError for an image tower without weights, ValueError for one without patches.
+    """
+
+    learning_rate = 5e-4  # the trainer sets the one in force
+    monitor = "val/loss"
+
+    def __init__(
+        self,
+        graph_config: dict,
+        image_config: dict = CLIP,
+        train_image: bool = False,
+        mask_probability: float = 0.8,
+        decoder_heads: int = 8,
+        decoder_dim_head: int = 64,
+        warmup_steps: int = 10_000,
+        weight_decay: float = 0.2,
+    ):
+        super().__init__()
+        self.mask_probability = mask_probability
+        self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
+        self.config = self.vocab = None  # what the trainer puts into checkpoints beside the weights
+
+        with torch.random.fork_rng(devices=[]):  # checkpoints do not hold a frozen tower, so a random one stays the same
+            torch.manual_seed(0)
+            self.image_model = instantiate_from_config(image_config).requires_grad_(train_image)
+        if not isinstance(self.visual, VisionTransformer):
+            raise ValueError(f"image_config: the image tower is a {type(self.visual).__name__}; take a ViT, which has patches")
+        self.visual.output_tokens = True
+        self.cond_stage_model = instantiate_from_config(graph_config)
+
+        tokens, width = self.cond_stage_model.dim, self.visual.conv1.out_channels
+        embedding, shared = getattr(self.cond_stage_model, "embedding_dim", tokens), self.image_model.embedding_dim
+        self.to_image_space = nn.Identity() if embedding == shared else nn.Linear(embedding, shared)
+        self.decoder = BasicTransformerBlock(width, tokens, decoder_heads, decoder_dim_head)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.validated: list[tuple[Tensor, Tensor]] = []  # embeddings of the validation set so far
+
+    @property
+    def visual(self) -> VisionTransformer:
+        return self.image_model.visual
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts by the names that people call them."""
+        parts = {"graph encoder": self.cond_stage_model, "image tower": self.image_model, "decoder": self.decoder}
+        linear = isinstance(self.to_image_space, nn.Linear)
+        return parts | {"projection": self.to_image_space} if linear else parts
+
+    # Features --------------------------------------------------------------------------------------------------------
+
+    def image_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,3,H,W) in [-1,1] -> embedding (B,E), features of the patches (B,N,W) after the last layer's norm."""
+        return self.visual(self.image_model.preprocess(image).to(self.visual.conv1.weight.dtype))
+
+    def graph_embedding(self, cond: Conditioning) -> Tensor:  # -> (B,E)
+        """The encoder's own embedding of the graph, or else the mean of its tokens, in the image tower's space."""
+        if cond.style is not None:
+            return self.to_image_space(cond.style)
+        real = cond.mask[..., None]
+        return self.to_image_space((cond.tokens * real).sum(1) / real.sum(1).clamp(min=1))
+
+    @property
+    def scale(self) -> Tensor:
+        return self.logit_scale.exp()
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch) -> Outcome:
+        batch = Batch.of(batch)
+        cond = self.cond_stage_model(batch.graph)
+        image, patches = self.image_features(batch.image)
+        image, graph = (F.normalize(x.float(), dim=-1) for x in (image, self.graph_embedding(cond)))
+
+        with torch.no_grad():
+            hidden = draw_objects(batch.graph, self.mask_probability)
+            _, covered = self.image_features(mask_objects(batch.image, batch.graph, hidden))
+        uncovered, target = self.decoder(covered, Context.of(cond.tokens, cond.mask), None), patches.detach().float()
+        return Outcome(
+            contrastive=contrastive_loss(image, graph, self.scale),
+            masked=F.mse_loss(uncovered.float(), target),
+            of_mean=target.var(dim=0, unbiased=False).mean(),
+            image=image,
+            graph=graph,
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        outcome = self.losses(batch)
+        self.log("train/scale", self.scale)
+        return self._log_losses("train", outcome)
+
+    def validation_step(self, batch: Batch, batch_idx: int):
+        outcome = self.losses(batch)
+        self._log_losses("val", outcome)
+        self.log("val/masked_of_mean", outcome.of_mean, batch_size=len(outcome.image), sync_dist=True)
+        self.validated.append((outcome.image, outcome.graph))
+
+    def _log_losses(self, split: str, outcome: Outcome) -> Tensor:
+        loss = outcome.contrastive + outcome.masked
+        values = {"loss": loss, "contrastive": outcome.contrastive, "masked": outcome.masked}
+        values = {f"{split}/{name}": value for name, value in values.items()}
+        self.log_dict(values, prog_bar=True, batch_size=len(outcome.image), sync_dist=split == "val")
+        return loss
+
+    def on_validation_epoch_start(self):
+        self.validated = []
+
+    def on_validation_epoch_end(self):
+        """How often an image's graph is among the nearest of the whole set's, and the other way round."""
+        image, graph = (self.all_gather(torch.cat(x)).flatten(0, -2) for x in zip(*self.validated))
+        for k in (1, 5):
+            self.log(f"val/image_to_graph_R@{k}", recall(image, graph, k))
+            self.log(f"val/graph_to_image_R@{k}", recall(graph, image, k))
+            self.log(f"val/chance_R@{k}", min(1.0, k / len(image)))
+
+    def on_train_batch_end(self, *_):
+        with torch.no_grad():
+            self.logit_scale.clamp_(0, math.log(LARGEST_SCALE))
+
+    def configure_optimizers(self):
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.999))
+        total = self.trainer.estimated_stepping_batches
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    @property
+    def strict_loading(self) -> bool:
+        return False  # a checkpoint holds what is trained; on_load_checkpoint sees to it that this is all there
+
+    def on_save_checkpoint(self, checkpoint: dict):
+        checkpoint["state_dict"] = trainable_state_dict(self)
+        checkpoint["config"] = self.config
+        checkpoint["vocab"] = self.vocab.to_json() if self.vocab else None
+
+    def on_load_checkpoint(self, checkpoint: dict):
+        if odd := sorted(trainable_state_dict(self).keys() ^ checkpoint["state_dict"].keys()):
+            raise CheckpointError(
+                f"the checkpoint trains other parts than this config: they differ in {len(odd)} tensors, such as "
+                f"{odd[0]!r}; use the config that it was trained with"
+            )
+
+    # Pictures --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_images(self, batch: Batch, n: int = 8) -> dict[str, Tensor]:  # name -> (n,3,H,W) in [-1,1]
+        batch = Batch.of(batch)
+        hidden = draw_objects(batch.graph, self.mask_probability)
+        return {"inputs": batch.image[:n], "masked": mask_objects(batch.image, batch.graph, hidden)[:n]}
+
+
+def contrastive_loss(image: Tensor, graph: Tensor, scale: Tensor) -> Tensor:  # (B,E), (B,E), () -> ()
+    """Symmetric InfoNCE (CLIP, 2103.00020, figure 3) over the batches of all processes, which must be equally large.
+
+    The same number in each of them, and the mean of their gradients is the joined batch's.
+    """
+    rank, world = 0, 1
+    if distributed.is_available() and distributed.is_initialized():
+        rank, world = distributed.get_rank(), distributed.get_world_size()
+    return ClipLoss(gather_with_grad=True, rank=rank, world_size=world)(image, graph, scale)
+
+
+def recall(queries: Tensor, items: Tensor, k: int) -> Tensor:  # (N,E), (N,E) -> ()
+    """The share of queries whose own item, the one in the same row, is among the k most similar.
+
+    Items that are equally similar come in random order; this is the mean over all orders, so that a model to which
+    everything is alike has what chance gives, k / N.
+    """
+    similarity = queries @ items.T
+    own = similarity.diagonal()[:, None]
+    closer, equal = (similarity > own).sum(1), (similarity == own).sum(1)
+    return ((k - closer) / equal).clamp(0, 1).mean()
