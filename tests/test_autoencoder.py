@@ -53,6 +53,14 @@ def test_the_gaussian_first_stage_computes_the_published_numbers(parity):
     assert_close_to_published(model.decode(published.outputs["mean"]), published.outputs["decoded"])
 
 
+@torch.no_grad()
+def test_the_log_variance_is_clamped_as_published():
+    model = small_kl().eval()
+    for extreme, clamped in ((1e3, 20.0), (-1e3, -30.0)):
+        model.quant_conv.bias[4:] = extreme
+        assert (model.posterior(torch.zeros(1, 3, 16, 16))[1] == clamped).all()
+
+
 def test_the_weights_come_from_the_path_in_the_config(parity, tmp_path, capsys):
     published = parity("ldm_vq_small")
     path = tmp_path / "model.safetensors"
@@ -137,14 +145,14 @@ def test_codes_that_no_latent_uses_do_not_stay_so():
     model = small_vq(64, restart_every=2).train()
     torch.nn.init.constant_(model.quantize.embedding.weight, 1e3)  # all far from every latent
     images = torch.rand(8, 3, 16, 16) * 2 - 1
-    for _ in range(3):
+    for _ in range(4):
         model.training_step((images,), 0)
     codes = model.quantize(model.encode(images))[2][2]
     assert len(codes.unique()) > 32
     still = model.quantize.embedding.weight.clone()
     model.eval()
-    for _ in range(3):
-        model.validation_step((images,), 0)
+    model.uses.zero_()  # a restart would be due, and move them all
+    model.validation_step((images,), 0)
     assert torch.equal(model.quantize.embedding.weight, still)
 
 
