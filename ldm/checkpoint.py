@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from ldm import unpickle
 from ldm.diffusers_layout import is_diffusers, to_ldm_unet, to_ldm_vae
+from ldm.util import UserError
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is missing, cannot be read, or does not fit: what, where, what to do."""
 
 
@@ -50,7 +51,7 @@ PARTS = {
 LEFT = {
     r"(^|\.)loss\.": "the loss that it was trained with",
     r"^model_ema\.": "a moving average of other parts, or its counters",
-    r"^(betas|lvlb_weights|logvar|scale_factor|posterior_\w+|\w*alphas_cumprod(_prev)?)$": "the config gives the schedule",
+    r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|scale_factor)$": "given by the config",
     r"^(model\.diffusion_model|\w+_stage_model)\.": "another part of the same file",
     r"^context_local_mlp\.": "belongs to the encoder that it was trained with",
 }
@@ -132,11 +133,13 @@ def load_part(
 
     complaints = {
         "missing": [key for key in wrong if key not in offered],
-        "of another shape": [f"{key} {shape(offered[key])} for {shape(expected[key])}" for key in wrong if key in offered],
+        "of another shape": [
+            f"{key} {shape(offered[key])} for {shape(expected[key])}" for key in wrong if key in offered
+        ],
         "unexpected": [key for key, why in left.items() if why is None],
     }
     if not taken:
-        raise CheckpointError(f"{name}: nothing in it belongs to the {part}, which should come from {PARTS[part].source}")
+        raise CheckpointError(f"{name}: nothing in it belongs to the {part}, which should be in {PARTS[part].source}")
     if any(complaints.values()):
         found = "; ".join(f"{len(keys)} {what}: {some(keys)}" for what, keys in complaints.items() if keys)
         raise CheckpointError(f"{name}: does not fit the {part} that the config describes ({found})")
@@ -176,7 +179,8 @@ def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, Tens
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise CheckpointError(f"{path}: cannot be read ({reason}); if it was cut short, download it again") from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, Mapping) else {}
+    items = state.items() if isinstance(state, Mapping) else ()
+    tensors = {key: value for key, value in items if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path}: holds no state dict, a dictionary from names to tensors")
     return tensors
@@ -217,7 +221,9 @@ def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write beside `path` and rename, so that `path` is always whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

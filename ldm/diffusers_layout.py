@@ -57,8 +57,9 @@ def to_ldm_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if found := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)", name):
             side, level, kind, number, layer = found[1], int(found[2]), found[3], int(found[4]), found[5]
             # a level is `blocks` residual blocks and a downsampler; upwards it has one block more instead
-            index = level * (blocks + 1) + number + (side == "down")
-            return inner(f"{'in' if side == 'down' else 'out'}put_blocks.{index}.{int(kind == 'attentions')}", kind, layer)
+            first = "input_blocks.{}" if side == "down" else "output_blocks.{}"
+            block = first.format(level * (blocks + 1) + number + (side == "down"))
+            return inner(f"{block}.{int(kind == 'attentions')}", kind, layer)
         if found := re.fullmatch(r"down_blocks\.(\d+)\.downsamplers\.0\.conv", name):
             return f"input_blocks.{(int(found[1]) + 1) * (blocks + 1)}.0.op"
         if found := re.fullmatch(r"up_blocks\.(\d+)\.upsamplers\.0\.conv", name):

@@ -65,8 +65,8 @@ def test_the_weights_come_from_the_path_in_the_config(parity, tmp_path, capsys):
     published = parity("ldm_vq_small")
     path = tmp_path / "model.safetensors"
     save_file({**published.weights, "loss.logvar": torch.zeros(1)}, path)
-    config = OmegaConf.create({**published.params, "ckpt_path": str(path), "lossconfig": {"target": "torch.nn.Identity"},
-                               "monitor": "val/rec_loss", "image_key": "image"})  # fmt: skip
+    frozen = {"lossconfig": {"target": "torch.nn.Identity"}, "monitor": "val/rec_loss", "image_key": "image"}
+    config = OmegaConf.create({**published.params, **frozen, "ckpt_path": str(path)})
     model = VQModelInterface(**config)
     assert all(torch.equal(value, published.weights[key]) for key, value in model.state_dict().items())
     assert model.weights_from == str(path) and str(path) in capsys.readouterr().out

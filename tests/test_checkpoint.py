@@ -113,7 +113,7 @@ def lightning_1_file(path, zipped: bool, monkeypatch) -> dict:
     torch.save({
         "epoch": 7,
         "pytorch-lightning_version": "1.4.2",
-        "callbacks": {ModelCheckpoint: {"best_model_score": np.float64(0.25), "best": {np.float32(1.5), ModelCheckpoint()}}},
+        "callbacks": {ModelCheckpoint: {"score": np.float64(0.25), "set": {np.float32(1.5), ModelCheckpoint()}}},
         "hyper_parameters": AttributeDict({"lr": np.int64(3), "args": types.SimpleNamespace(a=[ModelCheckpoint])}),
         "state_dict": state,
     }, path, _use_new_zipfile_serialization=zipped)  # fmt: skip
@@ -210,8 +210,9 @@ def test_the_hostile_opcodes_do_call_in_an_ordinary_unpickler(tmp_path):
         assert marker.exists(), opcode
 
 
-@pytest.mark.parametrize("target", ["ctorch\nTensor\n", "ccollections\nOrderedDict\n", "ctorch._utils\n_rebuild_tensor_v2\n",
-                                    "ctorch\nFloatStorage\n"])  # fmt: skip
+@pytest.mark.parametrize("target", [
+    "ctorch\nTensor\n", "ccollections\nOrderedDict\n", "ctorch._utils\n_rebuild_tensor_v2\n", "ctorch\nFloatStorage\n",
+])  # fmt: skip
 def test_a_file_cannot_set_an_attribute_of_anything_here(tmp_path, target):
     zip_of(tmp_path / "hostile.ckpt", target.encode() + b"(N}S'poisoned'\nI1\nstb.")
     with pytest.raises(CheckpointError):
@@ -295,7 +296,8 @@ def test_missing_unexpected_and_reshaped_keys_are_errors_that_name_them(capsys):
     state["stranger"] = torch.zeros(1)
     with pytest.raises(CheckpointError) as caught:
         load_part(module, state, "unet")
-    assert all(words in str(caught.value) for words in ("missing: b.bias", "a.weight 3x5 for 3x2", "unexpected: stranger"))
+    for words in ("missing: b.bias", "a.weight 3x5 for 3x2", "unexpected: stranger"):
+        assert words in str(caught.value)
     assert_holds(module, before)
     assert capsys.readouterr().out == "" and not hasattr(module, "weights_from")
 
@@ -335,7 +337,7 @@ def test_the_loss_that_vq_f8_was_trained_with_is_left_and_named(capsys):
 def test_the_moving_average_is_preferred_where_there_is_one():
     module = toy(**{"out": (2, 2), "middle_block": (2, 2)})
     raw = like(module)
-    average = {key: torch.randn_like(value) for key, value in raw.items() if key != "out.bias"}  # LitEma skips the frozen
+    average = {key: torch.randn_like(value) for key, value in raw.items() if key != "out.bias"}  # as if frozen
     state = {f"model.diffusion_model.{key}": value for key, value in raw.items()}
     state |= {"model_ema.diffusion_model" + key.replace(".", ""): value for key, value in average.items()}
     state |= {"model_ema.decay": torch.zeros(()), "model_ema.num_updates": torch.zeros(())}
@@ -352,7 +354,7 @@ def test_what_is_ours_keeps_its_beginning_and_is_named(capsys):
     before = module["film"].weight.clone()
     report = load_part(module, published, "unet")
     assert torch.equal(module["film"].weight, before) and torch.equal(module["a"].weight, published["a.weight"])
-    assert set(report.ours) == {f"{name}.{kind}" for name in ("film", "context_local_mlp") for kind in ("weight", "bias")}
+    assert {key.split(".")[0] for key in report.ours} == {"film", "context_local_mlp"} and len(report.ours) == 4
     assert "film.weight" in capsys.readouterr().out
 
 
@@ -397,8 +399,8 @@ def test_sgdiffs_checkpoint_gives_its_averaged_unet_and_its_first_stage(manifest
     assert len(unet.taken) == unet.averaged == sum(key.startswith("model_ema.diffusion_model") for key in shapes)
     assert not unet.ours
     first_stage = meta(VQModelInterface, VQ_F8, shapes, "first_stage")
-    assert len(first_stage.taken) == sum(key.startswith("first_stage_model.") for key in shapes) and not first_stage.averaged
-    assert not first_stage.ours
+    assert len(first_stage.taken) == sum(key.startswith("first_stage_model.") for key in shapes)
+    assert not first_stage.averaged and not first_stage.ours
 
 
 def test_sgdiffs_unet_takes_our_adapters_beside_its_weights(manifest):
@@ -429,7 +431,8 @@ def test_stable_diffusion_fits_in_both_layouts_and_both_name_the_same_tensors(ma
 def test_diffusers_unet_computes_what_diffusers_computes(parity):
     params, weights, inputs, outputs = parity("diffusers_unet_small")
     ours = parity("ldm_unet_small").params  # the same network in the other layout
-    unet = UNetModel(**{**ours, "context_dim": params["cross_attention_dim"], "num_heads": params["attention_head_dim"]}).eval()
+    ours |= {"context_dim": params["cross_attention_dim"], "num_heads": params["attention_head_dim"]}
+    unet = UNetModel(**ours).eval()
     load_part(unet, weights, "unet")
     with torch.no_grad():
         assert_close_to_published(unet(inputs["x"], inputs["t"], Conditioning.of(inputs["context"])), outputs["eps"])
