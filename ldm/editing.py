@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.data.images import square, to_image, to_tensor
-from ldm.graph import SceneGraph, diff, encode
+from ldm.diff import diff
+from ldm.graph import SceneGraph, encode
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import sample
 from ldm.models.diffusion.ddpm import LatentDiffusion

@@ -27,7 +27,7 @@ def load_model(
     """The model ready for use: averaged weights, evaluation mode, on `device`.
 
     The config is the one inside the checkpoint unless a YAML file is named. Without a checkpoint, the config's frozen
-    parts are loaded and its adapters begin as the identity. Raises CheckpointError, GraphError or ValueError.
+    parts are loaded and its adapters begin as the identity. Raises UserError.
     """
     saved = _read(checkpoint) if checkpoint else None
     if config:
@@ -38,7 +38,10 @@ def load_model(
     else:
         raise CheckpointError("nothing to load a model from: name a run, a checkpoint or a config")
 
-    model = instantiate_from_config(merged.model)
+    try:
+        model = instantiate_from_config(merged.model)
+    except ValueError as error:  # a config that its parts refuse
+        raise CheckpointError(f"{config or checkpoint}: {error}") from error
     if saved:
         model.on_load_checkpoint(saved)
         model.load_state_dict(saved["state_dict"], strict=False)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ldm.util import UserError
+
 
 @dataclass(frozen=True, eq=False)
 class DDIMSchedule:
@@ -45,9 +47,9 @@ class NoiseSchedule:
 
     @classmethod
     def named(cls, name: str, steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> NoiseSchedule:
-        """By the name that a config's `beta_schedule` gives it. Raises ValueError on any but 'linear'."""
+        """By the name that a config's `beta_schedule` gives it. Raises UserError on any but 'linear'."""
         if name != "linear":
-            raise ValueError(f"beta_schedule {name!r}: only 'linear' is supported, as published configs use no other")
+            raise UserError(f"beta_schedule {name!r}: only 'linear' is supported, as published configs use no other")
         return cls.linear(steps, start, end)
 
     def __len__(self) -> int:
@@ -68,11 +70,11 @@ class NoiseSchedule:
         published code rounds the spacing down and so takes more steps than it was asked for
         (31 for 30); here the spacing is rounded timestep by timestep instead. T - 1 steps
         visit every timestep; sampling ends at timestep 0, so there is no room for more.
-        Raises ValueError for a number of steps outside 1 .. T - 1.
+        Raises UserError for a number of steps outside 1 .. T - 1.
         """
         total = len(self)
         if not 1 <= steps < total:
-            raise ValueError(f"{steps} DDIM steps of a schedule over {total}: choose between 1 and {total - 1}")
+            raise UserError(f"{steps} DDIM steps of a schedule over {total}: choose between 1 and {total - 1}")
         timesteps = torch.arange(steps) * total // steps + 1
         alphas = self.alphas_cumprod[timesteps]
         return DDIMSchedule(timesteps, alphas, torch.cat([self.alphas_cumprod[:1], alphas[:-1]]))

@@ -107,6 +107,12 @@ def test_graphs_without_any_triple_have_only_empty_slots(encoder):
     assert cond.style.isfinite().all()
 
 
+def test_an_untrained_encoder_of_the_published_depth_tells_graphs_apart():
+    torch.manual_seed(0)
+    style = CGIPModel(num_objs=4, num_preds=3, width=64, layers=5, embed_dim=64)(encode([SHEEP, SKY], VOCAB)).style
+    assert torch.cosine_similarity(style[0], style[1], dim=0) < 0.999
+
+
 def test_triples_have_no_boxes(encoder):
     assert (encoder(encode([SHEEP], VOCAB)).boxes == -1).all()
 

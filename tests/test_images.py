@@ -40,11 +40,12 @@ def test_transparency_is_laid_on_white(save):
     assert (pixels[0] == (10, 20, 30)).all() and (pixels[1:] == 255).all()
 
 
-def test_exif_orientation_is_not_applied(save):
+def test_exif_orientation_is_applied_only_where_asked_for(save):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter to display
     path = save(Image.fromarray(RAMP), "turned.jpg", exif=exif)
     assert read_image(path).size == (64, 48)
+    assert read_image(path, upright=True).size == (48, 64)
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png"])

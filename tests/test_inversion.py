@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ldm.models.diffusion.ddim import sample
-from ldm.models.diffusion.inversion import METHODS, ddim, fixed_point
+from ldm.models.diffusion.inversion import METHODS, _solve, ddim, fixed_point
 from ldm.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.linear()
@@ -57,4 +57,13 @@ def test_plain_inversion_calls_the_denoiser_once_a_step():
 
 def test_steps_that_do_not_converge_are_told():
     with pytest.warns(UserWarning, match="more --steps"):
-        fixed_point(lambda x, t: -40 * x, SCHEDULE.ddim(3), torch.ones(1, 4, 2, 2), iterations=4)
+        fixed_point(lambda x, t: (40 * x).sin(), SCHEDULE.ddim(3), torch.ones(1, 4, 2, 2), iterations=4)
+
+
+def test_fixed_points_are_found_where_plain_iteration_runs_away():
+    """x = g(x) of a linear g with eigenvalues from -3 to 0.9, of which plain iteration would blow up the first."""
+    matrix = torch.diag(torch.tensor([-3.0, -2.0, 0.5, 0.9], dtype=torch.float64))
+    constant = torch.tensor([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]], dtype=torch.float64)
+    x, error = _solve(lambda x: x @ matrix + constant, torch.zeros(2, 4, dtype=torch.float64), 50, 1e-9)
+    torch.testing.assert_close(x, constant @ torch.linalg.inv(torch.eye(4, dtype=torch.float64) - matrix))
+    assert error <= 1e-9

@@ -15,13 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ldm.graph import GAP, IMAGE, IN_IMAGE, Vocab
+from ldm.util import UserError
 
 PREDICATES = (IN_IMAGE, "left of", "right of", "above", "below", "inside", "surrounding")
 _FIELDS = itemgetter("id", "image_id", "category_id", "bbox", "segmentation")
 LARGEST_ID = 10_000  # of a category; ids are places in the vocabulary, so that it must not grow without bound
 
 
-class CocoError(ValueError):
+class CocoError(UserError):
     """What is wrong with the annotations, where, and what to do about it, in one sentence."""
 
 

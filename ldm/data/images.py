@@ -10,33 +10,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 from tqdm import tqdm
+
+from ldm.util import UserError
 
 READ_AHEAD = 1024  # images given to the threads at once
 
 _lenient = threading.Lock()
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """ImageError(path, why): the file cannot be read as an image."""
 
     def __init__(self, *parts: str | Path):  # a data loader hands on a worker's error as one part
         super().__init__(": ".join(map(str, parts)))
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """The pixels as stored, in RGB: 16 bits scaled to 8, transparency laid on white.
+def read_image(path: str | Path, upright: bool = False) -> Image.Image:
+    """The pixels in RGB: 16 bits scaled to 8, transparency laid on white.
 
-    EXIF orientation is not applied, since annotations refer to stored pixels. A truncated file is read as far as
-    it goes, its rest grey; one that cannot be read at all raises ImageError.
+    EXIF orientation is applied where `upright` is asked for: annotations refer to stored pixels, people to what they
+    see. A truncated file is read as far as it goes, its rest grey; one that cannot be read at all raises ImageError.
     """
     try:
-        return _read(path)
+        return _read(path, upright)
     except ImageError:
         with _truncation_allowed():
-            return _read(path)
+            return _read(path, upright)
 
 
 def image_trouble(path: str | Path) -> str | None:
@@ -73,13 +75,13 @@ def to_image(tensor: Tensor) -> Image.Image:  # (3,H,W) in [-1,1], clipped to it
     return Image.fromarray(pixels.round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-def _read(path: str | Path) -> Image.Image:
+def _read(path: str | Path, upright: bool = False) -> Image.Image:
     if not Path(path).is_file():
         raise ImageError(path, "there is no such file")
     try:
         with Image.open(path) as image:
             image.load()
-            return _to_rgb(image)
+            return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on a broken file
         raise ImageError(path, f"broken, or not an image ({error})") from None
 

@@ -11,12 +11,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ldm.util import UserError
+
 CHUNK = 1 << 20  # characters read at once
 LONGEST = 1 << 20  # characters that one string in a file may have
 AGAIN = "download it again"
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """What is wrong with which file, and what to do about it, in one sentence."""
 
 

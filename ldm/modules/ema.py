@@ -43,14 +43,19 @@ class EMA(nn.Module):
         for parameter, average in self._pairs(model):
             average.lerp_(parameter.to(average.dtype), share.to(average.dtype))
 
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """The averages become the parameters, in place."""
+        for parameter, average in self._pairs(model):
+            parameter.copy_(average)
+
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """The averages stand in for the parameters, in place, until the block ends or raises."""
         pairs = self._pairs(model)
         trained = [parameter.detach().clone() for parameter, _ in pairs]
         try:
-            for parameter, average in pairs:
-                parameter.data.copy_(average)
+            self.copy_to(model)
             yield
         finally:
             for (parameter, _), value in zip(pairs, trained):

@@ -53,6 +53,7 @@ class NSGEncoder(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
+        self.num_objs, self.num_preds = num_objs, num_preds
         self.dim, self.max_tokens = dim, max_tokens
         self.longest = max_tokens  # graph so far, so that a warning is given only when it is exceeded
         self.name = nn.Embedding(num_objs, dim)

@@ -15,7 +15,7 @@ from ldm.graph import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser, sample
 from ldm.modules.ema import EMA
 from ldm.schedule import NoiseSchedule
-from ldm.util import instantiate_from_config
+from ldm.util import UserError, instantiate_from_config
 
 # Keys of published YAML files that ask for what this model does anyway, with the values that do so.
 SETTLED = {
@@ -27,7 +27,6 @@ SETTLED = {
     "parameterization": ("eps",),
     "loss_type": ("l2",),
     "log_every_t": range(1, 1001),
-    "scale_by_std": (False,),
 }
 
 
@@ -40,7 +39,8 @@ class LatentDiffusion(pl.LightningModule):
     freeze_unet: trains only the U-Net's adapters (LoRA, FiLM, context projections). cond_stage_trainable: trains the
     graph encoder. graph_drop, style_drop: the share of rows that see the learned null instead, so that guidance is
     possible (Ho & Salimans 2207.12598). use_ema, ema_decay: running average of what is trained. warmup_steps: linear
-    warm-up of the learning rate, before its cosine decay over the run. scale_factor multiplies the latents.
+    warm-up of the learning rate, before its cosine decay over the run. scale_factor multiplies the latents;
+    scale_by_std sets it to what gives the first batch's a standard deviation of 1.
 
     Raises CheckpointError for a frozen part that has no weights, ValueError for a key or value it does not know.
     """
@@ -63,13 +63,14 @@ class LatentDiffusion(pl.LightningModule):
         image_size: int = 32,
         channels: int = 4,
         scale_factor: float = 1.0,
+        scale_by_std: bool = False,
         graph_drop: float = 0.1,
         style_drop: float = 0.1,
         use_ema: bool = True,
         ema_decay: float = 0.9999,
         warmup_steps: int = 0,
         weight_decay: float = 0.01,
-        monitor: str = "val/loss_simple_ema",
+        monitor: str | None = None,
         **settled,
     ):
         super().__init__()
@@ -77,9 +78,11 @@ class LatentDiffusion(pl.LightningModule):
         if not freeze_first_stage:
             raise ValueError("model.params.freeze_first_stage: the first stage is always frozen here; train one by itself")
         self.schedule = NoiseSchedule.named(beta_schedule, timesteps, linear_start, linear_end)
-        self.latent_size, self.channels, self.scale_factor = image_size, channels, scale_factor
+        self.latent_size, self.channels, self.scale_by_std = image_size, channels, scale_by_std
+        self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
         self.graph_drop, self.style_drop = graph_drop, style_drop
-        self.warmup_steps, self.weight_decay, self.monitor = warmup_steps, weight_decay, monitor
+        self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
+        self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
         self.config = self.vocab = None  # what the trainer puts into checkpoints beside the weights
 
         unet = _build(unet_config, frozen=freeze_unet)
@@ -122,6 +125,16 @@ class LatentDiffusion(pl.LightningModule):
                 raise CheckpointError(
                     f"the {name} is frozen and has no weights: name a checkpoint (ckpt_path) in its config, "
                     "or say `init: random` there if random weights are meant"
+                )
+
+    def setup(self, stage: str):
+        """Raises UserError where the data speaks of more than the graph encoder has words for."""
+        sizes = {"num_objs": self.vocab.objects, "num_preds": self.vocab.predicates} if self.vocab else {}
+        for key, names in sizes.items():
+            if getattr(self.cond_stage_model, key) < len(names):
+                raise UserError(
+                    f"cond_stage_config.params.{key} is {getattr(self.cond_stage_model, key)}, but the vocabulary of the "
+                    f"data has {len(names)}: set it to that"
                 )
 
     # Latents ---------------------------------------------------------------------------------------------------------
@@ -223,7 +236,14 @@ class LatentDiffusion(pl.LightningModule):
             chosen = losses[quartile == q]
             self.log(f"{name}_q{q + 1}", chosen.mean(), batch_size=len(chosen), rank_zero_only=True)
 
-    def on_train_batch_end(self, *_):
+    def on_train_batch_start(self, batch: Batch, batch_idx: int):
+        if self.scale_by_std and self.global_step == 0:
+            self.scale_factor.fill_(1.0)
+            std = self.trainer.strategy.reduce(self.encode(batch[0]).std(), reduce_op="mean")
+            self.scale_factor.fill_(1 / std)
+
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
         if self.model_ema is not None:
             self.model_ema.update(self)
 
@@ -261,7 +281,7 @@ class LatentDiffusion(pl.LightningModule):
 
     def _saved(self) -> dict[str, Tensor]:
         ema = {} if self.model_ema is None else self.model_ema.state_dict(prefix="model_ema.")
-        return {**trainable_state_dict(self), **ema}
+        return {**trainable_state_dict(self), **ema, "scale_factor": self.scale_factor}
 
     # Pictures --------------------------------------------------------------------------------------------------------
 

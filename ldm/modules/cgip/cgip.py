@@ -14,8 +14,8 @@ from ldm.checkpoint import load_part, read_state_dict
 from ldm.conditioning import Conditioning
 from ldm.graph import GraphBatch
 
-# What a checkpoint of stage 1 holds beside the encoder: SGDiff's sip_*.pt, and those of ldm.models.pretraining.
-REST_OF_STAGE_1 = ("clip_model.", "image_model.", "decoder.", "to_image_space.", "logit_scale")
+# What a checkpoint of the first stage holds beside the encoder: SGDiff's sip_*.pt, and those of ldm.models.pretraining.
+REST_OF_STAGE_1 = ("clip_model.", "image_model.", "decoder.", "to_image_space.")
 
 
 class CGIPModel(nn.Module):
@@ -24,7 +24,7 @@ class CGIPModel(nn.Module):
     num_objs, num_preds   sizes of the vocabulary (a published table has one object more, which nothing uses)
     width, embed_dim      of the convolution's hidden layers, of an object
     layers                convolutions after the first
-    ckpt_path             SGDiff's sip_*.pt, a whole SGDiff checkpoint, or a checkpoint of either stage from here
+    ckpt_path             SGDiff's sip_*.pt, a whole SGDiff checkpoint, or one of ldm.models.pretraining
     ignore_keys           beginnings of keys to leave
     max_sample_per_img    token slots; of more triples, the first ones get one, but all take part in the convolution
     attend_to_padding     whether empty slots count as tokens. SGDiff's U-Net was trained with them: a zero becomes the
@@ -64,7 +64,7 @@ class CGIPModel(nn.Module):
         if ckpt_path is not None:
             state = read_state_dict(ckpt_path, "cond_stage")
             state = {key.removeprefix("module."): value for key, value in state.items()}  # of DistributedDataParallel
-            load_part(self, state, "cond_stage", ignore=(*ignore_keys, *REST_OF_STAGE_1))
+            load_part(self, state, "cond_stage", ours=("^logit_scale$",), ignore=(*ignore_keys, *REST_OF_STAGE_1))
             self.weights_from = str(ckpt_path)
 
     def forward(self, graph: GraphBatch) -> Conditioning:  # tokens (B,max_tokens,3E), style (B,E)
@@ -100,6 +100,9 @@ class GraphTripleConv(nn.Module):
         self.sizes = hidden, dim, hidden
         self.net1 = nn.Sequential(nn.Linear(3 * dim, hidden), nn.ReLU(), nn.Linear(hidden, sum(self.sizes)), nn.ReLU())
         self.net2 = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, dim), nn.ReLU())
+        for linear in (self.net1[0], self.net1[2], self.net2[0], self.net2[2]):
+            # As sg2im does. Under torch's own numbers, all graphs look alike after six convolutions (cosine 0.999999).
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
 
     def forward(self, objects: Tensor, predicates: Tensor, subject: Tensor, object_: Tensor) -> tuple[Tensor, Tensor]:
         # (O,D), (T,D), (T,), (T,) -> (O,D), (T,D)
