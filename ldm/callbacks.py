@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
+from ldm.data.images import to_image, to_tensor
+from ldm.graph import Batch, Vocab, decode
+from ldm.plots import draw_boxes, draw_graph, grid
+
 
 class TrainingStopped(RuntimeError):
     """Training cannot usefully go on; the message says why and what to do."""
@@ -179,7 +183,7 @@ class ImageLogger(pl.Callback):
 
     They go to <log folder>/images/{train,val}/ and to TensorBoard every `batch_frequency` steps, with
     increase_log_steps also at the steps 1, 2, 4, 8, ... before the first of those, and at the first validation after
-    that. clamp: cut values to [-1,1]. rescale: show [-1,1] as black to white instead of [0,1].
+    that; with them, where the batch has graphs, these and their boxes. clamp: cut values to [-1,1]. rescale: show [-1,1] as black to white instead of [0,1].
     """
 
     def __init__(
@@ -228,12 +232,20 @@ class ImageLogger(pl.Callback):
         step, epoch = trainer.global_step, trainer.current_epoch
         folder = Path(trainer.default_root_dir, "images", split)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, pictures in images.items():
-            grid = self._grid(pictures)
-            save_image(grid, folder / f"{name}_gs-{step:06}_e-{epoch:06}_b-{batch_idx:06}.png")
+        grids = {name: self._grid(pictures) for name, pictures in images.items()}
+        if isinstance(batch, Batch) and getattr(model, "vocab", None):
+            grids["graphs"] = self._graphs(batch, model.vocab)
+        for name, sheet in grids.items():
+            save_image(sheet, folder / f"{name}_gs-{step:06}_e-{epoch:06}_b-{batch_idx:06}.png")
             for logger in trainer.loggers:
                 if isinstance(logger, pl.loggers.TensorBoardLogger):
-                    logger.experiment.add_image(f"{split}/{name}", grid, step)
+                    logger.experiment.add_image(f"{split}/{name}", sheet, step)
+
+    def _graphs(self, batch: Batch, vocab: Vocab) -> Tensor:  # -> (3,H',W') in [0,1]
+        """Each image with its boxes drawn, beside its graph."""
+        pairs = zip(batch.image[: self.max_images], decode(batch.graph, vocab))
+        drawn = [picture for image, graph in pairs for picture in (draw_boxes(to_image(image), graph), draw_graph(graph))]
+        return (to_tensor(grid(drawn, columns=4)) + 1) / 2
 
     def _grid(self, pictures: Tensor) -> Tensor:  # (n,3,H,W) in [-1,1] -> (3,H',W') in [0,1]
         pictures = pictures[: self.max_images].detach().float().cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytorch_lightning as pl
 import torch
@@ -287,12 +288,14 @@ class LatentDiffusion(pl.LightningModule):
 
     @torch.no_grad()
     def log_images(self, batch: Batch, n: int = 8, steps: int = 50, guidance: float = 2.0) -> dict[str, Tensor]:
-        """Of a batch's first n images: inputs, reconstructions, and samples under their graphs and styles, (n,3,H,W)."""
+        """Of a batch's first n images (n,3,H,W): inputs, reconstructions, and samples of the averaged weights under
+        their graphs and styles."""
         batch = Batch.of(batch)
         image = batch.image[:n]
         z = self.encode(image)
-        cond = self.condition(batch.graph, batch.image).rows(n)
-        samples = sample(self.denoiser(cond, guidance, guidance), self.schedule.ddim(steps), torch.randn_like(z))
+        with self.model_ema.applied(self) if self.model_ema else nullcontext():
+            cond = self.condition(batch.graph, batch.image).rows(n)
+            samples = sample(self.denoiser(cond, guidance, guidance), self.schedule.ddim(steps), torch.randn_like(z))
         return {"inputs": image, "reconstructions": self.decode(z), "samples": self.decode(samples)}
 
 
