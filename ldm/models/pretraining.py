@@ -54,8 +54,8 @@ class GraphImagePretraining(pl.LightningModule):
     warmup_steps       the learning rate rises over so many steps, then falls as a cosine over the rest of the run
     weight_decay       of matrices; vectors and scalars have none
 
-    In a checkpoint, the graph encoder is cond_stage_model, as it is in the second stage's: name one as the ckpt_path of
-    a `cond_stage_config`. Raises CheckpointError for an image tower without weights, ValueError for one without patches.
+    In a checkpoint, the graph encoder is cond_stage_model, as in the second stage's: name one as the ckpt_path of a
+    `cond_stage_config`. Raises CheckpointError for an image tower without weights, ValueError for one without patches.
     """
 
     learning_rate = 5e-4  # the trainer sets the one in force
@@ -77,17 +77,19 @@ class GraphImagePretraining(pl.LightningModule):
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
         self.config = self.vocab = None  # what the trainer puts into checkpoints beside the weights
 
-        with torch.random.fork_rng(devices=[]):  # checkpoints do not hold a frozen tower, so a random one stays the same
-            torch.manual_seed(0)
+        with torch.random.fork_rng(devices=[], enabled=not train_image):
+            if not train_image:
+                torch.manual_seed(0)  # no checkpoint holds a frozen tower, so that one at random must always be the same
             self.image_model = instantiate_from_config(image_config).requires_grad_(train_image)
         if not isinstance(self.visual, VisionTransformer):
-            raise ValueError(f"image_config: the image tower is a {type(self.visual).__name__}; take a ViT, which has patches")
+            kind = type(self.visual).__name__
+            raise ValueError(f"image_config: the image tower is a {kind}; take a ViT, which has patches")
         self.visual.output_tokens = True
         self.cond_stage_model = instantiate_from_config(graph_config)
 
         tokens, width = self.cond_stage_model.dim, self.visual.conv1.out_channels
-        embedding, shared = getattr(self.cond_stage_model, "embedding_dim", tokens), self.image_model.embedding_dim
-        self.to_image_space = nn.Identity() if embedding == shared else nn.Linear(embedding, shared)
+        own, shared = getattr(self.cond_stage_model, "embedding_dim", None), self.image_model.embedding_dim
+        self.to_image_space = nn.Identity() if own == shared else nn.Linear(own or tokens, shared)
         self.decoder = BasicTransformerBlock(width, tokens, decoder_heads, decoder_dim_head)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.validated: list[tuple[Tensor, Tensor]] = []  # embeddings of the validation set so far
@@ -164,9 +166,9 @@ class GraphImagePretraining(pl.LightningModule):
         """How often an image's graph is among the nearest of the whole set's, and the other way round."""
         image, graph = (self.all_gather(torch.cat(x)).flatten(0, -2) for x in zip(*self.validated))
         for k in (1, 5):
-            self.log(f"val/image_to_graph_R@{k}", recall(image, graph, k))
-            self.log(f"val/graph_to_image_R@{k}", recall(graph, image, k))
-            self.log(f"val/chance_R@{k}", min(1.0, k / len(image)))
+            self.log(f"val/image_to_graph_R@{k}", recall(image, graph, k), sync_dist=True)
+            self.log(f"val/graph_to_image_R@{k}", recall(graph, image, k), sync_dist=True)
+            self.log(f"val/chance_R@{k}", min(1.0, k / len(image)), sync_dist=True)
 
     def on_train_batch_end(self, *_):
         with torch.no_grad():
@@ -179,12 +181,12 @@ class GraphImagePretraining(pl.LightningModule):
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.999))
-        total = self.trainer.estimated_stepping_batches
+        rest = max(1, self.trainer.estimated_stepping_batches - self.warmup_steps)
 
         def factor(step: int) -> float:
             if step < self.warmup_steps:
                 return (step + 1) / self.warmup_steps
-            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps)))
+            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - self.warmup_steps) / rest))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

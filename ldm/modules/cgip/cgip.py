@@ -55,7 +55,8 @@ class CGIPModel(nn.Module):
         self.obj_embeddings = nn.Embedding(num_objs + 1, embed_dim)
         self.pred_embeddings = nn.Embedding(num_preds, embed_dim)
         self.graph_conv = GraphTripleConv(embed_dim, width)
-        self.graph_net = nn.ModuleDict({"gconvs": nn.ModuleList(GraphTripleConv(embed_dim, width) for _ in range(layers))})
+        convolutions = nn.ModuleList(GraphTripleConv(embed_dim, width) for _ in range(layers))
+        self.graph_net = nn.ModuleDict({"gconvs": convolutions})
         self.graph_projection = nn.Linear(2 * embed_dim, embed_dim)
         # The temperature of the published training has its place among the keys; nothing here reads or trains it.
         self.register_buffer("logit_scale", torch.tensor(math.log(1 / 0.07)))
@@ -122,7 +123,7 @@ def _look_up(table: nn.Embedding, ids: Tensor, size: str) -> Tensor:
     """Raises a ValueError for an id that the table lacks; only on the CPU, as a GPU would have to be waited for."""
     if ids.device.type == "cpu" and len(ids) and not 0 <= ids.min() <= ids.max() < table.num_embeddings:
         raise ValueError(
-            f"CGIPModel: {size} does not cover the ids {ids.min()} to {ids.max()} of this graph; give it the size of the "
-            "vocabulary that encoded it"
+            f"CGIPModel: {size} does not cover the ids {ids.min()} to {ids.max()} of this graph; give it the size of "
+            "the vocabulary that encoded it"
         )
     return table(ids)
