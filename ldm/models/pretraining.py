@@ -79,7 +79,7 @@ class GraphImagePretraining(pl.LightningModule):
 
         with torch.random.fork_rng(devices=[], enabled=not train_image):
             if not train_image:
-                torch.manual_seed(0)  # no checkpoint holds a frozen tower, so that one at random must always be the same
+                torch.manual_seed(0)  # no checkpoint holds a frozen tower, so a random one must stay the same
             self.image_model = instantiate_from_config(image_config).requires_grad_(train_image)
         if not isinstance(self.visual, VisionTransformer):
             kind = type(self.visual).__name__
