@@ -9,9 +9,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -q
 
 demo: $(READY)
-	$(BIN)/python trainer.py --base configs/demo_vq.yaml -t --gpus cpu
-	$(BIN)/python trainer.py --base configs/demo.yaml -t --gpus cpu
-	$(BIN)/python scripts/ddim_invert_edit.py --help
+	$(BIN)/python scripts/demo.py
 
 $(READY): setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
