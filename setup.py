@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+EVALUATE = ["torch-fidelity>=0.4", "lpips", "torchmetrics"]  # scripts/evaluate.py
+
 setup(
     name="scene-graph-editing",
     version="0.1.0",
@@ -25,5 +27,8 @@ setup(
         "pycocotools",
         "taming-transformers-rom1504",  # the package named taming-transformers lacks VectorQuantizer2
     ],
-    extras_require={"test": ["pytest", "hypothesis"]},
+    extras_require={
+        "evaluate": EVALUATE,
+        "test": ["pytest", "hypothesis", *EVALUATE],
+    },
 )
