@@ -31,6 +31,13 @@ def index(folder, **graphs):
     return Folder(folder, 32)
 
 
+def complaint(call) -> str:
+    with pytest.raises(ImageSetError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def test_an_image_of_any_mode_and_size_becomes_rgb_bytes_of_the_size_asked_for(tmp_path):
     Image.new("L", (50, 20), 77).save(tmp_path / "grey.png")
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "clear.png")
@@ -58,6 +65,12 @@ def test_where_there_is_an_index_only_its_files_count_and_it_says_whose_they_are
     samples = index(tmp_path, b=4, a=7)
     assert [file.name for file in samples.files] == ["a.png", "b.png"]
     assert samples.graphs == [7, 4]
+
+
+def test_a_folder_that_is_still_being_sampled_into_is_not_measured(tmp_path):
+    for name in ("images/000000_00.png", "graphs/000000.png"):
+        paint(tmp_path / name)
+    assert "run sample.py again" in complaint(lambda: Folder(tmp_path, 32))
 
 
 def test_without_an_index_samples_of_one_graph_lie_in_one_subfolder(tmp_path):
@@ -94,19 +107,14 @@ def test_a_sample_is_matched_with_the_image_of_its_graph_in_a_split(tmp_path):
     assert match(index(tmp_path, a=4, b=0, c=4), Split(tmp_path / "demo.yaml", "test", 32)) == [(0, 4), (1, 0), (2, 4)]
 
 
-def complaint(call) -> str:
-    with pytest.raises(ImageSetError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def test_sets_that_cannot_be_read_or_do_not_belong_together_are_said_in_a_sentence(tmp_path):
     (tmp_path / "demo.yaml").write_text(DEMO)
     (tmp_path / "empty").mkdir()
     assert "no such folder" in complaint(lambda: Folder(tmp_path / "none", 32))
     assert "no image" in complaint(lambda: Folder(tmp_path / "empty", 32))
     assert "none.yaml" in complaint(lambda: Split(tmp_path / "none.yaml", "test", 32))
+    (tmp_path / "broken.yaml").write_text("data: {params: [}")
+    assert "cannot be read" in complaint(lambda: Split(tmp_path / "broken.yaml", "test", 32))
     assert "its splits are test" in complaint(lambda: Split(tmp_path / "demo.yaml", "train", 32))
 
     samples = index(tmp_path / "s", a=1, b=5)

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from yaml import YAMLError
 
 from ldm.data.images import read_image, square, to_image
 from ldm.util import UserError, instantiate_from_config
@@ -39,6 +40,8 @@ class Folder(Dataset):
         if not self.folder.is_dir():
             raise ImageSetError(f"{folder}: there is no such folder")
         self.indexed = (self.folder / INDEX).is_file()
+        if not self.indexed and all((self.folder / part).is_dir() for part in ("images", "graphs")):
+            raise ImageSetError(f"{folder}: sampling is not done, or {INDEX} would be there; run sample.py again to go on")
         graphs = _read_index(self.folder / INDEX) if self.indexed else _subfolders(self.folder)
         if not graphs:
             raise ImageSetError(f"{folder}: holds no image")
@@ -63,8 +66,8 @@ class Split(Dataset):
         self.name = f"{config}, data.params.{split}"
         try:
             splits = OmegaConf.select(OmegaConf.load(config), "data.params", default={})
-        except (OSError, OmegaConfBaseException) as error:
-            raise ImageSetError(f"{config}: cannot be read ({error})") from None
+        except (OSError, YAMLError, OmegaConfBaseException) as error:
+            raise ImageSetError(f"{config}: cannot be read ({' '.join(str(error).split())})") from None
         known = [name for name in ("train", "validation", "test") if name in splits]
         if split not in known:
             raise ImageSetError(f"{config}: has no data.params.{split}; its splits are {', '.join(known) or 'none'}")
