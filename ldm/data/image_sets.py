@@ -41,7 +41,7 @@ class Folder(Dataset):
             raise ImageSetError(f"{folder}: there is no such folder")
         self.indexed = (self.folder / INDEX).is_file()
         if not self.indexed and all((self.folder / part).is_dir() for part in ("images", "graphs")):
-            raise ImageSetError(f"{folder}: sampling is not done, or {INDEX} would be there; run sample.py again to go on")
+            raise ImageSetError(f"{folder}: sampling is not done, or it had {INDEX}; run sample.py again to go on")
         graphs = _read_index(self.folder / INDEX) if self.indexed else _subfolders(self.folder)
         if not graphs:
             raise ImageSetError(f"{folder}: holds no image")
