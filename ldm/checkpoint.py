@@ -54,9 +54,10 @@ LEFT = {
     r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|scale_factor)$": "given by the config",
     r"^(model\.diffusion_model|\w+_stage_model)\.": "another part of the same file",
     r"^context_local_mlp\.": "belongs to the encoder that it was trained with",
+    r"^null_(tokens|style)$": "belongs to the training that learned it",
 }
-# What published files lack, or hold in another shape, because it is trained here.
-OURS = (r"(^|\.)(film|lora_A|lora_B|box_bias|context_local_mlp|context_global_mlp)(\.|$)",)
+# What published files lack, or hold in another shape, because it is trained here; and a buffer that nothing reads.
+OURS = (r"(^|\.)(film|lora_A|lora_B|box_bias|context_local_mlp|context_global_mlp)(\.|$)", r"^logit_scale$")
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,8 @@ def load_part(
     prefix = PARTS[part].prefix if any(key.startswith(PARTS[part].prefix) for key in state) else ""
     expected, ignore = module.state_dict(), tuple(ignore)
 
-    # LDM's LitEma keeps the average of model.diffusion_model.out.0.bias as model_ema.diffusion_modelout0bias
-    averages = {key: "model_ema." + (prefix + key).removeprefix("model.").replace(".", "") for key in expected}
-    origin = {key: averages[key] if prefer_ema and averages[key] in state else prefix + key for key in expected}
+    averages = {key: average for key in expected for average in names_of_average(prefix + key) if average in state}
+    origin = {key: averages.get(key, prefix + key) if prefer_ema else prefix + key for key in expected}
     offered = {key: state[origin[key]] for key in expected if origin[key] in state and not key.startswith(ignore)}
     taken = {key: value for key, value in offered.items() if value.shape == expected[key].shape}
 
@@ -149,10 +149,16 @@ def load_part(
         taken = {key: value.to(expected[key].dtype) for key, value in taken.items()}
     module.load_state_dict(taken, strict=False, assign=on_meta)
     module.weights_from = name
-    averaged = sum(origin[key] == averages[key] for key in taken)
+    averaged = sum(origin[key] == averages.get(key) for key in taken)
     report = LoadReport(part, name, layout, tuple(taken), averaged, left, tuple(kept))
     print(report)
     return report
+
+
+def names_of_average(key: str) -> tuple[str, str]:
+    """Of model.diffusion_model.out.0.bias: model_ema.model/diffusion_model/out/0/bias, as ldm.modules.ema keeps it, and
+    model_ema.diffusion_modelout0bias, as LDM's LitEma does."""
+    return "model_ema." + key.replace(".", "/"), "model_ema." + key.removeprefix("model.").replace(".", "")
 
 
 def shape(tensor: Tensor) -> str:

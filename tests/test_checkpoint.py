@@ -22,6 +22,7 @@ from ldm.conditioning import Conditioning
 from ldm.diffusers_layout import to_ldm_unet, to_ldm_vae
 from ldm.models.autoencoder import AutoencoderKL, VQModelInterface
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.modules.ema import EMA
 
 VQ_F8 = dict(
     embed_dim=4, n_embed=16384,
@@ -346,6 +347,25 @@ def test_the_moving_average_is_preferred_where_there_is_one():
     assert report.averaged == 3 and "3 of them the moving average" in str(report)
     load_part(module, state, "unet", prefer_ema=False)
     assert_holds(module, raw)
+
+
+@pytest.mark.parametrize("part", ["unet", "cond_stage"])
+def test_the_average_of_a_checkpoint_of_ours_is_preferred_too(part):
+    model, prefix = nn.ModuleDict(), checkpoint.PARTS[part].prefix
+    inner = model
+    for name in prefix.split(".")[:-2]:
+        inner[name] = nn.ModuleDict()
+        inner = inner[name]
+    inner[prefix.split(".")[-2]] = toy()
+    ema = EMA(model)
+    average = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    for name, value in average.items():
+        ema.average(name).copy_(value)
+    state = {**trainable_state_dict(model), **ema.state_dict(prefix="model_ema."), "null_tokens": torch.zeros(1, 1, 4)}
+    module = toy()
+    report = load_part(module, state, part)
+    assert_holds(module, {name.removeprefix(prefix): value for name, value in average.items()})
+    assert report.averaged == len(average)
 
 
 def test_what_is_ours_keeps_its_beginning_and_is_named(capsys):
