@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.utils.data import Dataset
 
 from ldm.checkpoint import CheckpointError
 from ldm.graph import Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.util import instantiate_from_config, refuse_foreign_targets
+from ldm.util import UserError, instantiate_from_config, plain, refuse_foreign_targets
 
 
 def checkpoint_of(run: str | Path) -> Path:
@@ -26,12 +29,15 @@ def load_model(
 ) -> LatentDiffusion:
     """The model ready for use: averaged weights, evaluation mode, on `device`.
 
-    The config is the one inside the checkpoint unless a YAML file is named. Without a checkpoint, the config's frozen
-    parts are loaded and its adapters begin as the identity. Raises UserError.
+    The config is the one inside the checkpoint unless a YAML file is named. With one, the checkpoint may also be a
+    published one, of a whole model. Without a checkpoint, the config's frozen parts are loaded and its adapters begin
+    as the identity. Raises UserError.
     """
-    saved = _read(checkpoint) if checkpoint else None
+    saved = _read(checkpoint, config) if checkpoint else None
     if config:
         merged = OmegaConf.load(config)
+        if checkpoint and not saved:
+            _take_every_part_from(checkpoint, merged.model.params)
     elif saved:
         merged = OmegaConf.create(saved["config"])
         refuse_foreign_targets(merged, checkpoint)
@@ -39,7 +45,9 @@ def load_model(
         raise CheckpointError("nothing to load a model from: name a run, a checkpoint or a config")
 
     try:
-        model = instantiate_from_config(merged.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what no file holds is the same each time
+            model = instantiate_from_config(merged.model)
     except ValueError as error:  # a config that its parts refuse
         raise CheckpointError(f"{config or checkpoint}: {error}") from error
     if saved:
@@ -47,20 +55,61 @@ def load_model(
         model.load_state_dict(saved["state_dict"], strict=False)
         if model.model_ema is not None:
             model.model_ema.copy_to(model)
-    vocab = saved and saved["vocab"]
-    model.vocab = Vocab.from_json(vocab) if vocab else instantiate_from_config(merged.data.params.train).vocab
+    model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
+    model.vocab = _vocab(saved, model.config["data"]["params"]["train"])
     return model.eval().requires_grad_(False).to(device)
 
 
-def _read(path: str | Path) -> dict:
+def load_dataset(model: LatentDiffusion, split: str) -> Dataset:
+    """The data set that the config names under this split. Raises UserError if there is none."""
+    splits = model.config["data"]["params"]
+    if split not in splits:
+        known = ", ".join(name for name in ("train", "validation", "test") if name in splits)
+        raise UserError(f"there is no split {split!r} in the config's data.params; it has {known}")
+    try:
+        return instantiate_from_config(splits[split])
+    except OSError as error:
+        raise UserError(f"the split {split!r}: {error}") from error
+
+
+def fingerprint(model: nn.Module) -> str:
+    """The same for the same weights, frozen ones included, and for no others."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        if not name.startswith("model_ema."):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _vocab(saved: dict | None, train: dict) -> Vocab:
+    """The one that a checkpoint was trained with, or the training set's, if possible without the rest of the set."""
+    if saved and saved["vocab"]:
+        return Vocab.from_json(saved["vocab"])
+    path = train["params"].get("vocab")
+    return Vocab.read(path) if path else instantiate_from_config(train).vocab
+
+
+def _take_every_part_from(checkpoint: str | Path, params: DictConfig) -> None:
+    """A published file holds the frozen parts too, so whatever files the config names for them need not be there."""
+    params.ckpt_path = str(checkpoint)
+    for part in ("first_stage_config", "cond_stage_config"):
+        params[part].params.pop("ckpt_path", None)
+
+
+def _read(path: str | Path, config: str | Path | None) -> dict | None:
+    """A checkpoint of trainer.py's; None for any other where there is a config to build it by."""
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: there is no such file")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: not a checkpoint of trainer.py ({type(error).__name__})") from None
-    if not isinstance(saved, dict) or not {"state_dict", "config", "vocab"} <= set(saved):
+    except Exception:
+        saved = None
+    if isinstance(saved, dict) and {"state_dict", "config", "vocab"} <= set(saved):
+        return saved
+    if config is None:
         raise CheckpointError(
-            f"{path}: not a checkpoint of trainer.py; published weights belong in the config, as ckpt_path"
+            f"{path}: not a checkpoint of trainer.py; if these are published weights, name their config too, such as "
+            "--config configs/sgdiff_vg.yaml"
         )
-    return saved
+    return None

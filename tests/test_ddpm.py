@@ -1,14 +1,18 @@
 """The whole model: what is trained, what guidance adds up to, and what a checkpoint holds."""
 
+import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model
+from omegaconf import OmegaConf
+from tiny import MODEL, tiny_model
 
 from ldm.checkpoint import CheckpointError
 from ldm.data.demo import VOCAB, DemoTrain
 from ldm.graph import collate
+from ldm.util import UserError, instantiate_from_config
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +175,88 @@ def test_a_checkpoint_of_other_trained_parts_is_refused(model):
 def test_without_a_reference_the_style_is_the_learned_null(batch, model):
     cond = model.condition(batch.graph)
     assert torch.equal(cond.style, model.null_style.expand(3, -1))
+
+
+# SGDiff's own model: a graph encoder that is frozen and gives the style too
+
+
+def tiny_sgdiff(**params):
+    unet = copy.deepcopy(MODEL["params"]["unet_config"])
+    unet["params"] |= {"film_embedding_dim": None, "lora_rank": None, "context_local_dim": 72}
+    cgip = {"num_objs": 4, "num_preds": 5, "width": 24, "layers": 1, "embed_dim": 24, "init": "random"}
+    graph = {"target": "ldm.modules.cgip.cgip.CGIPModel", "params": cgip}
+    own = {"unet_config": unet, "cond_stage_config": graph, "global_stage_config": None, "freeze_unet": False}
+    return tiny_model(**{**own, "cond_stage_trainable": False, "graph_drop": 0.0, **params})
+
+
+@pytest.mark.parametrize("name", ["vg", "coco"])
+def test_the_full_size_checkpoint_of_sgdiff_fills_its_model_and_its_average_is_preferred(name, manifest, capsys):
+    config = OmegaConf.load(Path(__file__).parents[1] / "configs" / f"sgdiff_{name}.yaml").model
+    shapes = manifest("sgdiff_vg")
+    if name == "coco":  # the same but for the sizes of the vocabulary, a row more for objects in SGDiff's table
+        shapes["cond_stage_model.obj_embeddings.weight"][0] = 185
+        shapes["cond_stage_model.pred_embeddings.weight"][0] = 7
+    for part in ("first_stage_config", "cond_stage_config"):
+        config.params[part].params.ckpt_path = None
+    with torch.device("meta"):
+        state = {key: torch.empty(shape) for key, shape in shapes.items()}
+        model = instantiate_from_config(config, ckpt_path=state)
+    prefixes = ("model.", "first_stage_model.", "cond_stage_model.")
+    ours = {key for key in model.state_dict() if key.startswith(prefixes)}
+    assert ours == {key for key in shapes if key.startswith(prefixes)}
+    said = capsys.readouterr().out
+    assert "unet: 628 tensors from memory, LDM layout, 628 of them the moving average" in said and "ours:" not in said
+
+
+def test_sgdiff_trains_its_unet_and_nothing_else(batch):
+    model = tiny_sgdiff()
+    model.losses(batch)[0].mean().backward()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith("model.")}
+    assert trained == {name for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_a_style_that_comes_from_the_graph_is_dropped_with_it(batch, monkeypatch):
+    model, seen = tiny_sgdiff(graph_drop=0.5), []
+    forward = model.unet.forward
+    monkeypatch.setattr(model.unet, "forward", lambda x, t, cond: seen.append(cond) or forward(x, t, cond))
+    for seed in range(4):
+        model.losses(batch, torch.Generator().manual_seed(seed))
+    own = model.condition(batch.graph).style
+    dropped = [cond.mask.sum(1) == 1 for cond in seen]
+    assert 0 < sum(int(rows.sum()) for rows in dropped) < 12
+    for cond, rows in zip(seen, dropped):
+        torch.testing.assert_close(cond.style, torch.where(rows[:, None], model.null_style, own))
+
+
+def test_a_style_that_comes_from_the_graph_is_guided_with_it(batch):
+    model = moved(tiny_sgdiff(graph_drop=0.5))
+    cond, x, t = model.condition(batch.graph), torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 900])
+    with torch.no_grad():
+        without, with_ = model.unet(x, t, model.unconditional(3)), model.unet(x, t, cond)
+    for style_scale in (1, 3, 7):
+        torch.testing.assert_close(
+            model.denoiser(cond, 3, style_scale)(x, t), without + 3 * (with_ - without), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_guidance_away_from_what_was_never_dropped_is_refused(batch):
+    sgdiff, styleless = tiny_sgdiff(), tiny_model(style_drop=0.0)
+    cond = sgdiff.condition(batch.graph)
+    sgdiff.denoiser(cond)
+    styleless.denoiser(styleless.condition(batch.graph, batch.image))
+    for refused in (lambda: sgdiff.denoiser(cond, 2.0), lambda: sgdiff.unconditional(2)):
+        with pytest.raises(UserError, match="train with graph_drop"):
+            refused()
+    with pytest.raises(UserError, match="train with style_drop"):
+        styleless.denoiser(styleless.condition(batch.graph, batch.image), 1.0, 2.0)
+
+
+def test_a_frozen_graph_encoder_comes_from_the_checkpoint_of_the_unet(tmp_path):
+    torch.save({"state_dict": tiny_sgdiff(cond_stage_trainable=True).state_dict()}, tmp_path / "whole.ckpt")
+    graph = {"num_objs": 4, "num_preds": 5, "width": 24, "layers": 1, "embed_dim": 24}
+    config = {"target": "ldm.modules.cgip.cgip.CGIPModel", "params": graph}
+    model = tiny_sgdiff(cond_stage_config=config, ckpt_path=tmp_path / "whole.ckpt")
+    saved = torch.load(tmp_path / "whole.ckpt", weights_only=True)["state_dict"]
+    for name, value in model.cond_stage_model.state_dict().items():
+        assert torch.equal(value, saved["cond_stage_model." + name])

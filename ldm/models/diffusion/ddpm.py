@@ -35,13 +35,15 @@ class LatentDiffusion(pl.LightningModule):
     """Noise prediction in a first stage's latent space, conditioned on a scene graph and a reference image.
 
     unet_config, first_stage_config, cond_stage_config, global_stage_config: `{target, params}` of the parts; the last
-    may be absent. ckpt_path: a published checkpoint (LDM, SGDiff or diffusers layout) that holds the U-Net's weights,
-    and the first stage's unless that has its own. init: 'random' permits a frozen U-Net without weights.
-    freeze_unet: trains only the U-Net's adapters (LoRA, FiLM, context projections). cond_stage_trainable: trains the
-    graph encoder. graph_drop, style_drop: the share of rows that see the learned null instead, so that guidance is
-    possible (Ho & Salimans 2207.12598). use_ema, ema_decay: running average of what is trained. warmup_steps: linear
-    warm-up of the learning rate, before its cosine decay over the run. scale_factor multiplies the latents;
-    scale_by_std sets it to what gives the first batch's a standard deviation of 1.
+    may be absent, and the style is then the graph encoder's own, if it gives one (CGIPModel does). ckpt_path: a
+    published checkpoint (LDM, SGDiff or diffusers layout), or one of ours with a whole U-Net in it; the first stage and
+    a frozen graph encoder come from there too, unless they have their own. init: 'random' permits a frozen U-Net
+    without weights. freeze_unet: trains only the U-Net's adapters (LoRA, FiLM, context projections).
+    cond_stage_trainable: trains the graph encoder. graph_drop, style_drop: the share of rows that see the learned null
+    instead, so that guidance is possible (Ho & Salimans 2207.12598); a graph encoder's own style goes with the graph.
+    use_ema, ema_decay: running average of what is trained. warmup_steps: linear warm-up of the learning rate, before
+    its cosine decay over the run. scale_factor multiplies the latents; scale_by_std sets it to what gives the first
+    batch's a standard deviation of 1.
 
     Raises CheckpointError for a frozen part that has no weights, ValueError for a key or value it does not know.
     """
@@ -81,7 +83,7 @@ class LatentDiffusion(pl.LightningModule):
         self.schedule = NoiseSchedule.named(beta_schedule, timesteps, linear_start, linear_end)
         self.latent_size, self.channels, self.scale_by_std = image_size, channels, scale_by_std
         self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
-        self.graph_drop, self.style_drop = graph_drop, style_drop
+        self.graph_drop, self.style_drop = graph_drop, style_drop if global_stage_config else graph_drop
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
         self.config = self.vocab = None  # what the trainer puts into checkpoints beside the weights
@@ -92,14 +94,18 @@ class LatentDiffusion(pl.LightningModule):
         self.first_stage_model = _build(first_stage_config, frozen=True)
         self.cond_stage_model = _build(cond_stage_config, frozen=not cond_stage_trainable)
         self.global_stage_model = _build(global_stage_config, frozen=True) if global_stage_config else None
-        self.null_tokens = nn.Parameter(torch.randn(1, 1, self.cond_stage_model.dim) * 0.02)
-        if self.global_stage_model is not None:
-            self.null_style = nn.Parameter(torch.zeros(1, self.global_stage_model.embedding_dim))
+        null_tokens = torch.randn(1, 1, self.cond_stage_model.dim) * 0.02
+        self.null_tokens = nn.Parameter(null_tokens, requires_grad=graph_drop > 0)
+        self.null_style = None
+        if width := getattr(self.global_stage_model or self.cond_stage_model, "embedding_dim", None):
+            self.null_style = nn.Parameter(torch.zeros(1, width), requires_grad=self.style_drop > 0)
 
         if ckpt_path:
             load_part(unet, ckpt_path, "unet")
             if self.first_stage_model.weights_from is None:
                 load_part(self.first_stage_model, ckpt_path, "first_stage")
+            if not cond_stage_trainable and getattr(self.cond_stage_model, "weights_from", None) is None:
+                load_part(self.cond_stage_model, ckpt_path, "cond_stage")
         if freeze_unet:
             unet.freeze_body()
         self._refuse_frozen_without_weights()
@@ -151,7 +157,8 @@ class LatentDiffusion(pl.LightningModule):
     # Conditioning ----------------------------------------------------------------------------------------------------
 
     def condition(self, graph: GraphBatch, reference: Tensor | None = None) -> Conditioning:
-        """Tokens from the graph, style from reference images (B,3,H,W); without them the learned null style."""
+        """Tokens from the graph, style from reference images (B,3,H,W); without them the learned null style. Where no
+        image encoder reads them, the style is the graph encoder's, if it gives one."""
         cond = self.cond_stage_model(graph)
         if self.global_stage_model is None:
             return cond
@@ -161,11 +168,11 @@ class LatentDiffusion(pl.LightningModule):
 
     def null(self) -> Conditioning:
         """No graph and no style, as learned: one row."""
-        cond = Conditioning.of(self.null_tokens)
-        return cond if self.global_stage_model is None else cond._replace(style=self.null_style)
+        return Conditioning.of(self.null_tokens, self.null_style)
 
     def unconditional(self, batch_size: int) -> Conditioning:
-        """The null conditioning for a whole batch."""
+        """The null conditioning for a whole batch. Raises UserError where it was never learned."""
+        self._refuse_unlearned("graph", self.graph_drop)
         return conditioning.cat(*[self.null()] * batch_size)
 
     def denoiser(self, cond: Conditioning, graph_scale: float = 1.0, style_scale: float = 1.0) -> Denoiser:
@@ -173,11 +180,16 @@ class LatentDiffusion(pl.LightningModule):
 
         With the null for what is absent, e(,) + graph_scale (e(graph,) - e(,)) + style_scale (e(graph, style) - e(graph,)),
         as InstructPix2Pix composes two conditions (2211.09800 eq. 3). Only branches that count are computed, in one
-        batch: one at scales of 1, two where the scales are equal.
+        batch: one at scales of 1, two where the scales are equal. A style that comes from the graph is guided with it.
+        Raises UserError for guidance away from what was never dropped in training.
         """
         everyone = torch.ones(len(cond.tokens), dtype=torch.bool, device=cond.tokens.device)
-        if cond.style is None:
+        if self.global_stage_model is None:
             style_scale = graph_scale
+        if graph_scale != 1:
+            self._refuse_unlearned("graph", self.graph_drop)
+        if (graph_scale, style_scale) != (1, 1):
+            self._refuse_unlearned("style", self.style_drop)
         weighted = [
             (1 - graph_scale, lambda: cond.drop(everyone, everyone, self.null())),
             (graph_scale - style_scale, lambda: cond.drop(~everyone, everyone, self.null())),
@@ -194,6 +206,13 @@ class LatentDiffusion(pl.LightningModule):
 
         return eps
 
+    def _refuse_unlearned(self, what: str, drop: float):
+        if drop == 0:
+            raise UserError(
+                f"trained with {what}_drop: 0, this model knows no absent {what}, as guidance and inversion without a "
+                f"source graph need: leave the scales at 1 and name a source, or train with {what}_drop: 0.1"
+            )
+
     # Training --------------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -208,7 +227,9 @@ class LatentDiffusion(pl.LightningModule):
         noise = torch.randn(z0.shape, dtype=z0.dtype, **drawn)
         uniform = torch.rand(2, len(z0), **drawn)
         cond = self.condition(batch.graph, batch.image)
-        cond = cond.drop(uniform[0] < self.graph_drop, uniform[1] < self.style_drop, self.null())
+        without_graph = uniform[0] < self.graph_drop
+        without_style = without_graph if self.global_stage_model is None else uniform[1] < self.style_drop
+        cond = cond.drop(without_graph, without_style, self.null())
         eps = self.unet(self.schedule.add_noise(z0, noise, t), t, cond)
         return (eps.float() - noise.float()).square().mean((1, 2, 3)), t
 

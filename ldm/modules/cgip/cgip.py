@@ -50,6 +50,7 @@ class CGIPModel(nn.Module):
         super().__init__()
         if init not in (None, "random"):
             raise ValueError(f"CGIPModel: init is 'random' or left out, not {init!r}")
+        self.num_objs, self.num_preds = num_objs, num_preds
         self.dim, self.max_tokens, self.embedding_dim = 3 * embed_dim, max_sample_per_img, embed_dim
         self.attend_to_padding = attend_to_padding
         self.obj_embeddings = nn.Embedding(num_objs + 1, embed_dim)

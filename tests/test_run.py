@@ -1,0 +1,73 @@
+"""A model back from disk: ours, or a published one by its config."""
+
+import copy
+
+import pytest
+import torch
+import yaml
+from tiny import MODEL, tiny_model
+
+from ldm.checkpoint import CheckpointError
+from ldm.data.demo import VOCAB
+from ldm.run import fingerprint, load_dataset, load_model
+from ldm.util import UserError
+
+CGIP = {
+    "target": "ldm.modules.cgip.cgip.CGIPModel",
+    "params": {"num_objs": 4, "num_preds": 5, "width": 24, "layers": 1, "embed_dim": 24, "init": "random"},
+}
+UNET = copy.deepcopy(MODEL["params"]["unet_config"])
+UNET["params"] |= {"film_embedding_dim": None, "lora_rank": None, "context_local_dim": 72}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A whole model's checkpoint as others write it, and its config, whose own files are not there."""
+    folder = tmp_path_factory.mktemp("published")
+    model = tiny_model(freeze_unet=False, cond_stage_config=CGIP, unet_config=UNET, global_stage_config=None)
+    torch.save({"state_dict": model.state_dict()}, folder / "whole.ckpt")
+    config = copy.deepcopy(model.config)
+    config["model"]["params"]["cond_stage_trainable"] = False
+    for part in ("first_stage_config", "cond_stage_config"):
+        del config["model"]["params"][part]["params"]["init"]
+        config["model"]["params"][part]["params"]["ckpt_path"] = "nowhere.ckpt"
+    vg = {"target": "ldm.data.vg.VGTrain", "params": {"vocab": str(folder / "vocab.json")}}
+    config["data"]["params"]["train"] = vg
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    VOCAB.write(folder / "vocab.json")
+    return folder, model
+
+
+def test_a_published_checkpoint_fills_every_part_of_the_model_that_its_config_describes(published):
+    folder, model = published
+    loaded = load_model(folder / "whole.ckpt", folder / "config.yaml")
+    parts = ("model.", "first_stage_model.", "cond_stage_model.")
+    ours = {key: value for key, value in loaded.state_dict().items() if key.startswith(parts)}
+    theirs = {key: value for key, value in model.state_dict().items() if key.startswith(parts)}
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_the_vocabulary_is_read_without_the_rest_of_the_training_set(published):
+    folder, _ = published
+    assert load_model(folder / "whole.ckpt", folder / "config.yaml").vocab == VOCAB
+
+
+def test_a_published_checkpoint_without_a_config_is_refused(published):
+    with pytest.raises(CheckpointError, match="name their config too"):
+        load_model(published[0] / "whole.ckpt")
+
+
+def test_a_split_that_the_config_does_not_have_is_refused_by_name(published):
+    model = load_model(published[0] / "whole.ckpt", published[0] / "config.yaml")
+    assert len(load_dataset(model, "validation")) == 4
+    with pytest.raises(UserError, match="no split 'test'.*it has train, validation"):
+        load_dataset(model, "test")
+
+
+def test_the_fingerprint_is_the_weights_own(published):
+    folder, _ = published
+    model = load_model(folder / "whole.ckpt", folder / "config.yaml")
+    before = fingerprint(model)
+    assert before == fingerprint(load_model(folder / "whole.ckpt", folder / "config.yaml"))
+    next(model.first_stage_model.parameters()).view(-1)[0] += 1e-3
+    assert fingerprint(model) != before
