@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,17 +24,25 @@ def sample(
     schedule: DDIMSchedule,
     x: Tensor,
     eta: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     progress: Callable = reversed,
 ) -> Tensor:
     """x_T (B,C,H,W) -> x_0.
 
-    `eta` 0 is deterministic, 1 is DDPM's own variance (DDIM eq. 16), its noise drawn from `generator`.
+    `eta` 0 is deterministic, 1 is DDPM's own variance (DDIM eq. 16), its noise drawn from `generator`, or each image's
+    from its own.
     `progress` turns range(S) into the steps from the last to the first: wrap it to show a bar.
     """
     sigmas = schedule.sigmas(eta)
     for i in progress(range(len(schedule.timesteps))):
         t = torch.full((len(x),), int(schedule.timesteps[i]), device=x.device)
-        noise = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device) if eta else 0.0
+        noise = normal(x.shape, generator).to(x) if eta else 0.0
         x = step(x, denoiser(x, t), schedule.alphas[i], schedule.alphas_prev[i], sigmas[i], noise)
     return x
+
+
+def normal(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    """Noise drawn from one generator, or the noise of each image from its own."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator)
+    return torch.stack([torch.randn(shape[1:], generator=own) for own in generator])

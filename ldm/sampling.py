@@ -1,0 +1,102 @@
+"""Pictures of many graphs, each of which depends on its own graph and seed alone.
+
+Which of several kernels multiplies a matrix depends on the matrix's size, and so does the last bit of the result, of
+which dozens of steps make another pixel. So every pass through the model has the same number of rows, however many
+pictures are wanted at a time: one on a CPU, where each pass is one thread's work, and ROWS on a GPU.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from ldm import conditioning
+from ldm.data.images import square, to_image, to_tensor
+from ldm.graph import SceneGraph, encode
+from ldm.models.diffusion.ddim import normal, sample
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.util import UserError
+
+ROWS = 8  # of a pass on a GPU
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all pictures of a set share. Scales of 1 are no guidance."""
+
+    steps: int = 50
+    eta: float = 0.0
+    graph_scale: float = 1.0
+    style_scale: float = 1.0
+
+
+def seed_of(seed: int, graph: int, repeat: int) -> int:
+    """Of the `repeat`-th picture of the `graph`-th graph: the same however many others there are."""
+    return random.Random(f"{seed}/{graph}/{repeat}").getrandbits(48)
+
+
+def sample_images(
+    model: LatentDiffusion,
+    graphs: Sequence[SceneGraph],
+    seeds: Sequence[int],
+    settings: Settings = Settings(),
+    style: Image.Image | None = None,
+) -> list[Image.Image]:
+    """A picture of each graph from the noise that its seed draws, all of them in the look of `style`, if there is one.
+
+    Raises UserError for a style or a guidance that the model cannot follow.
+    """
+    if style is not None and model.global_stage_model is None:
+        raise UserError("this model has no image encoder (global_stage_config), so it cannot follow a style")
+    rows = 1 if model.device.type == "cpu" else ROWS
+    chunks = [slice(start, start + rows) for start in range(0, len(graphs), rows)]
+
+    def one_pass(chunk: slice) -> list[Image.Image]:
+        return _sample_pass(model, graphs[chunk], seeds[chunk], settings, style, rows)
+
+    with _passes_of(model.device) as passes:
+        return [image for images in passes.map(one_pass, chunks) for image in images]
+
+
+@torch.no_grad()
+def _sample_pass(model, graphs, seeds, settings: Settings, style, rows: int) -> list[Image.Image]:
+    """Always `rows` rows: the last graph is repeated and its copies are thrown away. What comes before and after the
+    U-Net goes through the model one by one, since graphs differ in size and pictures are large."""
+    wanted = len(graphs)
+    reference = None if style is None else _look(style, model)
+    conds = [model.condition(encode([graph], model.vocab).to(model.device), reference) for graph in graphs]
+    conds += conds[-1:] * (rows - wanted)
+    eps = model.denoiser(conditioning.cat(*conds), settings.graph_scale, settings.style_scale)
+
+    generators = [torch.Generator().manual_seed(seed) for seed in [*seeds, *seeds[-1:] * (rows - wanted)]]
+    noise = normal((rows, model.channels, model.latent_size, model.latent_size), generators).to(model.device)
+    z = sample(eps, model.schedule.ddim(settings.steps), noise, settings.eta, generators)
+    return [to_image(model.decode(row)[0]) for row in z[:wanted].split(1)]
+
+
+def _look(image: Image.Image, model: LatentDiffusion) -> torch.Tensor:  # -> (1,3,S,S)
+    size = model.latent_size * model.first_stage_model.downsampling
+    return to_tensor(square(image, size))[None].to(model.device)
+
+
+@contextmanager
+def _passes_of(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """On a CPU as many passes at once as torch has threads, a thread to each: how a sum is shared among threads also
+    shows in its last bit. On a GPU one after the other, by kernels that are chosen and add up in one way only."""
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield pool
+        finally:
+            torch.set_num_threads(threads)
+    else:
+        with torch.backends.cudnn.flags(benchmark=False, deterministic=True), ThreadPoolExecutor(1) as pool:
+            yield pool

@@ -1,0 +1,194 @@
+"""Sample pictures of scene graphs: of those in a file, or of a data set's split.
+
+    python scripts/sample.py --run logs/<run> --sg graph.json --n-per-graph 4
+    torchrun --nproc-per-node 8 -- scripts/sample.py --run logs/<run> --split test --n 1000 --outdir outputs/test
+
+(Without the --, torchrun would take --run and --n for its own.)
+Started again with the same --outdir, it makes what is missing. A picture depends on the model, the settings, the seed
+and its graph's place among the graphs, and on nothing else: not on --batch-size, --n or the number of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+SHEET_GRAPHS, SHEET_REPEATS = 8, 4  # at most
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--sg", metavar="JSON", help="a scene graph, or a list of them")
+    what.add_argument("--split", choices=["train", "validation", "test"], help="graphs of this set in the run's config")
+    add("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config")
+    add("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, or, with --config, a published one")
+    add("--config", metavar="YAML", help="a config, instead of the one in the checkpoint")
+    add("--n", type=positive, help="take the first N graphs (default: all)")
+    add("--n-per-graph", type=positive, default=1, metavar="N", help="pictures of each (default: %(default)s)")
+    add("--style", metavar="IMAGE", help="the image to take the look from (default: none, as learned)")
+    add("--steps", type=positive, default=50, help="DDIM steps (default: %(default)s)")
+    add("--eta", type=float, default=0.0, help="0 is deterministic DDIM, 1 has DDPM's noise (default: %(default)s)")
+    add("--graph-scale", type=float, default=1.0, help="guidance towards the graph; 1 is none (default: %(default)s)")
+    add("--style-scale", type=float, default=1.0, help="guidance towards the style; 1 is none (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of all the pictures' own seeds (default: %(default)s)")
+    add("--batch-size", type=positive, default=16, help="pictures between two writes to disk (default: %(default)s)")
+    add("--outdir", metavar="DIR", help="where the pictures go (default: outputs/<date and time>)")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, each process its own)")
+    return parser.parse_args(argv)
+
+
+def positive(word: str) -> int:
+    if word.isdecimal() and int(word):
+        return int(word)
+    raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 on")
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    import torch  # only now, as --help need not wait for it
+
+    from ldm.util import UserError
+
+    try:
+        return run(arguments)
+    except UserError as error:
+        print(f"sample.py: {error}", file=sys.stderr)
+    except torch.OutOfMemoryError:
+        print("sample.py: out of GPU memory: free some of it, or choose another --device", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("sample.py: stopped; the same command with this --outdir goes on", file=sys.stderr)
+        return 130
+    return 2
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ldm import gallery, plots
+    from ldm.data.images import read_image
+    from ldm.run import checkpoint_of, fingerprint, load_model
+    from ldm.sampling import Settings, sample_images, seed_of
+
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    folder = choose_folder(arguments.outdir, world)
+    style = arguments.style and read_image(arguments.style, upright=True)
+    device = choose_device(arguments.device)
+    checkpoint = arguments.ckpt or (arguments.run and checkpoint_of(arguments.run))
+    model = load_model(checkpoint, arguments.config, device)
+    scenes = choose_scenes(arguments, model)
+    settings = Settings(arguments.steps, arguments.eta, arguments.graph_scale, arguments.style_scale)
+    shared = {**vars(settings), "style": arguments.style, "device": device.partition(":")[0]}
+    shared |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
+
+    places = [(index, repeat) for index in range(len(scenes)) for repeat in range(arguments.n_per_graph)]
+    names = [gallery.image_path(*place) for place in places]
+    with tqdm(total=len(places[rank::world]), desc="sampling", unit="picture", disable=rank > 0) as bar:
+        for batch in batches(places[rank::world], arguments.batch_size):
+            missing = []  # graphs and records
+            for index, repeat in batch:
+                graph = scenes[index][1]
+                own = {"graph_index": index, "repeat": repeat, "seed": seed_of(arguments.seed, index, repeat)}
+                record = {"file": gallery.image_path(index, repeat), **own, **shared, "graph": graph.to_json()}
+                if not is_there(folder, record):
+                    missing.append((graph, record))
+            graphs, seeds = [graph for graph, _ in missing], [record["seed"] for _, record in missing]
+            for (graph, record), image in zip(missing, sample_images(model, graphs, seeds, settings, style)):
+                if record["repeat"] == 0:
+                    drawing = folder / gallery.graph_path(record["graph_index"])
+                    gallery.save(drawing, plots.draw_graph(graph), {"graph": record["graph"]})
+                gallery.save(folder / record["file"], image, record)
+            bar.update(len(batch))
+
+    if gallery.finish(folder, names, lambda: sheet(folder, scenes, arguments.n_per_graph)):
+        print(f"{len(names)} pictures in {folder}: images/, graphs/, index.jsonl and sheet.png")
+    return 0
+
+
+def choose_folder(outdir: str | None, world: int) -> Path:
+    from ldm.util import UserError
+
+    if outdir is None and world > 1:
+        raise UserError("--outdir is missing: several processes must agree where the pictures go")
+    return Path(outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}")
+
+
+def choose_device(asked: str | None) -> str:
+    import torch
+
+    from ldm.util import UserError
+
+    device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda":
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {device}: not to be had here; give cpu, or cuda where there is a GPU") from None
+    return device
+
+
+def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:
+    """Pairs of an image, None for a graph out of a file, and a graph."""
+    from torch.utils.data import Subset
+
+    from ldm.graph import read_graphs
+    from ldm.run import load_dataset
+    from ldm.util import UserError
+
+    if arguments.sg:
+        scenes = [(None, graph) for graph in read_graphs(arguments.sg)]
+        for index, (_, graph) in enumerate(scenes):
+            graph.validate(model.vocab, f"{arguments.sg}: graph {index}")
+    else:
+        scenes = load_dataset(model, arguments.split)
+    count = arguments.n or len(scenes)
+    if count > len(scenes):
+        raise UserError(f"--n {count}: there are {len(scenes)} graphs in {arguments.sg or arguments.split}; take fewer")
+    return Subset(scenes, range(count))
+
+
+def batches(items: Sequence, size: int) -> Iterator[Sequence]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def is_there(folder: Path, record: dict) -> bool:
+    """Raises UserError where there is another picture instead."""
+    from ldm import gallery
+    from ldm.util import UserError
+
+    found = gallery.record_of(folder / record["file"])
+    if found is None:
+        return False
+    for key in record:
+        if key != "checkpoint" and found.get(key) != record[key]:  # the same weights may lie elsewhere by now
+            was, now = (str(value)[:60] for value in (found.get(key), record[key]))
+            raise UserError(f"{folder / record['file']} was made with {key} {was}, not {now}: choose another --outdir")
+    return True
+
+
+def sheet(folder: Path, scenes: Sequence, repeats: int):
+    """The first graphs, each with its picture in the data set, if it has one, and its samples."""
+    from PIL import Image
+
+    from ldm import gallery, plots
+    from ldm.data.images import to_image
+
+    panels = []
+    for index in range(min(len(scenes), SHEET_GRAPHS)):
+        image = scenes[index][0]
+        pictures = [(f"graph {index}", Image.open(folder / gallery.graph_path(index)))]
+        pictures += [] if image is None else [("data set", to_image(image))]
+        for repeat in range(min(repeats, SHEET_REPEATS)):
+            pictures.append((f"sample {repeat}", Image.open(folder / gallery.image_path(index, repeat))))
+        panels.append(plots.panel(pictures, height=256))
+    return plots.grid(panels, columns=2 if repeats == 1 else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
