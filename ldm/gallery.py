@@ -19,6 +19,8 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ldm.util import UserError
+
 
 def image_path(graph: int, repeat: int) -> str:
     return f"images/{graph:06}_{repeat:02}.png"
@@ -29,6 +31,7 @@ def graph_path(graph: int) -> str:
 
 
 def save(path: Path, image: Image.Image, record: dict) -> None:
+    """As a PNG with its record."""
     text = PngInfo()
     text.add_text("record", json.dumps(record))
     _put(path, lambda beside: image.save(beside, "PNG", pnginfo=text))
@@ -45,6 +48,18 @@ def record_of(path: Path, whole: bool = True) -> dict | None:
         return None
 
 
+def has(folder: Path, record: dict) -> bool:
+    """Whether the picture that this record describes is there. Raises UserError where another is in its place."""
+    found = record_of(folder / record["file"])
+    if found is None:
+        return False
+    for key in record:
+        if key != "checkpoint" and found.get(key) != record[key]:  # the same weights may lie elsewhere by now
+            was, now = (str(value)[:60] for value in (found.get(key), record[key]))
+            raise UserError(f"{folder / record['file']} was made with {key} {was}, not {now}: choose another --outdir")
+    return True
+
+
 def finish(folder: Path, names: Sequence[str], sheet: Callable[[], Image.Image]) -> bool:
     """Write the index of these pictures, and the sheet, if all of them are there. To be called by each process when its
     own are done: the last one to ask finds all, and if two do, they write the same."""
@@ -58,7 +73,7 @@ def finish(folder: Path, names: Sequence[str], sheet: Callable[[], Image.Image])
 
 
 def _put(path: Path, write: Callable[[Path], object]) -> None:
-    """Two processes that put the same file at the same time do so one after the other."""
+    """Each process has a name of its own for what is not yet whole, so two may put the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -90,16 +90,16 @@ def run(arguments: argparse.Namespace) -> int:
     names = [gallery.image_path(*place) for place in places]
     with tqdm(total=len(places[rank::world]), desc="sampling", unit="picture", disable=rank > 0) as bar:
         for batch in batches(places[rank::world], arguments.batch_size):
-            missing = []  # graphs and records
+            missing = []
             for index, repeat in batch:
                 graph = scenes[index][1]
                 own = {"graph_index": index, "repeat": repeat, "seed": seed_of(arguments.seed, index, repeat)}
                 record = {"file": gallery.image_path(index, repeat), **own, **shared, "graph": graph.to_json()}
-                if not is_there(folder, record):
+                if not gallery.has(folder, record):
                     missing.append((graph, record))
             graphs, seeds = [graph for graph, _ in missing], [record["seed"] for _, record in missing]
             for (graph, record), image in zip(missing, sample_images(model, graphs, seeds, settings, style)):
-                if record["repeat"] == 0:
+                if record["repeat"] == 0:  # before its picture, so that what has a picture has a drawing
                     drawing = folder / gallery.graph_path(record["graph_index"])
                     gallery.save(drawing, plots.draw_graph(graph), {"graph": record["graph"]})
                 gallery.save(folder / record["file"], image, record)
@@ -155,21 +155,6 @@ def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:
 
 def batches(items: Sequence, size: int) -> Iterator[Sequence]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def is_there(folder: Path, record: dict) -> bool:
-    """Raises UserError where there is another picture instead."""
-    from ldm import gallery
-    from ldm.util import UserError
-
-    found = gallery.record_of(folder / record["file"])
-    if found is None:
-        return False
-    for key in record:
-        if key != "checkpoint" and found.get(key) != record[key]:  # the same weights may lie elsewhere by now
-            was, now = (str(value)[:60] for value in (found.get(key), record[key]))
-            raise UserError(f"{folder / record['file']} was made with {key} {was}, not {now}: choose another --outdir")
-    return True
 
 
 def sheet(folder: Path, scenes: Sequence, repeats: int):

@@ -246,7 +246,7 @@ def test_help_does_not_wait_for_torch():
     assert "--n-per-graph" in done.stdout and "| argparse" in done.stderr and "torch" not in done.stderr
 
 
-def test_the_last_process_of_two_that_end_together_writes_a_whole_index(tmp_path):
+def test_the_index_is_written_by_whoever_finds_all_pictures_there(tmp_path):
     image = Image.new("RGB", (8, 8))
     names = [gallery.image_path(index, 0) for index in range(3)]
     for name in names[:2]:
