@@ -59,6 +59,9 @@ LEFT = {
 # What published files lack, or hold in another shape, because it is trained here; and a buffer that nothing reads.
 OURS = (r"(^|\.)(film|lora_A|lora_B|box_bias|context_local_mlp|context_global_mlp)(\.|$)", r"^logit_scale$")
 
+# Of a graph encoder's pre-training, what its checkpoints hold beside it: SGDiff's sip_*.pt, and ldm.models.pretraining's.
+REST_OF_STAGE_1 = ("clip_model.", "image_model.", "decoder.", "to_image_space.", "logit_scale")
+
 
 @dataclass(frozen=True)
 class LoadReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import torch
@@ -22,6 +23,18 @@ def checkpoint_of(run: str | Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{run}: no {path.relative_to(run)} in it; name a folder that trainer.py wrote under logs/")
     return path
+
+
+def choose_device(asked: str | None = None) -> str:
+    """The device asked for, or else a GPU if there is one: under torchrun, each process its own. Raises UserError."""
+    device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda":
+        device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {asked}: not to be had here; give cpu, or cuda where there is a GPU") from None
+    return device
 
 
 def load_model(

@@ -48,26 +48,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> Path:
-    import torch
-
     from ldm.data.images import read_image
     from ldm.editing import edit, imagine
-    from ldm.run import checkpoint_of, load_model
-    from ldm.util import UserError
+    from ldm.run import checkpoint_of, choose_device, load_model
 
     graph, source = one_graph(arguments.sg), arguments.source_sg and one_graph(arguments.source_sg)
     reference = arguments.ref or (graph.image and Path(arguments.sg).parent / graph.image)
     photograph = reference and read_image(reference, upright=True)
     style = arguments.style and read_image(arguments.style, upright=True)
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {device}: not to be had here; give cpu, or cuda where there is a GPU") from None
+    device = choose_device(arguments.device)
     checkpoint = arguments.ckpt or (arguments.run and checkpoint_of(arguments.run))
     model = load_model(checkpoint, arguments.config, device)
-    room = model.cond_stage_model.max_tokens - 1
+    room = model.cond_stage_model.max_objects
     graph.validate(model.vocab, arguments.sg, room)
     if source:
         source.validate(model.vocab, arguments.source_sg, room)

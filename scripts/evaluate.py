@@ -63,12 +63,13 @@ def report_on_images(arguments: argparse.Namespace) -> None:
 
     from ldm.data.image_sets import Folder, Split, of_one_graph
     from ldm.evaluation import METRICS, PAIRED, evaluate, find_weights, load_networks
+    from ldm.run import choose_device
     from ldm.util import UserError, nearest
 
     for metric in arguments.metrics or ():
         if metric not in METRICS:
             raise UserError(f"--metrics {metric}: not one of {', '.join(METRICS)}{nearest(metric, METRICS)}")
-    device, out = usable(arguments.device), writable(arguments.out or Path(arguments.samples) / "report.json")
+    device, out = choose_device(arguments.device), writable(arguments.out or Path(arguments.samples) / "report.json")
     size, n = arguments.size, arguments.n
     samples = Folder(arguments.samples, size, n)
     usual = ["fid", "is", *(PAIRED if arguments.paired else ()), *(["diversity"] if of_one_graph(samples) else ())]
@@ -90,19 +91,6 @@ def report_on_images(arguments: argparse.Namespace) -> None:
     for remark in report["remarks"]:
         print(f"  {remark}")
     print(f"wrote {out}")
-
-
-def usable(device: str | None) -> str:
-    import torch
-
-    from ldm.util import UserError
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {device}: not to be had here; give cpu, or cuda where there is a GPU") from None
-    return device
 
 
 def writable(out: str | Path) -> Path:

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ldm import gallery, plots
     from ldm.data.images import read_image
-    from ldm.run import checkpoint_of, fingerprint, load_model
+    from ldm.run import checkpoint_of, choose_device, fingerprint, load_model
     from ldm.sampling import Settings, sample_images, seed_of
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -116,21 +116,6 @@ def choose_folder(outdir: str | None, world: int) -> Path:
     if outdir is None and world > 1:
         raise UserError("--outdir is missing: several processes must agree where the pictures go")
     return Path(outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}")
-
-
-def choose_device(asked: str | None) -> str:
-    import torch
-
-    from ldm.util import UserError
-
-    device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda":
-        device = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {device}: not to be had here; give cpu, or cuda where there is a GPU") from None
-    return device
 
 
 def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:

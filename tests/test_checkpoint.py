@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import random
 import re
 import sys
 import types

@@ -16,9 +16,9 @@ from open_clip.loss import ClipLoss
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, distributed, nn
 
-from ldm.checkpoint import CheckpointError, trainable_state_dict
 from ldm.conditioning import Conditioning
 from ldm.graph import Batch
+from ldm.models.saving import SavesWhatIsTrained
 from ldm.modules.attention import BasicTransformerBlock, Context
 from ldm.modules.masking import draw_objects, mask_objects
 from ldm.util import instantiate_from_config
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
     graph: Tensor
 
 
-class GraphImagePretraining(pl.LightningModule):
+class GraphImagePretraining(SavesWhatIsTrained, pl.LightningModule):
     """Trains the graph encoder that `graph_config` describes, as a `cond_stage_config` does: CGIPModel or NSGEncoder.
 
     image_config       a CLIPGlobalEncoder with a ViT; its own settings say which one and where its weights are
@@ -75,7 +75,6 @@ class GraphImagePretraining(pl.LightningModule):
         super().__init__()
         self.mask_probability = mask_probability
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
-        self.config = self.vocab = None  # what the trainer puts into checkpoints beside the weights
 
         with torch.random.fork_rng(devices=[], enabled=not train_image):
             if not train_image:
@@ -190,24 +189,6 @@ class GraphImagePretraining(pl.LightningModule):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    # Checkpoints -----------------------------------------------------------------------------------------------------
-
-    @property
-    def strict_loading(self) -> bool:
-        return False  # a checkpoint holds what is trained; on_load_checkpoint sees to it that this is all there
-
-    def on_save_checkpoint(self, checkpoint: dict):
-        checkpoint["state_dict"] = trainable_state_dict(self)
-        checkpoint["config"] = self.config
-        checkpoint["vocab"] = self.vocab.to_json() if self.vocab else None
-
-    def on_load_checkpoint(self, checkpoint: dict):
-        if odd := sorted(trainable_state_dict(self).keys() ^ checkpoint["state_dict"].keys()):
-            raise CheckpointError(
-                f"the checkpoint trains other parts than this config: they differ in {len(odd)} tensors, such as "
-                f"{odd[0]!r}; use the config that it was trained with"
-            )
 
     # Pictures --------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ldm.checkpoint import REST_OF_STAGE_1, load_part
 from ldm.conditioning import Conditioning
 from ldm.graph import GraphBatch
+from ldm.modules.word_embedding import WordEmbedding
 
 FREQUENCIES = 8  # the finest one has a wavelength of 1/64 of the image
 TWINS = 16  # so many objects of one name are told apart within an image
@@ -38,6 +40,9 @@ class NSGEncoder(nn.Module):
     of the same name: without it, triples could not say which of two sheep without boxes they are about. So the order
     of objects matters only among namesakes, and the order of triples not at all. With `num_attributes` 0, attributes
     are not read.
+
+    ckpt_path: a checkpoint of ldm.models.pretraining or of a LatentDiffusion with this encoder. init: 'random' where a
+    frozen encoder is meant to have none. Raises CheckpointError for weights that do not fit.
     """
 
     def __init__(
@@ -51,17 +56,19 @@ class NSGEncoder(nn.Module):
         mlp_ratio: float = 4.0,
         max_tokens: int = 64,
         dropout: float = 0.0,
+        ckpt_path: str | None = None,
+        init: str | None = None,
     ):
         super().__init__()
         self.num_objs, self.num_preds = num_objs, num_preds
-        self.dim, self.max_tokens = dim, max_tokens
+        self.dim, self.max_tokens, self.max_objects = dim, max_tokens, max_tokens - 1
         self.longest = max_tokens  # graph so far, so that a warning is given only when it is exceeded
-        self.name = nn.Embedding(num_objs, dim)
+        self.name = WordEmbedding(num_objs, dim, "num_objs")
         self.twin = nn.Embedding(TWINS, dim)
-        self.attribute = nn.Embedding(num_attributes, dim) if num_attributes else None
+        self.attribute = WordEmbedding(num_attributes, dim, "num_attributes") if num_attributes else None
         self.box = nn.Sequential(nn.Linear(6 * 2 * FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.no_box = nn.Parameter(torch.empty(dim))
-        self.predicate = nn.Embedding(num_preds, dim)
+        self.predicate = WordEmbedding(num_preds, dim, "num_preds")
         self.relation = nn.Linear(3 * dim, dim)  # its bias is what triples have in common and objects lack
         self.norm = nn.LayerNorm(dim)
         layer = nn.TransformerEncoderLayer(
@@ -72,6 +79,9 @@ class NSGEncoder(nn.Module):
             # Every table and matrix, so that no part of a sum outweighs the others and no two layers are alike.
             if "norm" not in name:
                 nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=0.02)
+        self.weights_from = f"random (init: {init})" if init else None
+        if ckpt_path is not None:
+            load_part(self, ckpt_path, "cond_stage", ignore=REST_OF_STAGE_1)
 
     def forward(self, graph: GraphBatch) -> Conditioning:  # tokens (B,max_tokens,dim), no style
         """Also takes sg2im's five tensors, without attributes."""
@@ -79,7 +89,7 @@ class NSGEncoder(nn.Module):
         layout = self.layout(graph)
         objects = self.objects(graph)
         subject, predicate, object_ = graph.triples.unbind(1)
-        predicate = _look_up(self.predicate, predicate, "num_preds")
+        predicate = self.predicate(predicate)
         triples = self.relation(torch.cat([objects[subject], predicate, objects[object_]], dim=1))
 
         slot = torch.cat([layout.object_token, layout.triple_token])
@@ -99,11 +109,11 @@ class NSGEncoder(nn.Module):
         box = self.box(_fourier(graph.boxes).to(self.no_box.dtype))
         # Multiplied rather than indexed: every parameter has a gradient, whatever the graph has and has not.
         place = boxed * box + (1 - boxed) * self.no_box
-        features = _look_up(self.name, graph.objs, "num_objs") + self.twin(twin) + place
+        features = self.name(graph.objs) + self.twin(twin) + place
         if self.attribute is None:
             return features
         pairs = graph.triples.new_empty(0, 2) if graph.attributes is None else graph.attributes
-        values = _look_up(self.attribute, pairs[:, 1], "num_attributes").to(features.dtype)
+        values = self.attribute(pairs[:, 1]).to(features.dtype)
         return features.index_put((pairs[:, 0],), values, accumulate=True)  # as index_add, but deterministic on a GPU
 
     def layout(self, graph: GraphBatch) -> TokenLayout:
@@ -124,16 +134,6 @@ class NSGEncoder(nn.Module):
         shape = graph.num_images, self.max_tokens
         mask = _place(torch.ones_like(slot, dtype=torch.bool), image, slot, shape, False)
         return TokenLayout(slot[:count], slot[count:], mask)
-
-
-def _look_up(table: nn.Embedding, ids: Tensor, size: str) -> Tensor:
-    """Raises a ValueError for an id that the table lacks; only on the CPU, as a GPU would have to be waited for."""
-    if ids.device.type == "cpu" and len(ids) and not 0 <= ids.min() <= ids.max() < table.num_embeddings:
-        raise ValueError(
-            f"{size}={table.num_embeddings} does not cover the ids {ids.min()} to {ids.max()} of this graph; "
-            "give the encoder the size of the vocabulary that encoded it"
-        )
-    return table(ids)
 
 
 def _rank_within(group: Tensor, priority: Tensor | None = None) -> Tensor:  # (M,), (M,) of 0 to 2 -> (M,) long

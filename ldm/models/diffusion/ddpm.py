@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ldm import conditioning
-from ldm.checkpoint import CheckpointError, load_part, trainable_state_dict
+from ldm.checkpoint import CheckpointError, load_part
 from ldm.conditioning import Conditioning
 from ldm.graph import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser, sample
+from ldm.models.saving import SavesWhatIsTrained
 from ldm.modules.ema import EMA
 from ldm.schedule import NoiseSchedule
 from ldm.util import UserError, instantiate_from_config
@@ -31,7 +32,7 @@ SETTLED = {
 }
 
 
-class LatentDiffusion(pl.LightningModule):
+class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
     """Noise prediction in a first stage's latent space, conditioned on a scene graph and a reference image.
 
     unet_config, first_stage_config, cond_stage_config, global_stage_config: `{target, params}` of the parts; the last
@@ -86,7 +87,6 @@ class LatentDiffusion(pl.LightningModule):
         self.graph_drop, self.style_drop = graph_drop, style_drop if global_stage_config else graph_drop
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
-        self.config = self.vocab = None  # what the trainer puts into checkpoints beside the weights
 
         unet = _build(unet_config, frozen=freeze_unet)
         unet.weights_from = f"random (init: {init})" if init else None
@@ -283,27 +283,9 @@ class LatentDiffusion(pl.LightningModule):
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
 
-    @property
-    def strict_loading(self) -> bool:
-        return False  # a checkpoint holds what is trained; on_load_checkpoint sees to it that this is all there
-
-    def on_save_checkpoint(self, checkpoint: dict):
-        checkpoint["state_dict"] = self._saved()
-        checkpoint["config"] = self.config
-        checkpoint["vocab"] = self.vocab.to_json() if self.vocab else None
-
-    def on_load_checkpoint(self, checkpoint: dict):
-        ours, theirs = set(self._saved()), set(checkpoint["state_dict"])
-        if ours != theirs:
-            odd = sorted(ours ^ theirs)
-            raise CheckpointError(
-                f"the checkpoint trains other parts than this config: {len(ours - theirs)} tensors are missing in it and "
-                f"{len(theirs - ours)} are unexpected, such as {odd[0]!r}; use the config that it was trained with"
-            )
-
-    def _saved(self) -> dict[str, Tensor]:
+    def saved(self) -> dict[str, Tensor]:
         ema = {} if self.model_ema is None else self.model_ema.state_dict(prefix="model_ema.")
-        return {**trainable_state_dict(self), **ema, "scale_factor": self.scale_factor}
+        return {**super().saved(), **ema, "scale_factor": self.scale_factor}
 
     # Pictures --------------------------------------------------------------------------------------------------------
 

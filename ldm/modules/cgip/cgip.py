@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.checkpoint import load_part, read_state_dict
+from ldm.checkpoint import REST_OF_STAGE_1, load_part, read_state_dict
 from ldm.conditioning import Conditioning
 from ldm.graph import GraphBatch
-
-# What a checkpoint of the first stage holds beside the encoder: SGDiff's sip_*.pt, and those of ldm.models.pretraining.
-REST_OF_STAGE_1 = ("clip_model.", "image_model.", "decoder.", "to_image_space.")
+from ldm.modules.word_embedding import WordEmbedding
 
 
 class CGIPModel(nn.Module):
@@ -52,9 +50,10 @@ class CGIPModel(nn.Module):
             raise ValueError(f"CGIPModel: init is 'random' or left out, not {init!r}")
         self.num_objs, self.num_preds = num_objs, num_preds
         self.dim, self.max_tokens, self.embedding_dim = 3 * embed_dim, max_sample_per_img, embed_dim
+        self.max_objects = None  # tokens are triples
         self.attend_to_padding = attend_to_padding
-        self.obj_embeddings = nn.Embedding(num_objs + 1, embed_dim)
-        self.pred_embeddings = nn.Embedding(num_preds, embed_dim)
+        self.obj_embeddings = WordEmbedding(num_objs + 1, embed_dim, "num_objs")
+        self.pred_embeddings = WordEmbedding(num_preds, embed_dim, "num_preds")
         self.graph_conv = GraphTripleConv(embed_dim, width)
         convolutions = nn.ModuleList(GraphTripleConv(embed_dim, width) for _ in range(layers))
         self.graph_net = nn.ModuleDict({"gconvs": convolutions})
@@ -73,8 +72,8 @@ class CGIPModel(nn.Module):
         """Also takes sg2im's five tensors."""
         graph = GraphBatch(*graph)
         subject, predicate, object_ = graph.triples.unbind(1)
-        objects = _look_up(self.obj_embeddings, graph.objs, "num_objs")
-        predicates = _look_up(self.pred_embeddings, predicate, "num_preds")
+        objects = self.obj_embeddings(graph.objs)
+        predicates = self.pred_embeddings(predicate)
         for convolution in (self.graph_conv, *self.graph_net["gconvs"]):
             objects, predicates = convolution(objects, predicates, subject, object_)
 
@@ -118,13 +117,3 @@ def mean_of(values: Tensor, group: Tensor, groups: int) -> Tensor:  # (M,D), (M,
     """The mean of each group, zero of an empty one."""
     total = values.new_zeros(groups, values.shape[1]).scatter_add(0, group[:, None].expand_as(values), values)
     return total / torch.bincount(group, minlength=groups).clamp(min=1)[:, None]
-
-
-def _look_up(table: nn.Embedding, ids: Tensor, size: str) -> Tensor:
-    """Raises a ValueError for an id that the table lacks; only on the CPU, as a GPU would have to be waited for."""
-    if ids.device.type == "cpu" and len(ids) and not 0 <= ids.min() <= ids.max() < table.num_embeddings:
-        raise ValueError(
-            f"CGIPModel: {size} does not cover the ids {ids.min()} to {ids.max()} of this graph; give it the size of "
-            "the vocabulary that encoded it"
-        )
-    return table(ids)
