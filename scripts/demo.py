@@ -16,7 +16,7 @@ from ldm.graph import SceneGraph, write_graphs
 
 FOLDER = Path("outputs/demo")
 SCENE, STYLE = 5, 11  # of the validation set: the picture that is edited, and one whose background is another
-EDIT = "--method fixed-point --graph-scale 2 --style-scale 2 --steps 30 --device cpu"
+EDIT = "--method fixed-point --graph-scale 1.5 --steps 30 --device cpu"
 
 
 def main() -> int:
