@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.data.images import square, to_image, to_tensor
+from ldm.data.images import to_image
 from ldm.diff import diff
 from ldm.graph import SceneGraph, encode
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.sampling import as_seen, as_style
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ def edit(
 
     style is another image to take the look from; without it the photograph keeps its own. method is one of
     ldm.models.diffusion.inversion.METHODS. graph_scale and style_scale guide the edit; 1 is no guidance.
-    progress wraps the steps of each pass, e.g. in a bar: progress(range, 'inverting').
+    progress wraps the steps of each pass, e.g. in a bar: progress(range, 'inverting'). Raises UserError.
     """
-    look = _square(photograph, model)
+    look = as_seen(model, photograph)
     z0 = model.encode(look)
-    target = model.condition(_encode(graph, model), look if style is None else _square(style, model))
+    target = model.condition(_encode(graph, model), look if style is None else as_style(model, style))
     # Without a description of the photograph, nothing about it is told to the inversion: no graph, no style.
     known = model.unconditional(1) if source is None else model.condition(_encode(source, model), look)
 
@@ -80,26 +81,6 @@ def edit(
     )
 
 
-@torch.no_grad()
-def imagine(
-    model: LatentDiffusion,
-    graph: SceneGraph,
-    style: Image.Image | None = None,
-    steps: int = 50,
-    graph_scale: float = 1.0,
-    style_scale: float = 1.0,
-    seed: int = 0,
-    progress: Callable = lambda steps, what: steps,
-) -> Image.Image:
-    """A picture of `graph` in the look of `style`, sampled from the noise that `seed` draws."""
-    cond = model.condition(_encode(graph, model), None if style is None else _square(style, model))
-    shape = (1, model.channels, model.latent_size, model.latent_size)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
-    eps = model.denoiser(cond, graph_scale, style_scale)
-    z = sample(eps, model.schedule.ddim(steps), noise, progress=lambda r: progress(r[::-1], "sampling"))
-    return to_image(model.decode(z)[0])
-
-
 def psnr(a: Tensor, b: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of images in [-1,1], whose peak-to-peak is 2; infinite when equal."""
     error = (a.clamp(-1, 1) - b.clamp(-1, 1)).double().square().mean()
@@ -108,12 +89,6 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 def _encode(graph: SceneGraph, model: LatentDiffusion):
     return encode([graph], model.vocab).to(model.device)
-
-
-def _square(image: Image.Image, model: LatentDiffusion) -> Tensor:  # -> (1,3,S,S) in [-1,1]
-    """At the size and shape that the model was trained at: training squeezes every photograph into a square."""
-    size = model.latent_size * model.first_stage_model.downsampling
-    return to_tensor(square(image, size))[None].to(model.device)
 
 
 def _own_size(image: Tensor, photograph: Image.Image) -> Image.Image:

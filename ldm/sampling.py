@@ -52,8 +52,6 @@ def sample_images(
 
     Raises UserError for a style or a guidance that the model cannot follow.
     """
-    if style is not None and model.global_stage_model is None:
-        raise UserError("this model has no image encoder (global_stage_config), so it cannot follow a style")
     rows = 1 if model.device.type == "cpu" else ROWS
     chunks = [slice(start, start + rows) for start in range(0, len(graphs), rows)]
 
@@ -69,7 +67,7 @@ def _sample_pass(model, graphs, seeds, settings: Settings, style, rows: int) -> 
     """Always `rows` rows: the last graph is repeated and its copies are thrown away. What comes before and after the
     U-Net goes through the model one by one, since graphs differ in size and pictures are large."""
     wanted = len(graphs)
-    reference = None if style is None else _look(style, model)
+    reference = None if style is None else as_style(model, style)
     conds = [model.condition(encode([graph], model.vocab).to(model.device), reference) for graph in graphs]
     conds += conds[-1:] * (rows - wanted)
     eps = model.denoiser(conditioning.cat(*conds), settings.graph_scale, settings.style_scale)
@@ -80,9 +78,17 @@ def _sample_pass(model, graphs, seeds, settings: Settings, style, rows: int) -> 
     return [to_image(model.decode(row)[0]) for row in z[:wanted].split(1)]
 
 
-def _look(image: Image.Image, model: LatentDiffusion) -> torch.Tensor:  # -> (1,3,S,S)
+def as_seen(model: LatentDiffusion, image: Image.Image) -> torch.Tensor:  # -> (1,3,S,S) in [-1,1]
+    """An image at the size and shape that the model was trained at: training squeezes every photograph into a square."""
     size = model.latent_size * model.first_stage_model.downsampling
     return to_tensor(square(image, size))[None].to(model.device)
+
+
+def as_style(model: LatentDiffusion, image: Image.Image) -> torch.Tensor:  # -> (1,3,S,S) in [-1,1]
+    """The same for a model that follows styles. Raises UserError for any other."""
+    if model.global_stage_model is None:
+        raise UserError("this model has no image encoder (global_stage_config), so it cannot follow a style")
+    return as_seen(model, image)
 
 
 @contextmanager

@@ -49,8 +49,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> Path:
     from ldm.data.images import read_image
-    from ldm.editing import edit, imagine
+    from ldm.editing import edit
     from ldm.run import checkpoint_of, choose_device, load_model
+    from ldm.sampling import Settings, sample_images
 
     graph, source = one_graph(arguments.sg), arguments.source_sg and one_graph(arguments.source_sg)
     reference = arguments.ref or (graph.image and Path(arguments.sg).parent / graph.image)
@@ -68,7 +69,8 @@ def run(arguments: argparse.Namespace) -> Path:
     guidance = {"graph_scale": arguments.graph_scale, "style_scale": arguments.style_scale}
     if photograph is None:
         print("no photograph to edit: sampling a picture of the graph from noise")
-        picture = imagine(model, graph, style, arguments.steps, seed=arguments.seed, progress=bar, **guidance)
+        settings = Settings(arguments.steps, **guidance)
+        picture = sample_images(model, [graph], [arguments.seed], settings, style)[0]
         return write(arguments, {"edited": picture}, panel([("sampled", picture)], [("graph", graph)]), {})
     if source is None:
         print("no --source-sg: the photograph is inverted under the null graph, so the whole of it may change")
