@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,14 @@ def test_dropped_rows_are_the_learned_null_for_graph_and_style_apart(batch):
         else:
             assert torch.equal(dropped.tokens[row], cond.tokens[row])
         assert torch.equal(dropped.style[row], model.null_style[0] if style[row] else cond.style[row])
+
+
+@pytest.mark.parametrize("cosine, expected", [(True, [0.25, 0.75 * 0.75, 0.5, 0.25]), (False, [0.25, 0.75, 1.0, 1.0])])
+def test_the_learning_rate_warms_up_and_then_falls_along_a_cosine_or_stays(cosine, expected):
+    model = tiny_model(warmup_steps=3, cosine=cosine)
+    model.learning_rate, model.trainer = 2.0, SimpleNamespace(estimated_stepping_batches=6)
+    factor = model.configure_optimizers()["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    assert [factor(step) for step in (0, 2, 3, 4)] == pytest.approx(expected)
 
 
 def test_latents_are_scaled_by_the_scale_factor_and_back(batch):

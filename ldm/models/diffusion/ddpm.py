@@ -43,7 +43,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
     cond_stage_trainable: trains the graph encoder. graph_drop, style_drop: the share of rows that see the learned null
     instead, so that guidance is possible (Ho & Salimans 2207.12598); a graph encoder's own style goes with the graph.
     use_ema, ema_decay: running average of what is trained. warmup_steps: linear warm-up of the learning rate, before
-    its cosine decay over the run. scale_factor multiplies the latents; scale_by_std sets it to what gives the first
+    its decay over the run along a cosine, or with cosine false none. scale_factor multiplies the latents; scale_by_std sets it to what gives the first
     batch's a standard deviation of 1.
 
     Raises CheckpointError for a frozen part that has no weights, ValueError for a key or value it does not know.
@@ -73,6 +73,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         use_ema: bool = True,
         ema_decay: float = 0.9999,
         warmup_steps: int = 0,
+        cosine: bool = True,
         weight_decay: float = 0.01,
         monitor: str | None = None,
         **settled,
@@ -85,7 +86,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         self.latent_size, self.channels, self.scale_by_std = image_size, channels, scale_by_std
         self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
         self.graph_drop, self.style_drop = graph_drop, style_drop if global_stage_config else graph_drop
-        self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
+        self.warmup_steps, self.cosine, self.weight_decay = warmup_steps, cosine, weight_decay
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
 
         unet = _build(unet_config, frozen=freeze_unet)
@@ -276,7 +277,8 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
 
         def factor(step: int) -> float:
             warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
-            return warmup * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / total)))
+            decay = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / total)) if self.cosine else 1.0
+            return warmup * decay
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
