@@ -15,15 +15,15 @@ from ldm.data.demo import COLOURS, SHAPES, DemoValidation, render
 from ldm.graph import SceneGraph, write_graphs
 
 FOLDER = Path("outputs/demo")
-SCENE, STYLE = 5, 11  # of the validation set: the picture that is edited, and one whose background is another
-EDIT = "--method fixed-point --graph-scale 1.5 --steps 30 --device cpu"
+SCENE, STYLE = 5, 0  # of the validation set: the picture that is edited, and one whose background is another
+EDIT = "--method fixed-point --steps 30 --device cpu"
 
 
 def main() -> int:
     first_stage = train("configs/demo_first_stage.yaml")
     run = train("configs/demo.yaml", f"model.params.first_stage_config.params.ckpt_path={first_stage}/checkpoints/last.ckpt")
 
-    scenes = DemoValidation(STYLE + 1)
+    scenes = DemoValidation(SCENE + 1)
     (graph, background), (_, other) = scenes.scene(SCENE), scenes.scene(STYLE)
     FOLDER.mkdir(parents=True, exist_ok=True)
     render(graph, background).save(FOLDER / "photo.png")
@@ -35,7 +35,7 @@ def main() -> int:
         write_graphs(FOLDER / f"{name}.json", [edited])
         call(
             f"scripts/ddim_invert_edit.py --run {run} --ref {FOLDER}/photo.png --source-sg {FOLDER}/source.json "
-            f"--sg {FOLDER}/{name}.json {f'--style {FOLDER}/style.png ' if style else ''}{EDIT} --outdir {FOLDER}/{name}"
+            f"--sg {FOLDER}/{name}.json {style or '--graph-scale 1.5'} {EDIT} --outdir {FOLDER}/{name}"
         )
         truth = render(edited, other if style else background)
         rows.append((name, Image.open(FOLDER / name / "edited.png"), truth))
@@ -50,15 +50,15 @@ def main() -> int:
     return 0
 
 
-def edits(graph: SceneGraph) -> dict[str, tuple[SceneGraph, bool]]:
-    """Edited graphs by name, and whether the edit takes another picture's style."""
+def edits(graph: SceneGraph) -> dict[str, tuple[SceneGraph, str]]:
+    """Edited graphs by name, and the flags of an edit that takes another picture's style."""
     shape = next(s for s in SHAPES if s not in graph.objects[:1])
     size, colour = graph.attributes[0]
     new_colour = next(c for c in COLOURS if all(c not in words for words in graph.attributes))
     last = len(graph.objects) - 1
     return {
-        "replace": (replace(graph, objects=(shape, *graph.objects[1:])), False),
-        "recolour": (replace(graph, attributes=((size, new_colour), *graph.attributes[1:])), False),
+        "replace": (replace(graph, objects=(shape, *graph.objects[1:])), ""),
+        "recolour": (replace(graph, attributes=((size, new_colour), *graph.attributes[1:])), ""),
         "remove": (
             SceneGraph(
                 graph.objects[:last],
@@ -66,9 +66,9 @@ def edits(graph: SceneGraph) -> dict[str, tuple[SceneGraph, bool]]:
                 graph.attributes[:last],
                 tuple(t for t in graph.triples if last not in (t[0], t[2])),
             ),
-            False,
+            "",
         ),
-        "restyle": (graph, True),
+        "restyle": (graph, f"--style {FOLDER}/style.png --style-scale 4"),
     }
 
 
