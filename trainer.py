@@ -11,7 +11,7 @@ import sys
 
 # Flags that are also keys of lightning.trainer; the flag wins.
 TRAINER_FLAGS = {
-    "precision": (str, "32, 16-mixed, bf16-mixed, ... (default: 32)"),
+    "precision": (str, "32, 16-mixed or bf16-mixed (default: 32)"),
     "max_steps": (int, "end after so many optimizer steps"),
     "max_epochs": (int, "end after so many epochs"),
     "num_nodes": (int, "machines, with --gpus on each"),

@@ -80,7 +80,10 @@ class Checks(pl.Callback):
         self.checksums = dict(frozen_checksums(model))
 
     def on_before_backward(self, trainer, model, loss):
-        if not torch.isfinite(loss):
+        finite = bool(torch.isfinite(loss))
+        if trainer.world_size > 1:  # the others would wait for this process's gradient
+            finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if not finite:
             raise TrainingStopped(
                 f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}); no weight "
                 "has seen it. Go on from the last checkpoint with a lower model.base_learning_rate, gradient clipping "

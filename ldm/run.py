@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from ldm.checkpoint import CheckpointError
 from ldm.graph import Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.util import UserError, instantiate_from_config, plain, refuse_foreign_targets
+from ldm.util import UserError, instantiate_from_config, plain, read_config, refuse_foreign_targets
 
 
 def checkpoint_of(run: str | Path) -> Path:
@@ -48,7 +48,10 @@ def load_model(
     """
     saved = _read(checkpoint, config) if checkpoint else None
     if config:
-        merged = OmegaConf.load(config)
+        merged = read_config(config)
+        for key in ("model.params", "data.params.train"):
+            if OmegaConf.select(merged, key) is None:
+                raise CheckpointError(f"{config}: has no {key}; name a config such as configs/vg.yaml")
         if checkpoint and not saved:
             _take_every_part_from(checkpoint, merged.model.params)
     elif saved:
@@ -63,6 +66,8 @@ def load_model(
             model = instantiate_from_config(merged.model)
     except ValueError as error:  # a config that its parts refuse
         raise CheckpointError(f"{config or checkpoint}: {error}") from error
+    if not isinstance(model, LatentDiffusion):
+        raise CheckpointError(f"{config or checkpoint}: is of a {type(model).__name__}; name one of a LatentDiffusion")
     if saved:
         model.on_load_checkpoint(saved)
         model.load_state_dict(saved["state_dict"], strict=False)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -27,6 +26,7 @@ from ldm.util import (
     instantiate_from_config,
     nearest,
     plain,
+    read_config,
     refuse_foreign_targets,
     refuse_unknown_params,
     targets,
@@ -62,6 +62,17 @@ NOISE = (
     "smaller than the logging interval",
     "LeafSpec",
 )
+
+
+PRECISIONS = ("32", "16-mixed", "bf16-mixed", "32-true", "16", "bf16")
+
+
+class DDP(pl.strategies.DDPStrategy):
+    """Lightning moves a batch to its device itself; told of the device, torch would do it again, and to that end take a
+    Batch apart into a plain tuple, without its attributes."""
+
+    def determine_ddp_device_ids(self) -> None:
+        return None
 
 
 def run(arguments: Namespace, overrides: list[str]) -> int:
@@ -128,8 +139,8 @@ def find_run(arguments: Namespace) -> tuple[Path, Path | None]:
 def configure(arguments: Namespace, overrides: list[str], resumed: Path | None = None) -> DictConfig:
     """One config: of the run that is resumed, then the --base files, then the overrides, then the flags."""
     try:
-        named = OmegaConf.merge(*map(read, arguments.base), OmegaConf.from_dotlist(overrides))
-        stored = OmegaConf.merge({}, *map(read, sorted((resumed / "configs").glob("*.yaml")))) if resumed else {}
+        named = OmegaConf.merge(*map(read_config, arguments.base), OmegaConf.from_dotlist(overrides))
+        stored = OmegaConf.merge({}, *map(read_config, sorted((resumed / "configs").glob("*.yaml")))) if resumed else {}
         if resumed and not stored and not arguments.base:
             raise ConfigError(f"--resume {arguments.resume}: {resumed}/configs holds no config; name it with --base")
         refuse_foreign_targets(stored, f"{resumed}/configs", named=set(targets(OmegaConf.to_container(named))))
@@ -156,20 +167,6 @@ def flags(arguments: Namespace) -> dict:
     return {"trainer": settings, **{key: given[key] for key in ("seed", "scale_lr") if key in given}}
 
 
-def read(path: str | Path) -> DictConfig:
-    """A YAML file. Raises ConfigError, with the line."""
-    try:
-        config = OmegaConf.load(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not YAML ({error.problem})") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: not a config, which has the sections model, data and lightning")
-    return config
-
-
 def make_trainer(config: DictConfig, folder: Path, model: pl.LightningModule, validates: bool) -> pl.Trainer:
     """Lightning's Trainer with LDM's log folder: checkpoints/, configs/, images/ and tensorboard/ in `folder`."""
     settings = plain(config.lightning.trainer)
@@ -182,6 +179,12 @@ def make_trainer(config: DictConfig, folder: Path, model: pl.LightningModule, va
         settings |= devices(gpus)
     if not settings.keys() & {"max_epochs", "max_steps", "max_time"}:
         settings["max_epochs"] = 1000
+
+    if str(settings.get("precision", 32)) not in PRECISIONS:
+        raise ConfigError(f"precision {settings['precision']!r} is not supported; choose one of {', '.join(PRECISIONS)}")
+    processes = settings["devices"] if isinstance(settings["devices"], int) else len(settings["devices"])
+    if processes * settings.get("num_nodes", 1) > 1:
+        settings.setdefault("strategy", DDP())
 
     callbacks = make_callbacks(config, folder, model, validates)
     refresh_rate = settings.pop("progress_bar_refresh_rate", 1 if sys.stdout.isatty() else 100)

@@ -6,8 +6,10 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 # Published YAML files name these; the names on the right are where they live now.
@@ -107,6 +109,20 @@ def targets(config: Any) -> Iterator[str]:
         return
     for value in config:
         yield from targets(value)
+
+
+def read_config(path: str | Path) -> DictConfig:
+    """A YAML file. Raises ConfigError, with the line."""
+    try:
+        config = OmegaConf.load(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not YAML ({error.problem})") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"{path}: not a config, which has the sections model, data and lightning")
+    return config
 
 
 def plain(config: Any) -> Any:

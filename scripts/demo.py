@@ -53,7 +53,7 @@ def main() -> int:
 def edits(graph: SceneGraph) -> dict[str, tuple[SceneGraph, str]]:
     """Edited graphs by name, and the flags of an edit that takes another picture's style."""
     shape = next(s for s in SHAPES if s not in graph.objects[:1])
-    size, colour = graph.attributes[0]
+    size = graph.attributes[0][0]
     new_colour = next(c for c in COLOURS if all(c not in words for words in graph.attributes))
     last = len(graph.objects) - 1
     return {
@@ -73,15 +73,14 @@ def edits(graph: SceneGraph) -> dict[str, tuple[SceneGraph, str]]:
 
 
 def train(config: str, *overrides: str) -> Path:
-    """Train unless that was done before; the run's log folder."""
-    name = Path(config).stem
-    done = sorted(Path("logs").glob(f"*_{name}/checkpoints/last.ckpt"))
-    if not done:
-        call(" ".join(["trainer.py --base", config, "-t --gpus cpu", *overrides]))
-        done = sorted(Path("logs").glob(f"*_{name}/checkpoints/last.ckpt"))
+    """Train, or go on with a run that was begun before, to nothing if it came to its end; its log folder."""
+    runs = f"????-??-??T??-??-??_{Path(config).stem}"
+    begun = sorted(Path("logs").glob(f"{runs}/checkpoints/last.ckpt"))
+    if begun:
+        call(f"trainer.py --resume {begun[-1].parents[1]} -t --gpus cpu")
     else:
-        print(f"already trained: {done[-1]} (remove its folder to train anew)")
-    return done[-1].parents[1]
+        call(" ".join(["trainer.py --base", config, "-t --gpus cpu", *overrides]))
+    return max(Path("logs").glob(runs))
 
 
 def call(command: str) -> None:

@@ -129,7 +129,7 @@ def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:
     if arguments.sg:
         scenes = [(None, graph) for graph in read_graphs(arguments.sg)]
         for index, (_, graph) in enumerate(scenes):
-            graph.validate(model.vocab, f"{arguments.sg}: graph {index}")
+            graph.validate(model.vocab, f"{arguments.sg}: graph {index}", model.cond_stage_model.max_objects)
     else:
         scenes = load_dataset(model, arguments.split)
     count = arguments.n or len(scenes)

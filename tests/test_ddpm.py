@@ -269,3 +269,25 @@ def test_a_frozen_graph_encoder_comes_from_the_checkpoint_of_the_unet(tmp_path):
     saved = torch.load(tmp_path / "whole.ckpt", weights_only=True)["state_dict"]
     for name, value in model.cond_stage_model.state_dict().items():
         assert torch.equal(value, saved["cond_stage_model." + name])
+
+
+def test_a_step_under_bfloat16_gives_a_finite_loss_and_gradients(batch):
+    model = tiny_model()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, _ = model.losses(batch)
+        assert model.encode(batch.image).dtype == torch.float32
+    losses.mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_pictures_can_be_logged_whether_or_not_guidance_was_learned(batch):
+    for drop in (0.0, 0.1):
+        pictures = tiny_model(graph_drop=drop).log_images(batch, n=2, steps=2)
+        assert {name: tuple(images.shape) for name, images in pictures.items()} == dict.fromkeys(
+            ("inputs", "reconstructions", "samples"), (2, 3, 32, 32)
+        )
+
+
+def test_a_misspelt_init_is_not_taken_for_random():
+    with pytest.raises(ValueError, match="randm"):
+        tiny_model(init="randm")

@@ -224,7 +224,7 @@ def test_a_run_folder_may_not_name_foreign_code(train):
         (["model.params.width=${nothing}"], "does not come together: Interpolation key 'nothing' not found"),
         (["model.target=test_trainer.Nothing"], "'test_trainer' has no class 'Nothing'"),
         (["data.params.train.params.length=0"], "data.params.train: test_trainer.Points found no image"),
-        (["--precision", "31"], "Precision '31' is invalid"),
+        (["--precision", "31"], "precision '31' is not supported"),
         (["--gpus", "cpu:0"], "--gpus cpu:0: give '0,' for one GPU"),
         (["model.base_learning_rate=null"], "the config has no 'model.base_learning_rate'"),
     ],

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss, pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
 
 from ldm.checkpoint import load_part
+from ldm.models.saving import SavesWhatIsTrained
 
 
 class FusedAttnBlock(AttnBlock):
@@ -32,7 +33,7 @@ class FusedAttnBlock(AttnBlock):
         return x + self.proj_out(h)
 
 
-class Autoencoder(LightningModule):
+class Autoencoder(SavesWhatIsTrained, LightningModule):
     """What the quantised and the Gaussian first stage share.
 
     ddconfig     taming's arguments of Encoder and Decoder; `resolution` says only where attention goes
@@ -154,14 +155,18 @@ class VQModelInterface(Autoencoder):
         return self.features(image)
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:  # (B,4,H/8,W/8) -> (B,3,H,W)
-        return self.image(self.quantize(z)[0] if quantize else z)
+        return self.image(self.nearest_codes(z)[0] if quantize else z)
+
+    def nearest_codes(self, z: Tensor) -> tuple:  # taming's (quantised, loss, (_, _, codes))
+        with torch.autocast(z.device.type, enabled=False):  # half precision would often find another code
+            return self.quantize(z.float())
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         z = self.encode(image)
         if self.training and self.batches % self.restart_every == 0:
             self.restart_dead_codes(z.detach())
         started = self.batches >= self.codebook_start
-        quantised, latent_loss, (_, _, codes) = self.quantize(z if started else z.detach())
+        quantised, latent_loss, (_, _, codes) = self.nearest_codes(z if started else z.detach())
         if self.training:
             self.uses = self.uses.to(z.device) + torch.bincount(codes.flatten(), minlength=len(self.uses))
             self.batches += 1
@@ -173,7 +178,7 @@ class VQModelInterface(Autoencoder):
 
         At the first batch of a run from scratch that is every code, so the data seed the codebook, as in k-means.
         """
-        codebook = self.quantize.embedding.weight
+        codebook, self.uses = self.quantize.embedding.weight, self.uses.to(z.device)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if distributed:
             torch.distributed.all_reduce(self.uses)
@@ -186,9 +191,11 @@ class VQModelInterface(Autoencoder):
         self.uses.zero_()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["code_uses"], checkpoint["code_batches"] = self.uses, self.batches
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.uses, self.batches = checkpoint["code_uses"], checkpoint["code_batches"]
 
 

@@ -60,6 +60,8 @@ class NSGEncoder(nn.Module):
         init: str | None = None,
     ):
         super().__init__()
+        if init not in (None, "random"):
+            raise ValueError(f"NSGEncoder: init is 'random' or left out, not {init!r}")
         self.num_objs, self.num_preds = num_objs, num_preds
         self.dim, self.max_tokens, self.max_objects = dim, max_tokens, max_tokens - 1
         self.longest = max_tokens  # graph so far, so that a warning is given only when it is exceeded

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ldm import conditioning
 from ldm.checkpoint import CheckpointError, load_part
@@ -80,6 +81,8 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
     ):
         super().__init__()
         _refuse_unsettled(settled)
+        if init not in (None, "random"):
+            raise ValueError(f"model.params.init: {init!r} is not known; the one choice is `init: random`")
         if not freeze_first_stage:
             raise ValueError("model.params.freeze_first_stage: the first stage is always frozen here; train one by itself")
         self.schedule = NoiseSchedule.named(beta_schedule, timesteps, linear_start, linear_end)
@@ -111,6 +114,8 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
             unet.freeze_body()
         self._refuse_frozen_without_weights()
         self.model_ema = EMA(self, ema_decay) if use_ema else None
+        averages = [name for name, _ in self.named_buffers() if name.startswith("model_ema.")]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, averages)  # each process has its own
 
     @property
     def unet(self) -> nn.Module:
@@ -149,7 +154,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,4,H/8,W/8)
-        return self.scale_factor * self.first_stage_model.encode(image)
+        return self.scale_factor * self.first_stage_model.encode(image).float()  # noise is mixed in float32
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:  # (B,4,h,w) -> (B,3,8h,8w) in about [-1,1]
@@ -164,6 +169,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         if self.global_stage_model is None:
             return cond
         if reference is None:
+            self._refuse_unlearned("style", self.style_drop)
             return cond._replace(style=self.null_style.expand(len(cond.tokens), -1))
         return cond._replace(style=self.global_stage_model(reference))
 
@@ -174,6 +180,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
     def unconditional(self, batch_size: int) -> Conditioning:
         """The null conditioning for a whole batch. Raises UserError where it was never learned."""
         self._refuse_unlearned("graph", self.graph_drop)
+        self._refuse_unlearned("style", self.style_drop)
         return conditioning.cat(*[self.null()] * batch_size)
 
     def denoiser(self, cond: Conditioning, graph_scale: float = 1.0, style_scale: float = 1.0) -> Denoiser:
@@ -260,7 +267,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
             self.log(f"{name}_q{q + 1}", chosen.mean(), batch_size=len(chosen), rank_zero_only=True)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int):
-        if self.scale_by_std and self.global_step == 0:
+        if self.scale_by_std and self.global_step == batch_idx == 0:
             self.scale_factor.fill_(1.0)
             std = self.trainer.strategy.reduce(self.encode(batch[0]).std(), reduce_op="mean")
             self.scale_factor.fill_(1 / std)
@@ -294,8 +301,9 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
     @torch.no_grad()
     def log_images(self, batch: Batch, n: int = 8, steps: int = 50, guidance: float = 2.0) -> dict[str, Tensor]:
         """Of a batch's first n images (n,3,H,W): inputs, reconstructions, and samples of the averaged weights under
-        their graphs and styles."""
+        their graphs and styles, guided where training made that possible."""
         batch = Batch.of(batch)
+        guidance = guidance if self.graph_drop and self.style_drop else 1.0
         image = batch.image[:n]
         z = self.encode(image)
         with self.model_ema.applied(self) if self.model_ema else nullcontext():
