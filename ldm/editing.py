@@ -16,6 +16,7 @@ from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.sampling import as_seen, as_style
+from ldm.util import UserError
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def edit(
         path[-1],
         progress=lambda r: progress(r[::-1], "editing"),
     )
+    if not (back.isfinite().all() and edited.isfinite().all()):
+        raise UserError("the edit ran away to infinity: lower the scales, or look at how the model was trained")
     reconstruction = model.decode(back)
     return Edit(
         _own_size(model.decode(edited), photograph),

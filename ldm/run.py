@@ -49,16 +49,16 @@ def load_model(
     saved = _read(checkpoint, config) if checkpoint else None
     if config:
         merged = read_config(config)
-        for key in ("model.params", "data.params.train"):
-            if OmegaConf.select(merged, key) is None:
-                raise CheckpointError(f"{config}: has no {key}; name a config such as configs/vg.yaml")
-        if checkpoint and not saved:
-            _take_every_part_from(checkpoint, merged.model.params)
     elif saved:
-        merged = OmegaConf.create(saved["config"])
+        merged = OmegaConf.create(saved["config"] or {})
         refuse_foreign_targets(merged, checkpoint)
     else:
         raise CheckpointError("nothing to load a model from: name a run, a checkpoint or a config")
+    for key in ("model.params", "data.params.train"):
+        if OmegaConf.select(merged, key) is None:
+            raise CheckpointError(f"{config or checkpoint}: its config has no {key}; name one such as configs/vg.yaml")
+    if config and checkpoint and not saved:
+        _take_every_part_from(checkpoint, merged.model.params)
 
     try:
         with torch.random.fork_rng(devices=[]):
@@ -75,6 +75,7 @@ def load_model(
             model.model_ema.copy_to(model)
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
     model.vocab = _vocab(saved, model.config["data"]["params"]["train"])
+    model.setup("predict")
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -127,7 +128,7 @@ def _read(path: str | Path, config: str | Path | None) -> dict | None:
         return saved
     if config is None:
         raise CheckpointError(
-            f"{path}: not a checkpoint of trainer.py; if these are published weights, name their config too, such as "
+            f"{path}: broken, or not a checkpoint of trainer.py; if these are published weights, name their config too, such as "
             "--config configs/sgdiff_vg.yaml"
         )
     return None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -30,6 +31,7 @@ from ldm.util import (
     refuse_foreign_targets,
     refuse_unknown_params,
     targets,
+    writable_folder,
 )
 
 SEED = 23  # LDM's
@@ -84,8 +86,8 @@ def run(arguments: Namespace, overrides: list[str]) -> int:
     folder, checkpoint = find_run(arguments)
     config = configure(arguments, overrides, folder if checkpoint else None)
     seed = config.lightning.seed
-    pl.seed_everything(seed, verbose=False)
     try:
+        pl.seed_everything(seed, verbose=False)
         data = instantiate_from_config(config.data)
         if OmegaConf.select(config, "data.params.seed") is None:
             data.seed = seed
@@ -97,7 +99,7 @@ def run(arguments: Namespace, overrides: list[str]) -> int:
         model = instantiate_from_config(config.model)
         trainer = make_trainer(config, folder, model, validates="validation" in getattr(data, "datasets", {}))
         set_learning_rate(model, trainer, config)
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, TypeError, AssertionError, OSError, MisconfigurationException) as error:
         raise error if arguments.debug else UserError(str(error)) from error
     model.config = plain(OmegaConf.masked_copy(config, ["model", "data"]))
     model.vocab = getattr(data, "vocab", None)
@@ -108,7 +110,10 @@ def run(arguments: Namespace, overrides: list[str]) -> int:
         say("nothing trained: add -t to train")
         return 0
     say(f"{'going on in' if checkpoint else 'log folder'}: {folder}")
-    save_config(config, folder)
+    if is_first_process():
+        writable_folder(folder, "--logdir")
+    # Only when the checkpoint has been loaded: what a run does not go on with must not be kept as its config.
+    trainer.callbacks.append(pl.callbacks.LambdaCallback(on_train_start=lambda *_: save_config(config, folder)))
     trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
     say(f"trained to step {trainer.global_step}; {folder}/checkpoints/last.ckpt")
     if not arguments.no_test and "test" in getattr(data, "datasets", {}) and is_overridden("test_step", model):
@@ -132,7 +137,7 @@ def find_run(arguments: Namespace) -> tuple[Path, Path | None]:
     try:
         torch.load(checkpoint, weights_only=True, mmap=True)
     except Exception as error:
-        raise UserError(f"--resume {checkpoint}: not a checkpoint of trainer.py ({type(error).__name__})") from error
+        raise UserError(f"--resume {checkpoint}: broken, cut short or not a checkpoint of trainer.py; name another one in checkpoints/") from error
     return checkpoint.resolve().parent.parent, checkpoint
 
 
@@ -147,9 +152,11 @@ def configure(arguments: Namespace, overrides: list[str], resumed: Path | None =
         defaults = {"lightning": {"trainer": {}, "seed": SEED, "scale_lr": False}}
         config = OmegaConf.merge(defaults, stored, named, {"lightning": flags(arguments)})
         plain(config)  # whatever cannot be resolved shows now
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"the config does not come together: {str(error).splitlines()[0]}") from error
     for section, known in SECTIONS.items():
+        if section and not isinstance(OmegaConf.select(config, section), DictConfig):
+            raise ConfigError(f"the config's '{section}' is no section with keys of its own, such as configs/vg.yaml has")
         for key in OmegaConf.select(config, section) if section else config:
             if key not in known:
                 place = f"{section}.{key}" if section else key

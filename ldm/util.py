@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,12 +119,32 @@ def read_config(path: str | Path) -> DictConfig:
         config = OmegaConf.load(path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not text, so not YAML; name a config such as configs/vg.yaml") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not YAML ({error.problem})") from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path}: not a config, which has the sections model, data and lightning")
     return config
+
+
+def finite(text: str) -> float:
+    """A number for argparse, NaN and infinity excluded. Raises ValueError."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def writable_folder(folder: str | Path, option: str) -> Path:
+    """The folder, if it is one or can be made. To be asked before the work, not after it. Raises UserError."""
+    path = Path(folder).absolute()
+    try:
+        with tempfile.TemporaryFile(dir=next(place for place in (path, *path.parents) if place.exists())):
+            return Path(folder)
+    except OSError as error:
+        raise UserError(f"{option} {folder}: cannot be written to ({error.strerror}); name another folder") from error
 
 
 def plain(config: Any) -> Any:

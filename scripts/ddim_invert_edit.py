@@ -10,6 +10,8 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from ldm.util import UserError, finite, writable_folder
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -26,8 +28,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--method", choices=["ddim", "fixed-point"], default="ddim", help="how to invert: fixed-point calls the U-Net "
         "more often and comes back more exactly (default: %(default)s)")  # fmt: skip
     add("--steps", type=int, default=50, help="DDIM steps, down and up (default: %(default)s)")
-    add("--graph-scale", type=float, default=1.0, help="guidance towards the graph; 1 is none (default: %(default)s)")
-    add("--style-scale", type=float, default=1.0, help="guidance towards the style; 1 is none (default: %(default)s)")
+    add("--graph-scale", type=finite, default=1.0, help="guidance towards the graph; 1 is none (default: %(default)s)")
+    add("--style-scale", type=finite, default=1.0, help="guidance towards the style; 1 is none (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the noise, where no photograph is inverted (default: %(default)s)")
     add("--outdir", metavar="DIR", help="where the pictures and the record go (default: outputs/<date and time>)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
@@ -36,8 +38,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from ldm.util import UserError  # from here on torch is imported, which --help need not wait for
-
     try:
         folder = run(arguments)
     except UserError as error:
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> Path:
+    # torch comes with these, and --help need not wait for it
     from ldm.data.images import read_image
     from ldm.editing import edit
     from ldm.run import checkpoint_of, choose_device, load_model
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> Path:
     style = arguments.style and read_image(arguments.style, upright=True)
 
     device = choose_device(arguments.device)
+    arguments.outdir = str(writable_folder(arguments.outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir"))
     checkpoint = arguments.ckpt or (arguments.run and checkpoint_of(arguments.run))
     model = load_model(checkpoint, arguments.config, device)
     room = model.cond_stage_model.max_objects
@@ -137,13 +139,16 @@ def write(arguments: argparse.Namespace, pictures: dict, sheet, record: dict) ->
             "pillow": PIL.__version__,
         },
     }
-    folder = Path(arguments.outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}")
+    folder = Path(arguments.outdir)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("edited", "reconstruction", "panel", "record"):  # of an earlier edit, which this one takes the place of
+        for path in folder.glob(f"{name}.*"):
+            path.unlink()
     for name, picture in {**pictures, "panel": sheet}.items():
         picture.save(folder / f".{name}.png")
         (folder / f".{name}.png").replace(folder / f"{name}.png")
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-    (folder / ".record.json").write_text(json.dumps(finite, indent=2) + "\n")
+    record = {key: None if value == math.inf else value for key, value in record.items()}  # of equal pictures' PSNR
+    (folder / ".record.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
     (folder / ".record.json").replace(folder / "record.json")
     return folder
 

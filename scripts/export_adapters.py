@@ -17,10 +17,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from ldm.util import UserError  # from here on torch is imported, which --help need not wait for
+    from ldm.run import checkpoint_of  # from here on torch is imported, which --help need not wait for
+    from ldm.util import UserError, writable_folder
 
     try:
-        for path in export(arguments.run, Path(arguments.outdir or Path(arguments.run) / "adapters")):
+        folder = arguments.outdir or checkpoint_of(arguments.run).parents[1] / "adapters"
+        for path in export(arguments.run, writable_folder(folder, "--outdir")):
             print(f"wrote {path}")
     except UserError as error:
         print(f"export_adapters.py: {error}", file=sys.stderr)

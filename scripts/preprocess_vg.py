@@ -18,7 +18,7 @@ def main() -> int:
         preprocess(Options(**vars(parser.parse_args())))
     except (DataError, OSError) as error:
         print(f"preprocess_vg: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from ldm.util import UserError, finite, writable_folder
+
 SHEET_GRAPHS, SHEET_REPEATS = 8, 4  # at most
 
 
@@ -33,9 +35,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--n-per-graph", type=positive, default=1, metavar="N", help="pictures of each (default: %(default)s)")
     add("--style", metavar="IMAGE", help="the image to take the look from (default: none, as learned)")
     add("--steps", type=positive, default=50, help="DDIM steps (default: %(default)s)")
-    add("--eta", type=float, default=0.0, help="0 is deterministic DDIM, 1 has DDPM's noise (default: %(default)s)")
-    add("--graph-scale", type=float, default=1.0, help="guidance towards the graph; 1 is none (default: %(default)s)")
-    add("--style-scale", type=float, default=1.0, help="guidance towards the style; 1 is none (default: %(default)s)")
+    add("--eta", type=finite, default=0.0, help="0 is deterministic DDIM, 1 has DDPM's noise (default: %(default)s)")
+    add("--graph-scale", type=finite, default=1.0, help="guidance towards the graph; 1 is none (default: %(default)s)")
+    add("--style-scale", type=finite, default=1.0, help="guidance towards the style; 1 is none (default: %(default)s)")
     add("--seed", type=int, default=0, help="of all the pictures' own seeds (default: %(default)s)")
     add("--batch-size", type=positive, default=16, help="pictures between two writes to disk (default: %(default)s)")
     add("--outdir", metavar="DIR", help="where the pictures go (default: outputs/<date and time>)")
@@ -52,8 +54,6 @@ def positive(word: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     import torch  # only now, as --help need not wait for it
-
-    from ldm.util import UserError
 
     try:
         return run(arguments)
@@ -111,11 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def choose_folder(outdir: str | None, world: int) -> Path:
-    from ldm.util import UserError
 
     if outdir is None and world > 1:
         raise UserError("--outdir is missing: several processes must agree where the pictures go")
-    return Path(outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}")
+    return writable_folder(outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir")
 
 
 def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:
@@ -124,7 +123,6 @@ def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:
 
     from ldm.graph import read_graphs
     from ldm.run import load_dataset
-    from ldm.util import UserError
 
     if arguments.sg:
         scenes = [(None, graph) for graph in read_graphs(arguments.sg)]

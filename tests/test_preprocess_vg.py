@@ -233,5 +233,5 @@ def test_the_wrong_file_is_told_from_an_odd_one(raw, tmp_path, name, content):
 def test_the_script_ends_with_one_sentence_and_a_code(tmp_path):
     command = [sys.executable, SCRIPT, "--images_json", tmp_path / "nothing.json"]
     run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert run.stderr.count("\n") == 1 and "nothing.json" in run.stderr

@@ -30,9 +30,16 @@ class SavesWhatIsTrained:
         checkpoint["vocab"] = self.vocab.to_json() if self.vocab else None
 
     def on_load_checkpoint(self, checkpoint: dict):
-        ours, theirs = self.saved().keys(), checkpoint["state_dict"].keys()
+        mine, stored = self.saved(), checkpoint["state_dict"]
+        ours, theirs = mine.keys(), stored.keys()
         if odd := sorted(ours ^ theirs):
             raise CheckpointError(
                 f"the checkpoint trains other parts than this config: {len(ours - theirs)} tensors are missing in it and "
                 f"{len(theirs - ours)} are unexpected, such as {odd[0]!r}; use the config that it was trained with"
             )
+        for name, value in mine.items():
+            if stored[name].shape != value.shape:
+                raise CheckpointError(
+                    f"the checkpoint has another size than this config: {name} is {tuple(stored[name].shape)} there and "
+                    f"{tuple(value.shape)} here; use the config that it was trained with"
+                )
