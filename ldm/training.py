@@ -189,8 +189,7 @@ def make_trainer(config: DictConfig, folder: Path, model: pl.LightningModule, va
 
     if str(settings.get("precision", 32)) not in PRECISIONS:
         raise ConfigError(f"precision {settings['precision']!r} is not supported; choose one of {', '.join(PRECISIONS)}")
-    processes = settings["devices"] if isinstance(settings["devices"], int) else len(settings["devices"])
-    if processes * settings.get("num_nodes", 1) > 1:
+    if process_count(settings["devices"]) * settings.get("num_nodes", 1) > 1:
         settings.setdefault("strategy", DDP())
 
     callbacks = make_callbacks(config, folder, model, validates)
@@ -224,6 +223,15 @@ def devices(gpus: str | int | None) -> dict:
     if max(chosen) >= here:
         raise ConfigError(f"--gpus {gpus}: there are {here} GPUs here, counted from 0")
     return {"accelerator": "gpu", "devices": chosen}
+
+
+def process_count(devices: int | str | list[int]) -> int:
+    """On one machine, by Lightning's `devices`: a number, a list, or as text either of them, 'auto' or '-1'."""
+    if str(devices) in ("auto", "-1"):
+        return max(1, torch.cuda.device_count())
+    if isinstance(devices, str):
+        devices = [word for word in devices.split(",") if word.strip()] if "," in devices else int(devices)
+    return devices if isinstance(devices, int) else len(devices)
 
 
 def make_logger(config: DictConfig, folder: Path) -> pl.loggers.Logger:

@@ -141,9 +141,8 @@ def write(arguments: argparse.Namespace, pictures: dict, sheet, record: dict) ->
     }
     folder = Path(arguments.outdir)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("edited", "reconstruction", "panel", "record"):  # of an earlier edit, which this one takes the place of
-        for path in folder.glob(f"{name}.*"):
-            path.unlink()
+    if (folder / "record.json").exists() and "reconstruction" not in pictures:
+        (folder / "reconstruction.png").unlink(missing_ok=True)  # an earlier edit's, whose place this one takes
     for name, picture in {**pictures, "panel": sheet}.items():
         picture.save(folder / f".{name}.png")
         (folder / f".{name}.png").replace(folder / f"{name}.png")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 from pathlib import Path
@@ -64,12 +63,15 @@ def report_on_images(arguments: argparse.Namespace) -> None:
     from ldm.data.image_sets import Folder, Split, of_one_graph
     from ldm.evaluation import METRICS, PAIRED, evaluate, find_weights, load_networks
     from ldm.run import choose_device
-    from ldm.util import UserError, nearest
+    from ldm.util import UserError, nearest, writable_folder
 
     for metric in arguments.metrics or ():
         if metric not in METRICS:
             raise UserError(f"--metrics {metric}: not one of {', '.join(METRICS)}{nearest(metric, METRICS)}")
-    device, out = choose_device(arguments.device), writable(arguments.out or Path(arguments.samples) / "report.json")
+    device, out = choose_device(arguments.device), Path(arguments.out or Path(arguments.samples) / "report.json")
+    writable_folder(out.parent, "--out")
+    if out.is_dir():
+        raise UserError(f"--out {out}: a folder; name a file in it")
     size, n = arguments.size, arguments.n
     samples = Folder(arguments.samples, size, n)
     usual = ["fid", "is", *(PAIRED if arguments.paired else ()), *(["diversity"] if of_one_graph(samples) else ())]
@@ -91,16 +93,6 @@ def report_on_images(arguments: argparse.Namespace) -> None:
     for remark in report["remarks"]:
         print(f"  {remark}")
     print(f"wrote {out}")
-
-
-def writable(out: str | Path) -> Path:
-    """Asked before the work, not after it."""
-    from ldm.util import UserError
-
-    folder = next(parent for parent in Path(out).absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(out).is_dir():
-        raise UserError(f"--out {out}: cannot be written there; name another file")
-    return Path(out)
 
 
 def write(out: Path, arguments: argparse.Namespace, report: dict) -> None:

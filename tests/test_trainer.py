@@ -320,3 +320,8 @@ def test_the_configs_that_ship_come_together(path):
     base = [str(ROOT / "configs" / "vg.yaml")] if path.name == "tiny.yaml" else []
     arguments, overrides = trainer.parse(["--base", *base, str(path)])
     assert training.configure(arguments, overrides).model.base_learning_rate > 0
+
+
+@pytest.mark.parametrize("devices, count", [(1, 1), (2, 2), ([0], 1), ([0, 1], 2), ("2", 2), ("0,", 1), ("0,1", 2)])
+def test_processes_are_counted_in_each_of_lightnings_ways_to_say_devices(devices, count):
+    assert training.process_count(devices) == count
