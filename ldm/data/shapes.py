@@ -33,12 +33,13 @@ COLOURS = {
     "orange": (240, 122, 20),
 }
 SHAPES = ("circle", "square", "triangle")
-SIDES = {"small": (14, 17), "large": (22, 27)}  # shortest and longest side of a box, in cells
+SIDES = {"small": (14, 16), "large": (22, 26)}  # shortest and longest side of a box, in cells
 FILLS = ("plain", "striped")
 TEXTURES = ("smooth", "checks", "dots", "lines")
 
-CELLS = 64  # boxes lie on a grid of so many cells, so that their edges are pixel edges at 64, 128, ... pixels
-BAND, SHADE = 3, 0.45  # a striped shape's bands: cells in height, and how dark every second one is
+CELLS = 64  # cells are pixels at 64 pixels
+GRID = 2  # cells: boxes have their edges at multiples of so many, as far as `random_graph` places them
+BAND, SHADE = 4, 0.45  # a striped shape's bands: cells in height, and how dark every second one is
 PERIOD, RELIEF = 8, 0.14  # of a texture: cells after which it repeats, and how much darker its dark places are
 GAP = 2  # cells between two boxes that do not overlap
 OVERLAP = 24  # cells that two overlapping shapes share at least, so that one is seen to be in front
@@ -102,16 +103,16 @@ def _place(count: int, rng: random.Random) -> tuple[list[str], list[Box]] | None
         hosts = [box for size, box in placed if size == "large" or way == "over"]
         for _ in range(TRIES):
             size = "small" if way == "inside" else rng.choice(tuple(SIDES))
-            side = rng.randint(*SIDES[size])
-            low, high = (1, 1), (CELLS - 1 - side,) * 2
+            side = _on_grid(rng, *SIDES[size])
+            low, high = (0, 0), (CELLS - side,) * 2
             if hosts and way != "apart":
                 x0, y0, x1, y1 = host = rng.choice(hosts)
-                reach = 0 if way == "inside" else side - 5
-                low = max(1, x0 - reach), max(1, y0 - reach)
+                reach = 0 if way == "inside" else side - 6
+                low = max(0, x0 - reach), max(0, y0 - reach)
                 high = min(high[0], x1 - side + reach), min(high[1], y1 - side + reach)
             if low[0] > high[0] or low[1] > high[1]:
                 continue
-            x, y = rng.randint(low[0], high[0]), rng.randint(low[1], high[1])
+            x, y = _on_grid(rng, low[0], high[0]), _on_grid(rng, low[1], high[1])
             box = (x, y, x + side, y + side)
             others = [other for _, other in placed if way == "apart" or not hosts or other != host]
             if not any(_overlap(box, other, GAP) for other in others):
@@ -120,6 +121,10 @@ def _place(count: int, rng: random.Random) -> tuple[list[str], list[Box]] | None
         else:
             return None
     return [size for size, _ in placed], [tuple(edge / CELLS for edge in box) for _, box in placed]
+
+
+def _on_grid(rng: random.Random, low: int, high: int) -> int:
+    return GRID * rng.randint(-(-low // GRID), high // GRID)
 
 
 def of_boxes(
