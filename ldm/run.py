@@ -1,17 +1,20 @@
-"""A model back from disk: from a training run's folder, its checkpoint, or a config alone."""
+"""A model back from disk: from a training run's folder, its checkpoint, exported adapters, or a config alone."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import Dataset
 
+from ldm import shipped
 from ldm.checkpoint import CheckpointError
+from ldm.export import read_adapters
 from ldm.graph import Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import UserError, instantiate_from_config, plain, read_config, refuse_foreign_targets
@@ -22,6 +25,22 @@ def checkpoint_of(run: str | Path) -> Path:
     path = Path(run) / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise CheckpointError(f"{run}: no {path.relative_to(run)} in it; name a folder that trainer.py wrote under logs/")
+    return path
+
+
+def find_checkpoint(
+    run: str | Path | None = None, ckpt: str | Path | None = None, config: str | Path | None = None
+) -> Path | None:
+    """What --run, --ckpt and --config name: a checkpoint, or None where a config is to be taken alone. With nothing
+    named, the weights that ship, and it says so. Raises CheckpointError."""
+    if ckpt:
+        return Path(ckpt)
+    if run:
+        return checkpoint_of(run)
+    if config:
+        return None
+    path = shipped.adapters()
+    print(f"no --run, --ckpt or --config: using the weights that ship, {path}", flush=True)
     return path
 
 
@@ -42,9 +61,10 @@ def load_model(
 ) -> LatentDiffusion:
     """The model ready for use: averaged weights, evaluation mode, on `device`.
 
-    The config is the one inside the checkpoint unless a YAML file is named. With one, the checkpoint may also be a
-    published one, of a whole model. Without a checkpoint, the config's frozen parts are loaded and its adapters begin
-    as the identity. Raises UserError.
+    checkpoint: of trainer.py, or adapters that scripts/export.py took out of one. The config is the one in it unless
+    a YAML file is named. With one, the checkpoint may also be a published one, of a whole model. Without a checkpoint,
+    the config's frozen parts are loaded and its adapters begin as the identity. Weights that the config names by a
+    relative path are looked for from the current folder, then from the checkout's root. Raises UserError.
     """
     saved = _read(checkpoint, config) if checkpoint else None
     if config:
@@ -63,12 +83,14 @@ def load_model(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what no file holds is the same each time
-            model = instantiate_from_config(merged.model)
+            model = instantiate_from_config(_located(plain(merged.model)))
     except ValueError as error:  # a config that its parts refuse
         raise CheckpointError(f"{config or checkpoint}: {error}") from error
     if not isinstance(model, LatentDiffusion):
         raise CheckpointError(f"{config or checkpoint}: is of a {type(model).__name__}; name one of a LatentDiffusion")
     if saved:
+        if not any(name.startswith("model_ema.") for name in saved["state_dict"]):
+            model.model_ema = None  # exported weights are the averages
         model.on_load_checkpoint(saved)
         model.load_state_dict(saved["state_dict"], strict=False)
         if model.model_ema is not None:
@@ -101,6 +123,15 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def _located(config: Any) -> Any:
+    """The same config with its files of weights where they are."""
+    if isinstance(config, dict):
+        files = {key: config[key] for key in ("ckpt_path", "pretrained") if isinstance(config.get(key), str)}
+        found = {key: str(shipped.located(path)) for key, path in files.items()}
+        return {key: _located(value) for key, value in config.items()} | found
+    return [_located(value) for value in config] if isinstance(config, list) else config
+
+
 def _vocab(saved: dict | None, train: dict) -> Vocab:
     """The one that a checkpoint was trained with, or the training set's, if possible without the rest of the set."""
     if saved and saved["vocab"]:
@@ -117,18 +148,20 @@ def _take_every_part_from(checkpoint: str | Path, params: DictConfig) -> None:
 
 
 def _read(path: str | Path, config: str | Path | None) -> dict | None:
-    """A checkpoint of trainer.py's; None for any other where there is a config to build it by."""
+    """A checkpoint of trainer.py's, or adapters out of one; None for any other, if there is a config to build it by."""
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: there is no such file")
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = read_adapters(path) or torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception:
         saved = None
     if isinstance(saved, dict) and {"state_dict", "config", "vocab"} <= set(saved):
         return saved
     if config is None:
         raise CheckpointError(
-            f"{path}: broken, or not a checkpoint of trainer.py; if these are published weights, name their config too, such as "
-            "--config configs/sgdiff_vg.yaml"
+            f"{path}: broken, or not a checkpoint of trainer.py nor adapters exported from one; if these are published "
+            "weights, name their config too, such as --config configs/sgdiff_vg.yaml"
         )
     return None

@@ -22,8 +22,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--source-sg", metavar="JSON", help="scene graph of the photograph as it is (default: inversion under the null "
         "graph)")  # fmt: skip
     add("--style", metavar="IMAGE", help="another image to take the look from (default: the photograph itself)")
-    add("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config")
-    add("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, instead of a run's last one")
+    add("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config (with none "
+        "of --run, --ckpt and --config: the weights that ship)")  # fmt: skip
+    add("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, or adapters exported from one, instead of a run")
     add("--config", metavar="YAML", help="a config, instead of the one in the checkpoint")
     add("--method", choices=["ddim", "fixed-point"], default="ddim", help="how to invert: fixed-point calls the U-Net "
         "more often and comes back more exactly (default: %(default)s)")  # fmt: skip
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> Path:
     # torch comes with these, and --help need not wait for it
     from ldm.data.images import read_image
     from ldm.editing import edit
-    from ldm.run import checkpoint_of, choose_device, load_model
+    from ldm.run import choose_device, find_checkpoint, load_model
     from ldm.sampling import Settings, sample_images
 
     graph, source = one_graph(arguments.sg), arguments.source_sg and one_graph(arguments.source_sg)
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> Path:
 
     device = choose_device(arguments.device)
     arguments.outdir = str(writable_folder(arguments.outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir"))
-    checkpoint = arguments.ckpt or (arguments.run and checkpoint_of(arguments.run))
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, device)
     room = model.cond_stage_model.max_objects
     graph.validate(model.vocab, arguments.sg, room)
@@ -73,7 +74,8 @@ def run(arguments: argparse.Namespace) -> Path:
         print("no photograph to edit: sampling a picture of the graph from noise")
         settings = Settings(arguments.steps, **guidance)
         picture = sample_images(model, [graph], [arguments.seed], settings, style)[0]
-        return write(arguments, {"edited": picture}, panel([("sampled", picture)], [("graph", graph)]), {})
+        record = {"checkpoint": checkpoint and str(checkpoint)}
+        return write(arguments, {"edited": picture}, panel([("sampled", picture)], [("graph", graph)]), record)
     if source is None:
         print("no --source-sg: the photograph is inverted under the null graph, so the whole of it may change")
 

@@ -1,6 +1,6 @@
 """Sample pictures of scene graphs: of those in a file, or of a data set's split.
 
-    python scripts/sample.py --run logs/<run> --sg graph.json --n-per-graph 4
+    python scripts/sample.py --sg graph.json --n-per-graph 4
     torchrun --nproc-per-node 8 -- scripts/sample.py --run logs/<run> --split test --n 1000 --outdir outputs/test
 
 (Without the --, torchrun would take --run and --n for its own.)
@@ -28,8 +28,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--sg", metavar="JSON", help="a scene graph, or a list of them")
     what.add_argument("--split", choices=["train", "validation", "test"], help="graphs of this set in the run's config")
-    add("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config")
-    add("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, or, with --config, a published one")
+    add("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config (with none "
+        "of --run, --ckpt and --config: the weights that ship)")  # fmt: skip
+    add("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, adapters exported from one, or, with --config, a "
+        "published one")  # fmt: skip
     add("--config", metavar="YAML", help="a config, instead of the one in the checkpoint")
     add("--n", type=positive, help="take the first N graphs (default: all)")
     add("--n-per-graph", type=positive, default=1, metavar="N", help="pictures of each (default: %(default)s)")
@@ -72,14 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ldm import gallery, plots
     from ldm.data.images import read_image
-    from ldm.run import checkpoint_of, choose_device, fingerprint, load_model
+    from ldm.run import choose_device, find_checkpoint, fingerprint, load_model
     from ldm.sampling import Settings, sample_images, seed_of
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     folder = choose_folder(arguments.outdir, world)
     style = arguments.style and read_image(arguments.style, upright=True)
     device = choose_device(arguments.device)
-    checkpoint = arguments.ckpt or (arguments.run and checkpoint_of(arguments.run))
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, device)
     scenes = choose_scenes(arguments, model)
     settings = Settings(arguments.steps, arguments.eta, arguments.graph_scale, arguments.style_scale)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from tiny import tiny_model
 
-from ldm.data.demo import DemoValidation, render
+from ldm.data.demo import DemoValidation
+from ldm.data.shapes import render
 from ldm.editing import edit, psnr
 from ldm.graph import write_graphs
 from ldm.run import load_model
@@ -171,19 +171,6 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(checkpoint, door, tmp_path, c
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1 and sentence in errors[0]
     assert not (tmp_path / "out").exists()
-
-
-def test_exported_adapters_are_the_averages_and_lora_is_in_pefts_layout(checkpoint, model, tmp_path):
-    door = load_script("export_adapters")
-    assert door(["--run", str(checkpoint.parents[1]), "--outdir", str(tmp_path)]) == 0
-    adapters = load_file(tmp_path / "adapters.safetensors")
-    assert set(adapters) == {name for name in torch.load(checkpoint)["state_dict"] if not name.startswith("model_ema.")}
-    for name, value in adapters.items():
-        assert torch.equal(value, model.state_dict()[name])
-    peft = load_file(tmp_path / "peft" / "adapter_model.safetensors")
-    ours = {f"base_model.model.{name}.weight" for name, _ in model.unet.named_parameters() if "lora_" in name}
-    assert set(peft) == ours
-    assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["r"] == 2
 
 
 def test_an_edit_deletes_nothing_but_an_earlier_edits_reconstruction(checkpoint, scene, door, tmp_path):

@@ -8,13 +8,13 @@ import yaml
 from tiny import MODEL, tiny_model
 
 from ldm.checkpoint import CheckpointError
-from ldm.data.demo import VOCAB
+from ldm.data.shapes import VOCAB
 from ldm.run import fingerprint, load_dataset, load_model
 from ldm.util import UserError
 
 CGIP = {
     "target": "ldm.modules.cgip.cgip.CGIPModel",
-    "params": {"num_objs": 4, "num_preds": 5, "width": 24, "layers": 1, "embed_dim": 24, "init": "random"},
+    "params": {"num_objs": len(VOCAB.objects), "num_preds": len(VOCAB.predicates), "width": 24, "layers": 1, "embed_dim": 24, "init": "random"},
 }
 UNET = copy.deepcopy(MODEL["params"]["unet_config"])
 UNET["params"] |= {"film_embedding_dim": None, "lora_rank": None, "context_local_dim": 72}

@@ -2,7 +2,7 @@
 
 import copy
 
-from ldm.data.demo import VOCAB
+from ldm.data.shapes import VOCAB
 from ldm.util import instantiate_from_config
 
 MODEL = {
