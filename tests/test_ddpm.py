@@ -2,8 +2,8 @@
 
 import copy
 from dataclasses import replace
-from types import SimpleNamespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from tiny import MODEL, tiny_model
 
 from ldm.checkpoint import CheckpointError
-from ldm.data.demo import VOCAB, DemoTrain
+from ldm.data.demo import DemoTrain
+from ldm.data.shapes import VOCAB
 from ldm.graph import collate
 from ldm.util import UserError, instantiate_from_config
 
@@ -91,6 +92,62 @@ def test_guidance_is_the_stated_sum_of_its_three_branches(batch):
     for s, r in ((1, 1), (3, 3), (2, 5), (0, 0), (1, 4)):
         expected = neither + s * (graph - neither) + r * (both - graph)
         torch.testing.assert_close(model.denoiser(cond, s, r)(x, t), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_outside_its_interval_is_the_condition_alone_and_costs_no_more(batch, monkeypatch):
+    model = moved(tiny_model())
+    cond, x = model.condition(batch.graph, batch.image), torch.randn(3, 4, 8, 8)
+    alone, throughout = model.denoiser(cond), model.denoiser(cond, 3, 5)
+    within, rows = model.denoiser(cond, 3, 5, interval=(0.2, 0.5)), []
+    forward = model.unet.forward
+    monkeypatch.setattr(model.unet, "forward", lambda x, t, cond: rows.append(len(x)) or forward(x, t, cond))
+    for share, expected, branches in ((0.1, alone, 1), (0.2, throughout, 3), (0.5, throughout, 3), (0.6, alone, 1)):
+        t = torch.full((3,), int(1000 * share))
+        rows.clear()
+        eps = within(x, t)
+        assert rows == [3 * branches]
+        torch.testing.assert_close(eps, expected(x, t))
+    t = torch.tensor([100, 400, 900])
+    torch.testing.assert_close(within(x, t)[[0, 2]], alone(x, t)[[0, 2]])
+    torch.testing.assert_close(within(x, t)[1], throughout(x, t)[1])
+    nothing = model.denoiser(cond, 0, 0, interval=(0.2, 0.5))  # one branch too, and not the condition's
+    torch.testing.assert_close(nothing(x, t)[[0, 2]], alone(x, t)[[0, 2]])
+    assert not torch.allclose(nothing(x, t)[1], alone(x, t)[1], atol=1e-3)
+
+
+def test_rescaled_guidance_has_the_spread_of_the_condition_alone(batch):
+    model = moved(tiny_model())
+    cond, x, t = model.condition(batch.graph, batch.image), torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 900])
+    alone, plain = model.denoiser(cond)(x, t), model.denoiser(cond, 7, 7)(x, t)
+    whole, part = (model.denoiser(cond, 7, 7, rescale=share)(x, t) for share in (1.0, 0.3))
+    assert (plain.std((1, 2, 3)) > 1.1 * alone.std((1, 2, 3))).all()
+    torch.testing.assert_close(whole.std((1, 2, 3)), alone.std((1, 2, 3)))
+    torch.testing.assert_close(whole / whole.std((1, 2, 3), keepdim=True), plain / plain.std((1, 2, 3), keepdim=True))
+    torch.testing.assert_close(part, 0.3 * whole + 0.7 * plain)
+    torch.testing.assert_close(model.denoiser(cond, rescale=1.0)(x, t), alone)
+    away = model.denoiser(cond, 0, 0, rescale=1.0)(x, t)  # the condition has no weight, but gives the spread
+    torch.testing.assert_close(away.std((1, 2, 3)), alone.std((1, 2, 3)))
+
+
+@pytest.mark.parametrize("wrong", [{"interval": (0.5, 0.2)}, {"interval": (0.0, 2.0)}, {"rescale": -0.1}])
+def test_shares_outside_0_to_1_are_refused(batch, model, wrong):
+    with pytest.raises(UserError, match="share between 0 and 1"):
+        model.denoiser(model.condition(batch.graph, batch.image), 2.0, **wrong)
+
+
+def test_guidance_can_go_away_from_other_null_tokens_and_tells_how_it_depends_on_them(batch):
+    model = moved(tiny_model())
+    cond, x, t = model.condition(batch.graph, batch.image), torch.randn(3, 4, 8, 8), torch.tensor([10, 500, 900])
+    for scales in ((3, 3), (2, 5), (3, 0)):
+        eps = model.denoiser(cond, *scales)
+        learned = model.null_tokens.detach().expand(3, -1, -1).clone()
+        torch.testing.assert_close(eps(x, t, learned), eps(x, t), rtol=1e-4, atol=1e-4)
+        (gradient,) = torch.autograd.grad(eps(x, t, learned.requires_grad_()).square().sum(), learned)
+        along = torch.randn_like(learned)
+        with torch.no_grad():
+            ahead, behind = (eps(x, t, learned + step * along).square().sum() for step in (1e-2, -1e-2))
+        assert float((gradient * along).sum()) == pytest.approx(float(ahead - behind) / 2e-2, rel=0.05)
+    assert not eps(x, t).requires_grad and all(p.grad is None for p in model.parameters())
 
 
 def test_only_the_branches_that_count_are_computed(batch, monkeypatch):
@@ -189,11 +246,19 @@ def test_without_a_reference_the_style_is_the_learned_null(batch, model):
 # SGDiff's own model: a graph encoder that is frozen and gives the style too
 
 
+CGIP = {
+    "num_objs": len(VOCAB.objects),
+    "num_preds": len(VOCAB.predicates),
+    "width": 24,
+    "layers": 1,
+    "embed_dim": 24,
+}
+
+
 def tiny_sgdiff(**params):
     unet = copy.deepcopy(MODEL["params"]["unet_config"])
     unet["params"] |= {"film_embedding_dim": None, "lora_rank": None, "context_local_dim": 72}
-    cgip = {"num_objs": 4, "num_preds": 5, "width": 24, "layers": 1, "embed_dim": 24, "init": "random"}
-    graph = {"target": "ldm.modules.cgip.cgip.CGIPModel", "params": cgip}
+    graph = {"target": "ldm.modules.cgip.cgip.CGIPModel", "params": {**CGIP, "init": "random"}}
     own = {"unet_config": unet, "cond_stage_config": graph, "global_stage_config": None, "freeze_unet": False}
     return tiny_model(**{**own, "cond_stage_trainable": False, "graph_drop": 0.0, **params})
 
@@ -263,8 +328,7 @@ def test_guidance_away_from_what_was_never_dropped_is_refused(batch):
 
 def test_a_frozen_graph_encoder_comes_from_the_checkpoint_of_the_unet(tmp_path):
     torch.save({"state_dict": tiny_sgdiff(cond_stage_trainable=True).state_dict()}, tmp_path / "whole.ckpt")
-    graph = {"num_objs": 4, "num_preds": 5, "width": 24, "layers": 1, "embed_dim": 24}
-    config = {"target": "ldm.modules.cgip.cgip.CGIPModel", "params": graph}
+    config = {"target": "ldm.modules.cgip.cgip.CGIPModel", "params": CGIP}
     model = tiny_sgdiff(cond_stage_config=config, ckpt_path=tmp_path / "whole.ckpt")
     saved = torch.load(tmp_path / "whole.ckpt", weights_only=True)["state_dict"]
     for name, value in model.cond_stage_model.state_dict().items():
