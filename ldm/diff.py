@@ -147,7 +147,7 @@ Operation = Union[Replace, Remove, Add, Move, Resize, ChangeAttribute, RemoveRel
 def diff(a: SceneGraph, b: SceneGraph) -> list[Operation]:
     """What leads from `a` to `b`: what happens to the objects of `a` in their order, then the new objects, then the
     relations. A box that only one of the graphs knows, the order of things and repeated triples are no difference."""
-    match = _match(a, b)
+    match = same_objects(a, b)
     operations = []
     for i, box in enumerate(a.boxes):
         operations += _object_changes(a, i, b, match[i]) if i in match else [Remove(i, _label(a, i), _boxes(box))]
@@ -193,7 +193,7 @@ def _relation_changes(a: SceneGraph, b: SceneGraph, match: dict[int, int]) -> li
     return operations
 
 
-def _match(a: SceneGraph, b: SceneGraph) -> dict[int, int]:
+def same_objects(a: SceneGraph, b: SceneGraph) -> dict[int, int]:
     """Index in `a` -> index in `b` of the same object. A first round knows objects by their names; what it pairs tells
     the next ones which neighbours and which order are the same."""
     n, m = len(a.objects), len(b.objects)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ldm.modules.attention_control import Control, ControlAt
 
 
 class Context(NamedTuple):
@@ -58,7 +61,7 @@ class CrossAttention(nn.Module):
     """softmax(q k^T / sqrt(d) + bias) v over `heads` heads; self-attention when it is given no context.
 
     `linear` makes the four projections. With `box_bias`, a learned weight per head, zero at start, draws each
-    place towards the tokens whose box it lies in."""
+    place towards the tokens whose box it lies in. A `control` may change what comes out before it is projected."""
 
     def __init__(self, query_dim: int, context_dim: int, heads: int, dim_head: int,
                  linear: Callable[..., nn.Linear] = nn.Linear, box_bias: bool = False):
@@ -70,14 +73,21 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(linear(heads * dim_head, query_dim))
         self.box_bias = nn.Parameter(torch.zeros(heads)) if box_bias else None
 
-    def forward(self, x: Tensor, context: Context | None = None, preference: Tensor | None = None) -> Tensor:
-        # (B,M,C) -> (B,M,C)
+    def forward(
+        self,
+        x: Tensor,
+        context: Context | None = None,
+        preference: Tensor | None = None,
+        control: ControlAt | None = None,
+    ) -> Tensor:  # (B,M,C) -> (B,M,C)
         tokens, bias = (x, None) if context is None else (context.tokens, context.bias)
         q, k, v = (rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
                    for y in (self.to_q(x), self.to_k(tokens), self.to_v(tokens)))
         if self.box_bias is not None:
             bias = bias + self.box_bias[:, None, None] * preference
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+        if control is not None:
+            y = control.self_attention(y, q, k, v) if context is None else control.cross_attention(y, q, k, v, bias)
         return self.to_out(rearrange(y, "b heads n d -> b n (heads d)"))
 
 
@@ -114,19 +124,23 @@ class BasicTransformerBlock(nn.Module):
         self.ff = FeedForward(dim)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, context: Context, preference: Tensor | None) -> Tensor:
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context, preference)
+    def forward(
+        self, x: Tensor, context: Context, preference: Tensor | None, control: ControlAt | None = None
+    ) -> Tensor:
+        x = x + self.attn1(self.norm1(x), control=control)
+        x = x + self.attn2(self.norm2(x), context, preference, control)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the places of a feature map, added to it."""
+    """Transformer blocks over the places of a feature map, added to it. `layer` is its number among a U-Net's own, by
+    which a control knows it."""
 
     def __init__(self, channels: int, context_dim: int, heads: int, dim_head: int, depth: int = 1,
                  linear: Callable[..., nn.Linear] = nn.Linear, box_bias: bool = False):
         super().__init__()
         inner = heads * dim_head
+        self.layer = 0
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
@@ -134,10 +148,12 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = nn.Conv2d(inner, channels, 1)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:  # (B,C,h,w) -> (B,C,h,w)
+    def forward(self, x: Tensor, context: Context, control: Control | None = None) -> Tensor:
+        # (B,C,h,w) -> (B,C,h,w)
         h, w = x.shape[-2:]
+        here = None if control is None else control.at(self.layer, (h, w))
         preference = context.preference[h, w] if context.preference else None
         y = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
-            y = block(y, context, preference)
+            y = block(y, context, preference, here)
         return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=h))

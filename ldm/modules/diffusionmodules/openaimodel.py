@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ldm.conditioning import Conditioning
 from ldm.modules.attention import Context, SpatialTransformer
+from ldm.modules.attention_control import Control
 from ldm.modules.global_film import FiLMGenerator, modulate
 from ldm.modules.lora import LoRALinear
 
@@ -79,14 +80,14 @@ class Upsample(nn.Module):
 
 
 class Block(nn.Sequential):
-    """Layers in a row, each given what it takes besides x: the time, the context or nothing."""
+    """Layers in a row, each given what it takes besides x: the time, the context and its control, or nothing."""
 
-    def forward(self, x: Tensor, time: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, context: Context, control: Control | None = None) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, time)
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, context)
+                x = layer(x, context, control)
             else:
                 x = layer(x)
         return x
@@ -194,12 +195,20 @@ class UNetModel(nn.Module):
                 self.output_blocks.append(Block(*layers))
                 channels.append(c)
 
+        attention = [layer for layer in self.modules() if isinstance(layer, SpatialTransformer)]
+        for number, layer in enumerate(attention):
+            layer.layer = number
+        self.attention_layers = len(attention)
+
         # Not zero at start as published: behind a zero layer that is also frozen, no adapter would ever get a gradient.
         self.out = nn.Sequential(nn.GroupNorm(32, c), nn.SiLU(), nn.Conv2d(c, out_channels, 3, padding=1))
         self.film = None if film_embedding_dim is None else FiLMGenerator(film_embedding_dim, channels)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Conditioning | None = None) -> Tensor:
-        """x (B,C,h,w), t (B,) -> eps (B,C,h,w). Without `cond` there is nothing to attend to and no style.
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Conditioning | None = None, control: Control | None = None
+    ) -> Tensor:
+        """x (B,C,h,w), t (B,) -> eps (B,C,h,w). Without `cond` there is nothing to attend to and no style. `control`
+        lets rows of the batch see one another, in attention layers counted from the input up to `attention_layers`.
 
         h and w must be whole multiples of 2^(levels - 1), else ValueError."""
         h, w = x.shape[-2:]
@@ -215,7 +224,8 @@ class UNetModel(nn.Module):
 
         def run(block: Block, h: Tensor) -> Tensor:
             recompute = self.use_checkpoint and torch.is_grad_enabled()
-            h = checkpoint(block, h, time, context, use_reentrant=False) if recompute else block(h, time, context)
+            given = time, context, control
+            h = checkpoint(block, h, *given, use_reentrant=False) if recompute else block(h, *given)
             return modulate(h, *next(films)) if styled else h
 
         h, skips = x.to(dtype), []
