@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data import shapes
+from ldm.data import shapes, solids
 from ldm.data.images import to_tensor
 from ldm.graph import SceneGraph
 
 # What each kind of scenes is: its VOCAB, its IMAGE_SIZE, random_graph, random_background, told and render.
-SCENES: dict[str, ModuleType] = {"shapes": shapes}
+SCENES: dict[str, ModuleType] = {"shapes": shapes, "hard": solids}
 BOXES = ("mixed", "all", "part", "none")
 
 
