@@ -2,8 +2,9 @@
 
 A pixel is told apart by colour: nearest to the background, a plane fitted to what is pale, or to one of the palette's
 colours, whose shades lie on a line. For each colour, every (shape, side, place) is then scored as a cover of its pixels: a
-pixel of that colour gains 1, one of the background costs 1, and one of another object is free, since that may lie in
-front. The best cover is an object; its pixels are taken away and the search goes on with the rest.
+pixel of that colour gains 1, one of the background costs 1, and one of another object costs little, since that may lie
+in front. The best cover is an object; its pixels are taken away and the search goes on with the rest. Once it is known who
+is in front, each object is fitted again: what covers it is free now, and all else that is not of its colour costs 1.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ PALETTE = np.array([COLOURS[word] for word in WORDS], float)
 LIMITS = range(SIDES["small"][0] - 2, SIDES["large"][1] + 3)  # sides that are looked for, in cells
 LARGE = (SIDES["small"][1] + SIDES["large"][0]) / 2  # a side beyond this is large
 PALE, BRIGHT = 0.43, 0.5  # of the background: saturation at most, brightness at least
-COVERED = 0.36  # share of its template that an object shows at least, less what it misses
+HIDDEN = 0.3  # what a pixel costs that is of another object and may hide this one
+COVERED = 0.33  # share of its template that an object shows at least, less what it misses
 FEWEST = 40  # pixels of a colour that are worth a search
 WIDE = 96  # of a Fourier transform that does not wrap round: at least the picture and a template
 
@@ -73,6 +75,7 @@ def see(image: Image.Image | np.ndarray) -> Seen:
     pixels = to_cells(image, CELLS)
     label, weights = _classify(pixels)
     found = [thing for colour in range(len(WORDS)) for thing in _search(colour, label, weights)]
+    found = _fit_again(_back_to_front(found, label), label, weights)
     found = _back_to_front(found, label)
     stray, whole = _account(found, label)
     found = [thing for thing, is_whole in zip(found, whole) if is_whole]
@@ -113,7 +116,7 @@ def _classify(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (64,64,3)
     label = np.where(closest < ground, nearest, -1)
     weights = np.clip(1.3 * (ground - colours) / (ground + colours + 1e-6), -1, 1)
     for colour in range(len(WORDS)):
-        weights[colour][(label >= 0) & (label != colour)] = 0
+        weights[colour][(label >= 0) & (label != colour)] = -HIDDEN
     return label, weights
 
 
@@ -135,21 +138,40 @@ def _plane(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:  # (64,64,3)
 def _search(colour: int, label: np.ndarray, weights: np.ndarray) -> list[Found]:
     """The objects of one colour, in the order in which they are found."""
     found, weight = [], weights[colour].copy()
-    transforms, places = _templates()
     while ((label == colour) & (weight > 0)).sum() >= FEWEST:
-        spectrum = torch.fft.rfft2(torch.from_numpy(weight).float(), (WIDE, WIDE))
-        gain = torch.fft.irfft2(spectrum * transforms, (WIDE, WIDE))[:, :CELLS, :CELLS] + places
-        kind, y, x = (int(index) for index in np.unravel_index(int(gain.argmax()), gain.shape))
-        shape, side = KINDS[kind]
-        thing = Found(colour, shape, side, x, y)
-        cover = _coverage(shape, side)
+        thing = _best(colour, weight)
+        cover = _coverage(thing.shape, thing.side)
         if (cover * weight[thing.window]).sum() < COVERED * cover.sum():
             break
         found.append(thing)
-        mask = thing.mask()
-        weight[_grow(mask)] = 0
-        weight[mask] = -1
+        weight[_grow(thing.mask())] = -HIDDEN
+        weight[thing.mask()] = -1
     return found
+
+
+def _fit_again(found: list[Found], label: np.ndarray, weights: np.ndarray) -> list[Found]:
+    """The same objects from back to front, now that what is in front of each is known."""
+    better, front = [], np.zeros((CELLS, CELLS), bool)
+    for thing in reversed(found):
+        weight = weights[thing.colour].copy()
+        weight[(label >= 0) & (label != thing.colour)] = -1
+        weight[front] = np.maximum(weight[front], -HIDDEN / 10)
+        for other in found:
+            if other.colour == thing.colour and other != thing:
+                weight[other.mask()] = -1
+        thing = _best(thing.colour, weight)
+        better.append(thing)
+        front |= _grow(thing.mask())
+    return better[::-1]
+
+
+def _best(colour: int, weight: np.ndarray) -> Found:
+    """The template, in its place, that gains most."""
+    transforms, places = _templates()
+    spectrum = torch.fft.rfft2(torch.from_numpy(weight).float(), (WIDE, WIDE))
+    gain = torch.fft.irfft2(spectrum * transforms, (WIDE, WIDE))[:, :CELLS, :CELLS] + places
+    kind, y, x = np.unravel_index(int(gain.argmax()), gain.shape)
+    return Found(colour, *KINDS[int(kind)], int(x), int(y))
 
 
 KINDS = [(shape, side) for shape in SHAPES for side in LIMITS]
