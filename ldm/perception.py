@@ -10,7 +10,7 @@ is in front, each object is fitted again: what covers it is free now, and all el
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,9 @@ LARGE = (SIDES["small"][1] + SIDES["large"][0]) / 2  # a side beyond this is lar
 PALE, BRIGHT = 0.43, 0.5  # of the background: saturation at most, brightness at least
 HIDDEN = 0.3  # what a pixel costs that is of another object and may hide this one
 COVERED = 0.33  # share of its template that an object shows at least, less what it misses
+ROUNDS = 3  # of search and fit; a fit may leave pixels to another object, which the next search finds
 FEWEST = 40  # pixels of a colour that are worth a search
+UNCLEAR = 0.25  # mean departure of the shade, in shares of brightness, from which on neither fill is seen
 WIDE = 96  # of a Fourier transform that does not wrap round: at least the picture and a template
 
 
@@ -74,9 +76,12 @@ def see(image: Image.Image | np.ndarray) -> Seen:
     """What a picture of any size shows; an array is (H,W,3) uint8."""
     pixels = to_cells(image, CELLS)
     label, weights = _classify(pixels)
-    found = [thing for colour in range(len(WORDS)) for thing in _search(colour, label, weights)]
-    found = _fit_again(_back_to_front(found, label), label, weights)
-    found = _back_to_front(found, label)
+    found: list[Found] = []
+    for _ in range(ROUNDS):
+        more = [thing for colour in range(len(WORDS)) for thing in _search(colour, label, weights, found)]
+        if not more:
+            break
+        found = _back_to_front(_fit_again(_back_to_front(found + more, label), label, weights), label)
     stray, whole = _account(found, label)
     found = [thing for thing, is_whole in zip(found, whole) if is_whole]
     graph = None
@@ -135,9 +140,13 @@ def _plane(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:  # (64,64,3)
     return design @ np.linalg.lstsq(design[where], pixels[where], rcond=None)[0]
 
 
-def _search(colour: int, label: np.ndarray, weights: np.ndarray) -> list[Found]:
-    """The objects of one colour, in the order in which they are found."""
+def _search(colour: int, label: np.ndarray, weights: np.ndarray, known: list[Found]) -> list[Found]:
+    """The objects of one colour that are not known yet, in the order in which they are found."""
     found, weight = [], weights[colour].copy()
+    for thing in known:
+        if thing.colour == colour:
+            weight[_grow(thing.mask())] = -HIDDEN
+            weight[thing.mask()] = -1
     while ((label == colour) & (weight > 0)).sum() >= FEWEST:
         thing = _best(colour, weight)
         cover = _coverage(thing.shape, thing.side)
@@ -177,7 +186,7 @@ def _best(colour: int, weight: np.ndarray) -> Found:
 KINDS = [(shape, side) for shape in SHAPES for side in LIMITS]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _templates() -> tuple[torch.Tensor, torch.Tensor]:  # (54,96,49) complex, (54,64,64)
     """Each kind's transform; and what each place costs: a little where the side is between the sizes, as no object's is,
     and everything where the template would leave the picture."""
@@ -192,7 +201,7 @@ def _templates() -> tuple[torch.Tensor, torch.Tensor]:  # (54,96,49) complex, (5
     return transforms, torch.from_numpy(places).float()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _coverage(shape: str, side: int) -> np.ndarray:  # (side,side) in 0..1
     fine = 4
     return shapes._covered(shape, fine * side).reshape(side, fine, side, fine).mean((1, 3))
@@ -231,25 +240,24 @@ def _account(found: list[Found], label: np.ndarray) -> tuple[int, list[bool]]:
 
 
 def _fill(thing: Found, found: list[Found], label: np.ndarray, pixels: np.ndarray) -> tuple[str, ...]:
-    """The word for its bands, or none where they are neither there nor absent."""
-    seen = ~_grow(~thing.mask()) & (label == thing.colour)
+    """The word for its bands, or none where they are neither clearly there nor clearly absent."""
+    seen = thing.mask() & (label == thing.colour)
+    inner = seen & ~_grow(~thing.mask())
     for other in found[found.index(thing) + 1 :]:
-        seen &= ~_grow(other.mask())
+        inner &= ~_grow(other.mask())
+    seen = inner if inner.any() else seen
     rows, columns = np.nonzero(seen)
     colour = PALETTE[thing.colour]
     shade = pixels[rows, columns] @ colour / (colour @ colour)
-    best = 0.0
-    for start in (-1, -0.5, 0, 0.5, 1):  # a box may be measured a cell too high or too low
-        dark = _bands(rows - thing.y - start)
-        if len(shade) and np.ptp(dark):
-            dark = dark - dark.mean()
-            best = max(best, -(shade @ dark) / (dark @ dark))
-    return ("striped" if best > (1 - SHADE) / 2 else "plain",)
+    off = {"plain": np.square(shade - 1).mean()}
+    off["striped"] = min(np.square(shade - _bands(rows - thing.y - start)).mean() for start in (-1, 0, 1))
+    word = min(off, key=off.get)
+    return (word,) if off[word] < UNCLEAR**2 else ()
 
 
 def _bands(rows: np.ndarray) -> np.ndarray:
-    """How dark rows of cells below a box's top are, as an autoencoder would leave it: the bands' first harmonic."""
-    return 0.5 - 0.5 * np.sin(math.pi * (rows + 0.5) / BAND)
+    """How bright rows of cells below a box's top are in a striped shape, with edges as soft as an autoencoder's."""
+    return 1 - (1 - SHADE) * np.clip(0.5 - 0.9 * np.sin(math.pi * (rows + 0.5) / BAND), 0, 1)
 
 
 def _look(pixels: np.ndarray, where: np.ndarray) -> Look:
@@ -264,7 +272,7 @@ def _look(pixels: np.ndarray, where: np.ndarray) -> Look:
     return Look(mean, tuple(ramp), texture, tuple(map(float, relief)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _grid() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """x and y from -0.5 to 0.5, and each texture less its mean; all (64,64)."""
     middle = (np.arange(CELLS) + 0.5) / CELLS

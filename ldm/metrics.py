@@ -1,0 +1,295 @@
+"""Whether a picture shows what a scene graph says, and how much of another picture it keeps.
+
+`check` looks at pixels alone, through the world's own eyes (`ldm.perception`, `ldm.perception_solids`): it never sees the
+model that made them. Distances between pictures are in the field's numbers, PSNR and SSIM, over a part of the picture.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from ldm.data.demo import SCENES
+from ldm.graph import Box, SceneGraph
+from ldm.perception import Look, Seen
+from ldm.util import UserError, nearest
+
+Picture = Image.Image | np.ndarray  # an array is (H,W,3) uint8
+
+EYES = {"shapes": "ldm.perception", "hard": "ldm.perception_solids"}
+CENTRE, SIDE = 2.5 / 64, 3.5 / 64  # how far an object may be from its box: its middle, and its width and height
+STRAY = 30  # pixels of a picture of 64 that may look like objects and be none
+ALIKE = 30  # levels by which two backgrounds' mean colours may differ and be of one style
+
+
+class Verdict(NamedTuple):
+    passed: bool  # all that the graph says is seen, and nothing else
+    objects: tuple[bool, ...]  # of each of its objects: there with all its words, and at its box where it has one
+    triples: tuple[bool, ...]  # of each of its triples: holds between the objects seen
+    extra: int  # objects seen that the graph lacks
+    complaints: tuple[str, ...]  # what is wrong, a sentence each
+
+
+class StyleDistance(NamedTuple):
+    """How unlike two backgrounds are."""
+
+    colour: float  # between the mean colours, in levels of 0..255 (Euclidean, over red, green and blue)
+    ramp: float  # the same between their ramps, the two axes together
+    texture: float  # between the strengths of their textures, in shares of brightness
+
+
+def check(target: SceneGraph, image: Picture | Seen, scenes: str = "shapes") -> Verdict:
+    """What a picture shows, or what was seen in it, against the graph that it should show.
+
+    Only what the graph says counts: words, boxes and triples that it lacks are free, objects are not. Raises UserError
+    for unknown scenes.
+    """
+    world = _world(scenes)
+    seen = image if isinstance(image, Seen) else importlib.import_module(EYES[scenes]).see(image)
+    shown = seen.graph
+    partner = _assign(target, shown, world) if shown else [None] * len(target.objects)
+    complaints, objects, triples = [], [], []
+    for index, other in enumerate(partner):
+        wrong = ["is missing"] if other is None else list(_differences(target, index, shown, other, world))
+        objects.append(not wrong)
+        complaints += [f"object {index}, the {_name(target, index)}, {what}" for what in wrong]
+    for subject, predicate, object_ in target.triples:
+        true = _holds(world, shown, partner[subject], predicate, partner[object_])
+        triples.append(true)
+        if not true:
+            between = " and ".join(f"object {i}, the {_name(target, i)}" for i in (subject, object_))
+            complaints.append(f"{predicate!r} does not hold between {between}")
+    extra = [index for index in range(len(shown.objects) if shown else 0) if index not in partner]
+    complaints += [f"there is a {_name(shown, index)} that the graph lacks" for index in extra]
+    if seen.stray > STRAY:
+        complaints.append(f"{seen.stray} pixels look like an object, but like none that is known")
+    return Verdict(not complaints, tuple(objects), tuple(triples), len(extra), tuple(complaints))
+
+
+def _world(scenes: str) -> ModuleType:
+    if scenes not in EYES or scenes not in SCENES:
+        raise UserError(f"there are no scenes {scenes!r}, only {', '.join(EYES)}{nearest(scenes, EYES)}")
+    return SCENES[scenes]
+
+
+def _name(graph: SceneGraph, index: int) -> str:
+    return " ".join((*graph.attributes[index], graph.objects[index]))
+
+
+def _differences(target: SceneGraph, index: int, shown: SceneGraph, other: int, world: ModuleType):
+    """How what is seen departs from what is said, as the ends of sentences."""
+    if shown.objects[other] != target.objects[index]:
+        yield f"is a {shown.objects[other]}"
+    for word in target.attributes[index]:
+        if word not in shown.attributes[other]:
+            instead = set(_kind(word, world)) & set(shown.attributes[other])
+            yield f"is {instead.pop()}" if instead else f"is not clearly {word}"
+    if target.boxes[index] is not None:
+        (dx, dy), (wider, higher) = _shift(target.boxes[index], shown.boxes[other])
+        if max(abs(dx), abs(dy)) > CENTRE:
+            way = [f"{abs(100 * d):.0f} % of the picture too far {word}" for d, word in _ways(dx, dy)]
+            yield f"stands {' and '.join(way)}"
+        if max(abs(wider), abs(higher)) > SIDE:
+            yield f"is too {'large' if wider + higher > 0 else 'small'} for its box"
+
+
+def _ways(dx: float, dy: float) -> list[tuple[float, str]]:
+    ways = [(dx, "right" if dx > 0 else "left"), (dy, "down" if dy > 0 else "up")]
+    return [(by, word) for by, word in ways if abs(by) > CENTRE]
+
+
+def _kind(word: str, world: ModuleType) -> tuple[str, ...]:
+    """The words of which an object has one: sizes, colours, and fills or materials."""
+    kinds = [tuple(world.SIDES), tuple(world.COLOURS)]
+    kinds.append(tuple(set(world.VOCAB.attributes) - {word for kind in kinds for word in kind}))
+    return next((kind for kind in kinds if word in kind), ())
+
+
+def _shift(box: Box, seen: Box) -> tuple[tuple[float, float], tuple[float, float]]:
+    """How far the second box's middle is to the right and below; and how much wider and higher it is."""
+    low, high = np.subtract(seen, box).reshape(2, 2)
+    return tuple((low + high) / 2), tuple(high - low)
+
+
+def _holds(world: ModuleType, shown: SceneGraph | None, subject: int | None, predicate: str, object_: int | None) -> bool:
+    if subject is None or object_ is None:
+        return False
+    return world.holds(shown.boxes[subject], predicate, shown.boxes[object_], subject > object_)
+
+
+def _assign(target: SceneGraph, shown: SceneGraph, world: ModuleType) -> list[int | None]:
+    """For each object of the target the one that is taken for it, or None, no two the same.
+
+    As many as can be are as they are said; what is left goes by shape, colour and place. Of objects that are said alike,
+    the triples tell which is which.
+    """
+    gains = [[_likeness(target, i, shown, j, world) for j in range(len(shown.objects))] for i in range(len(target.objects))]
+    partner = [None if not gain else j for j, gain in _best_pairs(gains)]
+
+    def true(partner: list[int | None]) -> int:
+        return sum(_holds(world, shown, partner[s], predicate, partner[o]) for s, predicate, o in target.triples)
+
+    better = True
+    while better:
+        better = False
+        for i in range(len(partner)):
+            for j in range(i):
+                swapped = partner.copy()
+                swapped[i], swapped[j] = partner[j], partner[i]
+                same = all(
+                    swapped[k] is not None and gains[k][swapped[k]] >= PERFECT and gains[k][partner[k]] >= PERFECT
+                    for k in (i, j)
+                    if partner[k] is not None
+                )
+                if None not in (partner[i], partner[j]) and same and true(swapped) > true(partner):
+                    partner, better = swapped, True
+    return partner
+
+
+PERFECT = 1000.0
+
+
+def _likeness(target: SceneGraph, index: int, shown: SceneGraph, other: int, world: ModuleType) -> float:
+    """At least PERFECT where all is as said; more than 0 where one may be taken for the other, changed."""
+    shape = target.objects[index] == shown.objects[other]
+    colours = [word for word in target.attributes[index] if word in world.COLOURS]
+    colour = bool(colours) and colours[0] in shown.attributes[other]
+    words = sum(word in shown.attributes[other] for word in target.attributes[index])
+    box, near = target.boxes[index], 0.0
+    if box is not None:
+        shift, _ = _shift(box, shown.boxes[other])
+        near = max(0.0, 1 - math.hypot(*shift) / (4 * CENTRE))
+    if not any(True for _ in _differences(target, index, shown, other, world)):
+        return PERFECT + near
+    if shape and colour or near and (shape or colour) or (box is None and shape and not colours):
+        return 30.0 * (shape and colour) + 5 * (shape + colour) + words + 10 * near
+    if box is None and (shape or colour):
+        return 5.0 * (shape + colour) + words
+    return 0.0
+
+
+def _best_pairs(gains: list[list[float]]) -> list[tuple[int | None, float]]:
+    """For each row its column, or None, and the gain there, so that the gains are largest together; no column twice.
+
+    Kuhn's and Munkres's method, by shortest augmenting paths with potentials.
+    """
+    rows, columns = len(gains), len(gains[0])
+    cost = -np.hstack([np.asarray(gains, float), np.zeros((rows, rows))])  # a row may stay alone, for no gain
+    of_row, of_column = np.zeros(rows + 1), np.zeros(cost.shape[1] + 1)
+    owner = np.zeros(cost.shape[1] + 1, int)  # of each column, its row; both count from 1, 0 is none
+    for row in range(1, rows + 1):
+        owner[0], column = row, 0
+        least, came = np.full(len(owner), np.inf), np.zeros(len(owner), int)
+        done = np.zeros(len(owner), bool)
+        while owner[column]:
+            done[column] = True
+            reduced = cost[owner[column] - 1] - of_row[owner[column]] - of_column[1:]
+            closer = ~done[1:] & (reduced < least[1:])
+            least[1:][closer], came[1:][closer] = reduced[closer], column
+            following = int(np.where(done, np.inf, least)[1:].argmin()) + 1
+            step = least[following]
+            of_row[owner[done]] += step
+            of_column[done] -= step
+            least[~done] -= step
+            column = following
+        while column:
+            owner[column], column = owner[came[column]], came[column]
+    pairs = {int(owner[column]) - 1: column - 1 for column in range(1, columns + 1) if owner[column]}
+    return [(pairs[row], gains[row][pairs[row]]) if row in pairs else (None, 0.0) for row in range(rows)]
+
+
+# Style ---------------------------------------------------------------------------------------------------------------
+
+
+def style_distance(a: Look, b: Look) -> StyleDistance:
+    return StyleDistance(
+        float(np.linalg.norm(np.subtract(a.mean, b.mean))),
+        float(np.linalg.norm(np.subtract(a.ramp, b.ramp))),
+        float(np.linalg.norm(np.subtract(a.relief, b.relief))),
+    )
+
+
+def same_style(a: Look, b: Look) -> bool:
+    """Of one texture, and near each other in colour."""
+    return a.texture == b.texture and style_distance(a, b).colour <= ALIKE
+
+
+def follows(look: Look, source: Look, reference: Look) -> tuple[float, float]:
+    """How far a background has gone from the source's to the reference's, 0..1: in mean colour, and in texture.
+
+    It is the share of the way between the two that the nearest point of the line through them marks; nan where the two
+    are the same.
+    """
+
+    def share(here, start, end) -> float:
+        way = np.subtract(end, start)
+        return float(np.dot(np.subtract(here, start), way) / np.dot(way, way)) if np.any(way) else math.nan
+
+    return share(look.mean, source.mean, reference.mean), share(look.relief, source.relief, reference.relief)
+
+
+# Pixels --------------------------------------------------------------------------------------------------------------
+
+
+def outside(boxes: Sequence[Box | None], size: int, grow: float = 0.0) -> np.ndarray:  # (size,size) bool
+    """True where a pixel touches no box; `grow` is a share of the picture by which boxes grow on each side."""
+    mask = np.ones((size, size), bool)
+    for x0, y0, x1, y1 in (box for box in boxes if box is not None):
+        low = [max(0, math.floor(size * (edge - grow) + 1e-6)) for edge in (x0, y0)]
+        high = [max(0, math.ceil(size * (edge + grow) - 1e-6)) for edge in (x1, y1)]
+        mask[low[1] : high[1], low[0] : high[0]] = False
+    return mask
+
+
+def psnr(a: Picture, b: Picture, mask: np.ndarray | None = None) -> float:
+    """In dB of a peak of 255, the channels together, where `mask` (H,W) is True; infinite for equal pixels, nan where
+    there are none."""
+    a, b = _pixels(a), _pixels(b)
+    mask = _mask(mask, a)
+    if not mask.any():
+        return math.nan
+    error = float((a - b)[:, mask].square().mean())
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def ssim(a: Picture, b: Picture, mask: np.ndarray | None = None) -> float:
+    """Mean structural similarity where `mask` (H,W) is True: Gaussian windows of sigma 1.5 and 11 pixels, per channel
+    (Wang et al. 2004, eq. 13). Windows at the border of the picture and of the mask see only the pixels within, so that
+    what is not asked for changes nothing. nan where there is nothing."""
+    a, b = _pixels(a), _pixels(b)
+    mask = _mask(mask, a)
+    if not mask.any():
+        return math.nan
+    inside = torch.from_numpy(mask)[None].double()
+    weight = _blur(inside)
+    mean = [_blur(x * inside) / weight.clamp(min=1e-12) for x in (a, b, a * a, b * b, a * b)]
+    variance_a, variance_b, both = mean[2] - mean[0] ** 2, mean[3] - mean[1] ** 2, mean[4] - mean[0] * mean[1]
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    likeness = (2 * mean[0] * mean[1] + c1) / (mean[0] ** 2 + mean[1] ** 2 + c1)
+    likeness = likeness * (2 * both + c2) / (variance_a + variance_b + c2)
+    return float(likeness[:, mask].mean())
+
+
+def _pixels(image: Picture) -> Tensor:  # (3,H,W) double, 0..255
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).double()
+
+
+def _mask(mask: np.ndarray | None, image: Tensor) -> np.ndarray:
+    return np.ones(image.shape[1:], bool) if mask is None else np.asarray(mask, bool)
+
+
+def _blur(maps: Tensor) -> Tensor:  # (N,H,W) -> (N,H,W)
+    distance = torch.arange(-5, 6, dtype=maps.dtype)
+    window = torch.exp(-(distance**2) / (2 * 1.5**2))
+    window = window / window.sum()
+    maps = conv2d(maps[:, None], window[None, None, :, None], padding=(5, 0))
+    return conv2d(maps, window[None, None, None, :], padding=(0, 5))[:, 0]
