@@ -13,7 +13,6 @@ from ldm.data.images import to_image
 from ldm.diff import diff
 from ldm.graph import SceneGraph, encode
 from ldm.models.diffusion import inversion
-from ldm.models.diffusion.ddim import sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.sampling import as_seen, as_style
 from ldm.util import UserError
@@ -63,12 +62,17 @@ def edit(
     known = model.unconditional(1) if source is None else model.condition(_encode(source, model), look)
 
     schedule = model.schedule.ddim(steps)
-    path = inversion.METHODS[method](model.denoiser(known), schedule, z0, lambda r: progress(r, "inverting"))
-    back = sample(model.denoiser(known), schedule, path[-1], progress=lambda r: progress(r[::-1], "reconstructing"))
-    edited = sample(
-        model.denoiser(target, graph_scale, style_scale),
+    source_eps = model.denoiser(known)
+    inverted = inversion.METHODS[method](
+        inversion.Source(source_eps), schedule, z0, lambda r: progress(r, "inverting")
+    )
+    back = inversion.resample(
+        inverted, schedule, source_eps, progress=lambda r: progress(r[::-1], "reconstructing")
+    )
+    edited = inversion.resample(
+        inverted,
         schedule,
-        path[-1],
+        model.denoiser(target, graph_scale, style_scale),
         progress=lambda r: progress(r[::-1], "editing"),
     )
     if not (back.isfinite().all() and edited.isfinite().all()):

@@ -34,11 +34,16 @@ def sample(
     `progress` turns range(S) into the steps from the last to the first: wrap it to show a bar.
     """
     sigmas = schedule.sigmas(eta)
-    for i in progress(range(len(schedule.timesteps))):
-        t = torch.full((len(x),), int(schedule.timesteps[i]), device=x.device)
+    for i in progress(range(len(schedule))):
         noise = normal(x.shape, generator).to(x) if eta else 0.0
-        x = step(x, denoiser(x, t), schedule.alphas[i], schedule.alphas_prev[i], sigmas[i], noise)
+        eps = denoiser(x, timestep(schedule, i, x))
+        x = step(x, eps, schedule.alphas[i], schedule.alphas_prev[i], sigmas[i], noise)
     return x
+
+
+def timestep(schedule: DDIMSchedule, i: int, x: Tensor) -> Tensor:  # -> (B,) long
+    """The i-th timestep, for each image of x."""
+    return torch.full((len(x),), int(schedule.timesteps[i]), device=x.device)
 
 
 def normal(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
