@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ldm import shipped
 from ldm.checkpoint import CheckpointError
-from ldm.export import read_adapters
+from ldm.export import averages, read_adapters
 from ldm.graph import Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import UserError, instantiate_from_config, plain, read_config, refuse_foreign_targets
@@ -93,6 +93,7 @@ def load_model(
             model.model_ema = None  # exported weights are the averages
         model.on_load_checkpoint(saved)
         model.load_state_dict(saved["state_dict"], strict=False)
+        print(f"trained: {len(averages(saved['state_dict']))} tensors from {checkpoint}")
         if model.model_ema is not None:
             model.model_ema.copy_to(model)
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))

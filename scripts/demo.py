@@ -1,92 +1,126 @@
-"""The main job in small: train on drawn scenes, then edit some that the model has not seen. `make demo` runs this."""
+"""The main job in small: train adapters on the frozen weights that ship, then edit pictures that nothing has seen, one
+edit of each kind, and let the checker judge them. `make demo` runs this.
+"""
 
 from __future__ import annotations
 
-import shlex
+import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from ldm import plots
-from ldm.data.demo import COLOURS, SHAPES, DemoValidation, render
-from ldm.graph import SceneGraph, write_graphs
+from ldm import plots, shipped
+from ldm.data.demo import DemoValidation
+from ldm.edit_tasks import OPERATIONS, Task, task
+from ldm.editing import edit
+from ldm.graph import write_graphs
+from ldm.metrics import check, same_style
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.perception import see
+from ldm.run import load_model
+from ldm.sampling import Settings, sample_images
+from ldm.util import UserError
 
+CONFIG = "configs/demo.yaml"
 FOLDER = Path("outputs/demo")
-SCENE, STYLE = 5, 0  # of the validation set: the picture that is edited, and one whose background is another
-EDIT = "--method fixed-point --steps 30 --device cpu"
+SCENES = 8  # of the validation set: what is sampled, before and after
+FIRST_TASK = 20  # number of the held-out scenes that are edited
+SAMPLING = Settings(steps=30, graph_scale=2.0, style_scale=2.0)
 
 
 def main() -> int:
-    first_stage = train("configs/demo_first_stage.yaml")
-    run = train("configs/demo.yaml", f"model.params.first_stage_config.params.ckpt_path={first_stage}/checkpoints/last.ckpt")
-
-    scenes = DemoValidation(SCENE + 1)
-    (graph, background), (_, other) = scenes.scene(SCENE), scenes.scene(STYLE)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    render(graph, background).save(FOLDER / "photo.png")
-    render(scenes.scene(STYLE)[0], other).save(FOLDER / "style.png")
-    write_graphs(FOLDER / "source.json", [graph])
-
-    rows = []
-    for name, (edited, style) in edits(graph).items():
-        write_graphs(FOLDER / f"{name}.json", [edited])
-        call(
-            f"scripts/ddim_invert_edit.py --run {run} --ref {FOLDER}/photo.png --source-sg {FOLDER}/source.json "
-            f"--sg {FOLDER}/{name}.json {style or '--graph-scale 1.5'} {EDIT} --outdir {FOLDER}/{name}"
-        )
-        truth = render(edited, other if style else background)
-        rows.append((name, Image.open(FOLDER / name / "edited.png"), truth))
-
-    sheet = [("photograph", Image.open(FOLDER / "photo.png")), ("style", Image.open(FOLDER / "style.png"))]
-    for name, edited, truth in rows:
-        sheet += [(name, edited), ("as it should be", truth)]
-    plots.panel(sheet, height=192).save(FOLDER / "edits.png")
-    print(f"\nEdits of a picture that the model had not seen, beside what they should be: {FOLDER}/edits.png")
-    print(f"Each with its graphs: {', '.join(f'{FOLDER}/{name}/panel.png' for name, *_ in rows)}")
-    print(f"Samples while it trained: {run}/images")
+    os.chdir(shipped.ROOT)  # from where configs and weights are named
+    try:
+        shipped.adapters()
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        before = samples(load_model(config=CONFIG))
+        run = train()
+        model = load_model(run / "checkpoints" / "last.ckpt")
+        compare(before, samples(model)).save(FOLDER / "samples.png")
+        print("\nOne edit of each kind, of pictures that were in no training:")
+        panels = [edited(model, operation) for operation in OPERATIONS]
+    except UserError as error:
+        print(f"demo.py: {error}", file=sys.stderr)
+        return 2
+    except subprocess.CalledProcessError as error:  # which has said why
+        return error.returncode
+    plots.grid(panels, columns=2).save(FOLDER / "edits.png")
+    print(f"\nSamples before and after training: {FOLDER}/samples.png")
+    print(f"The edits, with the checker's verdict on each: {FOLDER}/edits.png")
+    print("To do one of them by hand, with these adapters (or, without --run, with those that ship):")
+    this = f"--ref {FOLDER}/replace.png --source-sg {FOLDER}/replace_source.json --sg {FOLDER}/replace.json"
+    print(f"  python scripts/ddim_invert_edit.py --run {run} {this}")
     return 0
 
 
-def edits(graph: SceneGraph) -> dict[str, tuple[SceneGraph, str]]:
-    """Edited graphs by name, and the flags of an edit that takes another picture's style."""
-    shape = next(s for s in SHAPES if s not in graph.objects[:1])
-    size = graph.attributes[0][0]
-    new_colour = next(c for c in COLOURS if all(c not in words for words in graph.attributes))
-    last = len(graph.objects) - 1
-    return {
-        "replace": (replace(graph, objects=(shape, *graph.objects[1:])), ""),
-        "recolour": (replace(graph, attributes=((size, new_colour), *graph.attributes[1:])), ""),
-        "remove": (
-            SceneGraph(
-                graph.objects[:last],
-                graph.boxes[:last],
-                graph.attributes[:last],
-                tuple(t for t in graph.triples if last not in (t[0], t[2])),
-            ),
-            "",
-        ),
-        "restyle": (graph, f"--style {FOLDER}/style.png --style-scale 4"),
-    }
+def train() -> Path:
+    """A new run's log folder."""
+    command = ["trainer.py", "--base", CONFIG, "-t", "--gpus", "cpu", "lightning.trainer.log_every_n_steps=10"]
+    print(f"\n$ python {' '.join(command)}", flush=True)
+    subprocess.run([sys.executable, *command], check=True)
+    run = max(Path("logs").glob(f"????-??-??T??-??-??_{Path(CONFIG).stem}"))
+    first, last = losses(run)
+    print(f"loss: {first:.3f} over the first tenth of the run, {last:.3f} over the last")
+    return run
 
 
-def train(config: str, *overrides: str) -> Path:
-    """Train, or go on with a run that was begun before, to nothing if it came to its end; its log folder."""
-    runs = f"????-??-??T??-??-??_{Path(config).stem}"
-    begun = sorted(Path("logs").glob(f"{runs}/checkpoints/last.ckpt"))
-    if begun:
-        call(f"trainer.py --resume {begun[-1].parents[1]} -t --gpus cpu")
-    else:
-        call(" ".join(["trainer.py --base", config, "-t --gpus cpu", *overrides]))
-    return max(Path("logs").glob(runs))
+def losses(run: Path) -> tuple[float, float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    values = [event.value for event in events.Scalars("train/loss_simple")]
+    tenth = max(1, len(values) // 10)
+    return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
 
 
-def call(command: str) -> None:
-    """Run one of the project's programs, saying so, so that it can be run again by hand."""
-    print(f"\n$ python {command}", flush=True)
-    subprocess.run([sys.executable, *shlex.split(command)], check=True)
+def samples(model: LatentDiffusion) -> list[Image.Image]:
+    """Of the first held-out scenes, each from its graph, in its own picture's style, and always from the same noise."""
+    scenes = DemoValidation(SCENES)
+    return [
+        sample_images(model, [scenes.scene(i)[0]], [i], SAMPLING, scenes.picture(i))[0] for i in range(SCENES)
+    ]
+
+
+def compare(before: list[Image.Image], after: list[Image.Image]) -> Image.Image:
+    scenes = DemoValidation(SCENES)
+    for when, pictures in (("before", before), ("after", after)):
+        right = sum(check(scenes.scene(i)[0], picture).passed for i, picture in enumerate(pictures))
+        print(f"samples {when} training: {right} of {SCENES} show exactly what their graphs say")
+    rows = [[("as drawn", scenes.picture(i)), ("before", before[i]), ("after", after[i])] for i in range(SCENES)]
+    return plots.grid([plots.panel(row, height=160) for row in rows], columns=2)
+
+
+def edited(model: LatentDiffusion, operation: str) -> Image.Image:
+    """The edit's panel, with what was asked for and the checker's verdict; its graphs and its picture go to FOLDER."""
+    this = task("shapes", operation, FIRST_TASK + OPERATIONS.index(operation))
+    this.picture.save(FOLDER / f"{operation}.png")
+    write_graphs(FOLDER / f"{operation}_source.json", [this.source])
+    write_graphs(FOLDER / f"{operation}.json", [this.target])
+    result = edit(model, this.picture, this.target, source=this.source, style=this.reference)
+    wish = first([str(change) for change in result.operations] or ["take the background of another picture"])
+    faults = complaints(this, result.image)
+    verdict = f"wrong: {first(faults)}" if faults else "right"
+    print(f"  {operation:9} {wish}\n{'':11} checker: {verdict}", flush=True)
+    pictures = [("photograph", this.picture), ("edited", result.image), ("as it should be", this.truth)]
+    if this.reference:
+        pictures.insert(1, ("style", this.reference))
+    return plots.panel(pictures, [f"{operation}: {wish}", f"checker: {verdict}"], height=192)
+
+
+def first(sentences: list[str]) -> str:
+    more = len(sentences) - 1
+    return sentences[0] + (f" (and {more} more)" if more else "")
+
+
+def complaints(this: Task, image: Image.Image) -> list[str]:
+    """What the checker has against an edit: nothing, if the picture shows the whole target graph."""
+    faults = list(check(this.target, image).complaints)
+    if this.reference and not same_style(see(image).look, see(this.reference).look):
+        faults.append("the background is not the style picture's")
+    return faults
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def enter(arguments: argparse.Namespace) -> list[str]:
         if not (name and equals and value):
             raise UserError(f"--measured {pair}: write NAME=VALUE, such as psnr=31.2")
         try:
-            measured[name] = float(value)
+            measured[name] = json.loads(value)  # a number
         except ValueError:
             measured[name] = value
     how = {key: getattr(arguments, key) for key in ("command", "seed", "minutes", "cores", "device")}

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tiny import tiny_model
 
 from ldm import shipped
 from ldm.checkpoint import CheckpointError
+from ldm.diff import ChangeAttribute, Replace, diff
 from ldm.export import export_adapters
 from ldm.graph import SceneGraph, read_graphs, write_graphs
+from ldm.metrics import check
 from ldm.run import find_checkpoint, load_model
 
 HOW = {"command": "python trainer.py", "seed": 1, "minutes": 2.0, "cores": 2, "device": "cpu", "measured": {"psnr": 30}}
@@ -143,6 +146,14 @@ def test_the_manifest_describes_every_shipped_file():
         shipped.verify(path, manifest[path.name])
         assert path.stat().st_size == manifest[path.name].bytes
     assert sum(path.stat().st_size for path in DEMO.iterdir()) <= shipped.LIMIT
+
+
+def test_the_example_is_a_picture_of_its_graph_and_an_edit_of_it():
+    (source,), (target,) = (read_graphs(DEMO / name) for name in ("example.json", "edited.json"))
+    assert source.image == target.image == "example.png"
+    picture = Image.open(DEMO / source.image)
+    assert check(source, picture).passed and not check(target, picture).passed
+    assert [type(operation) for operation in diff(source, target)] == [ChangeAttribute, Replace]
 
 
 @pytest.mark.skipif(not WEIGHTS, reason="no weights are in data/demo yet")
