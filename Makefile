@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/ready
+READY_TO_TEST = .venv/ready-to-test
 
 .PHONY: demo test clean
 
-test: $(READY)
+test: $(READY_TO_TEST)
 	$(BIN)/python -m pytest -q
 
 demo: $(READY)
@@ -13,6 +14,10 @@ demo: $(READY)
 
 $(READY): setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(READY_TO_TEST): $(READY)
 	$(BIN)/python -m pip install -q -e '.[test]'
 	touch $@
 

@@ -30,7 +30,6 @@ from ldm.modules.global_film import CLIPGlobalEncoder
 from ldm.util import instantiate_from_config, refuse_foreign_targets, resolve
 
 
-
 class Part(NamedTuple):
     kind: type[nn.Module]
     place: str  # in a run's config
