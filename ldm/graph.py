@@ -277,14 +277,17 @@ def decode(batch: GraphBatch, vocab: Vocab) -> list[SceneGraph]:
 
 class Batch(tuple):
     """Images and their graphs: sg2im's (image, objs, boxes, triples, obj_to_img, triple_to_img) that also knows
-    `.image` (B,3,H,W) in [-1,1] and `.graph`, where the attributes are."""
+    `.image` (B,3,H,W) in [-1,1] and `.graph`, where the attributes are. `.reference` (B,3,H,W) shows each image's
+    style: where the data has no other picture of that style, it is the image itself."""
 
     image: Tensor
     graph: GraphBatch
+    reference: Tensor
 
-    def __new__(cls, image: Tensor, graph: GraphBatch) -> Batch:
+    def __new__(cls, image: Tensor, graph: GraphBatch, reference: Tensor | None = None) -> Batch:
         self = super().__new__(cls, (image, *graph[:5]))
         self.image, self.graph = image, graph
+        self.reference = image if reference is None else reference
         return self
 
     @classmethod
@@ -293,19 +296,30 @@ class Batch(tuple):
         return six if isinstance(six, cls) else cls(six[0], GraphBatch(*six[1:6]))
 
     def __reduce__(self):
-        return Batch, (self.image, self.graph)
+        return Batch, (self.image, self.graph, self._other_reference)
+
+    @property
+    def _other_reference(self) -> Tensor | None:
+        return None if self.reference is self.image else self.reference
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return Batch(self.image.to(device, non_blocking=non_blocking), self.graph.to(device, non_blocking))
+        reference = self._other_reference
+        return Batch(
+            self.image.to(device, non_blocking=non_blocking),
+            self.graph.to(device, non_blocking),
+            None if reference is None else reference.to(device, non_blocking=non_blocking),
+        )
 
     def pin_memory(self) -> Batch:
-        return Batch(self.image.pin_memory(), GraphBatch(*(x if x is None else x.pin_memory() for x in self.graph)))
+        image, graph, reference = self.__reduce__()[1]
+        graph = GraphBatch(*(x if x is None else x.pin_memory() for x in graph))
+        return Batch(image.pin_memory(), graph, None if reference is None else reference.pin_memory())
 
 
-def collate(samples: Sequence[tuple[Tensor, SceneGraph]], vocab: Vocab) -> Batch:
-    """Samples (image (3,H,W), graph) of a dataset to a Batch."""
-    images, graphs = zip(*samples)
-    return Batch(torch.stack(images), encode(graphs, vocab))
+def collate(samples: Sequence[tuple], vocab: Vocab) -> Batch:
+    """Samples (image (3,H,W), graph) of a dataset, or (image, graph, reference (3,H,W)), to a Batch."""
+    images, graphs, *references = zip(*samples)
+    return Batch(torch.stack(images), encode(graphs, vocab), *map(torch.stack, references))
 
 
 def _without_image(objects, boxes, attributes, triples, ids, image, where: str) -> tuple:

@@ -502,3 +502,16 @@ class Collate:
 def test_a_graph_survives_pickling_and_can_be_a_key():
     assert {pickle.loads(pickle.dumps(GRAPH)): 1}[GRAPH] == 1
     assert pickle.loads(pickle.dumps(VOCAB)).object_id("horse") == 4
+
+
+def test_an_image_is_its_own_reference_unless_the_data_has_another():
+    graph = SceneGraph(("a",), boxes=((0, 0, 1, 1),))
+    vocab = Vocab(("__image__", "a"), ("__in_image__",))
+    image, other = torch.zeros(3, 4, 4), torch.ones(3, 4, 4)
+    alone = collate([(image, graph), (image, graph)], vocab)
+    assert alone.reference is alone.image
+    both = collate([(image, graph, other), (image, graph, other)], vocab)
+    for batch in (both, both.to("cpu"), pickle.loads(pickle.dumps(both))):
+        assert len(batch) == 6 and (batch.image == 0).all() and (batch.reference == 1).all()
+    moved = pickle.loads(pickle.dumps(alone))
+    assert moved.reference is moved.image

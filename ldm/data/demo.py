@@ -21,7 +21,8 @@ BOXES = ("mixed", "all", "part", "none")
 
 class _Demo(Dataset):
     """scenes: 'shapes', flat ones at 64 pixels, or 'hard', shaded solids at 128. boxes: how many of its objects' boxes a
-    graph tells: 'all', 'part', 'none', or 'mixed', where every second graph tells all.
+    graph tells: 'all', 'part', 'none', or 'mixed', where every second graph tells all. reference: add another scene under
+    the same background, so that nothing but the style can be learned from it.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class _Demo(Dataset):
         max_samples: int | None = None,
         scenes: str = "shapes",
         boxes: str = "mixed",
+        reference: bool = False,
     ):
         for name, value, known in (("scenes", scenes, SCENES), ("boxes", boxes, BOXES)):
             if value not in known:
                 raise ValueError(f"{type(self).__name__}: {name} is {value!r}; it can be {', '.join(known)}")
-        self.scenes, self.boxes = SCENES[scenes], boxes
+        self.scenes, self.boxes, self.reference = SCENES[scenes], boxes, reference
         self.size = size if max_samples is None else min(size, max_samples)
         self.image_size = image_size or self.scenes.IMAGE_SIZE
         self.seed = seed
@@ -49,10 +51,14 @@ class _Demo(Dataset):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> tuple[Tensor, SceneGraph]:  # (3,H,W) in [-1,1]
+    def __getitem__(self, index: int) -> tuple:  # (3,H,W) in [-1,1], the graph as told, with `reference` (3,H,W)
         graph, background = self.scene(index)
-        picture = self.scenes.render(graph, background, self.image_size)
-        return to_tensor(picture), self.scenes.told(graph, random.Random(f"told/{self._key(index)}"), self.boxes)
+        rng = random.Random(f"told/{self._key(index)}")
+        sample = self._draw(graph, background), self.scenes.told(graph, rng, self.boxes)
+        return (*sample, self._draw(self.scenes.random_graph(rng), background)) if self.reference else sample
+
+    def _draw(self, graph: SceneGraph, background: tuple) -> Tensor:
+        return to_tensor(self.scenes.render(graph, background, self.image_size))
 
     def scene(self, index: int) -> tuple[SceneGraph, tuple]:
         """The complete graph of picture `index`, from back to front, and its background: what `render` needs to draw

@@ -274,7 +274,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         t = torch.randint(0, len(self.schedule), (len(z0),), **drawn)
         noise = torch.randn(z0.shape, dtype=z0.dtype, **drawn)
         uniform = torch.rand(2, len(z0), **drawn)
-        cond = self.condition(batch.graph, batch.image)
+        cond = self.condition(batch.graph, batch.reference)
         without_graph = uniform[0] < self.graph_drop
         without_style = without_graph if self.global_stage_model is None else uniform[1] < self.style_drop
         cond = cond.drop(without_graph, without_style, self.null())
@@ -347,7 +347,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         image = batch.image[:n]
         z = self.encode(image)
         with self.model_ema.applied(self) if self.model_ema else nullcontext():
-            cond = self.condition(batch.graph, batch.image).rows(n)
+            cond = self.condition(batch.graph, batch.reference).rows(n)
             samples = sample(self.denoiser(cond, guidance, guidance), self.schedule.ddim(steps), torch.randn_like(z))
         return {"inputs": image, "reconstructions": self.decode(z), "samples": self.decode(samples)}
 
