@@ -29,7 +29,7 @@ HALF = CELLS // 2  # the search's picture
 LIMITS = range(18, 44, 2)  # sides that are searched for, in cells; what lies between is tried afterwards
 KINDS = [(shape, length) for shape in SHAPES for length in LIMITS]
 PALE, SATURATED = 0.18, 0.34  # saturations up to which a pixel is surely background, and from which on surely not
-COVERED = 0.36  # share of its silhouette that an object shows at least, less what it misses
+COVERED = 0.25  # share of its silhouette that an object shows at least, less what it misses
 FEWEST = 60  # pixels of a colour that are worth a search
 UNLIKE = 60.0  # difference to a drawing, in 0..255, from which on a pixel is not of that solid
 # From one candidate to the next, changes of side, x and y: a pixel in a direction, or growth that keeps a corner.
@@ -208,10 +208,9 @@ def _refined(found: list[Found], pixels: np.ndarray, label: np.ndarray, weight: 
         for other, mask in zip(found, masks):
             if other is not thing and other.colour == thing.colour:
                 own[_grow(_grow(mask))] = 0
-        if (masks[index] & hidden).any():
-            gain = np.where(own > 0, own, np.where(label >= 0, -1, np.minimum(weight, 0)))
-            gain[hidden] = 0
-            thing = _best_cover(thing.colour, gain, thing)._replace(material=thing.material)
+        gain = np.where(own > 0, own, np.where(label >= 0, -1, np.minimum(weight, 0)))
+        gain[hidden] = 0
+        thing = _best_cover(thing.colour, gain, thing)._replace(material=thing.material)
         thing = _climb(thing, pixels, own, ~hidden, lamp)
         better.append(thing)
         hidden |= _grow(thing.mask())

@@ -326,14 +326,15 @@ def _light(shape: str, metal: bool, lamp: float, u: np.ndarray, v: np.ndarray) -
     lit = np.clip(sum(n * l for n, l in zip(normal, _towards(0.6 * lamp, -0.75, 0.65))), 0, 1)
     if not metal:
         return 0.52 + 0.54 * lit, np.zeros_like(lit)
-    brightness = 0.34 + 0.34 * lit**2 + 0.16 * np.clip(b, 0, 1) ** 2
+    brightness = 0.29 + 0.32 * lit**2 + 0.16 * np.clip(b, 0, 1) ** 2
     if shape == "sphere":
         half = _towards(0.6 * lamp, -0.75, 1.65)
-        away = sum((n - h) ** 2 for n, h in zip(normal, half))
-        return brightness, 0.68 * np.exp(-away / 0.05)
+        gleam = np.exp(-sum((n - h) ** 2 for n, h in zip(normal, half)) / 0.05)
+        return brightness + 0.5 * gleam, 0.52 * gleam  # a highlight has the solid's own hue, so that it is not pale
     streak = 0.32 * lamp if shape == "cylinder" else np.where(u < _FRONT, -0.4, 0.68) - 0.16 * b
-    white = np.exp(-(((a - streak) / 0.17) ** 2)) + 0 * b
-    return brightness, np.where(normal[1] < 0, 0.32, 0.5 * white)  # a lid or top reflects the sky evenly
+    gleam = np.exp(-(((a - streak) / 0.15) ** 2)) + 0 * b
+    level = normal[1] < 0  # a lid or top reflects the sky evenly
+    return brightness + np.where(level, 0, 0.45 * gleam), np.where(level, 0.32, 0.36 * gleam)
 
 
 def _towards(*direction: float) -> np.ndarray:
