@@ -7,7 +7,7 @@ import torch
 
 from conftest import assert_close_to_published
 from ldm.conditioning import Conditioning
-from ldm.modules.diffusionmodules.openaimodel import FIXED, UNetModel, timestep_embedding
+from ldm.modules.diffusionmodules.openaimodel import FIXED, UNetModel, coordinates_of, timestep_embedding
 
 SGDIFF_VG = dict(
     image_size=32, in_channels=4, out_channels=4, model_channels=256, attention_resolutions=[4, 2, 1],
@@ -231,3 +231,11 @@ def test_a_misspelt_option_is_answered_with_the_nearest_name():
 def test_a_missing_width_is_named(missing, named):
     with pytest.raises(ValueError, match=named):
         UNetModel(**{key: value for key, value in SMALL.items() if key != missing})
+
+
+def test_coordinates_tell_places_apart_and_add_no_key_where_there_are_none():
+    places = coordinates_of(torch.zeros(2, 4, 8, 8), 3)
+    assert places.shape == (2, 12, 8, 8)
+    assert len(places[0].flatten(1).T.unique(dim=0)) == 64
+    assert torch.allclose(places[0, 0, :, 0], torch.sin(torch.pi * (torch.arange(8) + 0.5) / 8))  # half a wave down y
+    assert coordinates_of(torch.zeros(2, 4, 8, 8), 0).shape == (2, 0, 8, 8)

@@ -100,7 +100,8 @@ class UNetModel(nn.Module):
     num_head_channels does not divide them. `image_size` is recorded, not enforced. `context_local_dim` is the width
     of tokens that a `context_local_mlp` brings to `context_dim`; without it tokens come at that width.
     New: `film_embedding_dim` adds FiLM by the style, `lora_rank` (and `lora_alpha`, the rank unless given) adapters
-    on the cross-attention, `box_bias` attention towards a token's box. All begin as the identity.
+    on the cross-attention, `box_bias` attention towards a token's box. All begin as the identity. For training from scratch,
+    `coordinates` tells the first layer where each place lies, by sines and cosines of so many frequencies.
     `use_checkpoint` recomputes each block's activations in the backward pass instead of keeping them.
     Raises ValueError for an option out of the family that is built here, by name.
     """
@@ -127,6 +128,7 @@ class UNetModel(nn.Module):
         lora_rank: int | None = None,
         lora_alpha: float | None = None,
         box_bias: bool = False,
+        coordinates: int = 0,
         **fixed,
     ):
         super().__init__()
@@ -139,6 +141,7 @@ class UNetModel(nn.Module):
         self.model_channels, self.context_dim = model_channels, context_dim
         self.use_checkpoint = use_checkpoint
         self.box_bias = box_bias
+        self.coordinates = coordinates
         self.levels = len(channel_mult)
 
         time_dim = 4 * model_channels
@@ -171,7 +174,7 @@ class UNetModel(nn.Module):
         # The first layer of all and every block below it is seen again on the way up: `skips` are their channels.
         c = model_channels
         widths = [model_channels * m for m in channel_mult]
-        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(in_channels, c, 3, padding=1))])
+        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(in_channels + 4 * coordinates, c, 3, padding=1))])
         skips = [c]
         for level, width in enumerate(widths):
             for _ in range(num_res_blocks):
@@ -228,7 +231,8 @@ class UNetModel(nn.Module):
             h = checkpoint(block, h, *given, use_reentrant=False) if recompute else block(h, *given)
             return modulate(h, *next(films)) if styled else h
 
-        h, skips = x.to(dtype), []
+        places = coordinates_of(x, self.coordinates)
+        h, skips = torch.cat([x, places], dim=1).to(dtype), []
         for block in self.input_blocks:
             h = run(block, h)
             skips.append(h)
@@ -257,6 +261,14 @@ class UNetModel(nn.Module):
         """Leave only what is new to the published U-Net trainable: FiLM, LoRA, box bias, context projections."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(part in NEW for part in name.split(".")))
+
+
+def coordinates_of(x: Tensor, frequencies: int) -> Tensor:  # (B,C,h,w) -> (B,4F,h,w)
+    """Sines and cosines of each place's x and y in [0,1], from half a wave over the picture on (NeRF eq. 4)."""
+    rows, columns = ((torch.arange(n, device=x.device, dtype=x.dtype) + 0.5) / n for n in x.shape[-2:])
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))  # (2,h,w)
+    angles = (places * (math.pi * 2.0 ** torch.arange(frequencies, device=x.device))[:, None, None, None]).flatten(0, 1)
+    return torch.cat([angles.sin(), angles.cos()]).expand(len(x), -1, -1, -1)
 
 
 def refuse_unsupported(options: dict) -> None:
