@@ -4,7 +4,7 @@ A whole part has the keys that published weights have, so that a config's ckpt_p
 
     first_stage   encoder.*, decoder.*, quantize.*, ...   of a VQModelInterface or AutoencoderKL
     image_tower   visual.*                                of a GraphImagePretraining with train_image
-    unet          model.diffusion_model.*                 of a LatentDiffusion with freeze_unet: false
+    unet          model.diffusion_model.*, scale_factor   of a LatentDiffusion with freeze_unet: false
 
 Adapters are everything that a LatentDiffusion trained, with its config and vocabulary as JSON in the file's metadata:
 with the frozen parts that the config names, ldm.run.load_model builds the model from that.
@@ -42,12 +42,13 @@ PARTS = {
     "image_tower": Part(CLIPGlobalEncoder, "model.params.image_config", "image_model.", ""),
     "unet": Part(UNetModel, "model.params.unet_config", "model.diffusion_model.", "model.diffusion_model."),
 }
+SCALE = "scale_factor"  # of the latents, which a U-Net has learned
 METADATA = "ldm"  # the key of an adapters file's JSON: {"config": {...}, "vocab": {...}}
 ADDED = r"(^|\.)(film|lora_A|lora_B)(\.|$)"  # to a U-Net, and no part of its body
 
 
-def export_part(part: str, checkpoint: str | Path, path: str | Path) -> list[str]:
-    """Write one of PARTS out of a checkpoint of trainer.py; the keys written. Raises CheckpointError where the run did
+def export_part(part: str, checkpoint: str | Path, path: str | Path) -> dict[str, Tensor]:
+    """Write one of PARTS out of a checkpoint of trainer.py; what was written. Raises CheckpointError where the run did
     not train the whole of it."""
     kind, place, beginning, published = PARTS[part]
     saved = read_checkpoint(checkpoint)
@@ -66,22 +67,26 @@ def export_part(part: str, checkpoint: str | Path, path: str | Path) -> list[str
             f"{checkpoint}: this run did not train the whole {part}: {some(sorted(wrong))} missing or unexpected; "
             "name the run that did"
         )
-    save_safetensors(path, {published + name: halved(name, body[name]) for name in expected})
-    return [published + name for name in expected]
+    tensors = {published + name: halved(name, body[name]) for name in expected}
+    if part == "unet":
+        tensors[SCALE] = weights[SCALE]
+    save_safetensors(path, tensors)
+    return tensors
 
 
-def export_adapters(checkpoint: str | Path, path: str | Path) -> list[str]:
-    """Write all that a LatentDiffusion trained; the keys written. Raises CheckpointError."""
+def export_adapters(checkpoint: str | Path, path: str | Path) -> dict[str, Tensor]:
+    """Write all that a LatentDiffusion trained; what was written. Raises CheckpointError."""
     saved = read_checkpoint(checkpoint)
     weights = averages(saved["state_dict"])
-    if "scale_factor" not in weights:
+    if SCALE not in weights:
         target = saved["config"]["model"]["target"]
         raise CheckpointError(f"{checkpoint}: is of a {target.rpartition('.')[2]}; name the run of a LatentDiffusion")
     # Under one key, since safetensors writes several in an order of its own each time, and the same weights should be
     # the same file.
     metadata = {METADATA: json.dumps({name: saved[name] for name in ("config", "vocab")})}
-    save_safetensors(path, {name: halved(name, value) for name, value in weights.items()}, metadata)
-    return list(weights)
+    tensors = {name: halved(name, value) for name, value in weights.items()}
+    save_safetensors(path, tensors, metadata)
+    return tensors
 
 
 def read_adapters(path: str | Path) -> dict | None:

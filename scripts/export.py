@@ -63,19 +63,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export(arguments: argparse.Namespace) -> list[str]:
-    from ldm.export import export_adapters, export_part
+    from ldm.export import SCALE, export_adapters, export_part
     from ldm.run import checkpoint_of
     from ldm.util import writable_folder
 
     path = Path(arguments.out)
     writable_folder(path.parent, "--out")
     checkpoint = arguments.ckpt or checkpoint_of(arguments.run)
-    if arguments.what != "adapters":
-        names = export_part(arguments.what, checkpoint, path)
-        return [f"wrote {path}: {len(names)} tensors, {path.stat().st_size:,} bytes"]
-    names = export_adapters(checkpoint, path)
-    lines = [f"wrote {path}: {len(names)} tensors, {path.stat().st_size:,} bytes"]
-    return lines + [f"wrote {made}" for made in export_peft(path, Path(arguments.peft))] if arguments.peft else lines
+    if arguments.what == "adapters":
+        tensors = export_adapters(checkpoint, path)
+    else:
+        tensors = export_part(arguments.what, checkpoint, path)
+    lines = [f"wrote {path}: {len(tensors)} tensors, {path.stat().st_size:,} bytes"]
+    if arguments.what == "unet":
+        lines += [f"for a config that names it: scale_factor: {tensors[SCALE].item():.6g}, and no scale_by_std"]
+    elif arguments.what == "adapters" and arguments.peft:
+        lines += [f"wrote {made}" for made in export_peft(path, Path(arguments.peft))]
+    return lines
 
 
 def export_peft(adapters: Path, folder: Path) -> list[Path]:

@@ -132,7 +132,9 @@ def test_a_body_is_exported_without_the_adapters_on_it(tmp_path):
     run = checkpoint_of(moved(tiny_model(freeze_unet=False)), tmp_path / "run.ckpt")
     names = export_part("unet", run, tmp_path / "unet.safetensors")
     assert names and not any("film" in name or "lora" in name for name in names)
-    assert set(load_file(tmp_path / "unet.safetensors")) == set(names)
+    file = load_file(tmp_path / "unet.safetensors")
+    assert set(file) == set(names)
+    assert file["scale_factor"] == trained(run)["scale_factor"]
 
 
 @pytest.mark.parametrize("part, run", [("unet", "adapters"), ("first_stage", "stage_1"), ("image_tower", "vq")])
