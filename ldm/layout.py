@@ -1,10 +1,10 @@
 """Where things go when a graph says only how they relate: the smallest move after which a new relation holds.
 
 What a predicate means for two boxes is known here for the words of places that Visual Genome, COCO as sg2im reads it and
-CLEVR use. It holds at one of four levels, from clearly to loosely; what is placed is placed at the clearest level that can be
-had, and what held before the move holds after it as clearly. Clearly and fairly are meant to be seen: a word of
-direction needs centres that differ by AXIS more on its axis than on the other, and GAP between the boxes. Barely is
-the word's plain meaning, and loosely what people also write.
+CLEVR use. It holds at one of five levels, from clearly to loosely; what is placed is placed at the clearest level that can be
+had, and what held before the move holds after it as clearly. Down to plainly it cannot be taken for another word: one
+of direction needs centres that differ by AXIS more on its axis than on the other, and GAP between the boxes. Clearly
+and fairly can be seen whatever the things' outlines are. Loosely is what people also write.
 
 Candidates are all moves by whole cells of a GRID, so the smallest is found exactly, to a cell.
 """
@@ -32,7 +32,7 @@ GROUND = 0.35  # a thing of that share of the picture, a sky or a lawn, is groun
 SIZES = {"small": 0.25, "tiny": 0.15, "little": 0.25, "short": 0.25, "large": 0.375, "big": 0.375, "huge": 0.5, "tall": 0.375}
 SIZE = 0.3
 ROUNDING = 1e-9
-CLEARLY, FAIRLY, BARELY, LOOSELY = LEVELS = range(4)
+CLEARLY, FAIRLY, PLAINLY, BARELY, LOOSELY = LEVELS = range(5)
 
 WORDS = {
     "left": "left of, left, to the left of, on the left of, to left of, on left of, on left side of, on the left side of",
@@ -175,7 +175,7 @@ class _Scene:
         ends = [index for subject, _, object in self.unmet for index in (subject, object)]
         movers = sorted(dict.fromkeys(ends), key=lambda index: -ends.count(index))
         tiers = [[mover for mover in movers if ends.count(mover) == n] for n in sorted(set(map(ends.count, ends)))[::-1]]
-        tries = [(level, mover) for tier in tiers for level in (CLEARLY, FAIRLY) for mover in tier]
+        tries = [(level, mover) for tier in tiers for level in (CLEARLY, FAIRLY, PLAINLY) for mover in tier]
         for level, mover in [*tries, *((BARELY, mover) for mover in movers)]:
             triples = [triple for triple in self.unmet if mover in triple[::2]]
             for group in self._groups(mover, {_other(triple, mover) for triple in triples}):
@@ -293,7 +293,7 @@ class _Scene:
                 if kinds & set(OVERLAPPING) or before < -ROUNDING and not asked:
                     continue
                 gap = Shape.of(at[i], np.array(box)).gap
-                good &= gap >= (min(GAP, max(before, 0)) if level <= FAIRLY else 0) - ROUNDING
+                good &= gap >= (min(GAP, max(before, 0)) if level < BARELY else 0) - ROUNDING
         return good
 
     def _settled(self) -> list[Triple]:
@@ -327,20 +327,20 @@ def _holds(kind: str, s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
     if kind in ("left", "right", "above", "below"):
         along, across = (dx, dy) if kind in ("left", "right") else (dy, dx)
         along = -along if kind in ("left", "above") else along
-        margin, gap = ((AXIS, GAP), (AXIS, GAP), (0, 0), (0, -np.inf))[level]
+        margin, gap = (0, -np.inf) if level == LOOSELY else (0, 0) if level == BARELY else (AXIS, GAP)
         return (along > 0) & (along >= np.abs(across) + margin - e) & (shape.gap >= gap - e)
     if kind in ("over", "under"):
         down = dy if kind == "under" else -dy
         in_line = np.abs(dx) <= np.maximum(s[..., 2] - s[..., 0], o[..., 2] - o[..., 0]) / 2 + e
         clear = _holds("below" if kind == "under" else "above", s, o, CLEARLY) & in_line
-        return (clear, clear, (down > 0) & (wide > 0), down > 0)[level]
+        return (clear, clear, clear, (down > 0) & (wide > 0), down > 0)[level]
     if kind == "around":
         return _holds("inside", o, s, level)
     if kind == "inside":
         room = np.concatenate([s[..., :2] - o[..., :2], o[..., 2:] - s[..., 2:]], -1).min(-1)
         middle = (np.abs(dx) < (o[..., 2] - o[..., 0]) / 2) & (np.abs(dy) < (o[..., 3] - o[..., 1]) / 2)
         clear = (room >= 1 / GRID - e) & _touching(s, o, CLEARLY)
-        return (clear, room >= -e, room >= -e, middle & (wide > 0) & (high > 0))[level]
+        return clear if level == CLEARLY else room >= -e if level < LOOSELY else middle & (wide > 0) & (high > 0)
     if kind == "behind":
         return _holds("front", o, s, level)
     if kind == "front":
@@ -348,18 +348,18 @@ def _holds(kind: str, s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
             return (wide > 0) & (high > 0)
         partly = (wide > e) & (high > e) & ~(_holds("inside", s, o, BARELY) | _holds("inside", o, s, BARELY))
         hidden = wide * high / np.prod(o[..., 2:] - o[..., :2], axis=-1)
-        return partly if level == BARELY else partly & _touching(s, o, level) & (hidden <= HIDDEN[level] + e)
+        return partly if level >= PLAINLY else partly & _touching(s, o, level) & (hidden <= HIDDEN[level] + e)
     if kind == "on":
         stands = (s[..., 3] >= o[..., 1] - e) & (s[..., 3] <= o[..., 3] + e)
         within = np.abs(dx) <= (o[..., 2] - o[..., 0]) / 2 + e
         about = (s[..., 3] >= o[..., 1] - GAP) & (s[..., 3] <= o[..., 3] + GAP) & (wide > 0)
-        return (stands & within & (dy < 0), stands & within, about, shape.distance <= GAP)[level]
-    near = shape.distance <= np.array([NEAR, NEAR, 2 * NEAR, 4 * NEAR])[level] + e
+        return (stands & within & (dy < 0), stands & within, stands & within, about, shape.distance <= GAP)[level]
+    near = shape.distance <= NEAR * (1, 1, 1, 2, 4)[level] + e
     if kind == "near":
-        return near & (shape.gap >= GAP - e) if level <= FAIRLY else near
+        return near & (shape.gap >= GAP - e) if level < BARELY else near
     side = (np.abs(dx) > np.abs(dy)) & (high > 0)
     clear = (shape.gap >= GAP - e) & (high >= np.minimum(s[..., 3] - s[..., 1], o[..., 3] - o[..., 1]) / 2 - e)
-    return (near & side & clear, near & side & clear, near & side, near)[level]
+    return near if level == LOOSELY else near & side if level == BARELY else near & side & clear
 
 
 def _touching(s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
