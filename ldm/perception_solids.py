@@ -2,10 +2,10 @@
 
 Light and shadow change neither hue nor, on the pale floor, saturation, so these two say of each pixel which colour it is
 of, or that it is background. For each colour the silhouettes of all shapes and sides are scored as covers of its
-pixels: a pixel of that colour gains 1, one of the background costs 1, and one of another object is free, since that may
-stand in front. The best cover is an object; its pixels are taken away and the search goes on with the rest. Once all are
-known it is known too who hides whom; then each is drawn in every shape and material at the places around, and what is
-most like the picture stays.
+pixels: a pixel of that colour gains 1, one of the background costs 1, and one of another object costs little, since that
+may stand in front. The best cover is an object; its pixels are taken away and the search goes on with the rest. Once
+all are known it is known too who hides whom; then each is drawn in every shape and material at the places around, and
+what is most like the picture stays. What is left over is searched again.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ HALF = CELLS // 2  # the search's picture
 LIMITS = range(18, 44, 2)  # sides that are searched for, in cells; what lies between is tried afterwards
 KINDS = [(shape, length) for shape in SHAPES for length in LIMITS]
 PALE, SATURATED = 0.18, 0.34  # saturations up to which a pixel is surely background, and from which on surely not
-COVERED = 0.25  # share of its silhouette that an object shows at least, less what it misses
+COVERED = 0.15  # gain that an object's silhouette is worth at least, as a share of its area
+HIDDEN = 0.3  # what a silhouette's pixel costs that another object covers
 FEWEST = 60  # pixels of a colour that are worth a search
 UNLIKE = 60.0  # difference to a drawing, in 0..255, from which on a pixel is not of that solid
 # From one candidate to the next, changes of side, x and y: a pixel in a direction, or growth that keeps a corner.
 STEPS = [(0, dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy]
 STEPS += [(more, dx, dy) for more in (-1, 1) for dx in (0, -more) for dy in (0, -more)]
 LACKING = 0.25  # share of an object's visible pixels that may be unlike it
+ROUNDS = 2
 STRAY = (CELLS / 64) ** 2  # pixels here for one of a picture of 64
 
 
@@ -83,10 +85,12 @@ def see(image: Image.Image | np.ndarray) -> Seen:
     """What a picture of any size shows; an array is (H,W,3) uint8."""
     pixels = to_cells(image, CELLS)
     label, weight = _classify(pixels)
-    found = _ordered([thing for colour in range(len(WORDS)) for thing in _search(colour, label, weight)], label)
+    found = _ordered(_search(label, weight, label >= 0), label)
     lamp = _lamp(pixels, _bare(found, label))
-    for _ in range(2):  # a better place of one says more of what is hidden of another
+    for _ in range(ROUNDS):  # a better place of one says more of what is hidden of another
         found = _ordered(_refined(found, pixels, label, weight, lamp), label)
+        more = _search(label, weight, _open(_unexplained(found, label)))
+        found = _ordered(found + more, label)
     stray, whole = _account(found, pixels, label, lamp)
     found = sorted((thing for thing, is_whole in zip(found, whole) if is_whole), key=lambda thing: thing.base)
     graph = None
@@ -114,19 +118,20 @@ def _hue(pixels: np.ndarray, brightest: np.ndarray, spread: np.ndarray) -> np.nd
     return np.select([brightest == red, brightest == green], sectors[:2], sectors[2]) / 6
 
 
-def _search(colour: int, label: np.ndarray, weight: np.ndarray) -> list[Found]:
-    """The objects of one colour, in the order in which they are found."""
+def _search(label: np.ndarray, weight: np.ndarray, unexplained: np.ndarray) -> list[Found]:
+    """Objects that cover what is unexplained, of each colour in the order in which they are found."""
     found: list[Found] = []
-    gain = np.where(label == colour, weight, np.minimum(weight, 0))
-    while (gain > 0).sum() >= FEWEST:
-        thing = _best_cover(colour, gain)
-        cover = _silhouette(thing.shape, thing.side)
-        if (cover * gain[thing.window]).sum() < COVERED * cover.sum():
-            break
-        found.append(thing)
-        mask = thing.mask()
-        gain[_grow(mask)] = 0
-        gain[mask] = -1
+    for colour in range(len(WORDS)):
+        gain = np.where(label == colour, weight * unexplained, np.where(label >= 0, -HIDDEN, weight))
+        while (gain > 0).sum() >= FEWEST:
+            thing = _best_cover(colour, gain)
+            cover = _silhouette(thing.shape, thing.side)
+            if (cover * gain[thing.window]).sum() < max(FEWEST, COVERED * cover.sum()):
+                break
+            found.append(thing)
+            mask = thing.mask()
+            gain[_grow(mask)] = 0
+            gain[mask] = -1
     return found
 
 
@@ -253,19 +258,25 @@ def _climb(thing: Found, pixels: np.ndarray, own: np.ndarray, visible: np.ndarra
 def _account(found: list[Found], pixels: np.ndarray, label: np.ndarray, lamp: float) -> tuple[int, list[bool]]:
     """How many pixels of objects' colours no object accounts for, in a picture of 64 pixels; and of each object whether
     it is all there. Lines as thin as a blurred edge do not count."""
-    explained, hidden = label < 0, np.zeros((CELLS, CELLS), bool)
+    hidden = np.zeros((CELLS, CELLS), bool)
     whole = []
     for thing in reversed(found):
         mask = thing.mask()
-        near = _grow(_grow(mask))
-        explained |= near & (label == thing.colour)
         due = ~_grow(~mask) & ~hidden
         wrong = np.zeros_like(due)
         apart = pixels[thing.window] - _drawing(*thing[:3], thing.material, lamp)
         wrong[thing.window] = np.linalg.norm(apart, axis=-1) > UNLIKE
         whole.append(bool(_open(due & wrong).sum() <= LACKING * due.sum() and due.any()))
-        hidden |= near
-    return round(_open(~explained).sum() / STRAY), whole[::-1]
+        hidden |= _grow(_grow(mask))
+    return round(_open(_unexplained(found, label)).sum() / STRAY), whole[::-1]
+
+
+def _unexplained(found: list[Found], label: np.ndarray) -> np.ndarray:  # (128,128) bool
+    """Pixels of objects' colours that lie in or at no object of that colour."""
+    left = label >= 0
+    for thing in found:
+        left &= ~(_grow(_grow(thing.mask())) & (label == thing.colour))
+    return left
 
 
 def _bare(found: list[Found], label: np.ndarray) -> np.ndarray:  # (128,128) bool
