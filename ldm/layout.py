@@ -1,8 +1,8 @@
 """Where things go when a graph says only how they relate: the smallest move after which a new relation holds.
 
-What a predicate means for two boxes is known here for the words of places that Visual Genome, COCO as sg2im reads it and
-CLEVR use. It holds at one of five levels, from clearly to loosely; what is placed is placed at the clearest level that can be
-had, and what held before the move holds after it as clearly. Down to plainly it cannot be taken for another word: one
+What a predicate means for two boxes is known here for the words of places that Visual Genome, COCO as sg2im reads it
+and CLEVR use. It holds at one of five levels, from clearly to loosely; what is placed is placed at the clearest level
+that can be had, and what held before the move holds after it as clearly. Down to plainly it cannot be taken for another word: one
 of direction needs centres that differ by AXIS more on its axis than on the other, and GAP between the boxes. Clearly
 and fairly can be seen whatever the things' outlines are. Loosely is what people also write.
 
@@ -29,13 +29,15 @@ HIDDEN = 0.4, 0.45  # at most so much of the box behind, clearly and fairly
 # least, of the smaller box. Found on circles, squares and triangles: clearly, all of them are seen to overlap.
 CORE = ((0.2, 0.35, 0.05), 0.09), ((0.15, 0.3, 0.05), 0.06)
 GROUND = 0.35  # a thing of that share of the picture, a sky or a lawn, is ground: any other may lie over it
-SIZES = {"small": 0.25, "tiny": 0.15, "little": 0.25, "short": 0.25, "large": 0.375, "big": 0.375, "huge": 0.5, "tall": 0.375}
+SIZES = {"tiny": 0.15, "small": 0.25, "little": 0.25, "short": 0.25, "large": 0.375, "big": 0.375, "tall": 0.375}
+SIZES |= {"huge": 0.5}
 SIZE = 0.3
 ROUNDING = 1e-9
 CLEARLY, FAIRLY, PLAINLY, BARELY, LOOSELY = LEVELS = range(5)
 
 WORDS = {
-    "left": "left of, left, to the left of, on the left of, to left of, on left of, on left side of, on the left side of",
+    "left": "left of, left, to the left of, on the left of, to left of, on left of, on left side of, "
+    "on the left side of",
     "right": "right of, right, to the right of, on the right of, to right of, on right of, on right side of, "
     "on the right side of",
     "above": "above",
@@ -46,9 +48,9 @@ WORDS = {
     "around": "surrounding, around, contains, containing, surrounds, enclosing",
     "front": "in front of, front, front of",
     "behind": "behind, in back of",
-    "on": "on, on top of, upon, sitting on, standing on, lying on, laying on, resting on, parked on, on a, atop, sits on, "
-    "stands on, riding, riding on, rides, walking on, mounted on",
-    "near": "near, by, close to, nearby, around the corner of",
+    "on": "on, on top of, upon, sitting on, standing on, lying on, laying on, resting on, parked on, on a, atop, "
+    "sits on, stands on, riding, riding on, rides, walking on, mounted on",
+    "near": "near, by, close to, nearby",
     "beside": "next to, beside, alongside, along side of, on side of, adjacent to, at the side of",
 }
 KIND = {word: kind for kind, words in WORDS.items() for word in words.split(", ")}
@@ -98,8 +100,8 @@ def place(source: SceneGraph, target: SceneGraph, operations: Sequence[Operation
     empty where there was nothing to choose. `operations` lead from source to target.
 
     Where a relation is new and no new box of either object is given, the subject moves the least way after which it and
-    all that held before holds, in the picture and onto nothing that it is not asked to overlap; its contents go along if
-    they must, and if all that is in vain the object of the relation moves instead. An object that is added without
+    all that held before holds, in the picture and onto nothing that it is not asked to overlap; its contents go along
+    if they must, and if all that is in vain the object of the relation moves instead. An object that is added without
     a box is placed by the same rules near what it relates to, or else where there is most room. Boxes that the target
     gives are never changed, but those that it only repeats from the source. Raises a GraphError where a predicate does
     not say where things are, or no place will do.
@@ -118,7 +120,9 @@ def place(source: SceneGraph, target: SceneGraph, operations: Sequence[Operation
 class _Scene:
     """The target's boxes while they are chosen, and what was said of it."""
 
-    def __init__(self, target: SceneGraph, boxes: list[Box | None], origin: dict[int, int], given: set, new: set, wanted: set):
+    def __init__(
+        self, target: SceneGraph, boxes: list[Box | None], origin: dict[int, int], given: set, new: set, wanted: set
+    ):
         self.target, self.boxes, self.origin = target, boxes, origin
         self.given, self.new = given, new
         self.wanted = wanted  # triples that are new and need not hold yet
@@ -128,9 +132,7 @@ class _Scene:
     @classmethod
     def of(cls, source: SceneGraph, target: SceneGraph, operations: Sequence[Operation]) -> _Scene:
         origin = {j: i for i, j in same_objects(source, target).items()}
-        boxes = [
-            source.boxes[origin[j]] if box is None and j in origin else box for j, box in enumerate(target.boxes)
-        ]
+        boxes = [source.boxes[origin[j]] if box is None and j in origin else box for j, box in enumerate(target.boxes)]
         given = {operation.target for operation in operations if isinstance(operation, (Move, Resize))}
         new = {operation.target for operation in operations if isinstance(operation, Add)}
         wanted = {operation.target for operation in operations if isinstance(operation, (ChangeRelation, AddRelation))}
@@ -174,7 +176,9 @@ class _Scene:
         """What moves by which shift (2,), and the triples that hold for it."""
         ends = [index for subject, _, object in self.unmet for index in (subject, object)]
         movers = sorted(dict.fromkeys(ends), key=lambda index: -ends.count(index))
-        tiers = [[mover for mover in movers if ends.count(mover) == n] for n in sorted(set(map(ends.count, ends)))[::-1]]
+        tiers = [
+            [mover for mover in movers if ends.count(mover) == n] for n in sorted(set(map(ends.count, ends)))[::-1]
+        ]
         tries = [(level, mover) for tier in tiers for level in (CLEARLY, FAIRLY, PLAINLY) for mover in tier]
         for level, mover in [*tries, *((BARELY, mover) for mover in movers)]:
             triples = [triple for triple in self.unmet if mover in triple[::2]]
@@ -194,7 +198,7 @@ class _Scene:
         """What may move for a relation's sake: one thing, and it with its contents."""
         yield [mover]
         contents = self._contents(mover)
-        if len(contents) > 1 and not contents & others:
+        if len(contents) > 1 and not contents & (others | self.given):
             yield sorted(contents)
 
     def _contents(self, mover: int) -> set[int]:
@@ -235,7 +239,9 @@ class _Scene:
             anchors = np.array([self.boxes[_other(triple, index)] for triple in triples])
             cost = np.hypot(*(centres - (anchors[:, :2] + anchors[:, 2:]).mean(0) / 2).T)
         else:
-            others = [Shape.of(boxes, np.array(box)).gap for box in self.boxes if box is not None and not _is_ground(box)]
+            others = [
+                Shape.of(boxes, np.array(box)).gap for box in self.boxes if box is not None and not _is_ground(box)
+            ]
             room = np.min([corners.min(1), (1 - boxes[:, 2:]).min(1), *others], axis=0)
             cost = np.hypot(*(centres - 0.5).T) / GRID - room  # of places with equal room, the one in the middle
         for level in LEVELS[:LOOSELY]:
@@ -298,7 +304,9 @@ class _Scene:
 
     def _settled(self) -> list[Triple]:
         """The triples that hold already, as far as they go by boxes."""
-        return [t for t in self.target.triples if t not in self.wanted and None not in (self.boxes[t[0]], self.boxes[t[2]])]
+        return [
+            t for t in self.target.triples if t not in self.wanted and None not in (self.boxes[t[0]], self.boxes[t[2]])
+        ]
 
     def _true(self, triple: Triple, level: int) -> bool:
         s, predicate, o = triple
@@ -320,7 +328,7 @@ class _Scene:
 
 
 def _holds(kind: str, s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
-    """Whether a kind of WORDS is true of boxes (...,4) at the level; whoever is true at one is true at all that follow."""
+    """Whether a kind of WORDS is true of boxes (...,4) at the level; who is true at one is true at all that follow."""
     shape = Shape.of(s, o)
     dx, dy, wide, high = shape
     e = ROUNDING
@@ -363,8 +371,8 @@ def _holds(kind: str, s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
 
 
 def _touching(s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
-    """Whether not only the boxes overlap but what fills them: of anything there is more in the middle and at the foot of
-    its box than in the upper corners."""
+    """Whether not only the boxes overlap but what fills them: of anything there is more in the middle and at the foot
+    of its box than in the upper corners."""
     (side, top, foot), share = CORE[level]
     left, right = (
         np.stack([x0 + side * (x1 - x0), y0 + top * (y1 - y0), x1 - side * (x1 - x0), y1 - foot * (y1 - y0)], -1)
@@ -385,7 +393,9 @@ def _other(triple: Triple, index: int) -> int:
 
 def _lattice(low: np.ndarray, high: np.ndarray) -> np.ndarray:  # (2,), (2,) -> (K,2)
     """All whole cells from `low` to `high`, each axis apart; 0 is one of them if it lies between."""
-    axes = [np.arange(np.ceil(a * GRID - ROUNDING), np.floor(b * GRID + ROUNDING) + 1) / GRID for a, b in zip(low, high)]
+    axes = [
+        np.arange(np.ceil(a * GRID - ROUNDING), np.floor(b * GRID + ROUNDING) + 1) / GRID for a, b in zip(low, high)
+    ]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
 

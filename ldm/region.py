@@ -1,7 +1,7 @@
 """Where an edit may change the picture: softly in latent cells for the sampler, and in pixels for what is put back.
 
-What an operation touches is known from boxes, old and new, where there are any, and else from where the U-Net looked for
-that object while it saw the source. In latents a region is 1 wherever a touched box reaches, grown by a margin, and
+What an operation touches is known from boxes, old and new, where there are any, and else from where the U-Net looked
+for that object while it saw the source. In latents a region is 1 wherever a touched box reaches, grown by a margin, and
 fades out beyond; in pixels it fades to 0 within that margin, so whatever is further away is the photograph's own.
 """
 
@@ -126,7 +126,9 @@ def in_pixels(box: Box, size: tuple[int, int], cells: tuple[int, int], margin: f
         far = apart * cells / margin if margin else np.where(apart > 0, 1.0, 0.0)
         return 0.5 + 0.5 * np.cos(math.pi * np.minimum(far + 1e-9 * (far > 0), 1))
 
-    return (along(box[1], box[3], size[1], cells[0])[:, None] * along(box[0], box[2], size[0], cells[1])).astype(np.float32)
+    return (along(box[1], box[3], size[1], cells[0])[:, None] * along(box[0], box[2], size[0], cells[1])).astype(
+        np.float32
+    )
 
 
 def object_maps(attention: Tensor, object_token: Tensor) -> Tensor:  # (N,h,w), (O,) -> (O,h,w)

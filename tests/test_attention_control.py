@@ -310,9 +310,10 @@ def test_a_repeated_control_steers_each_branch_as_if_it_were_alone(unet, batch):
     x, t, cond = batch
     control = everything()
     null = cond._replace(tokens=torch.zeros_like(cond.tokens))
-    both = Control(control.pairs, Maps()).repeat(2, 3)
+    both = Control(control.pairs, Maps()).repeat([False, True], 3)
+    wordless = Control((control.pairs[0]._replace(words=None),))  # of the null's tokens none is shared
     with torch.no_grad():
-        alone = [unet(x, t, c, Control(control.pairs)) for c in (null, cond)]
+        alone = [unet(x, t, c, each) for c, each in ((null, wordless), (cond, Control(control.pairs)))]
         unet(x, t, cond, control)
         together = unet(x.repeat(2, 1, 1, 1), t.repeat(2), conditioning.cat(null, cond), both)
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
@@ -333,8 +334,8 @@ def test_common_tokens_are_those_that_say_the_same_in_both_graphs():
     encoder = NSGEncoder(4, 3, 1, dim=8, depth=1, heads=2, max_tokens=20, init="random")
     layouts = [encoder.layout(encode([graph], vocab)) for graph in (source, target)]
     common = common_tokens(source, target, layouts, style=True)
-    # Tokens of the source: cat dog hat image | 3 triples | in-image of cat dog hat. Of the target: hat cat dog cat image |
-    # 3 triples | in-image of hat cat dog cat. Then padding up to 20, and the style.
+    # Tokens of the source: cat dog hat image | 3 triples | in-image of cat dog hat. Of the target: hat cat dog cat
+    # image | 3 triples | in-image of hat cat dog cat. Then padding up to 20, and the style.
     assert common.tolist() == [2, 0, -1, -1, 3, -1, 4, -1, 9, 7, -1, -1] + [-1] * 8 + [20]
     assert common_tokens(source, target, layouts, style=False)[-1] == -1
     same = common_tokens(source, source, layouts[:1] * 2, style=True)

@@ -238,7 +238,10 @@ def moved_scene(seed):
         boxes = list(before.boxes)
         boxes[index] = (x / 64, y / 64, (x + side) / 64, (y + side) / 64)
         after = shapes.of_boxes(before.objects, boxes, before.attributes)
-        new, pairs = set(after.triples) - set(before.triples), [{(s, o) for s, _, o in g.triples} for g in (after, before)]
+        new, pairs = (
+            set(after.triples) - set(before.triples),
+            [{(s, o) for s, _, o in g.triples} for g in (after, before)],
+        )
         if shapes.illegible(after) is None and new and pairs[0] == pairs[1]:
             return told(before, True), told(after, False)
     return None

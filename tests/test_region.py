@@ -84,7 +84,9 @@ def test_a_move_touches_the_old_place_and_the_new_one():
 
 
 def test_several_operations_touch_the_union():
-    operations = diff(graph(A, B, objects=("cat", "dog")), graph(A, B, objects=("cow", "dog"), attributes=((), ("red",))))
+    operations = diff(
+        graph(A, B, objects=("cat", "dog")), graph(A, B, objects=("cow", "dog"), attributes=((), ("red",)))
+    )
     assert len(operations) == 2
     region = Region.of(operations, CELLS, SIZE)
     assert torch.equal(region.latent, torch.maximum(in_cells(A, CELLS), in_cells(B, CELLS)))

@@ -39,7 +39,7 @@ class Mutual(NamedTuple):
 
 class Words(NamedTuple):
     """Cross-attention to the tokens that source and target share as the source attends to them (prompt-to-prompt, the
-    refinement of a prompt); to its other tokens the target attends as it would. Sums are not made 1 again, as published.
+    refinement of a prompt); to its other tokens the target attends as it would. Sums are not made 1 again, as there.
 
     source  (M,) long: of each token of the target the source's token, -1 where there is none; beyond M, none
     where, layers  as in Mutual
@@ -92,15 +92,16 @@ class Control(NamedTuple):
     maps: Maps | None = None
     seen: slice = slice(None)
 
-    def repeat(self, branches: int, rows: int) -> Control:
-        """The same in each of `branches` repetitions of a batch of `rows`, as guidance makes them; maps of the last."""
+    def repeat(self, graphs: Sequence[bool], rows: int) -> Control:
+        """The same in each repetition of a batch of `rows`, as guidance makes them: one for each of `graphs`, which
+        tells whether its tokens are a graph's and not the null's, of which no word is shared. Maps are of the last."""
         pairs = tuple(
-            pair._replace(source=pair.source + start, target=pair.target + start)
-            for start in range(0, branches * rows, rows)
+            Pair(pair.source + n * rows, pair.target + n * rows, pair.mutual, pair.words if told else None)
+            for n, told in enumerate(graphs)
             for pair in self.pairs
         )
         start, stop, step = self.seen.indices(rows)
-        last = (branches - 1) * rows
+        last = (len(graphs) - 1) * rows
         return self._replace(pairs=pairs, seen=slice(last + start, last + stop, step))
 
     def at(self, layer: int, size: tuple[int, int]) -> ControlAt:
@@ -177,7 +178,7 @@ def _move(
 
 
 def _resampling(old: tuple[float, float], new: tuple[float, float], cells: int) -> Tensor:
-    """(cells,cells): how much each cell of the old interval makes of a cell's part in the new one; rows sum to 1 or 0."""
+    """(cells,cells): how much of a cell's part in the new interval each cell of the old one makes; rows sum to 1, 0."""
     (a, b), (c, d) = ([edge * cells for edge in interval] for interval in (old, new))
     cell = torch.arange(cells, dtype=torch.float64)
     low, high = cell.clamp(min=c), (cell + 1).clamp(max=d)  # of the part of each cell that is in the new interval
