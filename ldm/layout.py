@@ -2,9 +2,9 @@
 
 What a predicate means for two boxes is known here for the words of places that Visual Genome, COCO as sg2im reads it
 and CLEVR use. It holds at one of five levels, from clearly to loosely; what is placed is placed at the clearest level
-that can be had, and what held before the move holds after it as clearly. Down to plainly it cannot be taken for another word: one
-of direction needs centres that differ by AXIS more on its axis than on the other, and GAP between the boxes. Clearly
-and fairly can be seen whatever the things' outlines are. Loosely is what people also write.
+that can be had, and what held before the move holds after it as clearly. Down to plainly it cannot be taken for
+another word: one of direction needs centres that differ by AXIS more on its axis than on the other, and GAP between
+the boxes. Clearly and fairly can be seen whatever the things' outlines are. Loosely is what people also write.
 
 Candidates are all moves by whole cells of a GRID, so the smallest is found exactly, to a cell.
 """
