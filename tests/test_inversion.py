@@ -12,7 +12,7 @@ from ldm.util import UserError
 SCHEDULE = NoiseSchedule.linear()
 A0 = SCHEDULE.alphas_cumprod[0]
 EXACT = ["bdia", "direct", "ddpm"]  # by construction
-INVERSIONS = [name for name in METHODS if name != "sdedit"]
+INVERSIONS = [name for name in METHODS if name != "noise"]
 
 
 def seeded(seed=0):
@@ -231,7 +231,7 @@ def test_a_path_starts_at_the_picture_and_has_a_latent_for_every_noise_level(nam
     assert torch.equal(inverted.path[0], pictures())
 
 
-@pytest.mark.parametrize("name, up", [("ddim", 7), ("bdia", 8), ("direct", 14), ("ddpm", 7), ("sdedit", 0)])
+@pytest.mark.parametrize("name, up", [("ddim", 7), ("bdia", 8), ("direct", 14), ("ddpm", 7), ("noise", 0)])
 def test_a_method_calls_the_denoiser_as_often_as_it_says(name, up):
     calls = []
 
@@ -249,10 +249,10 @@ def test_a_method_calls_the_denoiser_as_often_as_it_says(name, up):
 # Each method's own
 
 
-def test_the_levels_of_edit_friendly_noise_are_independent_and_those_of_sdedit_share_theirs():
+def test_the_levels_of_edit_friendly_noise_are_independent_and_without_inversion_they_share_theirs():
     x0 = pictures(64)
     share = (paths.levels(SCHEDULE.ddim(5)) / A0)[1:].view(-1, 1, 1, 1, 1)
-    for name, correlation in (("ddpm", 0.0), ("sdedit", 1.0)):
+    for name, correlation in (("ddpm", 0.0), ("noise", 1.0)):
         path = inverted_by(name, smooth, 5, x0)[0].path
         noise = ((path[1:] - share.sqrt() * x0) / (1 - share).sqrt()).flatten(1)
         torch.testing.assert_close(noise.std(1), torch.ones(5, dtype=noise.dtype), rtol=0, atol=0.03)
@@ -260,9 +260,9 @@ def test_the_levels_of_edit_friendly_noise_are_independent_and_those_of_sdedit_s
         torch.testing.assert_close(noise.corrcoef(), expected, rtol=0, atol=0.03)
 
 
-def test_with_the_denoiser_that_knows_the_noise_sdedit_returns_the_picture():
+def test_the_denoiser_that_knows_the_noise_takes_it_off_from_any_level():
     x0, schedule = pictures(), SCHEDULE.ddim(10)
-    inverted, _, _ = inverted_by("sdedit", smooth, 10, x0)
+    inverted, _, _ = inverted_by("noise", smooth, 10, x0)
     clean = x0 / A0.sqrt()
 
     def eps(x, t):

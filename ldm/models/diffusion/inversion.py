@@ -10,7 +10,7 @@ target's denoiser. Under the source's own it returns x0, as exactly as the metho
     direct       2 S                            to rounding         what each step misses
     null         S + up to 11 S, with gradient  nearly              null tokens of each step
     ddpm         S                              to rounding         the noise of each step
-    sdedit       0                              no                  -
+    noise        0                              no                  -
 
 Down, every method calls the target once a step; a guided denoiser's call has a row for each of its branches. A picture
 inverted by any method has a source trajectory, its path, and that is what stays outside the region of an edit.
@@ -38,7 +38,7 @@ class Source(NamedTuple):
                and `ddpm` make up for; without it they make up for `eps`
     null       (1,N,D) or (B,N,D), for the method of that name: the tokens that guidance goes away from, which `guided`
                and the target then take as a third argument
-    generator  of the noise that `ddpm` and `sdedit` draw; or one for each image
+    generator  of the noise that `ddpm` and `noise` draw; or one for each image
     """
 
     eps: Denoiser
@@ -136,16 +136,16 @@ def ddpm(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable 
     Each level has independent noise (eq. 6), and sigma z_i is what a step between them lacks (eq. 5). The target's steps
     add the same. The more of the last levels are left out (`start`), the more of the picture stays.
     """
-    noise = torch.stack([normal(x0.shape, source.generator) for _ in range(len(schedule))])
-    path = paths.noised(x0, schedule, noise)
+    independent = torch.stack([normal(x0.shape, source.generator) for _ in range(len(schedule))])
+    path = paths.noised(x0, schedule, independent)
     eps = source.guided or source.eps
-    noise = torch.stack([_missed(eps, schedule, path, i, eta=1.0) for i in progress(range(len(schedule)))])
-    return Inverted(path, noise, eta=1.0)
+    between = torch.stack([_missed(eps, schedule, path, i, eta=1.0) for i in progress(range(len(schedule)))])
+    return Inverted(path, between, eta=1.0)
 
 
-def sdedit(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inverted:
-    """No inversion: noise added to the picture (Meng et al. 2108.01073); `start` says how much. With a region and from
-    the top it is inpainting by blended latents."""
+def noise(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inverted:
+    """No inversion, but noise on the picture: inpainting with a region (Avrahami et al. 2206.02779), SDEdit with a
+    `start` (Meng et al. 2108.01073)."""
     return Inverted(paths.noised(x0, schedule, normal(x0.shape, source.generator)[None]))
 
 
@@ -184,7 +184,7 @@ METHODS = {
     "direct": direct,
     "null": null,
     "ddpm": ddpm,
-    "sdedit": sdedit,
+    "noise": noise,
 }
 
 
