@@ -8,6 +8,7 @@ gives scenes that nobody has tuned on.
 
 from __future__ import annotations
 
+import importlib
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from ldm.data.demo import SCENES, DemoValidation
 from ldm.graph import Box, SceneGraph
+from ldm.metrics import EYES, same_style
+from ldm.perception import Seen
 from ldm.util import UserError, nearest
 
 SINGLE = ("replace", "recolour", "remove", "add", "move", "resize")  # what happens to one object, its box told
@@ -30,7 +32,6 @@ DIRECTIONS = {
 }
 MOST = {"shapes": 5, "hard": 8}  # objects in a scene, as the scenes are drawn
 FARTHER = 12 / 64  # shares of the picture that a moved object's middle goes at least: it is clearly elsewhere
-UNLIKE = 16  # mean difference of a picture on two backgrounds, in 0..255, from which on nobody takes one for the other
 PLACES = 150  # boxes tried for an object
 REDRAWS = 20  # tries of an operation on one scene before another scene is taken
 LATER = 10**9  # numbers further on lies the scene that stands in for one on which an operation is not possible
@@ -101,6 +102,11 @@ def changed_boxes(task: Task, seen: SceneGraph | None = None) -> list[Box]:
     return list(dict.fromkeys(_grown(box, reach) for box in boxes))
 
 
+def see(scenes: str, picture: Image.Image) -> Seen:
+    """What a picture of these scenes shows, from its pixels."""
+    return importlib.import_module(EYES[scenes]).see(picture)
+
+
 def _looks(graph: SceneGraph, index: int) -> tuple[str, frozenset[str]]:
     return graph.objects[index], frozenset(graph.attributes[index])
 
@@ -130,8 +136,7 @@ def _attempt(scenes: str, operation: str, index: int, number: int, rng: random.R
     ids = rng.sample([thing.id for thing in things], len(things))
     other, reference = background, None
     if operation == "restyle":
-        other = _another_background(world, graph, background, rng)
-        reference = world.render(world.random_graph(rng), other)
+        other, reference = _another_style(scenes, graph, background, rng)
         change = Change(things, frozenset())
     else:
         change = _change(scenes, operation, things, rng)
@@ -179,7 +184,9 @@ def _single(scenes: str, operation: str, change: Change, rng: random.Random) -> 
         if operation == "remove":
             results = [others]
         else:
-            results = [[new if thing == old else thing for thing in things] for new in CHANGES[operation](world, old, rng)]
+            results = [
+                [new if thing == old else thing for thing in things] for new in CHANGES[operation](world, old, rng)
+            ]
     good = next((result for result in results if _is_good(world, result)), None)
     return good and Change(good, change.changed | {old.id})
 
@@ -231,6 +238,18 @@ def _relate(scenes: str, things: list[Thing], rng: random.Random) -> Change | No
             side = rng.choice(sorted(fits))
             return Change(min(fits[side])[1], frozenset({moved.id}), (moved.id, side, fixed.id))
     return None
+
+
+def _another_style(scenes: str, graph: SceneGraph, background: tuple, rng: random.Random) -> tuple[tuple, Image.Image]:
+    """A background that does not pass for the scene's own, and another scene before it in which it can be seen."""
+    world = SCENES[scenes]
+    look = see(scenes, world.render(graph, background)).look
+    while True:
+        other = world.random_background(rng)
+        reference = world.render(world.random_graph(rng), other)
+        wanted = see(scenes, reference).look
+        if not same_style(look, wanted) and same_style(see(scenes, world.render(graph, other)).look, wanted):
+            return other, reference
 
 
 def _left_open(world: ModuleType, source: SceneGraph, target: SceneGraph, id: str, side: str, other: str) -> SceneGraph:
@@ -332,15 +351,6 @@ def _square(world: ModuleType, x: float, y: float, side: int) -> Box:
 
 def _finishes(world: ModuleType) -> tuple[str, ...]:
     return world.MATERIALS if hasattr(world, "MATERIALS") else world.FILLS
-
-
-def _another_background(world: ModuleType, graph: SceneGraph, background: tuple, rng: random.Random) -> tuple:
-    """One that nobody takes for the other."""
-    picture = np.asarray(world.render(graph, background), dtype=float)
-    while True:
-        other = world.random_background(rng)
-        if np.abs(np.asarray(world.render(graph, other)) - picture).mean() >= UNLIKE:
-            return other
 
 
 def _distance(a: Box, b: Box) -> float:

@@ -1,10 +1,16 @@
-"""Measure results. `evaluate.py images`: how good samples are, against real images, as a JSON report with its protocol.
+"""Measure results, as JSON reports with their protocols.
 
     python scripts/evaluate.py images --samples outputs/vg --config configs/vg.yaml --split test
     python scripts/evaluate.py images --samples edits --reference originals --metrics psnr,ssim
+    python scripts/evaluate.py edits --methods autoencoder,plain,sdedit,edit
+    python scripts/evaluate.py edits --n 4 --operations remove,move --methods edit:graph_scale=3
+    python scripts/evaluate.py scenes --boxes all,none
 
-FID and IS by default, with --paired also PSNR, SSIM and LPIPS, and diversity where a graph has several samples.
-The weights of their networks are not downloaded: it says which file belongs where.
+images: how good samples are, against real images: FID and IS by default, with --paired also PSNR, SSIM and LPIPS, and
+diversity where a graph has several samples. The weights of their networks are not downloaded: it says which file belongs
+where. edits: how often editors do what they are asked to, on drawn scenes whose right answer is known, and what they
+leave alone. scenes: how often samples of held-out drawn scenes show what their graphs say. Both go on where they were
+stopped, and write a table and pictures beside the report.
 """
 
 from __future__ import annotations
@@ -42,7 +48,54 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--workers", type=at_least(0), default=4, help="processes that read ahead (default: %(default)s)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     add("--out", metavar="JSON", help="where the report goes (default: report.json in the samples' folder)")
+
+    edits = commands.add_parser("edits", help="success and preservation of editors on edits with a known right answer")
+    edits.set_defaults(report=report_on_edits)
+    add = edits.add_argument
+    add("--methods", type=split, default="plain,sdedit,edit", help="autoencoder, plain (DDIM inversion), sdedit, edit, or "
+        "how `edit` inverts (ddim, fixed-point, ...), each with options such as sdedit:strength=0.7:steps=20; `edit` "
+        "alone is as it comes (default: %(default)s)")  # fmt: skip
+    add("--operations", type=split, help="some of replace,recolour,remove,add,move,resize,relation,restyle,two instead")
+    add("--steps", type=at_least(1), default=50, help="DDIM steps of every method (default: %(default)s)")
+    add("--graph-scale", type=float, default=2.0, help="guidance of every method (default: %(default)s)")
+    add("--style-scale", type=float, default=2.0, help="(default: %(default)s)")
+    add("--show", choices=["failures", "any"], default="failures", help="on the sheets of pictures (default: "
+        "%(default)s)")  # fmt: skip
+    of_model(edits, "edits of an operation")
+
+    scenes = commands.add_parser("scenes", help="whether samples of held-out drawn scenes show what their graphs say")
+    scenes.set_defaults(report=report_on_scenes)
+    add = scenes.add_argument
+    add("--boxes", type=split, default="all,none", help="of all objects, none or part of them (default: %(default)s)")
+    add("--references", type=split, default="same,other", help="whose style the samples are to have: the same scene's, "
+        "another scene's, or none (default: %(default)s)")  # fmt: skip
+    add("--steps", type=at_least(1), default=50, help="(default: %(default)s)")
+    add("--graph-scale", type=float, default=2.0, help="(default: %(default)s)")
+    add("--style-scale", type=float, default=2.0, help="(default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    of_model(scenes, "scenes of a kind")
     return parser.parse_args(argv)
+
+
+def of_model(parser: argparse.ArgumentParser, what: str) -> None:
+    """What the studies of a model on drawn scenes share."""
+    add = parser.add_argument
+    add("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config (default, with "
+        "none of these three: the weights that ship)")  # fmt: skip
+    add("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, or adapters exported from one, instead of a run")
+    add("--config", metavar="YAML", help="a config, instead of the one in the checkpoint")
+    add("--scenes", choices=["shapes", "hard"], default="shapes", help="(default: %(default)s)")
+    add("--n", type=at_least(1), default=200, help=f"{what} (default: %(default)s)")
+    add("--seed-offset", type=at_least(0), default=0, help="number of the first held-out scene: one far away gives scenes "
+        "that nobody has tuned on (default: %(default)s)")  # fmt: skip
+    add("--workers", type=at_least(1), help="processes (default: one for every hundred pictures, up to the cores; one on a "
+        "GPU)")  # fmt: skip
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    add("--outdir", metavar="DIR", help="where everything goes (default: outputs/<command>-<scenes>-<the weights' digest>)")
+
+
+def split(text: str) -> list[str]:
+    return list(dict.fromkeys(text.split(",")))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -93,6 +146,96 @@ def report_on_images(arguments: argparse.Namespace) -> None:
     for remark in report["remarks"]:
         print(f"  {remark}")
     print(f"wrote {out}")
+
+
+def report_on_edits(arguments: argparse.Namespace) -> None:
+    from ldm import benchmark, editors
+    from ldm.edit_tasks import OPERATIONS, task
+
+    methods, operations = arguments.methods, arguments.operations or list(OPERATIONS)
+    for method in methods:
+        editors.parse(method)
+    graphs = [task(arguments.scenes, operation, arguments.seed_offset).target for operation in operations]
+    shared = {key: getattr(arguments, key) for key in ("steps", "graph_scale", "style_scale")}
+    numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)
+    jobs = [(method, operation, number) for number in numbers for operation in operations for method in methods]
+    folder, settings, rows = study(arguments, jobs, graphs, shared, lambda *model: benchmark.Recipe(*model, shared))
+    for method in methods:
+        sheet = benchmark.sheet(folder, arguments.scenes, method, jobs, rows, arguments.show)
+        save(sheet, folder / f"sheet_{method.replace('/', '_')}.png")
+    lines = benchmark.summary(jobs, rows)
+    finish(folder, arguments, settings, benchmark.MEASURES, lines, benchmark.markdown(lines))
+    for method in methods:
+        refusals = [row["complaints"][0] for job, row in zip(jobs, rows) if job[0] == method and row.get("refused")]
+        if refusals:
+            print(f"  {method} refused {len(refusals)} edits: {refusals[0]}")
+
+
+def report_on_scenes(arguments: argparse.Namespace) -> None:
+    from ldm import scene_benchmark as benchmark
+    from ldm.data.demo import DemoValidation
+    from ldm.sampling import Settings
+    from ldm.util import UserError, nearest
+
+    for option, values, known in (
+        ("boxes", arguments.boxes, benchmark.BOXES),
+        ("references", arguments.references, benchmark.REFERENCES),
+    ):
+        for value in values:
+            if value not in known:
+                raise UserError(f"--{option} {value}: not one of {', '.join(known)}{nearest(value, known)}")
+    graphs = [DemoValidation(arguments.seed_offset + 1, scenes=arguments.scenes)[arguments.seed_offset][1]]
+    shared = {key: getattr(arguments, key) for key in ("steps", "graph_scale", "style_scale", "seed")}
+    settings = Settings(arguments.steps, 0.0, arguments.graph_scale, arguments.style_scale)
+    kinds = [(benchmark.AUTOENCODER, "same"), *((b, r) for b in arguments.boxes for r in arguments.references)]
+    numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)
+    jobs = [(*kind, number) for number in numbers for kind in kinds]
+    folder, protocol, rows = study(
+        arguments, jobs, graphs, shared, lambda *model: benchmark.Recipe(*model, settings, arguments.seed)
+    )
+    save(benchmark.sheet(folder, arguments.scenes, jobs, rows), folder / "sheet.png")
+    lines = benchmark.summary(jobs, rows)
+    finish(folder, arguments, protocol, benchmark.MEASURES, lines, benchmark.markdown(lines))
+
+
+def study(arguments: argparse.Namespace, jobs: list, graphs: list, shared: dict, recipe) -> tuple[Path, dict, list[dict]]:
+    """The folder, what all rows share, and the rows of these jobs, done with the model that the arguments name.
+
+    graphs: some that the model must have words for. recipe(scenes, checkpoint, config, device).prepare() does a job.
+    """
+    from ldm.run import choose_device, find_checkpoint, fingerprint, load_model
+    from ldm.study import conduct, cores
+    from ldm.util import writable_folder
+
+    device = choose_device(arguments.device)
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    model = load_model(checkpoint, arguments.config)
+    for graph in graphs:
+        graph.validate(model.vocab, f"the scenes {arguments.scenes!r}", model.cond_stage_model.max_objects)
+    settings = {"scenes": arguments.scenes, "weights": fingerprint(model), **shared}
+    command = "edits" if "methods" in arguments else "scenes"
+    folder = writable_folder(
+        arguments.outdir or f"outputs/{command}-{arguments.scenes}-{settings['weights'][:8]}", "--outdir"
+    )
+    few = 1 + len(jobs) // 100 if device == "cpu" else 1
+    workers = arguments.workers or min(few, cores())
+    prepare = recipe(arguments.scenes, checkpoint and str(checkpoint), arguments.config, device).prepare
+    rows = conduct(folder, settings, jobs, prepare, workers, command)
+    return folder, {**settings, "seed_offset": arguments.seed_offset, "workers": workers, "device": device}, rows
+
+
+def finish(folder: Path, arguments: argparse.Namespace, settings: dict, measures: dict, lines: list, table: str) -> None:
+    """The report and, beside it and on the screen, the table."""
+    write(folder / "report.json", arguments, {"protocol": {**settings, "measures": measures}, "results": lines})
+    (folder / "table.md").write_text(table)
+    print(table, end="")
+    print(f"wrote {folder}/report.json, table.md, rows.jsonl and sheets of pictures")
+
+
+def save(picture, path: Path) -> None:
+    """Beside its place first, then renamed."""
+    picture.save(path.with_name(f".{path.name}"), "PNG")
+    path.with_name(f".{path.name}").replace(path)
 
 
 def write(out: Path, arguments: argparse.Namespace, report: dict) -> None:

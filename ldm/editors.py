@@ -1,0 +1,160 @@
+"""Editors to compare, each behind one function from a task to a picture: published baselines, and this project's own.
+
+    autoencoder   the picture encoded and decoded: what no editor can do better than, and edits nothing
+    plain         DDIM inversion under the source graph, sampled back under the target's with guidance (2010.02502)
+    sdedit        noise on the picture, taken off under the target graph (Meng et al. 2108.01073)
+    edit          ldm.editing.edit as it comes; a name of ldm.models.diffusion.inversion.METHODS is edit with that method
+
+Options follow the name: 'sdedit:strength=0.7', 'edit:method=fixed-point:steps=30'. They are the functions' own.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor, nn
+
+from ldm.data.images import to_image
+from ldm.edit_tasks import Task
+from ldm.editing import edit
+from ldm.graph import SceneGraph, encode
+from ldm.models.diffusion import inversion, paths
+from ldm.models.diffusion.ddim import normal, sample
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.sampling import as_seen
+from ldm.schedule import DDIMSchedule
+from ldm.util import UserError, nearest
+
+
+class Edited(NamedTuple):
+    """evaluations       rows that the U-Net was given, guidance's included
+    round_trip_error  |z0' - z0| / |z0| of an inversion without an edit; a function where it takes time of its own
+    """
+
+    image: Image.Image
+    evaluations: int
+    round_trip_error: float | Callable[[], float] | None = None
+
+
+Editor = Callable[[Task], Edited]
+
+
+def editor(text: str, model: LatentDiffusion, **shared: Any) -> Editor:
+    """The one that `text` names, with its options, and those of `shared` that it takes and `text` does not say."""
+    function, options = parse(text)
+    if text != "edit":
+        options = {key: value for key, value in shared.items() if key in _takes(function)} | options
+    return lambda task: function(model, task, **options)
+
+
+def parse(text: str) -> tuple[Callable[..., Edited], dict[str, Any]]:
+    """'name:key=value' -> the function and its options. Raises UserError for what does not exist."""
+    name, *words = text.split(":")
+    known = [*EDITORS, *inversion.METHODS]
+    if name not in known:
+        raise UserError(f"there is no method {name!r}; there are {', '.join(known)}{nearest(name, known)}")
+    function = EDITORS[name] if name in EDITORS else EDITORS["edit"]
+    options = {} if name in EDITORS else {"method": name}
+    for word in words:
+        key, equals, value = word.partition("=")
+        takes = _takes(function)
+        if not equals or key not in takes or key in options:
+            raise UserError(
+                f"method {text!r}: {word!r} is no option of it; it takes {', '.join(takes)}{nearest(key, takes)}"
+            )
+        options[key] = yaml.safe_load(value)
+    return function, options
+
+
+def counted(model: LatentDiffusion) -> tuple[LatentDiffusion, Callable[[], int]]:
+    """The same model, with the same weights, and how many rows its U-Net has been given since."""
+    rows: list[int] = []
+    view, unet = copy.copy(model), copy.copy(model.unet)
+    unet._forward_hooks = OrderedDict(unet._forward_hooks)  # the copy's own: the model goes on uncounted
+    unet.register_forward_hook(lambda module, given, eps: rows.append(len(eps)))
+    view._modules = {**model._modules, "model": nn.ModuleDict({"diffusion_model": unet})}
+    return view, lambda: sum(rows)
+
+
+def autoencoder(model: LatentDiffusion, task: Task) -> Edited:
+    return Edited(reconstructed(model, task.picture), 0)
+
+
+@torch.no_grad()
+def reconstructed(model: LatentDiffusion, picture: Image.Image) -> Image.Image:
+    return _picture(model, model.encode(as_seen(model, picture)), picture)
+
+
+@torch.no_grad()
+def plain(
+    model: LatentDiffusion, task: Task, steps: int = 50, graph_scale: float = 2.0, style_scale: float = 2.0
+) -> Edited:
+    """The whole picture is sampled anew from the noise that its inversion ends in."""
+    counting, rows = counted(model)
+    schedule, z0 = model.schedule.ddim(steps), model.encode(as_seen(model, task.picture))
+    noise = paths.ddim(_denoiser(counting, task.source, task.picture), schedule, z0)[-1]
+    target = _denoiser(counting, task.target, task.reference or task.picture, graph_scale, style_scale)
+    image = _picture(model, sample(target, schedule, noise), task.picture)
+
+    def round_trip_error() -> float:
+        back = sample(_denoiser(model, task.source, task.picture), schedule, noise)
+        return float((back - z0).norm() / z0.norm())
+
+    return Edited(image, rows(), round_trip_error)
+
+
+@torch.no_grad()
+def sdedit(
+    model: LatentDiffusion,
+    task: Task,
+    strength: float = 0.6,
+    steps: int = 50,
+    graph_scale: float = 2.0,
+    style_scale: float = 2.0,
+) -> Edited:
+    """strength: the share of the noise levels that the picture is taken up; more follows the graph better, and keeps
+    less of the picture."""
+    counting, rows = counted(model)
+    schedule, z0 = model.schedule.ddim(steps), model.encode(as_seen(model, task.picture))
+    up = max(1, min(steps, round(strength * steps)))
+    schedule = DDIMSchedule(schedule.timesteps[:up], schedule.alphas[:up], schedule.alphas_prev[:up])
+    seed = random.Random(f"sdedit/{task.scenes}/{task.operation}/{task.index}").getrandbits(48)
+    noise = normal(z0.shape, torch.Generator().manual_seed(seed)).to(z0)
+    z = model.schedule.add_noise(z0, noise, schedule.timesteps[-1:])
+    target = _denoiser(counting, task.target, task.reference or task.picture, graph_scale, style_scale)
+    return Edited(_picture(model, sample(target, schedule, z), task.picture), rows())
+
+
+def ours(model: LatentDiffusion, task: Task, **options: Any) -> Edited:
+    counting, rows = counted(model)
+    result = edit(counting, task.picture, task.target, source=task.source, style=task.reference, **options)
+    return Edited(result.image, rows(), result.round_trip_error)
+
+
+EDITORS: dict[str, Callable[..., Edited]] = {"autoencoder": autoencoder, "plain": plain, "sdedit": sdedit, "edit": ours}
+
+
+def _takes(function: Callable) -> list[str]:
+    """The names of the options of an editor's function."""
+    given = ("model", "photograph", "graph", "source", "style", "task", "progress")
+    return [name for name in inspect.signature(edit if function is ours else function).parameters if name not in given]
+
+
+def _denoiser(model: LatentDiffusion, graph: SceneGraph, style: Image.Image, *scales: float):
+    reference = None if model.global_stage_model is None else as_seen(model, style)
+    return model.denoiser(model.condition(encode([graph], model.vocab).to(model.device), reference), *scales)
+
+
+def _picture(model: LatentDiffusion, z: Tensor, like: Image.Image) -> Image.Image:
+    """Decoded, at the size of the picture that was edited. Raises UserError for a latent that is none."""
+    if not z.isfinite().all():
+        raise UserError("the edit ran away to infinity: lower the scales, or look at how the model was trained")
+    return to_image(model.decode(z)[0]).resize(like.size, Image.Resampling.BICUBIC)

@@ -1,0 +1,358 @@
+import importlib.util
+import json
+import math
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_model
+
+from ldm import editors, scene_benchmark
+from ldm.benchmark import EQUAL, measure, summary
+from ldm.data.demo import SCENES, DemoValidation
+from ldm.edit_tasks import OPERATIONS, task, tasks
+from ldm.editors import Edited, counted, editor, parse, reconstructed
+from ldm.sampling import Settings
+from ldm.study import conduct, one_thread, picture_of, wilson
+from ldm.util import UserError
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
+OFFSET, COUNT = 7000, 4
+
+every_world = pytest.mark.parametrize("scenes", sorted(SCENES))
+every_operation = pytest.mark.parametrize("operation", OPERATIONS)
+
+
+def oracle(task):
+    return Edited(task.truth, 0)
+
+
+def idler(task):
+    return Edited(task.picture, 0)
+
+
+def rows_of(editor, scenes, operation, reconstruct=None):
+    return [measure(one, editor, reconstruct)[0] for one in tasks(scenes, operation, COUNT, OFFSET)]
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    """One whose adapters are no longer the identity."""
+    torch.manual_seed(0)
+    model = tiny_model().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run that has just begun."""
+    torch.manual_seed(0)
+    model, saved = tiny_model(), {}
+    model.on_save_checkpoint(saved)
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "checkpoints").mkdir()
+    torch.save(saved, folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+@pytest.fixture
+def door():
+    spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+# --- editors with a known result --------------------------------------------------------------------------------------
+
+
+@every_world
+@every_operation
+def test_an_editor_that_knows_the_truth_succeeds_and_changes_nothing_else(scenes, operation):
+    for row in rows_of(oracle, scenes, operation):
+        assert row["success"] and row["changed"] and row["intact"], row["complaints"]
+        assert row["complaints"] == []
+        assert row["psnr"] == (None if operation == "restyle" else EQUAL)
+        assert row["ssim"] == (None if operation == "restyle" else pytest.approx(1))
+
+
+@every_world
+@every_operation
+def test_an_editor_that_does_nothing_never_succeeds_and_leaves_all_intact(scenes, operation):
+    for row in rows_of(idler, scenes, operation):
+        assert not row["success"] and not row["changed"] and row["intact"]
+        assert row["complaints"]
+        assert row["graph"] == (operation == "restyle")
+        assert row["psnr"] == (None if operation == "restyle" else EQUAL)
+
+
+def test_what_happens_elsewhere_is_seen_and_what_happens_in_the_region_is_not():
+    def vandal(task):
+        """Makes the edit, and repaints a corner that no object covers."""
+        pixels = np.array(task.truth)
+        pixels[:4, :4] = 0
+        return Edited(Image.fromarray(pixels), 0)
+
+    one = next(t for t in tasks("shapes", "recolour", 30, OFFSET) if min(b[0] + b[1] for b in t.target.boxes) > 0.6)
+    row, _ = measure(one, vandal)
+    mask = np.ones((64, 64), bool)
+    (box,) = {b for b, id in zip(one.target.boxes, one.target.ids) if id in one.changed}
+    x0, y0, x1, y1 = (round(64 * edge) for edge in box)
+    mask[max(0, y0 - 8) : y1 + 8, max(0, x0 - 8) : x1 + 8] = False
+    error = np.asarray(one.picture, float)[:4, :4] ** 2
+    assert mask[:4, :4].all()
+    assert row["psnr"] == pytest.approx(10 * math.log10(255**2 * 3 * mask.sum() / error.sum()))
+
+
+def test_a_refusal_is_a_failure_that_says_why():
+    def refuses(task):
+        raise UserError("the edit ran away to infinity")
+
+    row, image = measure(task("shapes", "move", OFFSET), refuses)
+    assert image is None and not row["success"] and row["complaints"] == ["the edit ran away to infinity"]
+    (line, _) = summary([("refuses", "move", OFFSET)], [row])
+    assert (line["refused"], line["success"], line["psnr"]) == (1, 0, None)
+
+
+def test_the_distance_to_the_autoencoder_is_that_of_what_it_makes_of_the_source():
+    def grey(picture):
+        return Image.new("RGB", picture.size, (128, 128, 128))
+
+    one = task("shapes", "move", OFFSET)
+    row, _ = measure(one, lambda task: Edited(grey(task.picture), 0), grey)
+    assert row["psnr_autoencoder"] == EQUAL and row["psnr"] < 30
+
+
+def test_a_summary_counts_and_averages():
+    jobs = [("a", "move", i) for i in range(3)] + [("a", "add", 0), ("b", "move", 0)]
+    full = {"changed": True, "intact": False, "graph": True, "psnr": 50.0, "evaluations": 10, "seconds": 1.0}
+    rows = [{"success": True, **full}, {"success": False, **full, "psnr": 40.0}, {"success": True, **full}]
+    rows += [{"success": False, **full, "psnr": None}, {"success": True, **full}]
+    lines = {(line["method"], line["operation"]): line for line in summary(jobs, rows)}
+    assert list(lines) == [("a", "move"), ("a", "add"), ("a", "all"), ("b", "move"), ("b", "all")]
+    moves, everything = lines["a", "move"], lines["a", "all"]
+    assert moves["success"] == pytest.approx(2 / 3) and everything["success"] == 0.5 and everything["edits"] == 4
+    assert moves["psnr"] == pytest.approx(140 / 3) and moves["preserved"] == pytest.approx(2 / 3)
+    assert lines["a", "add"]["psnr"] is None and moves["changed"] == 1 and moves["intact"] == 0
+
+
+def test_wilsons_interval_is_the_published_one():
+    # Newcombe 1998, Statist. Med. 17, table I, method 3: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+    published = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0, 0.1611), (1, 29): (0.0061, 0.1718)}
+    for (k, n), edges in published.items():
+        assert wilson(k, n) == pytest.approx(edges, abs=5e-5)
+
+
+# --- editors with a model ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, rows",
+    [
+        ("autoencoder", 0),
+        ("plain:steps=3", 3 + 2 * 3),  # up without guidance, down with it
+        ("plain:steps=2:graph_scale=1:style_scale=1", 2 + 2),
+        ("plain:steps=2:graph_scale=3", 2 + 3 * 2),
+        ("sdedit:steps=10:strength=0.4", 2 * 4),
+    ],
+)
+def test_evaluations_are_the_rows_that_the_u_net_is_given(model, text, rows):
+    edited = editor(text, model)(task("shapes", "move", OFFSET))
+    assert edited.evaluations == rows and edited.image.size == (64, 64)
+
+
+def test_counting_leaves_the_model_alone(model):
+    before = len(model.unet._forward_hooks)
+    view, rows = counted(model)
+    cond = model.unconditional(3)
+    x, t = torch.randn(3, 4, 8, 8), torch.full((3,), 5)
+    assert torch.equal(view.unet(x, t, cond), model.unet(x, t, cond))
+    assert rows() == 3 and len(model.unet._forward_hooks) == before
+    assert all(a is b for a, b in zip(view.parameters(), model.parameters()))
+
+
+def test_every_method_edits_and_the_same_task_gives_the_same_picture(model):
+    one = task("shapes", "restyle", OFFSET)
+    for name in ("plain", "sdedit", "edit", "ddim"):
+        first, again = (editor(name, model, steps=2, style_scale=200)(one) for _ in range(2))
+        assert first.image.tobytes() == again.image.tobytes(), name
+        without = editor(name, model, steps=2, style_scale=200)(replace(one, reference=None))
+        assert first.image.tobytes() != without.image.tobytes(), name
+
+
+def test_sdedit_of_no_strength_to_speak_of_is_nearly_the_autoencoder(model):
+    one = task("shapes", "move", OFFSET)
+    flat = np.asarray(reconstructed(model, one.picture), float)
+    near, far = (
+        np.abs(np.asarray(editor("sdedit:steps=25", model, strength=s)(one).image, float) - flat).mean() for s in (0.04, 1)
+    )
+    assert near < 0.4 * far
+
+
+def test_shared_options_give_way_to_those_of_the_name_and_to_edits_own(model, monkeypatch):
+    given = {}
+
+    def record(model, task, strength=0.6, steps=50):
+        given.update(strength=strength, steps=steps)
+
+    monkeypatch.setitem(editors.EDITORS, "sdedit", record)
+    editor("sdedit:strength=0.25", model, steps=7, strength=0.5, graph_scale=3)(None)
+    assert given == {"strength": 0.25, "steps": 7}
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [("sdedid", "'sdedit'"), ("sdedit:strenght=1", "'strength'"), ("plain:steps", "'steps'"), ("sdedit:task=1", "'task=1'")],
+)
+def test_a_method_that_does_not_exist_is_refused_with_what_does(text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        parse(text)
+
+
+# --- a study that goes on ---------------------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    pass
+
+
+def measured(done, stop_at=None):
+    """prepare() of a measurement that writes down what it did, and is stopped at a job."""
+
+    def measure(job):
+        if job == stop_at:
+            raise Stopped
+        done.append(job)
+        return {"success": job[-1] % 2 == 0, "number": job[-1]}, Image.new("RGB", (4, 4))
+
+    return lambda: measure
+
+
+JOBS = [("a", i) for i in range(20)]
+
+
+def test_a_stopped_study_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+    whole = conduct(tmp_path / "whole", {"seed": 1}, JOBS, measured([]))
+    first, second = [], []
+    with pytest.raises(Stopped):
+        conduct(tmp_path / "stopped", {"seed": 1}, JOBS, measured(first, ("a", 9)))
+    with (tmp_path / "stopped" / "rows.jsonl").open("a") as file:
+        file.write('{"job": ["a", 9], "succ')  # killed while it wrote
+    assert conduct(tmp_path / "stopped", {"seed": 1}, JOBS, measured(second)) == whole
+    assert first + second == JOBS
+    files = [{p.relative_to(f) for p in f.rglob("*")} for f in (tmp_path / "whole", tmp_path / "stopped")]
+    assert files[0] == files[1]
+    assert (tmp_path / "whole" / "rows.jsonl").read_text() == (tmp_path / "stopped" / "rows.jsonl").read_text()
+
+
+def test_the_first_pictures_and_the_first_failures_are_kept(tmp_path):
+    conduct(tmp_path, {}, JOBS, measured([]))
+    assert [i for i in range(20) if picture_of(tmp_path, ("a", i)).exists()] == [0, 1, 2, 3, 5, 7]
+
+
+def test_more_jobs_join_the_rows_that_are_there(tmp_path):
+    conduct(tmp_path, {}, JOBS[:5], measured([]))
+    done = []
+    assert len(conduct(tmp_path, {}, JOBS, measured(done))) == 20
+    assert done == JOBS[5:]
+
+
+def test_rows_of_other_settings_are_refused(tmp_path):
+    conduct(tmp_path, {"steps": 50}, JOBS[:2], measured([]))
+    for settings in ({"steps": 20}, {"steps": 50, "seed": 1}):
+        with pytest.raises(UserError, match="choose another --outdir"):
+            conduct(tmp_path, settings, JOBS, measured([]))
+    (tmp_path / "rows.jsonl").write_text("what is this\n")
+    with pytest.raises(UserError, match="not the rows"):
+        conduct(tmp_path, {}, JOBS, measured([]))
+
+
+# --- scenes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("boxes, reference", [("all", "same"), ("none", "other"), ("part", "none")])
+def test_a_sample_is_judged_by_its_graph_and_its_reference(model, monkeypatch, boxes, reference):
+    """With the true picture in the place of a sample, all that the graph says is seen, in the style of its own picture."""
+    index = OFFSET + 1
+    truth = DemoValidation(index + 1).picture(index)
+    monkeypatch.setattr(scene_benchmark, "sample_images", lambda *given: [truth])
+    row, image = scene_benchmark.sampled(model, "shapes", boxes, reference, index, Settings(), 0)
+    assert row["success"] and row["objects"] == row["of_objects"] and row["triples"] == row["of_triples"]
+    assert image is truth
+    if reference == "same":
+        assert row["style"] and row["colour"] == 0 and row["towards_colour"] == pytest.approx(1)
+        assert not row["wrong_style"] or row["wrong_colour"] <= 30
+    elif reference == "none":
+        assert "style" not in row
+
+
+def test_the_ceiling_of_an_autoencoder_that_loses_nothing_is_the_checkers(model, monkeypatch):
+    monkeypatch.setattr(scene_benchmark, "reconstructed", lambda model, picture: picture)
+    row, _ = scene_benchmark.ceiling(model, "shapes", OFFSET)
+    assert row["success"] and row["style"] and row["psnr"] == math.inf
+
+
+# --- the script -------------------------------------------------------------------------------------------------------
+
+
+def test_the_script_reports_edits_goes_on_and_refuses_other_settings(run, door, tmp_path, capsys):
+    arguments = ["edits", "--run", str(run), "--outdir", str(tmp_path / "out"), "--device", "cpu", "--steps", "2"]
+    few = ["--operations", "remove,relation", "--methods", "autoencoder,plain"]
+    assert door([*arguments, *few, "--n", "1"]) == 0
+    assert door([*arguments, *few, "--n", "2"]) == 0
+    table = capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {(line["method"], line["operation"], line["edits"]) for line in report["results"]} == {
+        (method, operation, count)
+        for method in ("autoencoder", "plain")
+        for operation, count in (("remove", 2), ("relation", 2), ("all", 4))
+    }
+    assert report["protocol"]["steps"] == 2 and report["protocol"]["measures"]["intact"]
+    assert report["versions"]["torch"] == version("torch") and report["arguments"]["n"] == 2
+    assert (tmp_path / "out" / "table.md").read_text() in table
+    assert len((tmp_path / "out" / "rows.jsonl").read_text().splitlines()) == 1 + 8
+    assert Image.open(tmp_path / "out" / "sheet_plain.png").width > 600
+    assert door([*arguments, *few, "--n", "2", "--graph-scale", "3"]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert "graph_scale 2.0, not 3.0" in errors[-1]
+
+
+def test_the_script_reports_scenes(run, door, tmp_path, capsys):
+    arguments = ["scenes", "--run", str(run), "--outdir", str(tmp_path), "--device", "cpu", "--steps", "2", "--n", "2"]
+    assert door([*arguments, "--references", "same,none", "--boxes", "all"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [(line["boxes"], line["reference"], line["scenes"]) for line in report["results"]] == [
+        ("autoencoder", "same", 2), ("all", "same", 2), ("all", "none", 2),
+    ]  # fmt: skip
+    assert "| autoencoder | same | 2 |" in capsys.readouterr().out
+    assert Image.open(tmp_path / "sheet.png").width > 400
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["edits", "--methods", "magic"], "'magic'"),
+        (["edits", "--operations", "remov"], "'remove'"),
+        (["scenes", "--boxes", "many"], "many"),
+        (["scenes", "--scenes", "hard"], "the scenes 'hard'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(run, door, tmp_path, capsys, arguments, sentence):
+    assert door([*arguments, "--run", str(run), "--device", "cpu", "--outdir", str(tmp_path / "out")]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and sentence in errors[0]
+    assert not (tmp_path / "out").exists()
