@@ -33,12 +33,12 @@ COLOURS = {
     "orange": (240, 122, 20),
 }
 SHAPES = ("circle", "square", "triangle")
-SIDES = {"small": (14, 16), "large": (22, 26)}  # shortest and longest side of a box, in cells
+SIDES = {"small": (16, 16), "large": (24, 28)}  # shortest and longest side of a box, in cells
 FILLS = ("plain", "striped")
 TEXTURES = ("smooth", "checks", "dots", "lines")
 
 CELLS = 64  # cells are pixels at 64 pixels
-GRID = 2  # cells: boxes have their edges at multiples of so many, as far as `random_graph` places them
+GRID = 4  # cells: boxes have their edges at multiples of so many, as far as `random_graph` places them
 BAND, SHADE = 4, 0.45  # a striped shape's bands: cells in height, and how dark every second one is
 PERIOD, RELIEF = 8, 0.14  # of a texture: cells after which it repeats, and how much darker its dark places are
 GAP = 2  # cells between two boxes that do not overlap
