@@ -27,7 +27,7 @@ Picture = Image.Image | np.ndarray  # an array is (H,W,3) uint8
 
 EYES = {"shapes": "ldm.perception", "hard": "ldm.perception_solids"}
 CENTRE, SIDE = 2.5 / 64, 3.5 / 64  # how far an object may be from its box: its middle, and its width and height
-STRAY = 30  # pixels of a picture of 64 that may look like objects and be none
+STRAY = 20  # pixels of a picture of 64 that may look like objects and be none
 ALIKE = 30  # levels by which two backgrounds' mean colours may differ and be of one style
 
 

@@ -27,10 +27,12 @@ LIMITS = range(SIDES["small"][0] - 2, SIDES["large"][1] + 3)  # sides that are l
 LARGE = (SIDES["small"][1] + SIDES["large"][0]) / 2  # a side beyond this is large
 PALE, BRIGHT = 0.43, 0.5  # of the background: saturation at most, brightness at least
 HIDDEN = 0.3  # what a pixel costs that is of another object and may hide this one
-COVERED = 0.33  # share of its template that an object shows at least, less what it misses
+COVERED = 0.2  # share of its template that an object shows at least, less what it costs
 ROUNDS = 3  # of search and fit; a fit may leave pixels to another object, which the next search finds
-FEWEST = 40  # pixels of a colour that are worth a search
+FEWEST = 30  # pixels of a colour that may be an object
 UNCLEAR = 0.25  # mean departure of the shade, in shares of brightness, from which on neither fill is seen
+LACKING = 0.25  # share of what should be seen of an object that may be something else
+BLEND = 16.0  # levels by which a pixel may depart from the blend of two others
 WIDE = 96  # of a Fourier transform that does not wrap round: at least the picture and a template
 
 
@@ -116,13 +118,34 @@ def _classify(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (64,64,3)
     pale = inner if inner.sum() > CELLS else pale
     ground = _from_line(pixels, _plane(pixels, pale), 1 - 1.2 * RELIEF, 1.05)
     colours = np.stack([_from_line(pixels, colour, SHADE, 1.1) for colour in PALETTE])
-    nearest = colours.argmin(0)
-    closest = colours.min(0)
-    label = np.where(closest < ground, nearest, -1)
+    distances = np.concatenate([colours, ground[None]])
+    label = distances.argmin(0)
+    label = _without_blends(pixels, label)
     weights = np.clip(1.3 * (ground - colours) / (ground + colours + 1e-6), -1, 1)
-    for colour in range(len(WORDS)):
-        weights[colour][(label >= 0) & (label != colour)] = -HIDDEN
-    return label, weights
+    own = label == np.arange(len(WORDS))[:, None, None]
+    weights[own] = np.maximum(weights[own], 0.5)
+    weights[~own & (label < len(WORDS))] = -HIDDEN
+    return np.where(label < len(WORDS), label, -1), weights
+
+
+def _without_blends(pixels: np.ndarray, label: np.ndarray) -> np.ndarray:  # (64,64)
+    """Where two colours blend at an edge, a third may lie between them: there the nearer of the two is the label."""
+    reach = 3
+    wide = np.pad(pixels, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    labels = np.pad(label, reach, mode="edge")
+    better, least = label.copy(), np.full(label.shape, BLEND)
+    for far in (2, 3):
+        for down, right in ((0, far), (far, 0), (far, far), (far, -far)):
+            back = slice(reach - down, reach - down + CELLS), slice(reach - right, reach - right + CELLS)
+            ahead = slice(reach + down, reach + down + CELLS), slice(reach + right, reach + right + CELLS)
+            start, way = wide[back], wide[ahead] - wide[back]
+            length = (way * way).sum(-1) + 1e-6
+            share = ((pixels - start) * way).sum(-1) / length
+            off = np.sqrt(np.square(pixels - start - share[..., None] * way).sum(-1))
+            blend = (length > 60**2) & (abs(share - 0.5) < 0.4) & (off < least)
+            better = np.where(blend, np.where(share < 0.5, labels[back], labels[ahead]), better)
+            least = np.where(blend, off, least)
+    return better
 
 
 def _from_line(pixels: np.ndarray, colour: np.ndarray, dark: float, light: float) -> np.ndarray:  # (64,64)
@@ -224,8 +247,8 @@ def _back_to_front(found: list[Found], label: np.ndarray) -> list[Found]:
 
 
 def _account(found: list[Found], label: np.ndarray) -> tuple[int, list[bool]]:
-    """How many pixels of objects' colours no object accounts for; and of each object whether it is all there. Lines as
-    thin as a blurred edge do not count."""
+    """How many pixels of objects' colours no object accounts for; and of each object whether it is all there. What is
+    as thin as a blurred edge, or a blurred strip between two others, does not count."""
     explained, hidden = label < 0, np.zeros((CELLS, CELLS), bool)
     whole = []
     for thing in reversed(found):
@@ -234,9 +257,9 @@ def _account(found: list[Found], label: np.ndarray) -> tuple[int, list[bool]]:
         explained |= near & (label == thing.colour)
         due = ~_grow(~mask) & ~hidden
         lacking = _open(due & (label != thing.colour)).sum()
-        whole.append(lacking <= 0.25 * due.sum())
+        whole.append(due.any() and lacking <= LACKING * due.sum())
         hidden |= near
-    return int(_open(~explained).sum()), whole[::-1]
+    return int(_open(~explained, 2).sum()), whole[::-1]
 
 
 def _fill(thing: Found, found: list[Found], label: np.ndarray, pixels: np.ndarray) -> tuple[str, ...]:
@@ -289,6 +312,12 @@ def _grow(mask: np.ndarray) -> np.ndarray:
     return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
 
 
-def _open(mask: np.ndarray) -> np.ndarray:
-    """Without what is nowhere three pixels wide."""
-    return _grow(~_grow(~mask))
+def _open(mask: np.ndarray, by: int = 1) -> np.ndarray:
+    """Without what is nowhere 2 by + 1 pixels wide."""
+    mask = ~mask
+    for _ in range(by):
+        mask = _grow(mask)
+    mask = ~mask
+    for _ in range(by):
+        mask = _grow(mask)
+    return mask
