@@ -97,7 +97,7 @@ def test_with_its_null_tokens_guided_sampling_comes_as_near_as_plain_inversion_d
     x0, denoiser = pictures(), DENOISERS[denoiser]
     inverted, schedule, source = inverted_by("null", denoiser, 20, x0)
     without = error(resample(inverted._replace(null=None), schedule, denoiser), x0)
-    assert error(resample(inverted, schedule, source), x0) < without + 0.01
+    assert error(resample(inverted, schedule, source), x0) < without + 0.02
     assert error(resample(inverted._replace(null=None), schedule, source), x0) > without + 0.1
 
 
@@ -306,7 +306,7 @@ def test_null_tokens_are_found_through_a_unet_and_leave_it_as_it_was():
     guided = model.denoiser(cond, 8.0, 8.0)
     source = Source(model.denoiser(cond), guided, model.null_tokens)
     with torch.no_grad():
-        inverted = null(source, schedule, x0, iterations=5, rate=0.1)
+        inverted = null(source, schedule, x0, iterations=4, rate=0.1)
     learned = inverted._replace(null=model.null_tokens.expand(3, 2, 1, 32))
     fitted, unfitted = (error(resample(i, schedule, guided), x0) for i in (inverted, learned))
     assert fitted < 0.8 * unfitted
