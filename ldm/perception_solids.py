@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 from ldm.data import shapes, solids
-from ldm.data.solids import CELLS, COLOURS, FINE, GLOW, HAZE, HORIZON, MATERIALS, REACH, SHAPES, SIDES, Background
+from ldm.data.solids import CELLS, COLOURS, FINE, GLOW, HAZE, HORIZON, MATERIALS, REACH, SHAPES, SIDES
 from ldm.graph import Box, SceneGraph
-from ldm.perception import Seen, to_cells
+from ldm.perception import Look, Seen, to_cells
 
 WORDS = tuple(COLOURS)
 HUES = np.array([colorsys.rgb_to_hsv(*colour)[0] for colour in COLOURS.values()])
@@ -38,15 +38,8 @@ STEPS = [(0, dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy]
 STEPS += [(more, dx, dy) for more in (-1, 1) for dx in (0, -more) for dy in (0, -more)]
 LACKING = 0.25  # share of an object's visible pixels that may be unlike it
 ROUNDS = 2
+LIT = ("from the left", "from above", "from the right")
 STRAY = (CELLS / 64) ** 2  # pixels here for one of a picture of 64
-
-
-class Look(NamedTuple):
-    """A background's style, measured where no object covers or shades it: colours in 0..255."""
-
-    mean: tuple[float, float, float]
-    ramp: tuple[tuple[float, float, float], tuple[float, float, float]]  # change from left to right, from top to bottom
-    background: Background  # the one that looks like this
 
 
 class Found(NamedTuple):
@@ -233,7 +226,7 @@ def _climb(thing: Found, pixels: np.ndarray, own: np.ndarray, visible: np.ndarra
     def badness(candidate: Found) -> float:
         """Pixels that it would cover and is unlike, and pixels of its colour that it would leave bare."""
         x, y, side = candidate.x, candidate.y, candidate.side
-        if min(x, y) < 0 or max(x, y) + side > CELLS:
+        if min(x, y) < 0 or max(x, y) + side > CELLS or not LIMITS.start <= side < LIMITS.stop:
             return np.inf
         cover = _silhouette(candidate.shape, side) * visible[candidate.window]
         apart = pixels[candidate.window] - _drawing(*candidate[:3], candidate.material, lamp)
@@ -305,22 +298,24 @@ def _slope(pixels: np.ndarray, bare: np.ndarray) -> float:
 
 
 def _look(pixels: np.ndarray, bare: np.ndarray) -> Look:
-    """The background that is most like what is seen of it."""
+    """The background that is most like what is seen of it; its `texture` is the side that it is lit from, and its
+    `relief` how strongly."""
     slope = _slope(pixels, bare)
     ramp = (np.arange(CELLS) + 0.5) / CELLS
     down = np.clip((ramp - HORIZON) / (1 - HORIZON), 0, 1)
     floor = np.clip((ramp - HORIZON) / HAZE + 0.5, 0, 1)
     shares = np.stack([1 - floor, floor * (1 - down), floor * down], -1)  # of wall, far and near in each row
-    light = np.exp(slope * _across())[None, :]
-    rows = (pixels / light[..., None] * bare[..., None]).sum(1)
+    light = np.exp(slope * _across())[None, :, None]
     counts = bare.sum(1)[:, None]
-    colours, *_ = np.linalg.lstsq(shares * np.sqrt(counts), rows / np.sqrt(np.maximum(counts, 1)), rcond=None)
-    ground = (shares @ colours)[:, None] * light[..., None]
-    across = ground * _across()[None, :, None] / (_across() ** 2).mean()
-    along = ground * _across()[:, None, None] / (_across() ** 2).mean()
-    background = Background(*(tuple(map(float, colour)) for colour in colours), slope / GLOW)
-    mean, right, below = (tuple(map(float, field.mean((0, 1)))) for field in (ground, 2 * across, 2 * along))
-    return Look(mean, (right, below), background)
+    seen = (pixels / light * bare[..., None]).sum(1) / np.sqrt(np.maximum(counts, 1))
+    colours = np.linalg.lstsq(shares * np.sqrt(counts), seen, rcond=None)[0]
+    ground = (shares @ colours)[:, None] * light
+    scale = 2 * _across() / (_across() ** 2).mean()  # of a least-squares slope, from edge to edge
+    fields = ground, ground * scale[None, :, None], ground * scale[:, None, None]
+    mean, right, below = (tuple(map(float, field.mean((0, 1)))) for field in fields)
+    lamp = slope / GLOW
+    side = LIT[0] if lamp < -0.25 else LIT[2] if lamp > 0.25 else LIT[1]
+    return Look(mean, (right, below), side, (slope,))
 
 
 def _across() -> np.ndarray:  # (128,)

@@ -1,0 +1,148 @@
+"""What is seen in pictures of solids against what was drawn, and against what was changed in secret."""
+
+import random
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from ldm.data import solids
+from ldm.data.demo import DemoValidation
+from ldm.data.solids import CELLS, COLOURS, MATERIALS, SHAPES, Background, box_at, holds, render
+from ldm.graph import SceneGraph
+from ldm.perception_solids import see
+
+HELD_OUT = DemoValidation(10**6, scenes="hard")
+
+
+def kinds(graph: SceneGraph) -> dict:
+    """Every object by shape and colour, which no two share: its place in the list, its words, its box in cells."""
+    boxes = (np.array(box) * CELLS for box in graph.boxes)
+    triples = zip(graph.objects, graph.attributes, boxes)
+    return {(shape, words[1]): (i, words, box) for i, (shape, words, box) in enumerate(triples)}
+
+
+def agrees(graph: SceneGraph, image: Image.Image, tolerance: float = 2.0) -> bool:
+    """Whether all that the graph says is seen, and nothing else."""
+    seen = see(image)
+    if seen.graph is None or seen.stray > 8:
+        return False
+    said, shown = kinds(graph), kinds(seen.graph)
+    if said.keys() != shown.keys() or len(seen.graph.objects) != len(graph.objects):
+        return False
+    for kind, (_, words, box) in said.items():
+        if shown[kind][1] != words or np.abs(shown[kind][2] - box).max() > tolerance:
+            return False
+    place = {said[kind][0]: shown[kind][0] for kind in said}
+    boxes = seen.graph.boxes
+    return all(
+        holds(boxes[place[s]], predicate, boxes[place[o]], place[s] > place[o]) for s, predicate, o in graph.triples
+    )
+
+
+def changed(graph: SceneGraph, how: str, rng: random.Random) -> SceneGraph | None:
+    """The graph with one object removed, recoloured, swapped, of another material or moved, if that can be seen."""
+    objects, boxes, words = list(graph.objects), list(graph.boxes), list(graph.attributes)
+    index = rng.randrange(len(objects))
+    size, colour, material = words[index]
+    if how == "removed":
+        del objects[index], boxes[index], words[index]
+    elif how == "recoloured":
+        words[index] = (size, rng.choice([other for other in COLOURS if other != colour]), material)
+    elif how == "material":
+        words[index] = (size, colour, next(other for other in MATERIALS if other != material))
+    elif how == "swapped":
+        objects[index] = rng.choice([shape for shape in SHAPES if shape != objects[index]])
+    else:
+        x0, _, x1, y1 = (CELLS * edge for edge in boxes[index])
+        dx, dy = rng.choice([(-10, 0), (10, 0), (0, -10), (0, 10), (16, 8), (-16, 8)])
+        if not (16 < (x0 + x1) / 2 + dx < 112 and solids.FLOOR[0] <= y1 + dy <= solids.FLOOR[1]):
+            return None
+        boxes[index] = box_at(size, (x0 + x1) / 2 + dx, y1 + dy)
+        if not 0 <= boxes[index][0] < boxes[index][2] <= 1:
+            return None
+    edited = solids.of_boxes(objects, boxes, words)
+    return edited if solids.illegible(edited) is None else None
+
+
+CHANGES = ("removed", "recoloured", "material", "swapped", "moved")
+
+
+def rates(first: int, count: int, blur: float) -> tuple[float, float]:
+    """Of scenes in which the truth is seen, and of changed scenes in which the change is noticed."""
+    right, noticed, changes = 0, 0, 0
+    for index in range(first, first + count):
+        graph, background = HELD_OUT.scene(index)
+        rng = random.Random(f"change/{index}")
+        right += agrees(graph, blurred(render(graph, background), blur))
+        edited = changed(graph, CHANGES[index % len(CHANGES)], rng)
+        if edited is not None:
+            changes += 1
+            noticed += not agrees(graph, blurred(render(edited, background), blur))
+    assert changes > count / 3
+    return right / count, noticed / changes
+
+
+def blurred(image: Image.Image, sigma: float) -> Image.Image:
+    return image.filter(ImageFilter.GaussianBlur(sigma)) if sigma else image
+
+
+@pytest.mark.parametrize("blur", [0.0, 1.0])
+def test_what_is_drawn_is_seen_and_what_is_changed_is_noticed(blur):
+    assert rates(1000, 10, blur) == (1.0, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blur", [0.0, 1.0])
+def test_the_truth_is_seen_in_nearly_all_scenes_and_changes_in_nearly_all_pictures(blur):
+    seen, noticed = rates(2000, 400, blur)
+    assert seen >= 0.995 and noticed >= 0.99
+
+
+def test_boxes_are_exact_in_true_renderings():
+    for index in range(1100, 1105):
+        graph, background = HELD_OUT.scene(index)
+        seen = kinds(see(render(graph, background)).graph)
+        for kind, (_, _, box) in kinds(graph).items():
+            assert np.abs(seen[kind][2] - box).max() <= 1
+
+
+@pytest.mark.parametrize("size", [192, 256])
+def test_larger_pictures_show_the_same(size):
+    graph, background = HELD_OUT.scene(1200)
+    assert agrees(graph, render(graph, background, size))
+
+
+def test_an_array_is_seen_as_a_picture_is():
+    graph, background = HELD_OUT.scene(1201)
+    picture = render(graph, background)
+    assert see(np.asarray(picture)) == see(picture)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (127, 127, 127), (255, 255, 255), (200, 210, 190)])
+def test_nothing_is_seen_where_nothing_is(colour):
+    seen = see(Image.new("RGB", (CELLS, CELLS), colour))
+    assert seen.graph is None and seen.stray == 0
+
+
+def test_noise_and_colour_that_is_no_solid_make_no_answer_that_holds():
+    noise = np.random.default_rng(0).integers(0, 256, (CELLS, CELLS, 3), np.uint8)
+    see(noise)
+    stripe = np.full((CELLS, CELLS, 3), 200, np.uint8)
+    stripe[60:68, 10:118] = COLOURS["red"]
+    seen = see(stripe)
+    assert seen.graph is None and seen.stray > 100
+
+
+def test_the_look_is_the_background_s():
+    dot = SceneGraph(("sphere",), (box_at("small", 30, 100),), (("small", "red", "rubber"),))
+    pale = Background((180, 190, 200), (200, 205, 200), (190, 180, 170), 0.0)
+    for lamp, side in ((-1.0, "from the left"), (0.0, "from above"), (0.5, "from the right")):
+        look = see(render(dot, pale._replace(lamp=lamp))).look
+        assert look.texture == side
+        assert look.relief[0] == pytest.approx(lamp * solids.GLOW, abs=0.01)
+        away = SceneGraph(("sphere",), (box_at("small", 90, 70),), (("small", "blue", "rubber"),))
+        elsewhere = see(render(away, pale._replace(lamp=lamp))).look
+        assert np.allclose(look.mean, elsewhere.mean, atol=1.5) and np.allclose(look.ramp, elsewhere.ramp, atol=3)
+    ground = np.asarray(render(dot, pale), float)[:, 64:].mean((0, 1))
+    assert np.allclose(see(render(dot, pale)).look.mean, ground, atol=1.5)
