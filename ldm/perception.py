@@ -2,7 +2,7 @@
 
 A pixel is told apart by colour: nearest to the background, a plane fitted to what is pale, or to one of the palette's
 colours, whose shades lie on a line. For each colour, every (shape, side, place) is then scored as a cover of its pixels: a
-pixel of that colour gains 1, one of the background costs 1, and one of another object costs little, since that may lie
+pixel of that colour gains 1, one of the background costs 2, and one of another object costs little, since that may lie
 in front. The best cover is an object; its pixels are taken away and the search goes on with the rest. Once it is known who
 is in front, each object is fitted again: what covers it is free now, and all else that is not of its colour costs 1.
 """
@@ -26,6 +26,7 @@ PALETTE = np.array([COLOURS[word] for word in WORDS], float)
 LIMITS = range(SIDES["small"][0] - 2, SIDES["large"][1] + 3)  # sides that are looked for, in cells
 LARGE = (SIDES["small"][1] + SIDES["large"][0]) / 2  # a side beyond this is large
 PALE, BRIGHT = 0.43, 0.5  # of the background: saturation at most, brightness at least
+BARE = 2.0  # what a pixel of the background costs: a cover of two objects and the gap between them must not pay
 HIDDEN = 0.3  # what a pixel costs that is of another object and may hide this one
 COVERED = 0.2  # share of its template that an object shows at least, less what it costs
 ROUNDS = 3  # of search and fit; a fit may leave pixels to another object, which the next search finds
@@ -111,7 +112,7 @@ def to_cells(image: Image.Image | np.ndarray, cells: int) -> np.ndarray:  # -> (
 
 def _classify(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (64,64,3) -> (64,64), (6,64,64)
     """The colour of each pixel as an index into WORDS, -1 for background; and for each colour how much a cover of that
-    pixel gains, -1..1, in proportion where an edge runs through it."""
+    pixel gains, at most 1, in proportion where an edge runs through it."""
     brightest, faintest = pixels.max(-1), pixels.min(-1)
     pale = (brightest - faintest <= PALE * brightest) & (brightest >= 255 * BRIGHT)
     inner = ~_grow(~pale)
@@ -122,6 +123,7 @@ def _classify(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (64,64,3)
     label = distances.argmin(0)
     label = _without_blends(pixels, label)
     weights = np.clip(1.3 * (ground - colours) / (ground + colours + 1e-6), -1, 1)
+    weights[weights < 0] *= BARE
     own = label == np.arange(len(WORDS))[:, None, None]
     weights[own] = np.maximum(weights[own], 0.5)
     weights[~own & (label < len(WORDS))] = -HIDDEN
