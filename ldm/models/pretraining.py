@@ -1,7 +1,8 @@
 """SGDiff's first stage: a graph encoder learns what images look like, from an image tower (2211.11138, section 3.1).
 
 Two losses, one to one. Contrastive: an image and its graph are closer than to any other of the batch. Masked: with
-objects covered in the picture, the graph's tokens tell what the image tower would see without the cover.
+objects covered in the picture, the graph's tokens tell what the image tower would see without the cover. A tower that is
+trained here forgets what no graph says; where it is to tell styles later, a third loss keeps them in mind.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ class Outcome(NamedTuple):
     """What a batch gave.
 
     contrastive, masked   the losses
+    style                 the loss of telling images by their references; 0 where that is not trained
     of_mean               the masked loss of a decoder that always says the batch's mean for a place
     image, graph (B,E)    embeddings of length 1
     """
 
     contrastive: Tensor
     masked: Tensor
+    style: Tensor
     of_mean: Tensor
     image: Tensor
     graph: Tensor
@@ -48,6 +51,9 @@ class GraphImagePretraining(SavesWhatIsTrained, pl.LightningModule):
     image_config       a CLIPGlobalEncoder with a ViT; its own settings say which one and where its weights are
     train_image        whether it is trained too. It learns from the contrastive loss alone: as its own target in the
                        other one, it could make that easy instead of good
+    train_style        whether the tower also learns to tell which image a reference shares its style with, which a graph
+                       does not say; the data must have references. Both losses then see the embedding through a
+                       projection of their own, so that it can hold both (as SimCLR's head, 2002.05709, section 4.2)
     mask_probability   of an object to be covered; the published code's is 0.8
     decoder_heads, decoder_dim_head   of the decoder's one block, whose widths are those of the image tower and of the
                        graph's tokens
@@ -66,6 +72,7 @@ class GraphImagePretraining(SavesWhatIsTrained, pl.LightningModule):
         graph_config: dict,
         image_config: dict = CLIP,
         train_image: bool = False,
+        train_style: bool = False,
         mask_probability: float = 0.8,
         decoder_heads: int = 8,
         decoder_dim_head: int = 64,
@@ -89,6 +96,9 @@ class GraphImagePretraining(SavesWhatIsTrained, pl.LightningModule):
         tokens, width = self.cond_stage_model.dim, self.visual.conv1.out_channels
         own, shared = getattr(self.cond_stage_model, "embedding_dim", None), self.image_model.embedding_dim
         self.to_image_space = nn.Identity() if own == shared else nn.Linear(own or tokens, shared)
+        self.to_content, self.to_style = nn.Identity(), None
+        if train_style:
+            self.to_content, self.to_style = nn.Linear(shared, shared), nn.Linear(shared, shared)
         self.decoder = BasicTransformerBlock(width, tokens, decoder_heads, decoder_dim_head)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.validated: list[tuple[Tensor, Tensor]] = []  # embeddings of the validation set so far
@@ -125,8 +135,12 @@ class GraphImagePretraining(SavesWhatIsTrained, pl.LightningModule):
     def losses(self, batch: Batch) -> Outcome:
         batch = Batch.of(batch)
         cond = self.cond_stage_model(batch.graph)
-        image, patches = self.image_features(batch.image)
-        image, graph = (F.normalize(x.float(), dim=-1) for x in (image, self.graph_embedding(cond)))
+        embedding, patches = self.image_features(batch.image)
+        image, graph = (F.normalize(x.float(), dim=-1) for x in (self.to_content(embedding), self.graph_embedding(cond)))
+        style = torch.zeros_like(self.scale)
+        if self.to_style is not None:
+            pair = embedding, self.image_features(batch.reference)[0]
+            style = contrastive_loss(*(F.normalize(self.to_style(x).float(), dim=-1) for x in pair), self.scale)
 
         with torch.no_grad():
             hidden = draw_objects(batch.graph, self.mask_probability)
@@ -135,6 +149,7 @@ class GraphImagePretraining(SavesWhatIsTrained, pl.LightningModule):
         return Outcome(
             contrastive=contrastive_loss(image, graph, self.scale),
             masked=F.mse_loss(uncovered.float(), target),
+            style=style,
             of_mean=target.var(dim=0, unbiased=False).mean(),
             image=image,
             graph=graph,
@@ -152,8 +167,8 @@ class GraphImagePretraining(SavesWhatIsTrained, pl.LightningModule):
         self.validated.append((outcome.image, outcome.graph))
 
     def _log_losses(self, split: str, outcome: Outcome) -> Tensor:
-        loss = outcome.contrastive + outcome.masked
-        values = {"loss": loss, "contrastive": outcome.contrastive, "masked": outcome.masked}
+        loss = outcome.contrastive + outcome.masked + outcome.style
+        values = {"loss": loss, "contrastive": outcome.contrastive, "masked": outcome.masked, "style": outcome.style}
         values = {f"{split}/{name}": value for name, value in values.items()}
         self.log_dict(values, prog_bar=True, batch_size=len(outcome.image), sync_dist=split == "val")
         return loss
