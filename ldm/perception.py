@@ -34,7 +34,6 @@ FEWEST = 30  # pixels of a colour that may be an object
 UNCLEAR = 0.25  # mean departure of the shade, in shares of brightness, from which on neither fill is seen
 LACKING = 0.25  # share of what should be seen of an object that may be something else
 BLEND = 16.0  # levels by which a pixel may depart from the blend of two others
-WIDE = 96  # of a Fourier transform that does not wrap round: at least the picture and a template
 
 
 class Look(NamedTuple):
@@ -202,8 +201,8 @@ def _fit_again(found: list[Found], label: np.ndarray, weights: np.ndarray) -> li
 def _best(colour: int, weight: np.ndarray) -> Found:
     """The template, in its place, that gains most."""
     transforms, places = _templates()
-    spectrum = torch.fft.rfft2(torch.from_numpy(weight).float(), (WIDE, WIDE))
-    gain = torch.fft.irfft2(spectrum * transforms, (WIDE, WIDE))[:, :CELLS, :CELLS] + places
+    spectrum = torch.fft.rfft2(torch.from_numpy(weight).float())
+    gain = torch.fft.irfft2(spectrum * transforms, weight.shape) + places  # what wraps round is out of place
     kind, y, x = np.unravel_index(int(gain.argmax()), gain.shape)
     return Found(colour, *KINDS[int(kind)], int(x), int(y))
 
@@ -212,7 +211,7 @@ KINDS = [(shape, side) for shape in SHAPES for side in LIMITS]
 
 
 @cache
-def _templates() -> tuple[torch.Tensor, torch.Tensor]:  # (54,96,49) complex, (54,64,64)
+def _templates() -> tuple[torch.Tensor, torch.Tensor]:  # (K,64,33) complex, (K,64,64)
     """Each kind's transform; and what each place costs: a little where the side is between the sizes, as no object's is,
     and everything where the template would leave the picture."""
     images = np.zeros((len(KINDS), CELLS, CELLS))
@@ -222,7 +221,7 @@ def _templates() -> tuple[torch.Tensor, torch.Tensor]:  # (54,96,49) complex, (5
         reach = CELLS - side + 1
         beyond = min(max(shortest - side, side - longest, 0) for shortest, longest in SIDES.values())
         places[index, :reach, :reach] = -2.0 * beyond
-    transforms = torch.fft.rfft2(torch.from_numpy(images).float(), (WIDE, WIDE)).conj()
+    transforms = torch.fft.rfft2(torch.from_numpy(images).float()).conj()
     return transforms, torch.from_numpy(places).float()
 
 
