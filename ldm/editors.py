@@ -48,9 +48,10 @@ Editor = Callable[[Task], Edited]
 
 
 def editor(text: str, model: LatentDiffusion, **shared: Any) -> Editor:
-    """The one that `text` names, with its options, and those of `shared` that it takes and `text` does not say."""
+    """The one that `text` names, with its options, and those of `shared` that it takes and `text` does not say; but
+    'edit' has its own defaults for what is not said."""
     function, options = parse(text)
-    if text != "edit":
+    if text.partition(":")[0] != "edit":
         options = {key: value for key, value in shared.items() if key in _takes(function)} | options
     return lambda task: function(model, task, **options)
 

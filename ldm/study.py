@@ -14,6 +14,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -94,8 +95,13 @@ def read(folder: Path, settings: dict) -> dict[Job, dict]:
 
 
 def picture_of(folder: Path, job: Job) -> Path:
-    *names, number = (str(part) for part in job)
-    return folder / "pictures" / Path(*(name.replace("/", "_") for name in names)) / f"{number}.png"
+    *names, number = job
+    return folder / "pictures" / Path(*map(file_name, names)) / f"{number}.png"
+
+
+def file_name(text: str) -> str:
+    """What every file system takes for it."""
+    return re.sub(r"[^\w.,=-]", "_", text)
 
 
 def cores() -> int:

@@ -54,10 +54,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = edits.add_argument
     add("--methods", type=split, default="plain,sdedit,edit", help="autoencoder, plain (DDIM inversion), sdedit, edit, or "
         "how `edit` inverts (ddim, fixed-point, ...), each with options such as sdedit:strength=0.7:steps=20; `edit` "
-        "alone is as it comes (default: %(default)s)")  # fmt: skip
+        "has its own defaults for what is not said (default: %(default)s)")  # fmt: skip
     add("--operations", type=split, help="some of replace,recolour,remove,add,move,resize,relation,restyle,two instead")
-    add("--steps", type=at_least(1), default=50, help="DDIM steps of every method (default: %(default)s)")
-    add("--graph-scale", type=float, default=2.0, help="guidance of every method (default: %(default)s)")
+    add("--steps", type=at_least(1), default=50, help="DDIM steps of the other methods (default: %(default)s)")
+    add("--graph-scale", type=float, default=2.0, help="guidance of the other methods (default: %(default)s)")
     add("--style-scale", type=float, default=2.0, help="(default: %(default)s)")
     add("--show", choices=["failures", "any"], default="failures", help="on the sheets of pictures (default: "
         "%(default)s)")  # fmt: skip
@@ -151,6 +151,7 @@ def report_on_images(arguments: argparse.Namespace) -> None:
 def report_on_edits(arguments: argparse.Namespace) -> None:
     from ldm import benchmark, editors
     from ldm.edit_tasks import OPERATIONS, task
+    from ldm.study import file_name
 
     methods, operations = arguments.methods, arguments.operations or list(OPERATIONS)
     for method in methods:
@@ -162,7 +163,7 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
     folder, settings, rows = study(arguments, jobs, graphs, shared, lambda *model: benchmark.Recipe(*model, shared))
     for method in methods:
         sheet = benchmark.sheet(folder, arguments.scenes, method, jobs, rows, arguments.show)
-        save(sheet, folder / f"sheet_{method.replace('/', '_')}.png")
+        save(sheet, folder / f"sheet_{file_name(method)}.png")
     lines = benchmark.summary(jobs, rows)
     finish(folder, arguments, settings, benchmark.MEASURES, lines, benchmark.markdown(lines))
     for method in methods:
