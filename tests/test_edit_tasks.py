@@ -7,6 +7,7 @@ from ldm.data.demo import SCENES, DemoValidation
 from ldm.diff import Add, ChangeAttribute, ChangeRelation, Move, Remove, Replace, Resize, diff
 from ldm.edit_tasks import DIRECTIONS, FARTHER, MOST, OPERATIONS, SINGLE, changed_boxes, see, task, tasks
 from ldm.metrics import same_style
+from ldm.study import one_thread
 from ldm.util import UserError
 
 KINDS = {"replace": Replace, "recolour": ChangeAttribute, "remove": Remove, "add": Add, "move": Move, "resize": Resize}
@@ -14,6 +15,12 @@ OFFSET, COUNT = 5000, 6
 
 every_world = pytest.mark.parametrize("scenes", sorted(SCENES))
 every_operation = pytest.mark.parametrize("operation", OPERATIONS)
+
+
+@pytest.fixture(autouse=True)
+def alone():
+    with one_thread():
+        yield
 
 
 @every_world
