@@ -11,7 +11,8 @@ from torch.nn.functional import mse_loss
 
 from ldm.checkpoint import CheckpointError
 from ldm.data.datamodule import DataModuleFromConfig
-from ldm.data.demo import VOCAB, DemoTrain
+from ldm.data.demo import DemoTrain
+from ldm.data.shapes import VOCAB
 from ldm.graph import SceneGraph, collate, encode
 from ldm.models.pretraining import GraphImagePretraining, contrastive_loss, recall
 from ldm.modules.cgip.cgip import CGIPModel
@@ -23,11 +24,11 @@ VIT = dict(embed_dim=16, image_size=32, layers=1, width=32, patch_size=8, head_w
 IMAGE = {"target": "ldm.modules.global_film.CLIPGlobalEncoder", "params": {"init": "random", "model_name": VIT}}
 CGIP = {
     "target": "ldm.modules.cgip.cgip.CGIPModel",
-    "params": dict(num_objs=4, num_preds=5, width=16, layers=1, embed_dim=16),
+    "params": dict(num_objs=4, num_preds=8, width=16, layers=1, embed_dim=16),
 }
 NSG = {
     "target": "ldm.modules.nsg_encoder.NSGEncoder",
-    "params": dict(num_objs=4, num_preds=5, num_attributes=8, dim=24, depth=1, heads=2, max_tokens=20),
+    "params": dict(num_objs=4, num_preds=8, num_attributes=10, dim=24, depth=1, heads=2, max_tokens=20),
 }
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.25, 0.0, 1.0, 0.5)
 
@@ -38,8 +39,8 @@ def make(graph=CGIP, **params):
     return GraphImagePretraining(graph, **defaults | params)
 
 
-def demo(indices=range(6)):
-    scenes = DemoTrain(6, image_size=32)
+def demo(indices=range(6), **options):
+    scenes = DemoTrain(6, image_size=32, boxes="all", **options)
     return collate([scenes[index] for index in indices], VOCAB)
 
 
@@ -369,3 +370,22 @@ def test_two_processes_give_the_loss_and_the_gradients_of_one_with_the_joined_ba
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 torch.testing.assert_close(theirs["gradients"][name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_tower_that_is_to_know_styles_tells_images_by_their_references():
+    model, batch = make(train_image=True, train_style=True), demo(reference=True)
+    outcome = model.losses(batch)
+    seen, shown = (model.to_style(model.image_features(x)[0]) for x in (batch.image, batch.reference))
+    similar = torch.nn.functional.cosine_similarity(seen[:, None], shown[None], dim=-1) * model.scale
+    own = torch.arange(6)
+    expected = (torch.nn.functional.cross_entropy(similar, own) + torch.nn.functional.cross_entropy(similar.T, own)) / 2
+    assert outcome.style.item() == pytest.approx(expected.item(), rel=1e-4)
+    outcome.style.backward()
+    assert model.visual.conv1.weight.grad.abs().sum() > 0 and model.to_content.weight.grad is None
+
+
+def test_without_styles_the_embedding_meets_the_graph_as_it_is():
+    model, batch = make(), demo()
+    outcome = model.losses(batch)
+    assert outcome.style == 0
+    assert torch.allclose(outcome.image, torch.nn.functional.normalize(model.image_features(batch.image)[0], dim=-1))
