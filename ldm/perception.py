@@ -1,10 +1,10 @@
 """What a picture of coloured shapes shows, from its pixels alone: each object is the template that explains them best.
 
 A pixel is told apart by colour: nearest to the background, a plane fitted to what is pale, or to one of the palette's
-colours, whose shades lie on a line. For each colour, every (shape, side, place) is then scored as a cover of its pixels: a
-pixel of that colour gains 1, one of the background costs 2, and one of another object costs little, since that may lie
-in front. The best cover is an object; its pixels are taken away and the search goes on with the rest. Once it is known who
-is in front, each object is fitted again: what covers it is free now, and all else that is not of its colour costs 1.
+colours, whose shades lie on a line. For each colour, every (shape, side, place) is then scored as a cover of its pixels:
+a pixel of that colour gains 1, one of the background costs 2, and one of another object costs little, since that may
+lie in front. The best cover is an object; its pixels are taken away and the search goes on with the rest. Once it is
+known who is in front, each object is fitted again: what covers it is free now, and all that is of another colour costs.
 """
 
 from __future__ import annotations
@@ -212,8 +212,8 @@ KINDS = [(shape, side) for shape in SHAPES for side in LIMITS]
 
 @cache
 def _templates() -> tuple[torch.Tensor, torch.Tensor]:  # (K,64,33) complex, (K,64,64)
-    """Each kind's transform; and what each place costs: a little where the side is between the sizes, as no object's is,
-    and everything where the template would leave the picture."""
+    """Each kind's transform; and what each place costs: a little where the side is between the sizes, as no object's
+    is, and everything where the template would leave the picture."""
     images = np.zeros((len(KINDS), CELLS, CELLS))
     places = np.full((len(KINDS), CELLS, CELLS), -np.inf)
     for index, (shape, side) in enumerate(KINDS):

@@ -38,11 +38,15 @@ class _Demo(Dataset):
         for name, value, known in (("scenes", scenes, SCENES), ("boxes", boxes, BOXES)):
             if value not in known:
                 raise ValueError(f"{type(self).__name__}: {name} is {value!r}; it can be {', '.join(known)}")
-        self.scenes, self.boxes, self.reference = SCENES[scenes], boxes, reference
+        self._scenes, self.boxes, self.reference = scenes, boxes, reference
         self.size = size if max_samples is None else min(size, max_samples)
         self.image_size = image_size or self.scenes.IMAGE_SIZE
         self.seed = seed
         self.epoch = 0
+
+    @property
+    def scenes(self) -> ModuleType:  # by name, since workers that are spawned need a set that pickles
+        return SCENES[self._scenes]
 
     @property
     def vocab(self):
