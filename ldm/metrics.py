@@ -1,14 +1,16 @@
 """Whether a picture shows what a scene graph says, and how much of another picture it keeps.
 
-`check` looks at pixels alone, through the world's own eyes (`ldm.perception`, `ldm.perception_solids`): it never sees the
-model that made them. Distances between pictures are in the field's numbers, PSNR and SSIM, over a part of the picture.
+`check` looks at pixels alone, through the world's own eyes (`ldm.perception`, `ldm.perception_solids`): it never sees
+the model that made them. Distances between pictures are in the field's numbers, PSNR and SSIM, over a part of the
+picture.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from types import ModuleType
 from typing import NamedTuple
 
@@ -28,6 +30,7 @@ Picture = Image.Image | np.ndarray  # an array is (H,W,3) uint8
 EYES = {"shapes": "ldm.perception", "hard": "ldm.perception_solids"}
 CENTRE, SIDE = 2.5 / 64, 3.5 / 64  # how far an object may be from its box: its middle, and its width and height
 STRAY = 20  # pixels of a picture of 64 that may look like objects and be none
+PERFECT = 1000.0  # likeness of what is all that is said
 ALIKE = 30  # levels by which two backgrounds' mean colours may differ and be of one style
 
 
@@ -65,7 +68,7 @@ def check(target: SceneGraph, image: Picture | Seen, scenes: str = "shapes") -> 
     for subject, predicate, object_ in target.triples:
         true = _holds(world, shown, partner[subject], predicate, partner[object_])
         triples.append(true)
-        if not true:
+        if not true and None not in (partner[subject], partner[object_]):  # else it is said that one is missing
             between = " and ".join(f"object {i}, the {_name(target, i)}" for i in (subject, object_))
             complaints.append(f"{predicate!r} does not hold between {between}")
     extra = [index for index in range(len(shown.objects) if shown else 0) if index not in partner]
@@ -85,7 +88,7 @@ def _name(graph: SceneGraph, index: int) -> str:
     return " ".join((*graph.attributes[index], graph.objects[index]))
 
 
-def _differences(target: SceneGraph, index: int, shown: SceneGraph, other: int, world: ModuleType):
+def _differences(target: SceneGraph, index: int, shown: SceneGraph, other: int, world: ModuleType) -> Iterator[str]:
     """How what is seen departs from what is said, as the ends of sentences."""
     if shown.objects[other] != target.objects[index]:
         yield f"is a {shown.objects[other]}"
@@ -120,7 +123,9 @@ def _shift(box: Box, seen: Box) -> tuple[tuple[float, float], tuple[float, float
     return tuple((low + high) / 2), tuple(high - low)
 
 
-def _holds(world: ModuleType, shown: SceneGraph | None, subject: int | None, predicate: str, object_: int | None) -> bool:
+def _holds(
+    world: ModuleType, shown: SceneGraph | None, subject: int | None, predicate: str, object_: int | None
+) -> bool:
     if subject is None or object_ is None:
         return False
     return world.holds(shown.boxes[subject], predicate, shown.boxes[object_], subject > object_)
@@ -129,51 +134,44 @@ def _holds(world: ModuleType, shown: SceneGraph | None, subject: int | None, pre
 def _assign(target: SceneGraph, shown: SceneGraph, world: ModuleType) -> list[int | None]:
     """For each object of the target the one that is taken for it, or None, no two the same.
 
-    As many as can be are as they are said; what is left goes by shape, colour and place. Of objects that are said alike,
-    the triples tell which is which.
+    As many as can be are as they are said; what is left goes by shape, colour and place. Of objects that are said
+    alike, the triples tell which is which.
     """
-    gains = [[_likeness(target, i, shown, j, world) for j in range(len(shown.objects))] for i in range(len(target.objects))]
-    partner = [None if not gain else j for j, gain in _best_pairs(gains)]
+    rows, columns = range(len(target.objects)), range(len(shown.objects))
+    gains = [[_likeness(target, i, shown, j, world) for j in columns] for i in rows]
+    partner = [j if gain else None for j, gain in _best_pairs(gains)]
 
     def true(partner: list[int | None]) -> int:
         return sum(_holds(world, shown, partner[s], predicate, partner[o]) for s, predicate, o in target.triples)
 
-    better = True
-    while better:
-        better = False
-        for i in range(len(partner)):
-            for j in range(i):
-                swapped = partner.copy()
-                swapped[i], swapped[j] = partner[j], partner[i]
-                same = all(
-                    swapped[k] is not None and gains[k][swapped[k]] >= PERFECT and gains[k][partner[k]] >= PERFECT
-                    for k in (i, j)
-                    if partner[k] is not None
-                )
-                if None not in (partner[i], partner[j]) and same and true(swapped) > true(partner):
-                    partner, better = swapped, True
+    improving = True
+    while improving:
+        improving = False
+        for i, j in combinations(rows, 2):
+            places = partner[i], partner[j]
+            if None in places or any(gains[k][place] < PERFECT for k in (i, j) for place in places):
+                continue
+            swapped = partner.copy()
+            swapped[i], swapped[j] = partner[j], partner[i]
+            if true(swapped) > true(partner):
+                partner, improving = swapped, True
     return partner
-
-
-PERFECT = 1000.0
 
 
 def _likeness(target: SceneGraph, index: int, shown: SceneGraph, other: int, world: ModuleType) -> float:
     """At least PERFECT where all is as said; more than 0 where one may be taken for the other, changed."""
-    shape = target.objects[index] == shown.objects[other]
-    colours = [word for word in target.attributes[index] if word in world.COLOURS]
-    colour = bool(colours) and colours[0] in shown.attributes[other]
-    words = sum(word in shown.attributes[other] for word in target.attributes[index])
     box, near = target.boxes[index], 0.0
     if box is not None:
-        shift, _ = _shift(box, shown.boxes[other])
-        near = max(0.0, 1 - math.hypot(*shift) / (4 * CENTRE))
-    if not any(True for _ in _differences(target, index, shown, other, world)):
+        near = max(0.0, 1 - math.hypot(*_shift(box, shown.boxes[other])[0]) / (4 * CENTRE))
+    if next(_differences(target, index, shown, other, world), None) is None:
         return PERFECT + near
-    if shape and colour or near and (shape or colour) or (box is None and shape and not colours):
-        return 30.0 * (shape and colour) + 5 * (shape + colour) + words + 10 * near
-    if box is None and (shape or colour):
-        return 5.0 * (shape + colour) + words
+    words = [word for word in target.attributes[index] if word in shown.attributes[other]]
+    shape = target.objects[index] == shown.objects[other]
+    colour = any(word in world.COLOURS for word in words)
+    if shape and colour:
+        return 40.0 + len(words) + 10 * near  # wherever it is
+    if (shape or colour) and (near or box is None):
+        return 5.0 + len(words) + 10 * near
     return 0.0
 
 
