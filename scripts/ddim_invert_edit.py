@@ -86,8 +86,9 @@ def run(arguments: argparse.Namespace) -> Path:
         print(f"  {operation}")
     if source and not result.operations:
         print("  the two graphs say the same: nothing to change")
-    print(f"round trip: {result.round_trip_error:.1e} of the latent, {result.psnr:.2f} dB "
-          f"(the autoencoder alone {result.psnr_autoencoder:.2f} dB)")  # fmt: skip
+    if result.round_trip_error is not None:
+        print(f"round trip: {result.round_trip_error:.1e} of the latent, {result.psnr:.2f} dB "
+              f"(the autoencoder alone {result.psnr_autoencoder:.2f} dB)")  # fmt: skip
     pictures = [("reference", photograph), ("reconstruction", result.reconstruction), ("edit", result.image)]
     if style:
         pictures.insert(1, ("style", style))

@@ -16,6 +16,7 @@ from ldm.conditioning import Conditioning
 from ldm.graph import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser, sample
 from ldm.models.saving import SavesWhatIsTrained
+from ldm.modules.attention_control import Control
 from ldm.modules.ema import EMA
 from ldm.schedule import NoiseSchedule
 from ldm.util import UserError, instantiate_from_config
@@ -200,7 +201,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         interval: the shares of the timesteps, first and last, at which to guide (Kynkäänniemi et al. 2404.07724);
         elsewhere cond alone is computed. rescale: how much of the spread that guidance adds is taken back, 0 to 1 (see
         `rescaled`). eps(x, t, null_tokens (B,N,D)) guides away from other tokens than the learned null graph, and is
-        differentiable with respect to those.
+        differentiable with respect to those. eps(x, t, control=Control) lets rows of the batch see one another.
 
         Raises UserError for guidance away from what was never dropped in training, and for shares outside 0 .. 1.
         """
@@ -215,42 +216,45 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         if (graph_scale, style_scale) != (1, 1):
             self._refuse_unlearned("style", self.style_drop)
         weighted = [
-            (1 - graph_scale, lambda: cond.drop(everyone, everyone, self.null())),
-            (graph_scale - style_scale, lambda: cond.drop(~everyone, everyone, self.null())),
+            (1 - graph_scale, False, lambda: cond.drop(everyone, everyone, self.null())),
+            (graph_scale - style_scale, True, lambda: cond.drop(~everyone, everyone, self.null())),
         ]
-        branches = [(weight, branch()) for weight, branch in weighted if weight != 0]
+        branches = [(weight, graph, branch()) for weight, graph, branch in weighted if weight != 0]
         if style_scale != 0 or rescale:  # rescaling needs to know it
-            branches.append((style_scale, cond))
-        weights, conds = zip(*branches)
+            branches.append((style_scale, True, cond))
+        weights, graphs, conds = zip(*branches)  # graphs: whether a branch is told the graph
         joined, others = conditioning.cat(*conds), conditioning.cat(*conds[1:]) if conds[1:] else None
 
-        def run(x: Tensor, t: Tensor, cond: Conditioning, n: int = 1) -> tuple[Tensor, ...]:
-            return self.unet(x.repeat(n, 1, 1, 1), t.repeat(n), cond).chunk(n)
+        def run(x: Tensor, t: Tensor, cond: Conditioning, control: Control | None, *graphs: bool) -> tuple[Tensor, ...]:
+            n, controls = len(graphs), () if control is None else (control.repeat(graphs, len(x)),)
+            return self.unet(x.repeat(n, 1, 1, 1), t.repeat(n), cond, *controls).chunk(n)
 
-        def guided(x: Tensor, t: Tensor, null_tokens: Tensor | None) -> Tensor:
+        def guided(x: Tensor, t: Tensor, null_tokens: Tensor | None, control: Control | None) -> Tensor:
             if null_tokens is None or graph_scale == 1:
-                out = run(x, t, joined, len(conds))
+                out = run(x, t, joined, control, *graphs)
             else:
                 with torch.no_grad():
-                    out = run(x, t, others, len(conds) - 1) if others else ()
+                    out = run(x, t, others, control, *graphs[1:]) if others else ()
                 style = None if cond.style is None else self.null_style.expand(len(x), -1)
-                out = (*run(x, t, Conditioning.of(null_tokens, style)), *out)
+                out = (*run(x, t, Conditioning.of(null_tokens, style), control, False), *out)
             eps = sum(weight * e for weight, e in zip(weights, out))
             return rescaled(eps, out[-1], rescale) if rescale and len(out) > 1 else eps
 
-        def eps(x: Tensor, t: Tensor, null_tokens: Tensor | None = None) -> Tensor:
+        def eps(
+            x: Tensor, t: Tensor, null_tokens: Tensor | None = None, control: Control | None = None
+        ) -> Tensor:
             differentiable = null_tokens is not None and null_tokens.requires_grad and torch.is_grad_enabled()
             with torch.set_grad_enabled(differentiable):
                 if (graph_scale, style_scale) == (1, 1) or (low, high) == (0, 1):
-                    return guided(x, t, null_tokens)
+                    return guided(x, t, null_tokens, control)
                 share = t / len(self.schedule)
                 inside = (low <= share) & (share <= high)
                 if inside.all():
-                    return guided(x, t, null_tokens)
-                (alone,) = run(x, t, cond)
+                    return guided(x, t, null_tokens, control)
+                (alone,) = run(x, t, cond, control, True)
                 if not inside.any():
                     return alone
-                return torch.where(inside[:, None, None, None], guided(x, t, null_tokens), alone)
+                return torch.where(inside[:, None, None, None], guided(x, t, null_tokens, control), alone)
 
         return eps
 
