@@ -62,8 +62,8 @@ def names(graph) -> list[tuple[str, ...]]:
 
 
 def mistake(graph, seen: Seen) -> str | None:
-    """How what is seen departs from the truth: other objects or words, a box off by more than 2 cells, a triple that does
-    not hold, pixels that belong to nothing. It does not lean on `check`."""
+    """How what is seen departs from the truth: other objects or words, a box off by more than 2 cells, a triple that
+    does not hold, pixels that belong to nothing. It does not lean on `check`."""
     if seen.graph is None or sorted(names(seen.graph)) != sorted(names(graph)):
         return f"{names(graph)} is taken for {seen.graph and names(seen.graph)}"
     place = [names(seen.graph).index(name) for name in names(graph)]  # no two of a scene are alike
