@@ -22,7 +22,7 @@ from ldm.data.images import to_image
 from ldm.diff import Add, ChangeAttribute, Move, Operation, Remove, Replace, Resize, diff
 from ldm.graph import SceneGraph, encode
 from ldm.layout import place
-from ldm.models.diffusion import inversion, paths
+from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser, timestep
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.inversion import Inverted, Source
@@ -200,16 +200,11 @@ def edit(
 def variants(count: int, *arguments, seed: int = 0, **options) -> list[Edit]:
     """`count` edits that differ by what is drawn; the other arguments are those of `edit`. Raises UserError for a method
     that draws nothing."""
-    made = []
-    for number in range(count):
-        made.append(edit(*arguments, seed=seed + number, **options))
-        if made[0].settings.method not in RANDOM:
-            if count > 1 and made[0].region.any():
-                raise UserError(
-                    f"the method {made[0].settings.method} draws nothing, so there is one edit only: for {count} of them "
-                    f"choose {' or '.join(RANDOM)}"
-                )
-    return made
+    made = [edit(*arguments, seed=seed, **options)]
+    method = made[0].settings.method
+    if count > 1 and method not in RANDOM and made[0].region.any():
+        raise UserError(f"{method} draws nothing, so there is one edit and not {count}; try {' or '.join(RANDOM)}")
+    return made + [edit(*arguments, seed=seed + number, **options) for number in range(1, count)]
 
 
 def understood(source: SceneGraph | None, graph: SceneGraph) -> tuple[list[Operation], SceneGraph, str]:

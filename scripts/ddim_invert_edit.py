@@ -1,108 +1,194 @@
-"""Edit a photograph: invert it with DDIM, then sample it back under an edited scene graph and a style."""
+"""Edit a photograph: say by two scene graphs what is to change, and it changes there; or take on another look by a style.
+
+    python scripts/ddim_invert_edit.py --ref photo.jpg --source-sg photo.json --sg edited.json
+    torchrun --nproc-per-node 4 -- scripts/ddim_invert_edit.py --batch edits.jsonl --outdir outputs/edits
+
+(Without the --, torchrun would take --run for its own.)
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import platform
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
 
 from ldm.util import UserError, finite, writable_folder
 
+METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
+SWEEPS = {"graph-scale": finite, "style-scale": finite, "strength": finite, "margin": finite, "rescale": finite, "steps": int}
+OPTIONS = (
+    "method", "steps", "graph_scale", "style_scale", "region", "strength", "interval", "rescale", "keep", "margin", "seed",
+)  # fmt: skip
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--sg", metavar="JSON", help="scene graph of what the edited picture should show")
+    what.add_argument("--batch", metavar="JSONL", help='many edits, a line each: {"ref": ..., "source_sg": ..., "sg": ..., '
+        '"style": ..., "mask": ..., "out": ...}, with names of files from the folder of this one, and options such as '
+        '"graph_scale": 3; goes on with the same --outdir')  # fmt: skip
     add = parser.add_argument
-    add("--sg", required=True, metavar="JSON", help="scene graph of what the edited picture should show")
     add("--ref", metavar="IMAGE", help="the photograph to edit (default: the `image` that the graph names; with neither "
         "a picture is sampled from noise)")  # fmt: skip
     add("--source-sg", metavar="JSON", help="scene graph of the photograph as it is (default: inversion under the null "
         "graph)")  # fmt: skip
-    add("--style", metavar="IMAGE", help="another image to take the look from (default: the photograph itself)")
+    add("--style", metavar="IMAGE", help="another image to take the look from, everywhere (default: the photograph itself)")
+    add("--mask", metavar="IMAGE", help="white where the picture may change (default: where the operations say)")
+    add("--region", choices=["auto", "none"], help="none lets the whole picture change (default: auto)")
     add("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config (with none "
         "of --run, --ckpt and --config: the weights that ship)")  # fmt: skip
     add("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, or adapters exported from one, instead of a run")
     add("--config", metavar="YAML", help="a config, instead of the one in the checkpoint")
-    add("--method", choices=["ddim", "fixed-point"], default="ddim", help="how to invert: fixed-point calls the U-Net "
-        "more often and comes back more exactly (default: %(default)s)")  # fmt: skip
-    add("--steps", type=int, default=50, help="DDIM steps, down and up (default: %(default)s)")
-    add("--graph-scale", type=finite, default=1.0, help="guidance towards the graph; 1 is none (default: %(default)s)")
-    add("--style-scale", type=finite, default=1.0, help="guidance towards the style; 1 is none (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the noise, where no photograph is inverted (default: %(default)s)")
+    add("--method", choices=METHODS, help="how the photograph is inverted (default: noise, which inverts nothing, within a "
+        "region; direct without one)")  # fmt: skip
+    add("--steps", type=int, help="DDIM steps, down and up (default: 50)")
+    add("--strength", type=finite, help="share of the noise levels that the edit goes through; less stays nearer to the "
+        "photograph (default: 1)")  # fmt: skip
+    add("--graph-scale", type=finite, help="guidance towards the graph; 1 is none (default: 2 where the model was trained "
+        "for it)")  # fmt: skip
+    add("--style-scale", type=finite, help="guidance towards the style (default: as --graph-scale)")
+    add("--interval", type=finite, nargs=2, metavar=("LOW", "HIGH"), help="shares of the noise levels at which to guide "
+        "(default: 0 1)")  # fmt: skip
+    add("--rescale", type=finite, help="share of the contrast that guidance adds to take back (default: 0)")
+    add("--margin", type=finite, help="of the region around boxes, in latent cells (default: 1)")
+    add("--keep", action="store_true", default=None, help="what moves keeps its look by attention to the photograph; takes "
+        "twice as long")  # fmt: skip
+    add("--seed", type=int, help="of what is drawn (default: 0)")
+    add("--n", type=positive, default=1, help="edits that differ by their seeds (default: %(default)s)")
+    add("--sweep", type=sweep, metavar="OPTION=VALUES", help=f"an edit for each value, as in graph-scale=1,3,5; of "
+        f"{', '.join(SWEEPS)}")  # fmt: skip
+    add("--previews", type=positive, nargs="?", const=8, default=0, metavar="N", help="also show what the edit was heading "
+        "for at some steps (8)")  # fmt: skip
+    add("--attention", action="store_true", help="also show where the model sees each object")
     add("--outdir", metavar="DIR", help="where the pictures and the record go (default: outputs/<date and time>)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.batch:
+        alone = ("ref", "source_sg", "style", "mask", "sweep", "previews", "attention")
+        given = [name for name in alone if getattr(arguments, name)] + ["n"] * (arguments.n > 1)
+        if given:
+            parser.error(f"--{given[0].replace('_', '-')} is of one edit, and --batch names many; its lines may say more")
+    return arguments
+
+
+def positive(word: str) -> int:
+    if word.isdecimal() and int(word):
+        return int(word)
+    raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 on")
+
+
+def sweep(word: str) -> tuple[str, list]:
+    name, _, values = word.partition("=")
+    try:
+        return name, [SWEEPS[name](value) for value in values.split(",")]
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{word!r} is not as graph-scale=1,3,5, of {', '.join(SWEEPS)}") from None
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
+    import torch  # only now, as --help need not wait for it
+
     try:
-        folder = run(arguments)
+        return run_batch(arguments) if arguments.batch else run(arguments)
     except UserError as error:
         print(f"ddim_invert_edit.py: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {folder}/edited.png, panel.png and record.json")
+    except torch.OutOfMemoryError:
+        print("ddim_invert_edit.py: out of GPU memory: free some of it, or choose another --device", file=sys.stderr)
+    return 2
+
+
+def options_of(arguments: argparse.Namespace) -> dict:
+    """Of `edit`, those that were given: the others are its own to choose."""
+    return {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
+
+
+def run_batch(arguments: argparse.Namespace) -> int:
+    from ldm.edit_batch import edit_all
+    from ldm.run import choose_device, find_checkpoint, fingerprint, load_model
+
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if arguments.outdir is None and world > 1:
+        raise UserError("--outdir is missing: several processes must agree where the pictures go")
+    folder = output_folder(arguments)
+    device = choose_device(arguments.device)
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    model = load_model(checkpoint, arguments.config, device)
+    made_by = {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model), "device": device.partition(":")[0]}
+    failures = edit_all(model, Path(arguments.batch), folder, options_of(arguments), made_by, rank, world)
+    if failures:
+        raise UserError(f"{failures} of the lines could not be edited; the same command goes on with them when they are right")
+    if rank == 0:
+        print(f"edited pictures in {folder}, with index.jsonl and sheet.png")
     return 0
 
 
-def run(arguments: argparse.Namespace) -> Path:
-    # torch comes with these, and --help need not wait for it
+def run(arguments: argparse.Namespace) -> int:
     from ldm.data.images import read_image
-    from ldm.editing import edit
+    from ldm.edit_files import figures, pictures, sentences, write
+    from ldm.editing import variants
     from ldm.run import choose_device, find_checkpoint, load_model
-    from ldm.sampling import Settings, sample_images
 
     graph, source = one_graph(arguments.sg), arguments.source_sg and one_graph(arguments.source_sg)
     reference = arguments.ref or (graph.image and Path(arguments.sg).parent / graph.image)
-    photograph = reference and read_image(reference, upright=True)
-    style = arguments.style and read_image(arguments.style, upright=True)
-
+    photograph, style, mask = (
+        name and read_image(name, upright=True) for name in (reference, arguments.style, arguments.mask)
+    )
     device = choose_device(arguments.device)
-    arguments.outdir = str(writable_folder(arguments.outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir"))
+    folder = output_folder(arguments)
+    arguments.outdir = str(folder)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, device)
     room = model.cond_stage_model.max_objects
     graph.validate(model.vocab, arguments.sg, room)
     if source:
         source.validate(model.vocab, arguments.source_sg, room)
-
-    guidance = {"graph_scale": arguments.graph_scale, "style_scale": arguments.style_scale}
+    record = {"arguments": vars(arguments), "checkpoint": checkpoint and str(checkpoint)}
     if photograph is None:
-        print("no photograph to edit: sampling a picture of the graph from noise")
-        settings = Settings(arguments.steps, **guidance)
-        picture = sample_images(model, [graph], [arguments.seed], settings, style)[0]
-        record = {"checkpoint": checkpoint and str(checkpoint)}
-        return write(arguments, {"edited": picture}, panel([("sampled", picture)], [("graph", graph)]), record)
+        write(folder, sampled(arguments, model, graph, style), record)
+        print(f"wrote {folder}/edited.png, panel.png and record.json")
+        return 0
+
     if source is None:
         print("no --source-sg: the photograph is inverted under the null graph, so the whole of it may change")
+    runs, options = [], options_of(arguments)
+    what, values = arguments.sweep or ("", [None])
+    for value in values:
+        chosen = {what.replace("-", "_"): value} if what else {}
+        made = variants(
+            arguments.n, model, photograph, graph, source, style, mask=mask, previews=0 if runs else arguments.previews,
+            attention=arguments.attention and not runs, reconstruct=not runs, progress=bar, **{**options, **chosen},
+        )  # fmt: skip
+        title, several = [f"{what} {value}"] if what else [], arguments.n > 1
+        runs += [(" ".join([*title, *[f"seed {it.settings.seed}"] * several]), it) for it in made]
+    first = runs[0][1]
+    if source:
+        print("\n".join(f"  {sentence}" for sentence in sentences(first, source)))
+    if first.round_trip_error is not None:
+        print(f"round trip: {first.round_trip_error:.1e} of the latent, {first.psnr:.2f} dB "
+              f"(the autoencoder alone {first.psnr_autoencoder:.2f} dB)")  # fmt: skip
+    found = pictures(runs, arguments.n if arguments.n > 1 else len(runs), photograph, source, graph, style)
+    write(folder, found, {**record, "reference": str(reference), **figures(first)})
+    print(f"wrote {folder}/{', '.join(f'{name}.png' for name in found)} and record.json")
+    return 0
 
-    result = edit(
-        model, photograph, graph, source, style, arguments.method, arguments.steps, progress=bar, **guidance
-    )
-    for operation in result.operations:
-        print(f"  {operation}")
-    if source and not result.operations:
-        print("  the two graphs say the same: nothing to change")
-    if result.round_trip_error is not None:
-        print(f"round trip: {result.round_trip_error:.1e} of the latent, {result.psnr:.2f} dB "
-              f"(the autoencoder alone {result.psnr_autoencoder:.2f} dB)")  # fmt: skip
-    pictures = [("reference", photograph), ("reconstruction", result.reconstruction), ("edit", result.image)]
-    if style:
-        pictures.insert(1, ("style", style))
-    graphs = ([("source graph", source)] if source else []) + [("edited graph", graph)]
-    record = {
-        "reference": str(reference),
-        "checkpoint": checkpoint and str(checkpoint),
-        "operations": [str(operation) for operation in result.operations],
-        "round_trip_error": result.round_trip_error,
-        "psnr": result.psnr,
-        "psnr_autoencoder": result.psnr_autoencoder,
-    }
-    sheet = panel(pictures, graphs, record["operations"])
-    return write(arguments, {"edited": result.image, "reconstruction": result.reconstruction}, sheet, record)
+
+def sampled(arguments: argparse.Namespace, model, graph, style) -> dict:
+    """The picture of a graph, and its panel, where there is no photograph."""
+    from ldm import plots
+    from ldm.sampling import Settings, sample_images
+
+    print("no photograph to edit: sampling a picture of the graph from noise")
+    given = {key: value for key, value in options_of(arguments).items() if key in ("steps", "graph_scale", "style_scale")}
+    picture = sample_images(model, [graph], [arguments.seed or 0], Settings(**given), style)[0]
+    return {"edited": picture, "panel": plots.panel([("sampled", picture), ("graph", plots.draw_graph(graph))])}
+
+
+def output_folder(arguments: argparse.Namespace) -> Path:
+    return writable_folder(arguments.outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir")
 
 
 def one_graph(path: str):
@@ -118,41 +204,6 @@ def bar(steps: range, what: str):
     from tqdm import tqdm
 
     return tqdm(steps, what, unit="step", leave=False)
-
-
-def panel(pictures: list, graphs: list, caption: list[str] = ()):
-    from ldm import plots
-
-    return plots.panel([*pictures, *((title, plots.draw_graph(graph)) for title, graph in graphs)], caption)
-
-
-def write(arguments: argparse.Namespace, pictures: dict, sheet, record: dict) -> Path:
-    """Every file beside its place first, then renamed, so that none is ever half written."""
-    import PIL
-    import pytorch_lightning
-    import torch
-
-    record = {
-        "arguments": vars(arguments),
-        **record,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pytorch_lightning": pytorch_lightning.__version__,
-            "pillow": PIL.__version__,
-        },
-    }
-    folder = Path(arguments.outdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "record.json").exists() and "reconstruction" not in pictures:
-        (folder / "reconstruction.png").unlink(missing_ok=True)  # an earlier edit's, whose place this one takes
-    for name, picture in {**pictures, "panel": sheet}.items():
-        picture.save(folder / f".{name}.png")
-        (folder / f".{name}.png").replace(folder / f"{name}.png")
-    record = {key: None if value == math.inf else value for key, value in record.items()}  # of equal pictures' PSNR
-    (folder / ".record.json").write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-    (folder / ".record.json").replace(folder / "record.json")
-    return folder
 
 
 if __name__ == "__main__":

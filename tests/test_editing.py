@@ -2,19 +2,27 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny import tiny_model
 
+from ldm import gallery
 from ldm.data.demo import DemoValidation
 from ldm.data.shapes import render
-from ldm.editing import edit, psnr
-from ldm.graph import write_graphs
+from ldm.diff import diff
+from ldm.editing import beside, edit, keeping, psnr, understood, variants
+from ldm.graph import SceneGraph, write_graphs
+from ldm.models.diffusion.inversion import METHODS, Inverted
 from ldm.run import load_model
+from ldm.schedule import NoiseSchedule
+from ldm.util import UserError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -64,13 +72,157 @@ def door():
     return load_script("ddim_invert_edit")
 
 
-@pytest.mark.filterwarnings("ignore:fixed-point inversion")
-@pytest.mark.parametrize("method", ["ddim", "fixed-point"])
-def test_an_edit_to_the_same_graph_at_scale_1_is_the_reconstruction(model, scene, method):
+@pytest.mark.parametrize("options", [{}, {"region": "none"}, {"mask": Image.new("L", (9, 9), 255)}, {"method": "ddim"}])
+def test_an_edit_that_changes_nothing_returns_the_photograph(model, scene, options):
     photograph, graph, _ = scene
-    result = edit(model, photograph, graph, source=graph, method=method, steps=3)
-    assert result.image.tobytes() == result.reconstruction.tobytes()
-    assert result.operations == []
+    result = edit(model, photograph, graph, source=graph, steps=3, **options)
+    assert result.image.tobytes() == photograph.tobytes()
+    assert result.operations == [] and not result.region.any()
+
+
+def test_a_relation_that_is_only_forgotten_changes_no_pixel(model, scene):
+    photograph, graph, _ = scene
+    result = edit(model, photograph, replace(graph, triples=graph.triples[1:]), source=graph, steps=3)
+    assert result.operations and result.image.tobytes() == photograph.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:fixed-point inversion")
+@pytest.mark.parametrize("method", METHODS)
+def test_outside_the_region_every_pixel_is_the_photographs_by_every_method(model, scene, method):
+    photograph, graph, other = scene
+    result = edit(model, photograph, other, source=graph, method=method, steps=2)
+    before, after = np.asarray(photograph), np.asarray(result.image)
+    outside = result.region == 0
+    assert 0 < outside.sum() < outside.size
+    assert (before[outside] == after[outside]).all() and (before != after).any()
+
+
+@pytest.mark.parametrize("method", ["direct", "ddpm", "bdia"])
+def test_without_an_edit_the_exact_methods_return_the_latent(model, scene, method):
+    photograph, graph, other = scene
+    result = edit(model, photograph, other, source=graph, method=method, steps=3)
+    assert result.round_trip_error < 1e-4 and result.psnr == pytest.approx(result.psnr_autoencoder, abs=0.1)
+
+
+def test_the_region_follows_the_mask_wherever_the_operations_are(model, scene):
+    photograph, graph, other = scene
+    mask = Image.new("L", photograph.size)
+    mask.paste(255, (0, 0, 20, 30))
+    result = edit(model, photograph, other, source=graph, mask=mask, steps=2)
+    changed = (np.asarray(photograph) != np.asarray(result.image)).any(-1)
+    assert changed[:, :20].any() and not changed[:, 20:].any()
+    assert edit(model, photograph, other, mask=mask, steps=2).region.tolist() == result.region.tolist()
+    with pytest.raises(UserError, match="black"):
+        edit(model, photograph, other, source=graph, mask=Image.new("L", (4, 4)), steps=2)
+
+
+def test_without_boxes_the_region_is_where_the_object_is_looked_at(model, scene):
+    photograph, graph, other = scene
+    bare = [replace(g, boxes=(None,) * len(g.objects)) for g in (graph, other)]
+    result = edit(model, photograph, bare[1], source=bare[0], steps=2)
+    assert result.attention.shape[0] == len(graph.objects)
+    assert 0 < result.region.mean() < 1
+    boxed = edit(model, photograph, other, source=graph, steps=2)
+    assert boxed.attention is None
+    assert edit(model, photograph, other, source=graph, steps=2, attention=True).attention is not None
+
+
+def test_without_a_region_or_with_a_style_everything_may_change(model, scene):
+    photograph, graph, other = scene
+    red = Image.new("RGB", (40, 60), "red")
+    for options in ({"graph": other, "region": "none"}, {"graph": graph, "style": red}, {"graph": other, "source": None}):
+        result = edit(model, photograph, **{"source": graph, "steps": 2, **options})
+        assert (result.region == 1).all() and result.image.tobytes() != photograph.tobytes()
+
+
+def test_a_moved_objects_new_place_is_chosen_and_said():
+    boxes = ((0.1, 0.4, 0.3, 0.6), (0.4, 0.4, 0.6, 0.6))
+    before = SceneGraph(("circle", "square"), boxes, (("red",), ("blue",)), ((0, "left of", 1),))
+    after = SceneGraph(("circle", "square"), (None, boxes[1]), (("red",), ("blue",)), ((0, "right of", 1),))
+    operations, graph, chosen = understood(before, after)
+    assert "red circle" in chosen and "right of" in chosen
+    assert graph.boxes[0][0] >= graph.boxes[1][2] and graph.boxes[1] == boxes[1]
+    assert [type(operation).__name__ for operation in operations] == ["Move", "ChangeRelation"]
+
+
+def test_a_seed_gives_an_edit_again_and_another_seed_another(model, scene):
+    photograph, graph, other = scene
+    one, two = (it.image.tobytes() for it in variants(2, model, photograph, other, source=graph, steps=2))
+    assert one != two
+    assert edit(model, photograph, other, source=graph, steps=2, seed=1).image.tobytes() == two
+    with pytest.raises(UserError, match="ddim draws nothing"):
+        variants(2, model, photograph, other, source=graph, steps=2, method="ddim")
+
+
+def test_keeping_shows_the_source_to_what_moves_and_costs_nothing_where_nothing_moves(model, scene):
+    photograph, graph, other = scene
+    graph, other = replace(graph, triples=()), replace(other, triples=())
+    box = graph.boxes[0]
+    dx = 0.25 if box[2] <= 0.75 else -0.25
+    moved = replace(graph, boxes=((box[0] + dx, box[1], box[2] + dx, box[3]), *graph.boxes[1:]))
+    calls = []
+    hook = model.unet.register_forward_hook(lambda module, given, out: calls.append((len(given[0]), len(given) == 4)))
+    for target in (moved, other):
+        edit(model, photograph, target, source=graph, steps=1, keep=True)
+    hook.remove()
+    assert calls == [(4, True), (2, False)]  # two branches of guidance
+
+
+def test_the_source_stands_on_its_path_beside_the_target():
+    schedule, seen = NoiseSchedule.linear().ddim(3), []
+    path = torch.arange(4.0)[:, None, None, None, None].expand(4, 1, 4, 2, 2)
+
+    def both(rows, t, control):
+        seen.append((rows[:, 0, 0, 0].tolist(), t.tolist(), control))
+        return rows + 10
+
+    eps = beside(both, Inverted(path), schedule, "control")
+    t = schedule.timesteps[1:2]
+    assert eps(torch.full((1, 4, 2, 2), 7.0), t).unique().tolist() == [17.0]
+    assert seen == [([2.0, 7.0], [int(t)] * 2, "control")]
+
+
+def test_what_moves_is_seen_where_it_was_and_what_goes_is_not_seen():
+    boxes = tuple((x, 0.0, x + 0.25, 0.25) for x in (0.0, 0.25, 0.5, 0.75))
+    objects, ids = ("circle", "square", "triangle", "circle"), tuple("abcd")
+    before = SceneGraph(objects, boxes, ids=ids)
+    new = (0.0, 0.5, 0.5, 1.0)
+    after = SceneGraph(("circle", "square", "square"), (new, boxes[2], boxes[3]), ids=("a", "c", "d"))
+    control = keeping(tiny_model(), before, after, diff(before, after), everywhere=False, restyled=False)
+    ((_, _, mutual, words),) = control.pairs
+    assert set(mutual.shifts) == {(boxes[0], new), (boxes[1], None), (boxes[2], None), (boxes[3], None)}
+    assert words is None  # without a region only
+    assert mutual.where[0, 4] == 0 and mutual.where[4, 0] == 1  # a replaced thing's place sees itself
+
+
+def test_previews_lead_up_to_the_edit_and_change_nothing(model, scene):
+    photograph, graph, other = scene
+    plain, seen = (edit(model, photograph, other, source=graph, steps=4, previews=count) for count in (0, 3))
+    assert len(seen.previews) == 3 and seen.image.tobytes() == plain.image.tobytes()
+    last = np.abs(np.asarray(seen.previews[-1], float) - np.asarray(seen.image)).mean()
+    first = np.abs(np.asarray(seen.previews[0], float) - np.asarray(seen.image)).mean()
+    assert last < first
+
+
+def test_a_model_without_an_image_encoder_edits_and_says_that_it_takes_no_style(scene):
+    photograph, graph, other = scene
+    model = tiny_model(global_stage_config=None).eval().requires_grad_(False)
+    assert edit(model, photograph, other, source=graph, steps=2).image.tobytes() != photograph.tobytes()
+    with pytest.raises(UserError, match="image encoder"):
+        edit(model, photograph, other, source=graph, style=photograph, steps=2)
+
+
+def test_a_model_that_was_never_without_its_conditions_is_not_guided(scene):
+    model = tiny_model(graph_drop=0.0, style_drop=0.0).eval().requires_grad_(False)
+    settings = edit(model, *scene[::2], source=scene[1], steps=2).settings
+    assert (settings.graph_scale, settings.style_scale) == (1, 1)
+
+
+@pytest.mark.parametrize("wrong", [{"method": "dim"}, {"region": "all"}, {"strength": 0.0}, {"strength": 1.5}, {"steps": 0}])
+def test_an_option_that_does_not_exist_is_named(model, scene, wrong):
+    photograph, graph, other = scene
+    with pytest.raises(UserError, match=str(*wrong.values())):
+        edit(model, photograph, other, source=graph, **wrong)
 
 
 def test_the_fixed_point_round_trip_is_within_a_thousandth(checkpoint, scene):
@@ -87,12 +239,12 @@ def test_an_edit_has_the_size_of_its_photograph_whatever_that_is(model, scene):
     photograph, graph, other = scene
     for size in ((50, 30), (31, 97), (64, 64), (7, 5)):
         result = edit(model, photograph.resize(size), other, source=graph, steps=2)
-        assert result.image.size == result.reconstruction.size == size
+        assert result.image.size == result.reconstruction.size == result.region.shape[::-1] == size
 
 
 def test_the_graph_and_the_style_both_change_the_edit(model, scene):
     photograph, graph, other = scene
-    plain = edit(model, photograph, graph, source=graph, steps=5)
+    plain = edit(model, photograph, graph, source=graph, steps=5)  # the photograph
     replaced = edit(model, photograph, other, source=graph, steps=5)
     restyled = edit(model, photograph, graph, source=graph, style=Image.new("RGB", (40, 60), "red"), steps=5)
     assert len({r.image.tobytes() for r in (plain, replaced, restyled)}) == 3
@@ -133,11 +285,90 @@ def test_the_script_writes_the_edit_a_panel_and_a_record(checkpoint, scene, door
     assert record["arguments"]["steps"] == 3 and record["versions"]["torch"] == torch.__version__
     assert record["operations"] and record["operations"][0] in capsys.readouterr().out
     again = edit(load_model(checkpoint), photograph, other, source=graph, steps=3)
-    for number in ("round_trip_error", "psnr", "psnr_autoencoder"):
+    assert np.array_equal(Image.open(tmp_path / "out" / "edited.png"), again.image)
+    for number in ("psnr", "psnr_autoencoder"):
         assert record[number] == pytest.approx(getattr(again, number), rel=1e-3)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "edited.png", "panel.png", "reconstruction.png", "record.json",
-    ]  # fmt: skip
+    assert record["settings"] == json.loads(json.dumps(again.settings._asdict()))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["edited.png", "panel.png", "record.json"]
+
+    more = ["--method", "ddpm", "--n", "2", "--sweep", "strength=0.5,1", "--previews", "2", "--attention", "--region", "none"]
+    assert door([*paths, *run, *more]) == 0
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
+    assert names == set(record["files"])
+    assert {"reconstruction.png", "grid.png", "previews.png", "edited_strength_1.0_seed_1.png"} <= names
+    assert len([name for name in names if name.startswith("attention/")]) == len(graph.objects)
+    assert door([*paths, *run]) == 0  # takes an earlier edit's pictures away
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
+
+
+@pytest.fixture
+def batch(checkpoint, scene, tmp_path):
+    """A file of three edits in a folder, and the command that makes them."""
+    photograph, graph, other = scene
+    photograph.save(tmp_path / "photo.png")
+    write_graphs(tmp_path / "source.json", [graph])
+    line = {"ref": "photo.png", "source_sg": "source.json", "sg": other.to_json()}
+    lines = [line, {**line, "style": "photo.png", "out": "styles/one.png"}, {**line, "seed": 3}]
+    (tmp_path / "edits.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = ["--ckpt", str(checkpoint), "--steps", "2", "--device", "cpu", "--outdir", str(tmp_path / "out")]
+    return tmp_path / "edits.jsonl", ["--batch", str(tmp_path / "edits.jsonl"), *run]
+
+
+NAMES = ["000001.png", "000003.png", "styles/one.png"]
+
+
+def made(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png") if path.name != "sheet.png")
+
+
+def test_a_batch_makes_what_is_missing_and_nothing_twice(batch, door, scene, model):
+    path, command = batch
+    assert door(command) == 0
+    out = path.parent / "out"
+    assert made(out) == NAMES and (out / "sheet.png").exists()
+    records = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
+    assert [record["file"] for record in records] == ["000001.png", "styles/one.png", "000003.png"]
+    assert all(record["operations"] for record in records)
+    third = edit(model, scene[0], scene[2], source=scene[1], steps=2, seed=3)
+    assert np.array_equal(Image.open(out / "000003.png"), third.image)
+    (out / "000003.png").unlink()
+    before = (out / "000001.png").stat().st_mtime_ns
+    assert door(command) == 0
+    assert made(out) == NAMES and (out / "000001.png").stat().st_mtime_ns == before
+
+
+def test_processes_share_a_batch(batch, door, monkeypatch):
+    path, command = batch
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, there in (("1", ["styles/one.png"]), ("0", NAMES)):
+        monkeypatch.setenv("RANK", rank)
+        assert door(command) == 0
+        assert made(path.parent / "out") == there
+    assert len((path.parent / "out" / "index.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_bad_line_costs_the_others_nothing_and_each_is_one_sentence(batch, door, capsys):
+    path, command = batch
+    bad = ['{"sg"', '{"sg": "nowhere.json"}', '{"sg": "source.json", "sterngth": 1}', '{"out": "../x.png", "sg": "a"}']
+    bad += ['{"sg": "source.json"}', '{"sg": "source.json", "ref": "photo.png", "steps": "many"}', "[]", '{"ref": "photo.png"}']
+    path.write_text("\n".join(bad) + "\n\n" + path.read_text())
+    assert door(command) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "edits.jsonl" in line]
+    assert [f"line {number}:" in error for number, error in enumerate(errors, 1)] == [True] * 8
+    assert "did you mean 'strength'" in errors[2] and "no photograph" in errors[4]
+    out = path.parent / "out"
+    assert made(out) == ["000010.png", "000012.png", "styles/one.png"]
+    assert gallery.record_of(out / "000012.png")["options"]["seed"] == 3
+
+
+def test_the_script_knows_every_method_without_loading_torch():
+    script = load_script("ddim_invert_edit")
+    assert tuple(METHODS) == script.__globals__["METHODS"]
+    begun = "import sys, runpy; sys.argv[1:] = ['--help']; sys.path.insert(0, '.')"
+    code = f"{begun}\ntry: runpy.run_path('scripts/ddim_invert_edit.py', run_name='__main__')\n"
+    code += "except SystemExit: sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=SCRIPTS.parent, stdout=subprocess.DEVNULL)
 
 
 def test_the_script_needs_no_more_than_a_graph(checkpoint, scene, door, tmp_path, capsys):
@@ -162,6 +393,7 @@ def test_the_script_needs_no_more_than_a_graph(checkpoint, scene, door, tmp_path
         ({"objects": ["circle"]}, ["--ckpt", "", "--run", "nowhere"], "nowhere"),
         ({"objects": ["circle"]}, ["--steps", "0"], "0 DDIM steps"),
         ({"objects": ["circle"]}, ["--device", "gpu7"], "gpu7"),
+        ({"objects": ["circle"]}, ["--mask", "nowhere.png"], "nowhere.png"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(checkpoint, door, tmp_path, capsys, graph, arguments, sentence):
