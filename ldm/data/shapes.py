@@ -42,8 +42,8 @@ GRID = 4  # cells: boxes have their edges at multiples of so many, as far as `ra
 BAND, SHADE = 4, 0.45  # a striped shape's bands: cells in height, and how dark every second one is
 PERIOD, RELIEF = 8, 0.14  # of a texture: cells after which it repeats, and how much darker its dark places are
 GAP = 2  # cells between two boxes that do not overlap
-OVERLAP = 24  # cells that two overlapping shapes share at least, so that one is seen to be in front
-VISIBLE = 0.6  # share of each shape that nothing covers, at least
+OVERLAP = 32  # cells that two overlapping shapes share at least, so that one is seen to be in front
+VISIBLE = 0.65  # share of each shape that nothing covers, at least
 MARGIN = 6
 FINE = 4  # shapes are drawn so many times larger and averaged down
 TRIES = 30  # places tried for an object before its scene is begun again
@@ -99,7 +99,7 @@ def _place(count: int, rng: random.Random) -> tuple[list[str], list[Box]] | None
     """Sizes and boxes in drawing order: each box apart from the earlier ones, over one of them, or inside one."""
     placed: list[tuple[str, tuple[int, int, int, int]]] = []
     for _ in range(count):
-        way = rng.choices(("apart", "over", "inside"), (0.66, 0.2, 0.14))[0] if placed else "apart"
+        way = rng.choices(("apart", "over", "inside"), (0.74, 0.14, 0.12))[0] if placed else "apart"
         hosts = [box for size, box in placed if size == "large" or way == "over"]
         for _ in range(TRIES):
             size = "small" if way == "inside" else rng.choice(tuple(SIDES))
