@@ -50,6 +50,7 @@ class Settings(NamedTuple):
     rescale: float
     keep: bool
     margin: float
+    feather: float
     seed: int
 
 
@@ -103,6 +104,7 @@ def edit(
     rescale: float = 0.0,
     keep: bool = False,
     margin: float = 1.0,
+    feather: float = 1.0,
     seed: int = 0,
     previews: int = 0,
     attention: bool = False,
@@ -120,7 +122,7 @@ def edit(
                  GUIDANCE, if the model was trained for it
     keep         what moves keeps its look, and after a restyle everything its place, by attention to the photograph;
                  twice the U-Net's work
-    margin       of the region around boxes, in latent cells
+    margin, feather: in latent cells, how far around boxes the region is whole, and how far beyond that it fades
     seed         of what is drawn, by the methods that draw
     previews     how many pictures of the way
     attention    whether to look where the objects are seen, even if boxes tell
@@ -137,7 +139,7 @@ def edit(
     everywhere = mask is None and (source is None or style is not None or region == "none")
     settings = Settings(
         _method(method, everywhere), steps, strength, _scale(model, graph_scale), _scale(model, style_scale),
-        tuple(interval), rescale, keep, margin, seed,
+        tuple(interval), rescale, keep, margin, feather, seed,
     )  # fmt: skip
     schedule = model.schedule.ddim(steps)
     look = as_seen(model, photograph)
@@ -164,7 +166,7 @@ def edit(
     elif everywhere:
         where = Region.everywhere(cells, size)
     else:
-        where = Region.of(operations, cells, size, maps, margin)
+        where = Region.of(operations, cells, size, maps, margin, feather)
 
     target = model.condition(_encode(graph, model), look if style is None else as_style(model, style))
     control = keeping(model, source, graph, operations, everywhere, style is not None) if keep and source else None

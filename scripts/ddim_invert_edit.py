@@ -17,9 +17,10 @@ from pathlib import Path
 from ldm.util import UserError, finite, writable_folder
 
 METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
-SWEEPS = {"graph-scale": finite, "style-scale": finite, "strength": finite, "margin": finite, "rescale": finite, "steps": int}
+SWEEPS = {name: finite for name in ("graph-scale", "style-scale", "strength", "margin", "feather", "rescale")} | {"steps": int}
 OPTIONS = (
-    "method", "steps", "graph_scale", "style_scale", "region", "strength", "interval", "rescale", "keep", "margin", "seed",
+    "method", "steps", "graph_scale", "style_scale", "region", "strength", "interval", "rescale", "keep", "margin", "feather",
+    "seed",
 )  # fmt: skip
 
 
@@ -53,7 +54,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--interval", type=finite, nargs=2, metavar=("LOW", "HIGH"), help="shares of the noise levels at which to guide "
         "(default: 0 1)")  # fmt: skip
     add("--rescale", type=finite, help="share of the contrast that guidance adds to take back (default: 0)")
-    add("--margin", type=finite, help="of the region around boxes, in latent cells (default: 1)")
+    add("--margin", type=finite, help="how far around boxes the region is whole, in latent cells (default: 1)")
+    add("--feather", type=finite, help="how far beyond that it fades (default: 1)")
     add("--keep", action="store_true", default=None, help="what moves keeps its look by attention to the photograph; takes "
         "twice as long")  # fmt: skip
     add("--seed", type=int, help="of what is drawn (default: 0)")
@@ -119,10 +121,11 @@ def run_batch(arguments: argparse.Namespace) -> int:
     model = load_model(checkpoint, arguments.config, device)
     made_by = {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model), "device": device.partition(":")[0]}
     failures = edit_all(model, Path(arguments.batch), folder, options_of(arguments), made_by, rank, world)
+    if rank > 0:
+        return 2 if failures else 0
     if failures:
         raise UserError(f"{failures} of the lines could not be edited; the same command goes on with them when they are right")
-    if rank == 0:
-        print(f"edited pictures in {folder}, with index.jsonl and sheet.png")
+    print(f"edited pictures in {folder}, with index.jsonl and sheet.png")
     return 0
 
 
