@@ -50,7 +50,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "photograph (default: 1)")  # fmt: skip
     add("--graph-scale", type=finite, help="guidance towards the graph; 1 is none (default: 2 where the model was trained "
         "for it)")  # fmt: skip
-    add("--style-scale", type=finite, help="guidance towards the style (default: as --graph-scale)")
+    add("--style-scale", type=finite, help="guidance towards the style (default: 2 likewise)")
     add("--interval", type=finite, nargs=2, metavar=("LOW", "HIGH"), help="shares of the noise levels at which to guide "
         "(default: 0 1)")  # fmt: skip
     add("--rescale", type=finite, help="share of the contrast that guidance adds to take back (default: 0)")
