@@ -237,16 +237,17 @@ class ImageLogger(pl.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         grids = {name: self._grid(pictures) for name, pictures in images.items()}
         if isinstance(batch, Batch) and getattr(model, "vocab", None):
-            grids["graphs"] = self._graphs(batch, model.vocab)
+            shown = images["reconstructions"] if batch.image is None else batch.image
+            grids["graphs"] = self._graphs(shown, batch, model.vocab)
         for name, sheet in grids.items():
             save_image(sheet, folder / f"{name}_gs-{step:06}_e-{epoch:06}_b-{batch_idx:06}.png")
             for logger in trainer.loggers:
                 if isinstance(logger, pl.loggers.TensorBoardLogger):
                     logger.experiment.add_image(f"{split}/{name}", sheet, step)
 
-    def _graphs(self, batch: Batch, vocab: Vocab) -> Tensor:  # -> (3,H',W') in [0,1]
+    def _graphs(self, shown: Tensor, batch: Batch, vocab: Vocab) -> Tensor:  # (n,3,H,W) -> (3,H',W') in [0,1]
         """Each image with its boxes drawn, beside its graph."""
-        pairs = zip(batch.image[: self.max_images], decode(batch.graph, vocab))
+        pairs = zip(shown[: self.max_images], decode(batch.graph, vocab))
         drawn = [picture for image, graph in pairs for picture in (draw_boxes(to_image(image), graph), draw_graph(graph))]
         return (to_tensor(grid(drawn, columns=4)) + 1) / 2
 

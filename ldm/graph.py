@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -275,18 +275,30 @@ def decode(batch: GraphBatch, vocab: Vocab) -> list[SceneGraph]:
     return [SceneGraph(*fields) for fields in zip(objects, boxes, attributes, triples)]
 
 
+class Latents(NamedTuple):
+    """What the frozen encoders made of images, in place of the images: `z` (B,4,h,w) of the first stage, not scaled,
+    and `style` (B,E) of the image encoder, None where there is no such encoder."""
+
+    z: Tensor
+    style: Tensor | None = None
+
+
 class Batch(tuple):
     """Images and their graphs: sg2im's (image, objs, boxes, triples, obj_to_img, triple_to_img) that also knows
     `.image` (B,3,H,W) in [-1,1] and `.graph`, where the attributes are. `.reference` (B,3,H,W) shows each image's
-    style: where the data has no other picture of that style, it is the image itself."""
+    style: where the data has no other picture of that style, it is the image itself. Where the data is a cache, there
+    are `.latents`, and image and reference are None."""
 
-    image: Tensor
+    image: Tensor | None
     graph: GraphBatch
-    reference: Tensor
+    reference: Tensor | None
+    latents: Latents | None
 
-    def __new__(cls, image: Tensor, graph: GraphBatch, reference: Tensor | None = None) -> Batch:
+    def __new__(
+        cls, image: Tensor | None, graph: GraphBatch, reference: Tensor | None = None, latents: Latents | None = None
+    ) -> Batch:
         self = super().__new__(cls, (image, *graph[:5]))
-        self.image, self.graph = image, graph
+        self.image, self.graph, self.latents = image, graph, latents
         self.reference = image if reference is None else reference
         return self
 
@@ -296,30 +308,32 @@ class Batch(tuple):
         return six if isinstance(six, cls) else cls(six[0], GraphBatch(*six[1:6]))
 
     def __reduce__(self):
-        return Batch, (self.image, self.graph, self._other_reference)
-
-    @property
-    def _other_reference(self) -> Tensor | None:
-        return None if self.reference is self.image else self.reference
+        return Batch, (self.image, self.graph, None if self.reference is self.image else self.reference, self.latents)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        reference = self._other_reference
-        return Batch(
-            self.image.to(device, non_blocking=non_blocking),
-            self.graph.to(device, non_blocking),
-            None if reference is None else reference.to(device, non_blocking=non_blocking),
-        )
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        image, graph, reference = self.__reduce__()[1]
-        graph = GraphBatch(*(x if x is None else x.pin_memory() for x in graph))
-        return Batch(image.pin_memory(), graph, None if reference is None else reference.pin_memory())
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def changed(part: Any) -> Any:
+            if isinstance(part, tuple):
+                return type(part)(*map(changed, part))
+            return None if part is None else change(part)
+
+        return Batch(*map(changed, self.__reduce__()[1]))
 
 
 def collate(samples: Sequence[tuple], vocab: Vocab) -> Batch:
-    """Samples (image (3,H,W), graph) of a dataset, or (image, graph, reference (3,H,W)), to a Batch."""
+    """Samples (image (3,H,W), graph) of a dataset, or (image, graph, reference (3,H,W)), to a Batch; with Latents of
+    one image in place of the image, to a Batch of those."""
     images, graphs, *references = zip(*samples)
-    return Batch(torch.stack(images), encode(graphs, vocab), *map(torch.stack, references))
+    graph = encode(graphs, vocab)
+    if isinstance(images[0], Latents):
+        z, style = zip(*images)
+        return Batch(None, graph, latents=Latents(torch.stack(z), None if style[0] is None else torch.stack(style)))
+    return Batch(torch.stack(images), graph, *map(torch.stack, references))
 
 
 def _without_image(objects, boxes, attributes, triples, ids, image, where: str) -> tuple:

@@ -16,6 +16,7 @@ from ldm import shipped
 from ldm.checkpoint import CheckpointError
 from ldm.export import averages, read_adapters
 from ldm.graph import Vocab
+from ldm.models import encoders
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import UserError, instantiate_from_config, plain, read_config, refuse_foreign_targets
 
@@ -100,6 +101,17 @@ def load_model(
     model.vocab = _vocab(saved, model.config["data"]["params"]["train"])
     model.setup("predict")
     return model.eval().requires_grad_(False).to(device)
+
+
+def load_encoders(config: DictConfig) -> tuple[nn.Module, nn.Module | None]:
+    """The first stage and the image encoder, if there is one, of a config's model, without the rest of it. Raises
+    UserError."""
+    try:
+        return encoders.load(_located(plain(config.model.params)))
+    except UserError:
+        raise
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise UserError(f"model.params: {error}") from error
 
 
 def load_dataset(model: LatentDiffusion, split: str) -> Dataset:

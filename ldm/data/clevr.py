@@ -88,15 +88,18 @@ class CLEVR(Dataset):
     def image_path(self, index: int) -> Path:
         return self.image_dir / self._scene(index)["image"]
 
-    def graph(self, index: int) -> SceneGraph:
-        """The graph of scene `index`; of its rendering no more than the size is read, for the boxes."""
+    def graph(self, index: int, size: tuple[int, int] | None = None) -> SceneGraph:
+        """The graph of scene `index`; of its rendering no more than the size (width, height) is read, for the boxes,
+        and that only if it is not given."""
         scene, path = self._scene(index), self.image_path(index)
         objects = scene["objects"]
         boxes: list[Box | None] = []
         if self.include_boxes:
             try:
-                with Image.open(path) as image:
-                    boxes = [box(*each[4:], each[0], scene["right"], image.size) for each in objects]
+                if size is None:
+                    with Image.open(path) as image:
+                        size = image.size
+                boxes = [box(*each[4:], each[0], scene["right"], size) for each in objects]
             except OSError as error:
                 raise ClevrError(f"{path}: cannot be read ({error}); unpack the renderings again") from None
         triples: list[Triple] = []

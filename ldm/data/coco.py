@@ -101,8 +101,9 @@ class COCOTrain(Dataset):
     def image_path(self, index: int) -> Path:
         return self.image_dir / self.annotations.file_names[index]
 
-    def graph(self, index: int) -> SceneGraph:
-        """The graph of photograph `index`, which is not read. Raises CocoError for a mask that cannot be decoded."""
+    def graph(self, index: int, size: tuple[int, int] | None = None) -> SceneGraph:
+        """The graph of photograph `index`, which is not read: the annotations know its size, so none need be given.
+        Raises CocoError for a mask that cannot be decoded."""
         rows = self._rows(index)
         boxes = [tuple(box) for box in self.annotations.boxes[rows].tolist()]
         triples = []

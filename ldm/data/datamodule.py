@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from ldm.data.cache import Cached, read_index
+from ldm.data.flips import Flipping
 from ldm.graph import Vocab, collate
 from ldm.util import ConfigError, instantiate_from_config
 
@@ -23,6 +26,9 @@ class DataModuleFromConfig(pl.LightningDataModule):
     wrap         accepted for the sake of published files; nothing needs it
     train, validation, test   {target, params} of a map Dataset, each of them optional
     seed         of the order and, where it has a `seed`, of the training set's draws; trainer.py sets it
+    cache        folder that scripts/cache_latents.py wrote for these sets and the model's frozen encoders: batches have
+                 latents and styles out of it, and images are not read
+    flip         share of the training images that are mirrored, with their graphs
     """
 
     def __init__(
@@ -34,17 +40,28 @@ class DataModuleFromConfig(pl.LightningDataModule):
         num_workers: int = 4,
         wrap: bool = False,
         seed: int = 0,
+        cache: str | None = None,
+        flip: float = 0.0,
     ):
         super().__init__()
+        if not 0 <= flip <= 1:
+            raise ConfigError(f"data.params.flip: {flip} is no share; give a number from 0 to 1")
+        self.cache, self.flip = cache, flip
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         splits = {"train": train, "validation": validation, "test": test}
         self.configs = {split: config for split, config in splits.items() if config is not None}
         self.datasets: dict[str, Dataset] = {}
+        self.served: dict[str, Dataset] = {}  # what batches are made of
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the datasets, once. Raises ConfigError where they are empty or speak of different things."""
-        if self.datasets:
-            return
+        """Build the datasets, once. Raises ConfigError where they are empty or speak of different things, CacheError where
+        the cache is not theirs, or not of the model's encoders."""
+        if not self.datasets:
+            self._build()
+        if self.cache and self.trainer:
+            self._refuse_stale(self.trainer.lightning_module)
+
+    def _build(self) -> None:
         datasets = {split: instantiate_from_config(config) for split, config in self.configs.items()}
         for split, dataset in datasets.items():
             if not len(dataset):
@@ -55,7 +72,27 @@ class DataModuleFromConfig(pl.LightningDataModule):
         train = datasets.get("train")
         if hasattr(train, "seed") and "seed" not in (self.configs["train"].get("params") or {}):
             train.seed = self.seed
+        self.served = {split: self._serve(split, dataset) for split, dataset in datasets.items()}
         self.datasets = datasets
+
+    def _serve(self, split: str, dataset: Dataset) -> Dataset:
+        flip = self.flip if split == "train" else 0
+        if flip and not hasattr(dataset, "vocab"):
+            raise ConfigError(f"data.params.flip: {self.configs[split]['target']} has no graphs to mirror; leave it out")
+        if self.cache:
+            dataset = Cached(dataset, Path(self.cache, split))
+            if flip and not dataset.index.mirror_images:
+                raise ConfigError(
+                    f"data.params.flip: the cache {self.cache} was made with --no-mirror; leave flip out, or make one anew"
+                )
+        return Flipping(dataset, flip, self.seed) if flip else dataset
+
+    def _refuse_stale(self, model: pl.LightningModule) -> None:
+        if not hasattr(model, "encoders"):
+            raise ConfigError(f"data.params.cache: {type(model).__name__} learns from images; leave it out")
+        for split in self.served:
+            folder = Path(self.cache, split)
+            read_index(folder).refuse_other(folder, encoders=model.encoders())
 
     @property
     def vocab(self) -> Vocab | None:
@@ -74,7 +111,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def _loader(self, split: str, shuffle: bool = False, position: Callable = lambda: (0, 0)) -> EpochLoader | list:
         if split not in self.datasets:
             return []
-        dataset = self.datasets[split]
+        dataset = self.served[split]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return EpochLoader(
             dataset,

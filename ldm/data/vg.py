@@ -92,6 +92,10 @@ class VGTrain(Dataset):
             raise ImageError(f"{error}; it is index {index} of {self.h5_path}: {remedy}") from None
         return to_tensor(square(image, self.image_size)), self._graph(index, path, *image.size)
 
+    def graph(self, index: int, size: tuple[int, int]) -> SceneGraph:
+        """Of image `index` of `size` (width, height), which is not read."""
+        return self._graph(index, self.image_path(index), *size)
+
     def image_path(self, index: int) -> Path:
         return self.image_dir / self._file["image_paths"][index].decode()
 

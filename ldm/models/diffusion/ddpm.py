@@ -15,6 +15,7 @@ from ldm.checkpoint import CheckpointError, load_part
 from ldm.conditioning import Conditioning
 from ldm.graph import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser, sample
+from ldm.models.encoders import build_frozen, checksums
 from ldm.models.saving import SavesWhatIsTrained
 from ldm.modules.attention_control import Control
 from ldm.modules.ema import EMA
@@ -157,22 +158,38 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
     def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,4,H/8,W/8)
         return self.scale_factor * self.first_stage_model.encode(image).float()  # noise is mixed in float32
 
+    def latents(self, batch: Batch) -> Tensor:  # (B,4,h,w)
+        """Of a batch's images, or those that it brings."""
+        return self.encode(batch.image) if batch.latents is None else self.scale_factor * batch.latents.z.float()
+
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:  # (B,4,h,w) -> (B,3,8h,8w) in about [-1,1]
         return self.first_stage_model.decode(z / self.scale_factor)
 
     # Conditioning ----------------------------------------------------------------------------------------------------
 
-    def condition(self, graph: GraphBatch, reference: Tensor | None = None) -> Conditioning:
-        """Tokens from the graph, style from reference images (B,3,H,W); without them the learned null style. Where no
-        image encoder reads them, the style is the graph encoder's, if it gives one."""
+    def condition(
+        self, graph: GraphBatch, reference: Tensor | None = None, style: Tensor | None = None
+    ) -> Conditioning:
+        """Tokens from the graph, style (B,E) as given or from reference images (B,3,H,W); without either the learned null
+        style. Where no image encoder reads them, the style is the graph encoder's, if it gives one."""
         cond = self.cond_stage_model(graph)
         if self.global_stage_model is None:
             return cond
+        if style is not None:
+            return cond._replace(style=style.float())
         if reference is None:
             self._refuse_unlearned("style", self.style_drop)
             return cond._replace(style=self.null_style.expand(len(cond.tokens), -1))
         return cond._replace(style=self.global_stage_model(reference))
+
+    def conditions(self, batch: Batch) -> Conditioning:
+        """Of a batch's graphs and references, or the styles that it brings."""
+        return self.condition(batch.graph, batch.reference, batch.latents and batch.latents.style)
+
+    def encoders(self) -> dict[str, str]:
+        """What latents and styles depend on: the frozen encoders by name, each with its checksum."""
+        return checksums(self.first_stage_model, self.global_stage_model)
 
     def null(self) -> Conditioning:
         """No graph and no style, as learned: one row."""
@@ -273,12 +290,12 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         What is drawn (dropped conditions, timesteps, noise) comes from `generator`, or torch's own.
         """
         batch = Batch.of(batch)
-        z0 = self.encode(batch.image)
+        z0 = self.latents(batch)
         drawn = {"generator": generator, "device": self.device}
         t = torch.randint(0, len(self.schedule), (len(z0),), **drawn)
         noise = torch.randn(z0.shape, dtype=z0.dtype, **drawn)
         uniform = torch.rand(2, len(z0), **drawn)
-        cond = self.condition(batch.graph, batch.reference)
+        cond = self.conditions(batch)
         without_graph = uniform[0] < self.graph_drop
         without_style = without_graph if self.global_stage_model is None else uniform[1] < self.style_drop
         cond = cond.drop(without_graph, without_style, self.null())
@@ -313,7 +330,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int):
         if self.scale_by_std and self.global_step == batch_idx == 0:
             self.scale_factor.fill_(1.0)
-            std = self.trainer.strategy.reduce(self.encode(batch[0]).std(), reduce_op="mean")
+            std = self.trainer.strategy.reduce(self.latents(Batch.of(batch)).std(), reduce_op="mean")
             self.scale_factor.fill_(1 / std)
 
     def optimizer_step(self, *args, **kwargs):
@@ -344,16 +361,16 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
 
     @torch.no_grad()
     def log_images(self, batch: Batch, n: int = 8, steps: int = 50, guidance: float = 2.0) -> dict[str, Tensor]:
-        """Of a batch's first n images (n,3,H,W): inputs, reconstructions, and samples of the averaged weights under
-        their graphs and styles, guided where training made that possible."""
+        """Of a batch's first n images (n,3,H,W): inputs, unless the batch brings latents, reconstructions, and samples of
+        the averaged weights under their graphs and styles, guided where training made that possible."""
         batch = Batch.of(batch)
         guidance = guidance if self.graph_drop and self.style_drop else 1.0
-        image = batch.image[:n]
-        z = self.encode(image)
+        inputs = {} if batch.latents else {"inputs": batch.image[:n]}
+        z = self.latents(batch if batch.latents else Batch(batch.image[:n], batch.graph))[:n]
         with self.model_ema.applied(self) if self.model_ema else nullcontext():
-            cond = self.condition(batch.graph, batch.reference).rows(n)
+            cond = self.conditions(batch).rows(n)
             samples = sample(self.denoiser(cond, guidance, guidance), self.schedule.ddim(steps), torch.randn_like(z))
-        return {"inputs": image, "reconstructions": self.decode(z), "samples": self.decode(samples)}
+        return {**inputs, "reconstructions": self.decode(z), "samples": self.decode(samples)}
 
 
 def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> (B,C,H,W)
@@ -372,10 +389,4 @@ def _refuse_unsettled(settled: dict):
 
 
 def _build(config: dict, frozen: bool) -> nn.Module:
-    """Frozen parts that are random by intent are the same ones each time: checkpoints do not hold them."""
-    if not frozen:
-        return instantiate_from_config(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        part = instantiate_from_config(config)
-    return part.eval().requires_grad_(False)
+    return build_frozen(config) if frozen else instantiate_from_config(config)
