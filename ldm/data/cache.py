@@ -111,10 +111,10 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 def image_names(dataset: Dataset) -> list[str]:
     """Of its images, relative to its folder of them. Raises CacheError for a data set that has none, and draws."""
-    if not all(hasattr(dataset, name) for name in ("image_dir", "image_path", "graph")):
+    if not hasattr(dataset, "image_names"):
         name = type(dataset).__name__
         raise CacheError(f"{name} draws its pictures anew, which no cache can hold: leave data.params.cache out")
-    return [dataset.image_path(i).relative_to(dataset.image_dir).as_posix() for i in range(len(dataset))]
+    return dataset.image_names()
 
 
 class Cached(Dataset):

@@ -88,6 +88,10 @@ class CLEVR(Dataset):
     def image_path(self, index: int) -> Path:
         return self.image_dir / self._scene(index)["image"]
 
+    def image_names(self) -> list[str]:
+        """Paths of all renderings within image_dir."""
+        return [self._scene(index)["image"] for index in range(len(self))]
+
     def graph(self, index: int, size: tuple[int, int] | None = None) -> SceneGraph:
         """The graph of scene `index`; of its rendering no more than the size (width, height) is read, for the boxes,
         and that only if it is not given."""

@@ -101,6 +101,10 @@ class COCOTrain(Dataset):
     def image_path(self, index: int) -> Path:
         return self.image_dir / self.annotations.file_names[index]
 
+    def image_names(self) -> list[str]:
+        """Paths of all photographs within image_dir."""
+        return list(map(str, self.annotations.file_names))
+
     def graph(self, index: int, size: tuple[int, int] | None = None) -> SceneGraph:
         """The graph of photograph `index`, which is not read: the annotations know its size, so none need be given.
         Raises CocoError for a mask that cannot be decoded."""

@@ -99,6 +99,10 @@ class VGTrain(Dataset):
     def image_path(self, index: int) -> Path:
         return self.image_dir / self._file["image_paths"][index].decode()
 
+    def image_names(self) -> list[str]:
+        """Paths of all images within image_dir."""
+        return [path.decode() for path in self._file["image_paths"][: len(self)]]
+
     def summary(self) -> str:
         """The numbers of objects and relations that the file holds, before any are chosen."""
         sums = (self._file[name][: len(self)].sum() for name in ("objects_per_image", "relationships_per_image"))
@@ -106,8 +110,7 @@ class VGTrain(Dataset):
 
     def check(self) -> Iterator[str]:
         """What is wrong with the images and the relations, each as a sentence 'where: what'."""
-        paths = self._file["image_paths"][: len(self)]
-        yield from trouble_with([self.image_dir / path.decode() for path in paths])
+        yield from trouble_with([self.image_dir / name for name in self.image_names()])
         objects = self._file["objects_per_image"][: len(self)]
         relations = self._file["relationships_per_image"][: len(self)]
         for name in ("relationship_subjects", "relationship_objects"):
