@@ -69,7 +69,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--boxes", type=split, default="all,none", help="of all objects, none or part of them (default: %(default)s)")
     add("--references", type=split, default="same,other", help="whose style the samples are to have: the same scene's, "
         "another scene's, or none (default: %(default)s)")  # fmt: skip
-    add("--steps", type=at_least(1), default=50, help="(default: %(default)s)")
+    add("--sampler", choices=["ddim", "dpm++"], default="ddim", help="dpm++ is of second order, and needs fewer steps "
+        "(default: %(default)s)")  # fmt: skip
+    add("--steps", type=at_least(1), default=50, help="of the sampler, a call of the U-Net each (default: %(default)s)")
     add("--graph-scale", type=float, default=2.0, help="(default: %(default)s)")
     add("--style-scale", type=float, default=2.0, help="(default: %(default)s)")
     add("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
@@ -186,8 +188,8 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
             if value not in known:
                 raise UserError(f"--{option} {value}: not one of {', '.join(known)}{nearest(value, known)}")
     graphs = [DemoValidation(arguments.seed_offset + 1, scenes=arguments.scenes)[arguments.seed_offset][1]]
-    shared = {key: getattr(arguments, key) for key in ("steps", "graph_scale", "style_scale", "seed")}
-    settings = Settings(arguments.steps, 0.0, arguments.graph_scale, arguments.style_scale)
+    shared = {key: getattr(arguments, key) for key in ("sampler", "steps", "graph_scale", "style_scale", "seed")}
+    settings = Settings(arguments.steps, 0.0, arguments.graph_scale, arguments.style_scale, arguments.sampler)
     kinds = [(benchmark.AUTOENCODER, "same"), *((b, r) for b in arguments.boxes for r in arguments.references)]
     numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)
     jobs = [(*kind, number) for number in numbers for kind in kinds]

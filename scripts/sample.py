@@ -36,8 +36,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--n", type=positive, help="take the first N graphs (default: all)")
     add("--n-per-graph", type=positive, default=1, metavar="N", help="pictures of each (default: %(default)s)")
     add("--style", metavar="IMAGE", help="the image to take the look from (default: none, as learned)")
-    add("--steps", type=positive, default=50, help="DDIM steps (default: %(default)s)")
-    add("--eta", type=finite, default=0.0, help="0 is deterministic DDIM, 1 has DDPM's noise (default: %(default)s)")
+    add("--sampler", choices=["ddim", "dpm++"], default="ddim", help="dpm++ is of second order, and needs fewer steps "
+        "(default: %(default)s)")  # fmt: skip
+    add("--steps", type=positive, default=50, help="of the sampler, a call of the U-Net each (default: %(default)s)")
+    add("--eta", type=finite, default=0.0, help="of ddim; 0 is deterministic, 1 is DDPM's noise (default: %(default)s)")
     add("--graph-scale", type=finite, default=1.0, help="guidance towards the graph; 1 is none (default: %(default)s)")
     add("--style-scale", type=finite, default=1.0, help="guidance towards the style; 1 is none (default: %(default)s)")
     add("--seed", type=int, default=0, help="of all the pictures' own seeds (default: %(default)s)")
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, device)
     scenes = choose_scenes(arguments, model)
-    settings = Settings(arguments.steps, arguments.eta, arguments.graph_scale, arguments.style_scale)
+    settings = Settings(arguments.steps, arguments.eta, arguments.graph_scale, arguments.style_scale, arguments.sampler)
     shared = {**vars(settings), "style": arguments.style, "device": device.partition(":")[0]}
     shared |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
 
