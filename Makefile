@@ -4,9 +4,13 @@ BIN = .venv/bin
 READY = .venv/ready
 READY_TO_TEST = .venv/ready-to-test
 
-.PHONY: demo test clean
+# The slow tests measure the checkers on thousands of pictures; `make test-all` runs them too.
+.PHONY: demo test test-all clean
 
 test: $(READY_TO_TEST)
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+test-all: $(READY_TO_TEST)
 	$(BIN)/python -m pytest -q
 
 demo: $(READY)

@@ -300,7 +300,6 @@ def test_a_signal_ends_with_a_checkpoint_that_can_be_gone_on_from(config, tmp_pa
     assert weights(folder)["global_step"] == step + 3
 
 
-@pytest.mark.slow
 def test_two_processes_train_one_model(config, tmp_path, train):
     """Two processes with one image each, or one process with both: the gradients' mean is the same."""
     flags = ("--base", config, "--logdir", tmp_path / "logs", "-t", "--max_epochs", "1", "model.params.scale=0.0")
