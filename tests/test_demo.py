@@ -402,3 +402,14 @@ def test_a_reference_shows_another_scene_under_the_same_background():
 
 def test_there_is_nothing_for_the_data_doctor():
     assert list(DemoTrain(2).check()) == []
+
+
+def test_fewer_shapes_apart_means_more_of_them_over_and_inside_others():
+    def overlapping(apart):
+        scenes = DemoTrain(200, apart=apart)
+        words = [predicate for i in range(200) for _, predicate, _ in scenes.scene(i)[0].triples]
+        return sum(word in ("inside", "in front of") for word in words)
+
+    assert overlapping(1.0) == 0 < overlapping(0.74) < overlapping(0.3)
+    with pytest.raises(ValueError, match="leave it out"):
+        DemoTrain(1, scenes="hard", apart=0.5)

@@ -22,7 +22,8 @@ BOXES = ("mixed", "all", "part", "none")
 class _Demo(Dataset):
     """scenes: 'shapes', flat ones at 64 pixels, or 'hard', shaded solids at 128. boxes: how many of its objects' boxes a
     graph tells: 'all', 'part', 'none', or 'mixed', where every second graph tells all. reference: add another scene under
-    the same background, so that nothing but the style can be learned from it.
+    the same background, so that nothing but the style can be learned from it. apart: of 'shapes', the share of objects
+    that is placed apart from others; a low one shows an autoencoder more of what it finds hard.
     """
 
     def __init__(
@@ -34,10 +35,14 @@ class _Demo(Dataset):
         scenes: str = "shapes",
         boxes: str = "mixed",
         reference: bool = False,
+        apart: float | None = None,
     ):
         for name, value, known in (("scenes", scenes, SCENES), ("boxes", boxes, BOXES)):
             if value not in known:
                 raise ValueError(f"{type(self).__name__}: {name} is {value!r}; it can be {', '.join(known)}")
+        if apart is not None and scenes != "shapes":
+            raise ValueError(f"{type(self).__name__}: apart is an option of the scenes 'shapes'; leave it out with {scenes!r}")
+        self._placing = {} if apart is None else {"apart": apart}
         self._scenes, self.boxes, self.reference = scenes, boxes, reference
         self.size = size if max_samples is None else min(size, max_samples)
         self.image_size = image_size or self.scenes.IMAGE_SIZE
@@ -70,7 +75,7 @@ class _Demo(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"there is no picture {index} among {len(self)}")
         rng = random.Random(self._key(index))
-        return self.scenes.random_graph(rng), self.scenes.random_background(rng)
+        return self.scenes.random_graph(rng, **self._placing), self.scenes.random_background(rng)
 
     def picture(self, index: int) -> Image.Image:
         return self.scenes.render(*self.scene(index), self.image_size)

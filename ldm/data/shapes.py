@@ -77,12 +77,15 @@ def random_background(rng: random.Random) -> Background:
     return Background(start, end, rng.uniform(0, 2 * math.pi), rng.choice(TEXTURES))
 
 
-def random_graph(rng: random.Random) -> SceneGraph:
-    """Two to five shapes from back to front, no two alike in shape and colour, with every triple that holds."""
+def random_graph(rng: random.Random, apart: float = 0.74) -> SceneGraph:
+    """Two to five shapes from back to front, no two alike in shape and colour, with every triple that holds.
+
+    Of the shapes after the first, a share of `apart` is placed apart from the others, the rest over or inside one.
+    """
     count = rng.randint(2, 5)
     while True:
         kinds = rng.sample([(shape, colour) for shape in SHAPES for colour in COLOURS], count)
-        placed = _place(count, rng)
+        placed = _place(count, rng, apart)
         if placed is None:
             continue
         sizes, boxes = placed
@@ -95,11 +98,11 @@ def random_graph(rng: random.Random) -> SceneGraph:
             return graph
 
 
-def _place(count: int, rng: random.Random) -> tuple[list[str], list[Box]] | None:
+def _place(count: int, rng: random.Random, apart: float) -> tuple[list[str], list[Box]] | None:
     """Sizes and boxes in drawing order: each box apart from the earlier ones, over one of them, or inside one."""
     placed: list[tuple[str, tuple[int, int, int, int]]] = []
     for _ in range(count):
-        way = rng.choices(("apart", "over", "inside"), (0.74, 0.14, 0.12))[0] if placed else "apart"
+        way = rng.choices(("apart", "over", "inside"), (apart, (1 - apart) / 2, (1 - apart) / 2))[0] if placed else "apart"
         hosts = [box for size, box in placed if size == "large" or way == "over"]
         for _ in range(TRIES):
             size = "small" if way == "inside" else rng.choice(tuple(SIDES))
