@@ -57,7 +57,7 @@ def main() -> int:
 
 def train() -> Path:
     """A new run's log folder."""
-    command = ["trainer.py", "--base", CONFIG, "-t", "--gpus", "cpu", "lightning.trainer.log_every_n_steps=10"]
+    command = ["trainer.py", "--base", CONFIG, "-t", "--gpus", "cpu:2", "lightning.trainer.log_every_n_steps=10"]
     print(f"\n$ python {' '.join(command)}", flush=True)
     subprocess.run([sys.executable, *command], check=True)
     run = max(Path("logs").glob(f"????-??-??T??-??-??_{Path(CONFIG).stem}"))
