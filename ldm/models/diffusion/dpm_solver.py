@@ -4,8 +4,8 @@ In lambda = log(sqrt(a) / sqrt(1 - a)), half the log-SNR, the equation's linear 
 an integral of the predicted x_0 (Prop. 4.1). Where that is taken for constant over a step, this is DDIM; here it goes on
 as it came from the level before. The same steps lead down, from noise to a picture, and up.
 
-The order shows where steps are even in lambda (`even`). DDIM's own timesteps, even in t, make steps in lambda of which
-the last ones are longer than all the others together, and there neither order helps.
+The order shows where steps are even in lambda (`even`). DDIM's own timesteps are even in t, which makes the last steps of
+sampling many times as long in lambda as the others, and there the second order gains little over the first.
 """
 
 from __future__ import annotations
