@@ -24,7 +24,7 @@ GRID = 64  # cells across the picture
 GAP = 2 / GRID  # between two boxes that do not overlap
 AXIS = 6 / GRID  # by how much the centres differ more on the one axis than on the other
 NEAR = 8 / GRID
-HIDDEN = 0.4, 0.45  # at most so much of the box behind, clearly and fairly
+HIDDEN = 0.36, 0.44  # at most so much of the box behind, clearly and fairly
 # What any outline fills of its box, less so much at each side, the top and the foot; and what two of these share at
 # least, of the smaller box. Found on circles, squares and triangles: clearly, all of them are seen to overlap.
 CORE = ((0.2, 0.35, 0.05), 0.09), ((0.15, 0.3, 0.05), 0.06)

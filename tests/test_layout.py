@@ -264,4 +264,4 @@ def test_scenes_are_placed_so_that_their_own_rules_say_every_word_of_the_graph()
         order = shapes.back_to_front(graph)
         fields = (graph.objects, graph.boxes, graph.attributes)
         legible += shapes.illegible(SceneGraph(*(tuple(field[i] for i in order) for field in fields))) is None
-    assert placed > 100 and refused <= 0.02 * placed and legible > 0.8 * placed  # it sees boxes, not outlines
+    assert placed > 100 and refused <= 0.02 * placed and legible > 0.85 * placed
