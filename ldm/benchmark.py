@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ldm import metrics, plots
-from ldm.edit_tasks import Task, changed_boxes, see, task
+from ldm.edit_tasks import Task, changed_boxes, task
 from ldm.editors import Editor, editor, reconstructed
 from ldm.run import load_model
 from ldm.study import SHOWN, Measure, picture_of, wilson
@@ -80,13 +80,13 @@ def measure(
     except UserError as error:
         return {"success": False, "refused": True, "complaints": [str(error)]}, None
     seconds = time.perf_counter() - begun
-    seen = see(task.scenes, edited.image)
+    seen = metrics.see(task.scenes, edited.image)
     verdict = metrics.check(task.target, seen, task.scenes)
     right = [ok for ok, id in zip(verdict.objects, task.target.ids) if id in task.changed]
     others = [ok for ok, id in zip(verdict.objects, task.target.ids) if id not in task.changed]
     complaints = list(verdict.complaints)
     if task.operation == "restyle":
-        changed = metrics.same_style(seen.look, see(task.scenes, task.reference).look)
+        changed = metrics.same_style(seen.look, metrics.see(task.scenes, task.reference).look)
         if not changed:
             complaints.append("the background is not the reference's")
     else:

@@ -8,7 +8,6 @@ gives scenes that nobody has tuned on.
 
 from __future__ import annotations
 
-import importlib
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -20,8 +19,7 @@ from PIL import Image
 
 from ldm.data.demo import SCENES, DemoValidation
 from ldm.graph import Box, SceneGraph
-from ldm.metrics import EYES, same_style
-from ldm.perception import Seen
+from ldm.metrics import same_style, see
 from ldm.util import UserError, nearest
 
 SINGLE = ("replace", "recolour", "remove", "add", "move", "resize")  # what happens to one object, its box told
@@ -100,11 +98,6 @@ def changed_boxes(task: Task, seen: SceneGraph | None = None) -> list[Box]:
         boxes += [box for i, box in enumerate(seen.boxes) if _looks(seen, i) in wanted]
     reach = getattr(SCENES[task.scenes], "REACH", 0.0)  # of shadows
     return list(dict.fromkeys(_grown(box, reach) for box in boxes))
-
-
-def see(scenes: str, picture: Image.Image) -> Seen:
-    """What a picture of these scenes shows, from its pixels."""
-    return importlib.import_module(EYES[scenes]).see(picture)
 
 
 def _looks(graph: SceneGraph, index: int) -> tuple[str, frozenset[str]]:

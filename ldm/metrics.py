@@ -50,6 +50,11 @@ class StyleDistance(NamedTuple):
     texture: float  # between the strengths of their textures, in shares of brightness
 
 
+def see(scenes: str, picture: Picture) -> Seen:
+    """What a picture of these scenes shows, from its pixels."""
+    return importlib.import_module(EYES[scenes]).see(picture)
+
+
 def check(target: SceneGraph, image: Picture | Seen, scenes: str = "shapes") -> Verdict:
     """What a picture shows, or what was seen in it, against the graph that it should show.
 
@@ -57,7 +62,7 @@ def check(target: SceneGraph, image: Picture | Seen, scenes: str = "shapes") -> 
     for unknown scenes.
     """
     world = _world(scenes)
-    seen = image if isinstance(image, Seen) else importlib.import_module(EYES[scenes]).see(image)
+    seen = image if isinstance(image, Seen) else see(scenes, image)
     shown = seen.graph
     partner = _assign(target, shown, world) if shown else [None] * len(target.objects)
     complaints, objects, triples = [], [], []

@@ -16,7 +16,7 @@ from PIL import Image
 from ldm import metrics, plots
 from ldm.benchmark import HEIGHT, framed
 from ldm.data.demo import DemoValidation
-from ldm.edit_tasks import LATER, see
+from ldm.edit_tasks import LATER
 from ldm.editors import reconstructed
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.run import load_model
@@ -70,8 +70,8 @@ def ceiling(model: LatentDiffusion, scenes: str, index: int) -> tuple[dict, Imag
     picture = data.picture(index)
     image = reconstructed(model, picture)
     row = _verdict(scenes, data[index][1], image)
-    look = see(scenes, image).look
-    row |= {"style": metrics.same_style(look, see(scenes, picture).look), "psnr": metrics.psnr(image, picture)}
+    look = metrics.see(scenes, image).look
+    row |= {"style": metrics.same_style(look, metrics.see(scenes, picture).look), "psnr": metrics.psnr(image, picture)}
     return row, image
 
 
@@ -84,7 +84,7 @@ def sampled(
     image = sample_images(model, [graph], [seed_of(seed, index, 0)], settings, style)[0]
     row = _verdict(scenes, graph, image)
     if style is not None:
-        look, wanted, wrong = (see(scenes, p).look for p in (image, style, _shown(scenes, "wrong", index)))
+        look, wanted, wrong = (metrics.see(scenes, p).look for p in (image, style, _shown(scenes, "wrong", index)))
         row["style"], row["wrong_style"] = metrics.same_style(look, wanted), metrics.same_style(look, wrong)
         row["colour"], row["wrong_colour"] = (metrics.style_distance(look, one).colour for one in (wanted, wrong))
         colour, texture = metrics.follows(look, wrong, wanted)

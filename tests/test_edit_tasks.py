@@ -5,8 +5,8 @@ import pytest
 
 from ldm.data.demo import SCENES, DemoValidation
 from ldm.diff import Add, ChangeAttribute, ChangeRelation, Move, Remove, Replace, Resize, diff
-from ldm.edit_tasks import DIRECTIONS, FARTHER, MOST, OPERATIONS, SINGLE, changed_boxes, see, task, tasks
-from ldm.metrics import same_style
+from ldm.edit_tasks import DIRECTIONS, FARTHER, MOST, OPERATIONS, SINGLE, changed_boxes, task, tasks
+from ldm.metrics import same_style, see
 from ldm.study import one_thread
 from ldm.util import UserError
 
