@@ -1,98 +1,37 @@
 """Where things go when a graph says only how they relate: the smallest move after which a new relation holds.
 
-What a predicate means for two boxes is known here for the words of places that Visual Genome, COCO as sg2im reads it
-and CLEVR use. It holds at one of five levels, from clearly to loosely; what is placed is placed at the clearest level
-that can be had, and what held before the move holds after it as clearly. Down to plainly it cannot be taken for
-another word: one of direction needs centres that differ by AXIS more on its axis than on the other, and GAP between
-the boxes. Clearly and fairly can be seen whatever the things' outlines are. Loosely is what people also write.
-
-Candidates are all moves by whole cells of a GRID, so the smallest is found exactly, to a cell.
+A word of places holds at one of five levels (`ldm.places`); what is placed is placed at the clearest level that can be
+had, and what held before the move holds after it as clearly. Candidates are all moves by whole cells of a GRID, so the
+smallest is found exactly, to a cell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from ldm.diff import Add, AddRelation, ChangeRelation, Move, Operation, Resize, same_objects
 from ldm.graph import Box, SceneGraph, Triple
 from ldm.graph_checks import GraphError
-
-GRID = 64  # cells across the picture
-GAP = 2 / GRID  # between two boxes that do not overlap
-AXIS = 6 / GRID  # by how much the centres differ more on the one axis than on the other
-NEAR = 8 / GRID
-HIDDEN = 0.36, 0.44  # at most so much of the box behind, clearly and fairly
-# What any outline fills of its box, less so much at each side, the top and the foot; and what two of these share at
-# least, of the smaller box. Found on circles, squares and triangles: clearly, all of them are seen to overlap.
-CORE = ((0.2, 0.35, 0.05), 0.09), ((0.15, 0.3, 0.05), 0.06)
-GROUND = 0.35  # a thing of that share of the picture, a sky or a lawn, is ground: any other may lie over it
-SIZES = {"tiny": 0.15, "small": 0.25, "little": 0.25, "short": 0.25, "large": 0.375, "big": 0.375, "tall": 0.375}
-SIZES |= {"huge": 0.5}
-SIZE = 0.3
-ROUNDING = 1e-9
-CLEARLY, FAIRLY, PLAINLY, BARELY, LOOSELY = LEVELS = range(5)
-
-WORDS = {
-    "left": "left of, left, to the left of, on the left of, to left of, on left of, on left side of, "
-    "on the left side of",
-    "right": "right of, right, to the right of, on the right of, to right of, on right of, on right side of, "
-    "on the right side of",
-    "above": "above",
-    "below": "below",
-    "over": "over, hanging over, flying over",
-    "under": "under, beneath, underneath",
-    "inside": "inside, in, within, inside of, contained in, sitting in, standing in, lying in, laying in",
-    "around": "surrounding, around, contains, containing, surrounds, enclosing",
-    "front": "in front of, front, front of",
-    "behind": "behind, in back of",
-    "on": "on, on top of, upon, sitting on, standing on, lying on, laying on, resting on, parked on, on a, atop, "
-    "sits on, stands on, riding, riding on, rides, walking on, mounted on",
-    "near": "near, by, close to, nearby",
-    "beside": "next to, beside, alongside, along side of, on side of, adjacent to, at the side of",
-}
-KIND = {word: kind for kind, words in WORDS.items() for word in words.split(", ")}
-OVERLAPPING = ("inside", "around", "front", "behind", "on")
-
-
-class Shape(NamedTuple):
-    """How two boxes (...,4) lie: centres' differences, subject less object, and what they share; gaps are negative."""
-
-    dx: np.ndarray
-    dy: np.ndarray
-    wide: np.ndarray
-    high: np.ndarray
-
-    @classmethod
-    def of(cls, subject: np.ndarray, object: np.ndarray) -> Shape:
-        centre = (subject[..., :2] + subject[..., 2:] - object[..., :2] - object[..., 2:]) / 2
-        low, high = np.maximum(subject[..., :2], object[..., :2]), np.minimum(subject[..., 2:], object[..., 2:])
-        return cls(centre[..., 0], centre[..., 1], *np.moveaxis(high - low, -1, 0))
-
-    @property
-    def gap(self) -> np.ndarray:
-        """The least distance along an axis that keeps them apart; negative where they overlap."""
-        return np.maximum(-self.wide, -self.high)
-
-    @property
-    def distance(self) -> np.ndarray:
-        return np.hypot(np.maximum(-self.wide, 0), np.maximum(-self.high, 0))
-
-
-def kind_of(predicate: str) -> str | None:
-    """Which of WORDS a predicate is; None where it does not say where things are."""
-    return KIND.get(" ".join(predicate.lower().replace("_", " ").split()))
-
-
-def holds(subject: Box, predicate: str, object: Box) -> bool | None:
-    """Whether a triple is true of two boxes, loosely; None where boxes do not tell, as of which of two is in front."""
-    kind = kind_of(predicate)
-    if kind is None:
-        return None
-    true = bool(_holds(kind, np.array(subject), np.array(object), LOOSELY))
-    return None if true and kind in ("front", "behind") else true
+from ldm.places import (
+    BARELY,
+    CLEARLY,
+    FAIRLY,
+    GAP,
+    GRID,
+    LEVELS,
+    LOOSELY,
+    OVERLAPPING,
+    PLAINLY,
+    ROUNDING,
+    SIZE,
+    Shape,
+    is_ground,
+    kind_of,
+    told_size,
+    true_of,
+)
 
 
 def place(source: SceneGraph, target: SceneGraph, operations: Sequence[Operation]) -> tuple[SceneGraph, str]:
@@ -231,7 +170,8 @@ class _Scene:
                 )
         self.wanted -= set(triples)
         triples = [triple for triple in triples if self.boxes[_other(triple, index)] is not None]
-        size = np.minimum(self._size(index), 1)
+        size = told_size(index, self.target.objects, self.target.attributes, self.boxes)
+        size = np.full(2, SIZE) if size is None else size
         corners = _lattice(np.zeros(2), 1 - size)
         boxes = np.concatenate([corners, corners + size], 1)
         centres = corners + size / 2
@@ -240,7 +180,7 @@ class _Scene:
             cost = np.hypot(*(centres - (anchors[:, :2] + anchors[:, 2:]).mean(0) / 2).T)
         else:
             others = [
-                Shape.of(boxes, np.array(box)).gap for box in self.boxes if box is not None and not _is_ground(box)
+                Shape.of(boxes, np.array(box)).gap for box in self.boxes if box is not None and not is_ground(box)
             ]
             room = np.min([corners.min(1), (1 - boxes[:, 2:]).min(1), *others], axis=0)
             cost = np.hypot(*(centres - 0.5).T) / GRID - room  # of places with equal room, the one in the middle
@@ -253,18 +193,6 @@ class _Scene:
                 self.said.append(f"put {self._name(index)} of {size[0]:.2f} x {size[1]:.2f} at {x:.2f} {y:.2f}{claims}")
                 return
         raise GraphError(f"there is no room for {self._name(index)}: give object {index} of the edited graph a box")
-
-    def _size(self, index: int) -> np.ndarray:  # (2,)
-        """The mean of what has the same size word and name, else the same size word, else the same name."""
-        name, words = self.target.objects[index], set(self.target.attributes[index]) & set(SIZES)
-        known = [i for i, box in enumerate(self.boxes) if box is not None]
-        alike = [i for i in known if words and words & set(self.target.attributes[i])]
-        named = [i for i in known if self.target.objects[i] == name and (not words or i in alike)]
-        alike = named or alike or ([i for i in known if self.target.objects[i] == name] if not words else [])
-        if not alike:
-            return np.full(2, SIZES[min(words)] if words else SIZE)
-        boxes = np.array([self.boxes[i] for i in alike])
-        return np.maximum(np.round((boxes[:, 2:] - boxes[:, :2]).mean(0) * GRID), 1) / GRID
 
     # What must hold ---------------------------------------------------------------------------------------------------
 
@@ -288,10 +216,10 @@ class _Scene:
                 required = next((each for each in LEVELS if self._true(triple, each)), None)
             if required is not None:
                 s, o = (at[i] if i in at else np.array(self.boxes[i]) for i in (s, o))
-                good &= _holds(kind, s, o, required)
+                good &= true_of(kind, s, o, required)
         for i in group:
             for other, box in enumerate(self.boxes):
-                if other in at or box is None or _is_ground(box) or self.boxes[i] and _is_ground(self.boxes[i]):
+                if other in at or box is None or is_ground(box) or self.boxes[i] and is_ground(self.boxes[i]):
                     continue
                 kinds = related.get(frozenset((i, other)), set())
                 before = self._shape(i, other).gap if self.boxes[i] is not None else GAP
@@ -310,7 +238,7 @@ class _Scene:
 
     def _true(self, triple: Triple, level: int) -> bool:
         s, predicate, o = triple
-        return bool(_holds(kind_of(predicate), np.array(self.boxes[s]), np.array(self.boxes[o]), level))
+        return bool(true_of(kind_of(predicate), np.array(self.boxes[s]), np.array(self.boxes[o]), level))
 
     def _shape(self, i: int, j: int) -> Shape:
         return Shape.of(np.array(self.boxes[i]), np.array(self.boxes[j]))
@@ -325,66 +253,6 @@ class _Scene:
 
     def _claim(self, triple: Triple) -> str:
         return f"{self._words(triple[0])!r} is {triple[1]} {self._words(triple[2])!r}"
-
-
-def _holds(kind: str, s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
-    """Whether a kind of WORDS is true of boxes (...,4) at the level; who is true at one is true at all that follow."""
-    shape = Shape.of(s, o)
-    dx, dy, wide, high = shape
-    e = ROUNDING
-    if kind in ("left", "right", "above", "below"):
-        along, across = (dx, dy) if kind in ("left", "right") else (dy, dx)
-        along = -along if kind in ("left", "above") else along
-        margin, gap = (0, -np.inf) if level == LOOSELY else (0, 0) if level == BARELY else (AXIS, GAP)
-        return (along > 0) & (along >= np.abs(across) + margin - e) & (shape.gap >= gap - e)
-    if kind in ("over", "under"):
-        down = dy if kind == "under" else -dy
-        in_line = np.abs(dx) <= np.maximum(s[..., 2] - s[..., 0], o[..., 2] - o[..., 0]) / 2 + e
-        clear = _holds("below" if kind == "under" else "above", s, o, CLEARLY) & in_line
-        return (clear, clear, clear, (down > 0) & (wide > 0), down > 0)[level]
-    if kind == "around":
-        return _holds("inside", o, s, level)
-    if kind == "inside":
-        room = np.concatenate([s[..., :2] - o[..., :2], o[..., 2:] - s[..., 2:]], -1).min(-1)
-        middle = (np.abs(dx) < (o[..., 2] - o[..., 0]) / 2) & (np.abs(dy) < (o[..., 3] - o[..., 1]) / 2)
-        clear = (room >= 1 / GRID - e) & _touching(s, o, CLEARLY)
-        return clear if level == CLEARLY else room >= -e if level < LOOSELY else middle & (wide > 0) & (high > 0)
-    if kind == "behind":
-        return _holds("front", o, s, level)
-    if kind == "front":
-        if level == LOOSELY:
-            return (wide > 0) & (high > 0)
-        partly = (wide > e) & (high > e) & ~(_holds("inside", s, o, BARELY) | _holds("inside", o, s, BARELY))
-        hidden = wide * high / np.prod(o[..., 2:] - o[..., :2], axis=-1)
-        return partly if level >= PLAINLY else partly & _touching(s, o, level) & (hidden <= HIDDEN[level] + e)
-    if kind == "on":
-        stands = (s[..., 3] >= o[..., 1] - e) & (s[..., 3] <= o[..., 3] + e)
-        within = np.abs(dx) <= (o[..., 2] - o[..., 0]) / 2 + e
-        about = (s[..., 3] >= o[..., 1] - GAP) & (s[..., 3] <= o[..., 3] + GAP) & (wide > 0)
-        return (stands & within & (dy < 0), stands & within, stands & within, about, shape.distance <= GAP)[level]
-    near = shape.distance <= NEAR * (1, 1, 1, 2, 4)[level] + e
-    if kind == "near":
-        return near & (shape.gap >= GAP - e) if level < BARELY else near
-    side = (np.abs(dx) > np.abs(dy)) & (high > 0)
-    clear = (shape.gap >= GAP - e) & (high >= np.minimum(s[..., 3] - s[..., 1], o[..., 3] - o[..., 1]) / 2 - e)
-    return near if level == LOOSELY else near & side if level == BARELY else near & side & clear
-
-
-def _touching(s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
-    """Whether not only the boxes overlap but what fills them: of anything there is more in the middle and at the foot
-    of its box than in the upper corners."""
-    (side, top, foot), share = CORE[level]
-    left, right = (
-        np.stack([x0 + side * (x1 - x0), y0 + top * (y1 - y0), x1 - side * (x1 - x0), y1 - foot * (y1 - y0)], -1)
-        for x0, y0, x1, y1 in (np.moveaxis(box, -1, 0) for box in (s, o))
-    )
-    _, _, wide, high = Shape.of(left, right)
-    least = np.prod(np.minimum(s[..., 2:] - s[..., :2], o[..., 2:] - o[..., :2]), axis=-1)
-    return (wide > 0) & (high > 0) & (wide * high >= share * least)
-
-
-def _is_ground(box: Box) -> bool:
-    return (box[2] - box[0]) * (box[3] - box[1]) >= GROUND
 
 
 def _other(triple: Triple, index: int) -> int:

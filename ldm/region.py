@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ldm.diff import Add, AddRelation, ChangeRelation, Move, Operation, RemoveRelation, Resize
 from ldm.graph import Box
-from ldm.layout import holds
 from ldm.modules.attention import box_coverage
+from ldm.places import holds
 from ldm.util import UserError
 
 LOW, HIGH = 0.35, 0.65  # of an object's strongest attention: where its region begins, and where it is whole
