@@ -14,17 +14,22 @@ if TYPE_CHECKING:
     from ldm.modules.attention_control import Control, ControlAt
 
 
+Keys = tuple[Tensor, Tensor]  # of one attention layer, and the values, (B,heads,N,d) each
+
+
 class Context(NamedTuple):
     """What cross-attention reads, made ready once for all layers of a forward pass.
 
     tokens      (B,N,D)      zero where padded
     bias        (B,1,1,N)    what to add to the logits: 0, or -inf where a token is not to be seen
     preference  {(h,w): (B,1,h*w,N)} or None: +1 inside the token's box, -1 outside, 0 for a token without one
+    keys        of the tokens in each block of each SpatialTransformer, by its `layer`; or None, and each makes its own
     """
 
     tokens: Tensor
     bias: Tensor
     preference: dict[tuple[int, int], Tensor] | None = None
+    keys: tuple[tuple[Keys, ...], ...] | None = None
 
     @classmethod
     def of(cls, tokens: Tensor, mask: Tensor, boxes: Tensor | None = None,
@@ -79,16 +84,23 @@ class CrossAttention(nn.Module):
         context: Context | None = None,
         preference: Tensor | None = None,
         control: ControlAt | None = None,
+        keys: Keys | None = None,
     ) -> Tensor:  # (B,M,C) -> (B,M,C)
+        """keys: of the context's tokens, where they are known already."""
         tokens, bias = (x, None) if context is None else (context.tokens, context.bias)
-        q, k, v = (rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
-                   for y in (self.to_q(x), self.to_k(tokens), self.to_v(tokens)))
-        if self.box_bias is not None:
+        q, (k, v) = self._by_head(self.to_q(x)), keys or self.keys(tokens)
+        if self.box_bias is not None and preference is not None:
             bias = bias + self.box_bias[:, None, None] * preference
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
         if control is not None:
             y = control.self_attention(y, q, k, v) if context is None else control.cross_attention(y, q, k, v, bias)
         return self.to_out(rearrange(y, "b heads n d -> b n (heads d)"))
+
+    def keys(self, tokens: Tensor) -> Keys:  # (B,N,D) -> (B,heads,N,d) twice
+        return self._by_head(self.to_k(tokens)), self._by_head(self.to_v(tokens))
+
+    def _by_head(self, y: Tensor) -> Tensor:
+        return rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
 
 
 class GEGLU(nn.Module):
@@ -125,10 +137,15 @@ class BasicTransformerBlock(nn.Module):
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
 
     def forward(
-        self, x: Tensor, context: Context, preference: Tensor | None, control: ControlAt | None = None
+        self,
+        x: Tensor,
+        context: Context,
+        preference: Tensor | None,
+        control: ControlAt | None = None,
+        keys: Keys | None = None,
     ) -> Tensor:
         x = x + self.attn1(self.norm1(x), control=control)
-        x = x + self.attn2(self.norm2(x), context, preference, control)
+        x = x + self.attn2(self.norm2(x), context, preference, control, keys)
         return x + self.ff(self.norm3(x))
 
 
@@ -154,6 +171,11 @@ class SpatialTransformer(nn.Module):
         here = None if control is None else control.at(self.layer, (h, w))
         preference = context.preference[h, w] if context.preference else None
         y = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
-        for block in self.transformer_blocks:
-            y = block(y, context, preference, here)
+        known = context.keys[self.layer] if context.keys else [None] * len(self.transformer_blocks)
+        for block, keys in zip(self.transformer_blocks, known):
+            y = block(y, context, preference, here, keys)
         return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=h))
+
+    def keys(self, context: Context) -> tuple[Keys, ...]:
+        """Of the context's tokens, in each block's cross-attention."""
+        return tuple(block.attn2.keys(context.tokens) for block in self.transformer_blocks)

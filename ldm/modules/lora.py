@@ -5,6 +5,7 @@ y = W x + b + (alpha / rank) B A x, with B zero at start: Hu et al., LoRA (2021)
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -36,6 +37,19 @@ class LoRALinear(nn.Linear):
         return y + self.alpha / self.rank * F.linear(F.linear(x, self.lora_A), self.lora_B)
 
     @torch.no_grad()
+    def plain(self) -> nn.Linear:
+        """A layer that computes the same without an adapter, its weight a new one and frozen."""
+        with torch.device("meta"):
+            layer = nn.Linear(self.in_features, self.out_features, bias=False)
+        precise = torch.promote_types(self.weight.dtype, torch.float32)
+        weight, up, down = (part.to(precise) for part in (self.weight, self.lora_B, self.lora_A))
+        if self.base is None:
+            weight = weight + self.alpha / self.rank * (up @ down)
+        layer.weight = nn.Parameter(weight.to(self.weight.dtype), requires_grad=False)
+        layer.bias = self.bias
+        return layer.train(self.training)
+
+    @torch.no_grad()
     def merge(self) -> None:
         """Fold the adapter into `weight`, and so into state dicts, for inference at the base layer's cost."""
         if self.base is None:
@@ -54,6 +68,17 @@ class LoRALinear(nn.Linear):
 def lora_layers(module: nn.Module) -> dict[str, LoRALinear]:
     """The adapted layers by their dotted path in `module`."""
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoRALinear)}
+
+
+def merged(module: nn.Module) -> nn.Module:
+    """The same function of plain layers, for inference at their cost: a copy that shares every tensor of `module` but the
+    weights that adapters are folded into. `module` stays as it was."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    copied = copy.deepcopy(module, shared)
+    for name, layer in lora_layers(copied).items():
+        parent, _, own = name.rpartition(".")
+        setattr(copied.get_submodule(parent), own, layer.plain())
+    return copied
 
 
 def peft_state_dict(module: nn.Module) -> dict[str, Tensor]:

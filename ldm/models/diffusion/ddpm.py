@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from contextlib import nullcontext
 
@@ -15,9 +16,9 @@ from ldm.checkpoint import CheckpointError, load_part
 from ldm.conditioning import Conditioning
 from ldm.graph import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser, sample
+from ldm.models.diffusion.guidance import guided
 from ldm.models.encoders import build_frozen, checksums
 from ldm.models.saving import SavesWhatIsTrained
-from ldm.modules.attention_control import Control
 from ldm.modules.ema import EMA
 from ldm.schedule import NoiseSchedule
 from ldm.util import UserError, instantiate_from_config
@@ -209,71 +210,25 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         interval: tuple[float, float] = (0.0, 1.0),
         rescale: float = 0.0,
     ) -> Denoiser:
-        """eps(x, t) under `cond`, guided towards its graph and, apart from that, towards its style.
-
-        With the null for what is absent, e(,) + graph_scale (e(graph,) - e(,)) + style_scale (e(graph, style) - e(graph,)),
-        as InstructPix2Pix composes two conditions (2211.09800 eq. 3). Only branches that count are computed, in one
-        batch: one at scales of 1, two where the scales are equal. A style that comes from the graph is guided with it.
-
-        interval: the shares of the timesteps, first and last, at which to guide (Kynkäänniemi et al. 2404.07724);
-        elsewhere cond alone is computed. rescale: how much of the spread that guidance adds is taken back, 0 to 1 (see
-        `rescaled`). eps(x, t, null_tokens (B,N,D)) guides away from other tokens than the learned null graph, and is
-        differentiable with respect to those. eps(x, t, control=Control) lets rows of the batch see one another.
+        """eps(x, t) under `cond`, guided towards its graph and, apart from that, towards its style (`guidance.guided`, which
+        says what the options are). A style that comes from the graph is guided with it.
 
         Raises UserError for guidance away from what was never dropped in training, and for shares outside 0 .. 1.
         """
-        low, high = interval
-        if not (0 <= low <= high <= 1 and 0 <= rescale <= 1):
-            raise UserError(f"guidance from {low} to {high}, rescaled by {rescale}: each is a share between 0 and 1, in order")
-        everyone = torch.ones(len(cond.tokens), dtype=torch.bool, device=cond.tokens.device)
         if self.global_stage_model is None:
             style_scale = graph_scale
         if graph_scale != 1:
             self._refuse_unlearned("graph", self.graph_drop)
         if (graph_scale, style_scale) != (1, 1):
             self._refuse_unlearned("style", self.style_drop)
-        weighted = [
-            (1 - graph_scale, False, lambda: cond.drop(everyone, everyone, self.null())),
-            (graph_scale - style_scale, True, lambda: cond.drop(~everyone, everyone, self.null())),
-        ]
-        branches = [(weight, graph, branch()) for weight, graph, branch in weighted if weight != 0]
-        if style_scale != 0 or rescale:  # rescaling needs to know it
-            branches.append((style_scale, True, cond))
-        weights, graphs, conds = zip(*branches)  # graphs: whether a branch is told the graph
-        joined, others = conditioning.cat(*conds), conditioning.cat(*conds[1:]) if conds[1:] else None
+        steps = len(self.schedule)
+        return guided(self.unet, steps, cond, self.null(), graph_scale, style_scale, interval, rescale)
 
-        def run(x: Tensor, t: Tensor, cond: Conditioning, control: Control | None, *graphs: bool) -> tuple[Tensor, ...]:
-            n, controls = len(graphs), () if control is None else (control.repeat(graphs, len(x)),)
-            return self.unet(x.repeat(n, 1, 1, 1), t.repeat(n), cond, *controls).chunk(n)
-
-        def guided(x: Tensor, t: Tensor, null_tokens: Tensor | None, control: Control | None) -> Tensor:
-            if null_tokens is None or graph_scale == 1:
-                out = run(x, t, joined, control, *graphs)
-            else:
-                with torch.no_grad():
-                    out = run(x, t, others, control, *graphs[1:]) if others else ()
-                style = None if cond.style is None else self.null_style.expand(len(x), -1)
-                out = (*run(x, t, Conditioning.of(null_tokens, style), control, False), *out)
-            eps = sum(weight * e for weight, e in zip(weights, out))
-            return rescaled(eps, out[-1], rescale) if rescale and len(out) > 1 else eps
-
-        def eps(
-            x: Tensor, t: Tensor, null_tokens: Tensor | None = None, control: Control | None = None
-        ) -> Tensor:
-            differentiable = null_tokens is not None and null_tokens.requires_grad and torch.is_grad_enabled()
-            with torch.set_grad_enabled(differentiable):
-                if (graph_scale, style_scale) == (1, 1) or (low, high) == (0, 1):
-                    return guided(x, t, null_tokens, control)
-                share = t / len(self.schedule)
-                inside = (low <= share) & (share <= high)
-                if inside.all():
-                    return guided(x, t, null_tokens, control)
-                (alone,) = run(x, t, cond, control, True)
-                if not inside.any():
-                    return alone
-                return torch.where(inside[:, None, None, None], guided(x, t, null_tokens, control), alone)
-
-        return eps
+    def with_unet(self, unet: nn.Module) -> LatentDiffusion:
+        """The same model, with its other parts shared, around another U-Net; this one stays as it is."""
+        view = copy.copy(self)
+        view._modules = {**self._modules, "model": nn.ModuleDict({"diffusion_model": unet})}
+        return view
 
     def _refuse_unlearned(self, what: str, drop: float):
         if drop == 0:
@@ -371,13 +326,6 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
             cond = self.conditions(batch).rows(n)
             samples = sample(self.denoiser(cond, guidance, guidance), self.schedule.ddim(steps), torch.randn_like(z))
         return {**inputs, "reconstructions": self.decode(z), "samples": self.decode(samples)}
-
-
-def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> (B,C,H,W)
-    """Guided outputs, `share` of the way towards the spread that each image's has without guidance, which large scales
-    exceed (Lin et al. 2305.08891 eq. 15 and 16)."""
-    spread, own = (out.std((1, 2, 3), keepdim=True) for out in (guided, conditional))
-    return share * guided * (own / spread) + (1 - share) * guided
 
 
 def _refuse_unsettled(settled: dict):

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +92,17 @@ class Block(nn.Sequential):
             else:
                 x = layer(x)
         return x
+
+
+class Prepared(NamedTuple):
+    """All that a U-Net makes of a conditioning alone, whatever x and t: the same for every step of a sampler.
+
+    context  with the keys and values of its tokens in every layer
+    films    gamma and beta (B,C) behind each block, or None where there is no style or no FiLM
+    """
+
+    context: Context
+    films: list[tuple[Tensor, Tensor]] | None
 
 
 class UNetModel(nn.Module):
@@ -208,10 +220,11 @@ class UNetModel(nn.Module):
         self.film = None if film_embedding_dim is None else FiLMGenerator(film_embedding_dim, channels)
 
     def forward(
-        self, x: Tensor, t: Tensor, cond: Conditioning | None = None, control: Control | None = None
+        self, x: Tensor, t: Tensor, cond: Conditioning | Prepared | None = None, control: Control | None = None
     ) -> Tensor:
-        """x (B,C,h,w), t (B,) -> eps (B,C,h,w). Without `cond` there is nothing to attend to and no style. `control`
-        lets rows of the batch see one another, in attention layers counted from the input up to `attention_layers`.
+        """x (B,C,h,w), t (B,) -> eps (B,C,h,w). Without `cond` there is nothing to attend to and no style; what `prepare`
+        made of it for latents of this size may stand in its place. `control` lets rows of the batch see one another, in
+        attention layers counted from the input up to `attention_layers`.
 
         h and w must be whole multiples of 2^(levels - 1), else ValueError."""
         h, w = x.shape[-2:]
@@ -221,15 +234,14 @@ class UNetModel(nn.Module):
                              f"pad or crop it to multiples of {step}")
         dtype = self.time_embed[0].weight.dtype
         time = self.time_embed(timestep_embedding(t, self.model_channels).to(dtype))
-        context = self.context(x, cond)
-        styled = self.film is not None and cond is not None and cond.style is not None
-        films = iter(self.film(cond.style.to(dtype))) if styled else None
+        context, films = cond if isinstance(cond, Prepared) else (self.context(x, cond), self.films(cond))
+        films = None if films is None else iter(films)
 
         def run(block: Block, h: Tensor) -> Tensor:
             recompute = self.use_checkpoint and torch.is_grad_enabled()
             given = time, context, control
             h = checkpoint(block, h, *given, use_reentrant=False) if recompute else block(h, *given)
-            return modulate(h, *next(films)) if styled else h
+            return h if films is None else modulate(h, *next(films))
 
         places = coordinates_of(x, self.coordinates)
         h, skips = torch.cat([x, places], dim=1).to(dtype), []
@@ -240,6 +252,18 @@ class UNetModel(nn.Module):
         for block in self.output_blocks:
             h = run(block, torch.cat([h, skips.pop()], dim=1))
         return self.out(h).to(x.dtype)
+
+    def prepare(self, x: Tensor, cond: Conditioning | None) -> Prepared:
+        """For `forward` in the place of `cond`, to compute once what does not depend on x but by its size, nor on t. It
+        is of these weights: after they change, of those that were."""
+        context = self.context(x, cond)
+        layers = (layer for layer in self.modules() if isinstance(layer, SpatialTransformer))  # as they are numbered
+        return Prepared(context._replace(keys=tuple(layer.keys(context) for layer in layers)), self.films(cond))
+
+    def films(self, cond: Conditioning | None) -> list[tuple[Tensor, Tensor]] | None:
+        if self.film is None or cond is None or cond.style is None:
+            return None
+        return self.film(cond.style.to(self.time_embed[0].weight.dtype))
 
     def context(self, x: Tensor, cond: Conditioning | None) -> Context:
         """The tokens at the width of cross-attention, the style as one more after them."""
