@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm.modules.sdpa import attend
+
 if TYPE_CHECKING:
     from ldm.modules.attention_control import Control, ControlAt
 
@@ -91,7 +93,7 @@ class CrossAttention(nn.Module):
         q, (k, v) = self._by_head(self.to_q(x)), keys or self.keys(tokens)
         if self.box_bias is not None and preference is not None:
             bias = bias + self.box_bias[:, None, None] * preference
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+        y = attend(q, k, v, bias)
         if control is not None:
             y = control.self_attention(y, q, k, v) if context is None else control.cross_attention(y, q, k, v, bias)
         return self.to_out(rearrange(y, "b heads n d -> b n (heads d)"))

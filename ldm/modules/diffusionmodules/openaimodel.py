@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ldm.conditioning import Conditioning
 from ldm.modules.attention import Context, SpatialTransformer
 from ldm.modules.attention_control import Control
+from ldm.modules.frozen import forget_inputs
 from ldm.modules.global_film import FiLMGenerator, modulate
 from ldm.modules.lora import LoRALinear
 
@@ -285,6 +286,7 @@ class UNetModel(nn.Module):
         """Leave only what is new to the published U-Net trainable: FiLM, LoRA, box bias, context projections."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(part in NEW for part in name.split(".")))
+        forget_inputs(self)
 
 
 def coordinates_of(x: Tensor, frequencies: int) -> Tensor:  # (B,C,h,w) -> (B,4F,h,w)
