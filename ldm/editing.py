@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +20,17 @@ from torch import Tensor
 from ldm import conditioning
 from ldm.conditioning import Conditioning
 from ldm.data.images import to_image
-from ldm.diff import Add, ChangeAttribute, Move, Operation, Remove, Replace, Resize, diff
+from ldm.diff import Operation, diff
 from ldm.graph import SceneGraph, encode
+from ldm.keeping import keeping
 from ldm.layout import place
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser, timestep
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.dpm_solver import predicted
 from ldm.models.diffusion.inversion import Inverted, Source
-from ldm.modules.attention_control import Control, Maps, Mutual, Pair, Words, common_tokens
+from ldm.modules.attention_control import Control, Maps
+from ldm.modules.lora import merged
 from ldm.region import Region, object_maps, paste, touched
 from ldm.sampling import as_seen, as_style
 from ldm.schedule import DDIMSchedule
@@ -36,12 +40,14 @@ REGIONS = ("auto", "none")
 GUIDANCE = 2.0  # towards graph and style, where the model was trained for it
 LOOKS = 8  # levels at which the U-Net is asked where it sees the objects
 RANDOM = ("ddpm", "noise")  # methods whose edits differ by the seed
+STEPS = {"ddim": 50, "dpm++": 10}  # of each sampler, where nothing else is asked for
 
 
 class Settings(NamedTuple):
     """How an edit was made, with what was chosen where nothing was asked for: the arguments of `edit`."""
 
     method: str
+    sampler: str
     steps: int
     strength: float
     graph_scale: float
@@ -57,8 +63,8 @@ class Settings(NamedTuple):
 class Edit(NamedTuple):
     """What an edit made, with its pictures at the photograph's own size.
 
-    reconstruction    what the inversion returns to without an edit; of a method that inverts nothing, or when it was not
-                      asked for, what the first stage alone returns
+    reconstruction    what the inversion returns to without an edit; of a method that inverts nothing what the first
+                      stage alone returns
     region            (H,W) in [0,1]: the share that the edit has in each pixel; where it is 0, the photograph's is untouched
     operations        what changes from the source graph to the edited one; empty without a source graph
     graph             the edited graph, with the boxes that were chosen
@@ -67,23 +73,27 @@ class Edit(NamedTuple):
                       inverts nothing
     psnr              dB, reconstruction against photograph, at the model's resolution
     psnr_autoencoder  dB, the same of the first stage alone: no inversion can do better
+                      (these four are None where it was not asked to `reconstruct`)
     attention         (O,h,w) for each object of the source graph where it is looked at (of the edited graph, where there
                       is no other); None where it was not needed or asked for
     previews          what the edit was heading for at some steps, in their order
+    round_trip        samples the photograph back, which takes time of its own, and tells the round_trip_error; None of a
+                      method that inverts nothing
     """
 
     image: Image.Image
-    reconstruction: Image.Image
+    reconstruction: Image.Image | None
     region: np.ndarray
     operations: list[Operation]
     graph: SceneGraph
     chosen: str
     settings: Settings
     round_trip_error: float | None
-    psnr: float
-    psnr_autoencoder: float
+    psnr: float | None
+    psnr_autoencoder: float | None
     attention: Tensor | None = None
     previews: tuple[Image.Image, ...] = ()
+    round_trip: Callable[[], float] | None = None
 
 
 @torch.no_grad()
@@ -94,7 +104,8 @@ def edit(
     source: SceneGraph | None = None,
     style: Image.Image | None = None,
     method: str | None = None,
-    steps: int = 50,
+    sampler: str = "ddim",
+    steps: int | None = None,
     graph_scale: float | None = None,
     style_scale: float | None = None,
     mask: Image.Image | None = None,
@@ -117,7 +128,10 @@ def edit(
     mask         white where the picture may change, instead of where the operations say
     region       'auto', or 'none' to let the whole picture change
     method       one of ldm.models.diffusion.inversion.METHODS; by default `noise` within a region, `direct` without one
-    strength     share of the noise levels that the target is sampled through; less stays nearer to the photograph
+    sampler      ddim, or dpm++, of second order, which needs fewer steps, inverting as well as sampling; it goes with the
+                 methods inversion.SECOND_ORDER
+    steps        timesteps over all noise levels; by default as many as STEPS says
+    strength     share of all timesteps that the photograph is taken up to; less stays nearer to it, by fewer steps
     graph_scale, style_scale, interval, rescale: guidance, as LatentDiffusion.denoiser takes it; 1 is none, and the default
                  GUIDANCE, if the model was trained for it
     keep         what moves keeps its look, and after a restyle everything its place, by attention to the photograph;
@@ -126,7 +140,7 @@ def edit(
     seed         of what is drawn, by the methods that draw
     previews     how many pictures of the way
     attention    whether to look where the objects are seen, even if boxes tell
-    reconstruct  whether to sample the photograph back as well
+    reconstruct  whether to see as well what comes back without an edit
     progress     wraps the steps of each pass, e.g. in a bar: progress(range, 'inverting')
 
     Where the graphs say the same and there is no style, the photograph is returned as it is. Raises UserError.
@@ -137,30 +151,36 @@ def edit(
         raise UserError(f"a strength of {strength}: it is a share of the noise levels, more than 0 and at most 1")
     operations, graph, chosen = understood(source, graph)
     everywhere = mask is None and (source is None or style is not None or region == "none")
+    method = method or ("direct" if everywhere else "noise")
+    invert = inversion.by(method, sampler)
     settings = Settings(
-        _method(method, everywhere), steps, strength, _scale(model, graph_scale), _scale(model, style_scale),
-        tuple(interval), rescale, keep, margin, feather, seed,
+        method, sampler, STEPS[sampler] if steps is None else steps, strength, _scale(model, graph_scale),
+        _scale(model, style_scale), tuple(interval), rescale, keep, margin, feather, seed,
     )  # fmt: skip
-    schedule = model.schedule.ddim(steps)
+    schedule = _schedule(model, settings)
+    model = model.with_unet(merged(model.unet))
     look = as_seen(model, photograph)
     z0 = model.encode(look)
-    known = model.unconditional(1) if source is None else model.condition(_encode(source, model), look)
-    alone = model.decode(z0)
     result = Edit(
-        photograph.copy(), photograph.copy(), np.zeros(photograph.size[::-1], np.float32), operations, graph, chosen,
-        settings, None, psnr(alone, look), psnr(alone, look),
+        photograph.copy(), None, np.zeros(photograph.size[::-1], np.float32), operations, graph, chosen, settings, None,
+        None, None,
     )  # fmt: skip
-    if source is not None and style is None and not (operations if everywhere or mask else _places(operations)):
-        maps = _seen(model, source, known, _path("noise", known, model, schedule, z0, settings)) if attention else None
-        return result._replace(attention=maps)
+    if reconstruct:
+        alone = model.decode(z0)
+        quality = psnr(alone, look)
+        result = result._replace(reconstruction=photograph.copy(), psnr=quality, psnr_autoencoder=quality)
 
-    inverted = _path(settings.method, known, model, schedule, z0, settings, progress)
-    back = _reconstruct(model, known, schedule, inverted, settings, progress) if reconstruct else None
+    own = model.condition(_encode(graph, model), look)  # the edited graph in the photograph's own style
+    known = model.unconditional(1) if source is None else model.condition(_encode(source, model), style=own.style)
+    ours = Source(model.denoiser(known), _guided(model, known, settings), model.null_tokens, _drawn(seed))
+    if source is not None and style is None and not (operations if everywhere or mask else _places(operations)):
+        inverted = inversion.noise(ours, schedule, z0) if attention else None
+        return result._replace(attention=inverted and _seen(model, source, known, schedule, inverted))
+
+    inverted = invert(ours, schedule, z0, lambda steps: progress(steps, "inverting"))
     cells, size, maps = tuple(z0.shape[-2:]), photograph.size, None
     if attention or not (everywhere or mask or all(isinstance(it, tuple) for it in _places(operations))):
-        of = graph if source is None else source
-        cond = known if source is not None else model.condition(_encode(graph, model), look)
-        maps = _seen(model, of, cond, inverted)
+        maps = _seen(model, source or graph, known if source else own, schedule, inverted)
     if mask:
         where = Region.of_mask(mask, cells, size)
     elif everywhere:
@@ -168,34 +188,42 @@ def edit(
     else:
         where = Region.of(operations, cells, size, maps, margin, feather)
 
-    target = model.condition(_encode(graph, model), look if style is None else as_style(model, style))
+    target = own if style is None else model.condition(_encode(graph, model), as_style(model, style))
     control = keeping(model, source, graph, operations, everywhere, style is not None) if keep and source else None
-    if control is None:
-        eps = _guided(model, target, settings)
-    else:
-        eps = beside(_guided(model, conditioning.cat(known, target), settings), inverted, schedule, control)
-    start, ways = _start(settings), []
-    if previews:
-        eps = watched(eps, schedule, start, previews, ways)
-    inside = None if everywhere and mask is None else where.latent.to(z0)
+    paired, ways = bool(control or inverted.source), []
+    eps = _guided(model, conditioning.cat(known, target) if paired else target, settings)
+    eps = partial(eps, control=control) if control else eps
     z = inversion.resample(
-        inverted, schedule, eps, inside, start, progress=lambda r: progress(r[::-1], "editing")
-    )
-    if not (z.isfinite().all() and (back is None or back.isfinite().all())):
-        raise UserError("the edit ran away to infinity: lower the scales, or look at how the model was trained")
+        inverted, schedule, watched(eps, schedule, previews, ways) if previews else eps,
+        None if everywhere and mask is None else where.latent.to(z0), paired, lambda r: progress(r[::-1], "editing"),
+    )  # fmt: skip
+    _refuse_infinite(z)
 
     def picture(z: Tensor) -> Image.Image:
         return paste(_own_size(model.decode(z), photograph), photograph, where.pixels)
 
-    reconstruction = alone if back is None else model.decode(back)
+    def back(progress: Callable = lambda steps, what: steps) -> Tensor:
+        eps = ours.guided if method in ("direct", "ddpm", "null") else ours.eps  # the one that the method answers for
+        return inversion.resample(inverted, schedule, eps, progress=lambda r: progress(r[::-1], "reconstructing"))
+
+    def error(z: Tensor) -> float:
+        return float((z - z0).norm() / z0.norm())
+
+    inverts = method != "noise"
+    if reconstruct:
+        returned = back(progress) if inverts else None
+        reconstruction = model.decode(_refuse_infinite(returned)) if inverts else alone
+        result = result._replace(
+            reconstruction=_own_size(reconstruction, photograph),
+            round_trip_error=error(returned) if inverts else None,
+            psnr=psnr(reconstruction, look),
+        )
     return result._replace(
         image=picture(z),
-        reconstruction=_own_size(reconstruction, photograph),
         region=where.pixels,
-        round_trip_error=None if back is None else float((back - z0).norm() / z0.norm()),
-        psnr=psnr(reconstruction, look),
         attention=maps,
         previews=tuple(map(picture, ways)),
+        round_trip=torch.no_grad()(lambda: error(back())) if inverts else None,
     )
 
 
@@ -228,141 +256,65 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return float(10 * torch.log10(4 / error))
 
 
-# Attention to the photograph ------------------------------------------------------------------------------------------
+# Its parts ------------------------------------------------------------------------------------------------------------
 
 
-def keeping(
-    model: LatentDiffusion,
-    source: SceneGraph,
-    graph: SceneGraph,
-    operations: Sequence[Operation],
-    everywhere: bool,
-    restyled: bool,
-) -> Control | None:
-    """What the target's row, the second, sees of the source's, the first; None where that would change nothing.
-
-    Mutual self-attention carries moved things to their new boxes, and shows no thing that goes or is to look otherwise;
-    places that are to look new look at themselves. Without a region, words that both graphs say are also looked at from
-    the same places; within one the rest of the picture keeps itself.
-    """
-    shifts, new = [], []
-    for operation in operations:
-        if isinstance(operation, (Move, Resize)):
-            shifts.append(operation.boxes)  # of a thing that does both, twice the same
-        elif isinstance(operation, Remove):
-            shifts += [(box, None) for box in operation.boxes]
-        elif isinstance(operation, (Add, Replace, ChangeAttribute)):
-            new += operation.boxes
-            shifts += [(box, None) for box in operation.boxes[:1] if not isinstance(operation, Add)]
-    moved = {old for old, goal in shifts if goal is not None}
-    shifts = list(dict.fromkeys(shift for shift in shifts if shift[1] is not None or shift[0] not in moved))
-    mutual = words = None
-    if any(goal is not None for _, goal in shifts):
-        size = model.latent_size, model.latent_size
-        covered = Region.of([Add(0, "", (box,)) for box in dict.fromkeys(new)], size, size, margin=0.0)
-        mutual = Mutual(tuple(shifts), where=1 - covered.latent[0, 0])
-    if everywhere and hasattr(model.cond_stage_model, "layout"):
-        layouts = [model.cond_stage_model.layout(_encode(it, model)) for it in (source, graph)]
-        words = Words(common_tokens(source, graph, layouts, style=not restyled and model.null_style is not None))
-    return Control((Pair(0, 1, mutual, words),)) if mutual or words else None
-
-
-def beside(both: Callable[..., Tensor], inverted: Inverted, schedule: DDIMSchedule, control: Control) -> Denoiser:
-    """eps of the target from a denoiser of the rows (source, target), with the source where its path is at that level."""
-    level = {int(t): i + 1 for i, t in enumerate(schedule.timesteps)}
-
-    def eps(x: Tensor, t: Tensor, *null: Tensor) -> Tensor:
-        rows = torch.cat([inverted.path[level[int(t[0])]], x])
-        return both(rows, t.repeat(2), *(tokens.repeat(2, 1, 1) for tokens in null), control=control)[1:]
-
-    return eps
-
-
-def watched(eps: Denoiser, schedule: DDIMSchedule, start: int, count: int, ways: list[Tensor]) -> Denoiser:
-    """The same, which adds the x0 that it heads for at `count` of the steps from `start` down to `ways`."""
-    steps = {int(schedule.timesteps[i]): i for i in np.linspace(start - 1, 0, min(count, start)).round().astype(int)}
+def watched(eps: Denoiser, schedule: DDIMSchedule, count: int, ways: list[Tensor]) -> Denoiser:
+    """The same, which adds the x0 that the last row heads for at `count` of the steps down to `ways`."""
+    top = len(schedule)
+    steps = {int(schedule.timesteps[i]): i for i in np.linspace(top - 1, 0, min(count, top)).round().astype(int)}
 
     def eps_(x: Tensor, t: Tensor, *null: Tensor) -> Tensor:
         noise = eps(x, t, *null)
         if int(t[0]) in steps:
-            a = schedule.alphas[steps[int(t[0])]]
-            ways.append((x - (1 - a).sqrt() * noise) / a.sqrt())  # DDIM eq. 9
+            ways.append(predicted(x[-1:], noise[-1:], schedule.alphas[steps[int(t[0])]]))
         return noise
 
     return eps_
-
-
-# Its parts ------------------------------------------------------------------------------------------------------------
-
-
-def _method(method: str | None, everywhere: bool) -> str:
-    if method is None:
-        return "direct" if everywhere else "noise"
-    if method not in inversion.METHODS:
-        known = inversion.METHODS
-        raise UserError(f"there is no method {method!r}, only {', '.join(known)}{nearest(method, known)}")
-    return method
 
 
 def _scale(model: LatentDiffusion, asked: float | None) -> float:
     return asked if asked is not None else GUIDANCE if model.graph_drop and model.style_drop else 1.0
 
 
-def _start(settings: Settings) -> int:
-    return max(1, round(settings.strength * settings.steps))
+def _schedule(model: LatentDiffusion, settings: Settings) -> DDIMSchedule:
+    """The timesteps that the edit goes through."""
+    every = inversion.visited(model.schedule, settings.sampler, settings.steps)
+    return every.below(settings.strength * len(model.schedule))
 
 
 def _guided(model: LatentDiffusion, cond: Conditioning, settings: Settings) -> Denoiser:
     return model.denoiser(cond, settings.graph_scale, settings.style_scale, settings.interval, settings.rescale)
 
 
-def _path(
-    method: str,
-    known: Conditioning,
-    model: LatentDiffusion,
-    schedule: DDIMSchedule,
-    z0: Tensor,
-    settings: Settings,
-    progress: Callable = lambda steps, what: steps,
-) -> Inverted:
-    generator = torch.Generator().manual_seed(settings.seed)
-    source = Source(model.denoiser(known), _guided(model, known, settings), model.null_tokens, generator)
-    return inversion.METHODS[method](source, schedule, z0, lambda steps: progress(steps, "inverting"))
+def _drawn(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
-def _reconstruct(
-    model: LatentDiffusion,
-    known: Conditioning,
-    schedule: DDIMSchedule,
-    inverted: Inverted,
-    settings: Settings,
-    progress: Callable,
-) -> Tensor | None:
-    """x0 again, by the denoiser that the method answers for; None of one that answers for none."""
-    if settings.method == "noise":
-        return None
-    guided = settings.method in ("direct", "ddpm", "null")
-    eps = _guided(model, known, settings) if guided else model.denoiser(known)
-    return inversion.resample(inverted, schedule, eps, progress=lambda r: progress(r[::-1], "reconstructing"))
+def _refuse_infinite(z: Tensor) -> Tensor:
+    if not z.isfinite().all():
+        raise UserError("the edit ran away to infinity: lower the scales, or look at how the model was trained")
+    return z
 
 
 def _places(operations: Sequence[Operation]) -> list:
     return [it for operation in operations for it in touched(operation, operations)]
 
 
-def _seen(model: LatentDiffusion, graph: SceneGraph, cond: Conditioning, inverted: Inverted) -> Tensor | None:
-    """(O,h,w): where each object of the graph is looked at, over levels from little noise to much; None where tokens do not
+def _seen(
+    model: LatentDiffusion, graph: SceneGraph, cond: Conditioning, schedule: DDIMSchedule, inverted: Inverted
+) -> Tensor | None:
+    """(O,h,w): where each object of the graph is looked at, at levels from little noise to much; None where tokens do not
     stand for objects."""
     if not hasattr(model.cond_stage_model, "layout"):
         return None
-    levels = np.unique(np.linspace(0, 0.7 * (len(inverted.path) - 2), LOOKS).round().astype(int))
-    schedule, maps = model.schedule.ddim(len(inverted.path) - 1), Maps()
-    eps = model.denoiser(cond)
-    for i in levels:
+    first, last = schedule.timesteps[0], schedule.timesteps[-1]
+    wanted = torch.linspace(float(first), float(first + 0.7 * (last - first)), LOOKS)
+    levels, maps, eps = (schedule.timesteps[:, None] - wanted).abs().argmin(0).unique(), Maps(), model.denoiser(cond)
+    for i in levels.tolist():
         x = inverted.path[i + 1]
-        eps(x, timestep(schedule, int(i), x), control=Control(maps=maps))
-    encoded = _encode(graph, model)
-    tokens = model.cond_stage_model.layout(encoded).object_token[: len(graph.objects)]
+        eps(x, timestep(schedule, i, x), control=Control(maps=maps))
+    tokens = model.cond_stage_model.layout(_encode(graph, model)).object_token[: len(graph.objects)]
     return object_maps(maps.mean()[0].cpu(), tokens.cpu())
 
 

@@ -5,7 +5,7 @@
     sdedit        noise on the picture, taken off under the target graph (Meng et al. 2108.01073)
     edit          ldm.editing.edit as it comes; a name of ldm.models.diffusion.inversion.METHODS is edit with that method
 
-Options follow the name: 'sdedit:strength=0.7', 'edit:method=fixed-point:steps=30'. They are the functions' own.
+Options follow the name: 'sdedit:strength=0.7', 'edit:sampler=dpm++:steps=10'. They are the functions' own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from ldm.models.diffusion import inversion, paths
 from ldm.models.diffusion.ddim import normal, sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.sampling import as_seen
-from ldm.schedule import DDIMSchedule
 from ldm.util import UserError, nearest
 
 
@@ -125,8 +124,7 @@ def sdedit(
     less of the picture."""
     counting, rows = counted(model)
     schedule, z0 = model.schedule.ddim(steps), model.encode(as_seen(model, task.picture))
-    up = max(1, min(steps, round(strength * steps)))
-    schedule = DDIMSchedule(schedule.timesteps[:up], schedule.alphas[:up], schedule.alphas_prev[:up])
+    schedule = schedule.below(strength * len(model.schedule))
     seed = random.Random(f"sdedit/{task.scenes}/{task.operation}/{task.index}").getrandbits(48)
     noise = normal(z0.shape, torch.Generator().manual_seed(seed)).to(z0)
     z = model.schedule.add_noise(z0, noise, schedule.timesteps[-1:])
@@ -136,8 +134,10 @@ def sdedit(
 
 def ours(model: LatentDiffusion, task: Task, **options: Any) -> Edited:
     counting, rows = counted(model)
-    result = edit(counting, task.picture, task.target, source=task.source, style=task.reference, **options)
-    return Edited(result.image, rows(), result.round_trip_error)
+    result = edit(
+        counting, task.picture, task.target, source=task.source, style=task.reference, reconstruct=False, **options
+    )
+    return Edited(result.image, rows(), result.round_trip)
 
 
 EDITORS: dict[str, Callable[..., Edited]] = {"autoencoder": autoencoder, "plain": plain, "sdedit": sdedit, "edit": ours}
@@ -145,7 +145,7 @@ EDITORS: dict[str, Callable[..., Edited]] = {"autoencoder": autoencoder, "plain"
 
 def _takes(function: Callable) -> list[str]:
     """The names of the options of an editor's function."""
-    given = ("model", "photograph", "graph", "source", "style", "task", "progress")
+    given = ("model", "photograph", "graph", "source", "style", "task", "progress", "reconstruct")
     return [name for name in inspect.signature(edit if function is ours else function).parameters if name not in given]
 
 

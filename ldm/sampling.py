@@ -21,10 +21,10 @@ from ldm.data.images import square, to_image, to_tensor
 from ldm.graph import SceneGraph, encode
 from ldm.models.diffusion import ddim, dpm_solver
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.inversion import SAMPLERS, visited
 from ldm.util import UserError, nearest
 
 ROWS = 8  # of a pass on a GPU
-SAMPLERS = ("ddim", "dpm++")
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,11 @@ def _sample_pass(model, graphs, seeds, settings: Settings, style, rows: int) -> 
 
     generators = [torch.Generator().manual_seed(seed) for seed in [*seeds, *seeds[-1:] * (rows - wanted)]]
     noise = ddim.normal((rows, model.channels, model.latent_size, model.latent_size), generators).to(model.device)
+    schedule = visited(model.schedule, settings.sampler, settings.steps)
     if settings.sampler == "ddim":
-        z = ddim.sample(eps, model.schedule.ddim(settings.steps), noise, settings.eta, generators)
+        z = ddim.sample(eps, schedule, noise, settings.eta, generators)
     else:
-        z = dpm_solver.sample(eps, dpm_solver.even(model.schedule, settings.steps), noise)
+        z = dpm_solver.sample(eps, schedule, noise)
     return [to_image(model.decode(row)[0]) for row in z[:wanted].split(1)]
 
 

@@ -26,6 +26,11 @@ class DDIMSchedule:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def below(self, timestep: float) -> DDIMSchedule:
+        """Its timesteps up to this one, but at least the first."""
+        count = max(1, int((self.timesteps <= timestep).sum()))
+        return DDIMSchedule(self.timesteps[:count], self.alphas[:count], self.alphas_prev[:count])
+
     def sigmas(self, eta: float) -> Tensor:  # -> (S,) float64
         """Standard deviation of the noise that a sampling step adds: none at eta 0, DDPM's at eta 1."""
         a, a_prev = self.alphas, self.alphas_prev

@@ -275,13 +275,15 @@ def test_settings_that_no_sampler_can_follow_are_refused():
 
 
 @pytest.mark.parametrize(
-    "name, words", [("sample", ["--split", "test"]), ("evaluate", ["scenes"])], ids=["sample.py", "evaluate.py"]
+    "name, words, usual",
+    [("sample", ["--split", "test"], "ddim"), ("evaluate", ["scenes"], "ddim"), ("ddim_invert_edit", ["--sg", "a"], None)],
+    ids=["sample.py", "evaluate.py", "ddim_invert_edit.py"],
 )
-def test_a_script_takes_a_samplers_name(name, words, capsys):
+def test_a_script_takes_a_samplers_name(name, words, usual, capsys):
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.parse(words).sampler == "ddim"
+    assert script.parse(words).sampler == usual
     assert script.parse([*words, "--sampler", "dpm++"]).sampler == "dpm++"
     with pytest.raises(SystemExit):
         script.parse([*words, "--sampler", "euler"])

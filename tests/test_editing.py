@@ -17,11 +17,14 @@ from ldm import gallery
 from ldm.data.demo import DemoValidation
 from ldm.data.shapes import render
 from ldm.diff import diff
-from ldm.editing import beside, edit, keeping, psnr, understood, variants
-from ldm.graph import SceneGraph, write_graphs
-from ldm.models.diffusion.inversion import METHODS, Inverted
+from ldm.editing import STEPS, edit, psnr, understood, variants
+from ldm.graph import SceneGraph, encode, write_graphs
+from ldm.keeping import keeping
+from ldm.models.diffusion.dpm_solver import even
+from ldm.models.diffusion.inversion import METHODS, SAMPLERS, SECOND_ORDER
+from ldm.region import Region
 from ldm.run import load_model
-from ldm.schedule import NoiseSchedule
+from ldm.sampling import as_seen
 from ldm.util import UserError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -168,18 +171,110 @@ def test_keeping_shows_the_source_to_what_moves_and_costs_nothing_where_nothing_
     assert calls == [(4, True), (2, False)]  # two branches of guidance
 
 
-def test_the_source_stands_on_its_path_beside_the_target():
-    schedule, seen = NoiseSchedule.linear().ddim(3), []
-    path = torch.arange(4.0)[:, None, None, None, None].expand(4, 1, 4, 2, 2)
+@pytest.fixture
+def calls(model):
+    """Rows of each call of the U-Net."""
+    rows = []
+    hook = model.unet.register_forward_hook(lambda module, given, out: rows.append(len(out)))
+    yield rows
+    hook.remove()
 
-    def both(rows, t, control):
-        seen.append((rows[:, 0, 0, 0].tolist(), t.tolist(), control))
-        return rows + 10
 
-    eps = beside(both, Inverted(path), schedule, "control")
-    t = schedule.timesteps[1:2]
-    assert eps(torch.full((1, 4, 2, 2), 7.0), t).unique().tolist() == [17.0]
-    assert seen == [([2.0, 7.0], [int(t)] * 2, "control")]
+def test_each_step_is_one_call_with_a_row_for_each_branch_that_counts(model, scene, calls):
+    photograph, graph, other = scene
+    everywhere = {"region": "none", "reconstruct": False}
+    for options, expected in (
+        ({"reconstruct": False}, [2] * 4),
+        ({"graph_scale": 1, "style_scale": 1}, [1] * 4),  # nothing to reconstruct
+        ({"graph_scale": 1, "style_scale": 3}, [2] * 4),
+        ({"graph_scale": 2, "style_scale": 3}, [3] * 4),
+        ({"interval": (0.4, 1.0)}, [2, 2, 1, 1]),
+        ({"strength": 0.5}, [2] * 2),
+        ({**everywhere, "method": "ddim"}, [1] * 4 + [2] * 4),
+        ({**everywhere, "method": "ddim", "strength": 0.5}, [1] * 2 + [2] * 2),
+        (everywhere, [1] * 4 + [4] * 4),  # direct: the source goes beside the target
+        ({**everywhere, "method": "ddpm"}, [4] * 4),
+        ({**everywhere, "keep": True}, [1] * 4 + [4] * 4),
+        ({**everywhere, "graph_scale": 1, "style_scale": 1}, [1] * 4 + [2] * 4),
+        ({**everywhere, "sampler": "dpm++"}, [1] * 4 + [4] * 4),
+    ):
+        calls.clear()
+        edit(model, photograph, other, source=graph, steps=4, **options)
+        assert calls == expected, options
+
+
+def test_a_round_trip_is_sampled_only_when_it_is_asked_for(model, scene, calls):
+    photograph, graph, other = scene
+    options = {"source": graph, "steps": 3, "method": "ddim"}
+    quick, whole = (edit(model, photograph, other, reconstruct=it, **options) for it in (False, True))
+    assert quick.image.tobytes() == whole.image.tobytes()
+    assert (quick.reconstruction, quick.psnr, quick.psnr_autoencoder, quick.round_trip_error) == (None,) * 4
+    calls.clear()
+    assert quick.round_trip() == pytest.approx(whole.round_trip_error) and len(calls) == 3
+    assert edit(model, photograph, other, source=graph, steps=3).round_trip is None
+
+
+@pytest.mark.parametrize("method", SECOND_ORDER)
+def test_an_edit_by_the_second_sampler_changes_what_it_should_and_nothing_else(model, scene, method):
+    photograph, graph, other = scene
+    result = edit(model, photograph, other, source=graph, method=method, sampler="dpm++", steps=4)
+    outside, changed = result.region == 0, (np.asarray(photograph) != np.asarray(result.image)).any(-1)
+    assert changed.any() and not changed[outside].any()
+    assert (result.settings.sampler, result.settings.steps) == ("dpm++", 4)
+    if method == "direct":
+        assert result.round_trip_error < 1e-4
+    first = edit(model, photograph, other, source=graph, method=method, steps=4)
+    assert first.image.tobytes() != result.image.tobytes()
+
+
+def test_each_sampler_has_its_own_number_of_steps_and_strength_counts_timesteps(model, scene, calls):
+    photograph, graph, other = scene
+    options = {"source": graph, "sampler": "dpm++", "graph_scale": 1, "style_scale": 1}
+    assert edit(model, photograph, other, **options).settings.steps == len(calls) == STEPS["dpm++"] < STEPS["ddim"]
+    assert tuple(STEPS) == SAMPLERS
+    calls.clear()
+    edit(model, photograph, other, **options, steps=10, strength=0.5)
+    visited = even(model.schedule, 10).timesteps
+    assert len(calls) == int((visited <= 500).sum()) == 5
+
+
+@pytest.mark.parametrize("wrong", [{"method": "null"}, {"method": "fixed-point"}, {"method": "bdia"}, {"method": "ddpm"}])
+def test_methods_of_ddims_own_steps_are_refused_with_the_second_sampler(model, scene, wrong):
+    with pytest.raises(UserError, match="leave the sampler at ddim"):
+        edit(model, *scene[::2], source=scene[1], sampler="dpm++", **wrong)
+
+
+def test_an_edit_gives_what_its_branches_give_one_by_one_without_anything_kept(model, scene, monkeypatch):
+    photograph, graph, other = scene
+    latents, decode = [], type(model).decode
+    monkeypatch.setattr(type(model), "decode", lambda self, z: latents.append(z) or decode(self, z))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    options = {"source": graph, "steps": 3, "seed": 4, "reconstruct": False}
+    edit(model, photograph, other, **options, graph_scale=2, style_scale=3)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    with torch.no_grad():
+        look = as_seen(model, photograph)
+        z0, cond = model.encode(look), model.condition(encode([other], model.vocab), look)
+        noise = torch.randn(z0.shape, generator=torch.Generator().manual_seed(4))
+        region, yes = Region.of(diff(graph, other), (8, 8), photograph.size).latent, torch.tensor([True])
+        a0, x = model.schedule.alphas_cumprod[0], None
+        levels = [int(t) for t in model.schedule.ddim(3).timesteps]
+
+        def source_at(t):
+            a = model.schedule.alphas_cumprod[t] / a0 if t else torch.ones(())
+            return (a**0.5 * z0 + (1 - a) ** 0.5 * noise).float()
+
+        x = source_at(levels[-1])
+        for t, down in zip(levels[::-1], [*levels[-2::-1], 0]):
+            at = torch.tensor([t])
+            neither = model.unet(x, at, cond.drop(yes, yes, model.null()))
+            graph_only, both = model.unet(x, at, cond.drop(~yes, yes, model.null())), model.unet(x, at, cond)
+            eps = neither + 2 * (graph_only - neither) + 3 * (both - graph_only)
+            a, b = model.schedule.alphas_cumprod[t], model.schedule.alphas_cumprod[down]
+            x = (b**0.5 * (x - (1 - a) ** 0.5 * eps) / a**0.5 + (1 - b) ** 0.5 * eps).float()
+            x = region * x + (1 - region) * source_at(down)
+    assert (latents[0] - x).abs().max() < 1e-5 * x.abs().max()
 
 
 def test_what_moves_is_seen_where_it_was_and_what_goes_is_not_seen():

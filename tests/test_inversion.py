@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from ldm.models.diffusion import paths
-from ldm.models.diffusion.inversion import METHODS, Source, null, resample
+from ldm.models.diffusion import dpm_solver, paths
+from ldm.models.diffusion.inversion import METHODS, SECOND_ORDER, Source, by, null, resample, visited
 from ldm.schedule import NoiseSchedule
 from ldm.util import UserError
 
@@ -103,10 +103,10 @@ def test_with_its_null_tokens_guided_sampling_comes_as_near_as_plain_inversion_d
 
 @pytest.mark.parametrize("name", EXACT)
 def test_an_exact_method_is_exact_with_few_steps_and_from_any_level(name):
-    x0 = pictures()
-    inverted, schedule, source = inverted_by(name, mixture, 6, x0)
-    for start in range(7):
-        assert error(resample(inverted, schedule, source, start=start), x0) < 1e-5
+    x0, source = pictures(), source_of(name, mixture)
+    for top in (0, 200, 400, 600, 999):
+        schedule = SCHEDULE.ddim(6).below(top)
+        assert error(resample(METHODS[name](source, schedule, x0), schedule, mixture), x0) < 1e-5
 
 
 def test_plain_inversion_only_comes_near_and_nearer_with_more_steps():
@@ -231,7 +231,7 @@ def test_a_path_starts_at_the_picture_and_has_a_latent_for_every_noise_level(nam
     assert torch.equal(inverted.path[0], pictures())
 
 
-@pytest.mark.parametrize("name, up", [("ddim", 7), ("bdia", 8), ("direct", 14), ("ddpm", 7), ("noise", 0)])
+@pytest.mark.parametrize("name, up", [("ddim", 7), ("bdia", 8), ("direct", 7), ("ddpm", 0), ("noise", 0)])
 def test_a_method_calls_the_denoiser_as_often_as_it_says(name, up):
     calls = []
 
@@ -241,9 +241,90 @@ def test_a_method_calls_the_denoiser_as_often_as_it_says(name, up):
 
     inverted, schedule, _ = inverted_by(name, counted, 7)
     assert len(calls) == up
-    calls.clear()
-    resample(inverted, schedule, counted)
-    assert calls == schedule.timesteps.flip(0).tolist()
+    down, times = schedule.timesteps.flip(0), 1 if inverted.source is None else 2
+    for paired in (False, True):
+        calls.clear()
+        resample(inverted, schedule, counted, paired=paired)
+        assert calls == down.repeat_interleave(1 if paired else times).tolist()
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+def test_source_and_target_in_one_batch_give_what_they_give_apart(name, second_order):
+    if second_order and name not in SECOND_ORDER:
+        return
+    x0, schedule, rows = pictures(), SCHEDULE.ddim(7), []
+    source = source_of(name, smooth)
+    inverted = by(name, "dpm++" if second_order else "ddim")(source, schedule, x0)
+    apart = resample(inverted, schedule, guided(mixture))
+
+    def both(x, t, *null):
+        rows.append(x)
+        theirs = (source.guided or smooth)(x[:2], t[:2], *(tokens[:2] for tokens in null))
+        return torch.cat([theirs, guided(mixture)(x[2:], t[2:], *(tokens[2:] for tokens in null))])
+
+    torch.testing.assert_close(resample(inverted, schedule, both, paired=True), apart)
+    assert torch.equal(torch.stack([x[:2] for x in rows]), inverted.path[1:].flip(0))
+
+
+# By DPM-Solver++
+
+
+def test_without_an_edit_second_order_corrections_return_the_picture_and_its_inversion_comes_near():
+    x0 = pictures()
+    for steps in (1, 2, 5, 20):
+        schedule = visited(SCHEDULE, "dpm++", steps)
+        for denoiser in DENOISERS.values():
+            away = guided(denoiser)
+            inverted = by("direct", "dpm++")(Source(denoiser, away), schedule, x0)
+            assert torch.equal(resample(inverted, schedule, away), x0)
+            assert torch.equal(inverted.path, dpm_solver.invert(denoiser, schedule, x0))
+    schedule = visited(SCHEDULE, "dpm++", 20)
+    inverted = by("ddim", "dpm++")(Source(mixture), schedule, x0)
+    assert error(resample(inverted, schedule, mixture), x0) < 0.01
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_without_a_region_walking_back_is_what_the_solver_samples(steps):
+    x0, schedule = pictures(), visited(SCHEDULE, "dpm++", steps)
+    for name in ("ddim", "noise"):
+        inverted = by(name, "dpm++")(source_of(name, smooth), schedule, x0)
+        expected = dpm_solver.sample(mixture, schedule, inverted.path[-1])
+        torch.testing.assert_close(resample(inverted, schedule, mixture), expected)
+
+
+def test_going_back_by_steps_of_second_order_comes_nearer_to_the_picture_than_by_ddims():
+    x0, schedule = pictures(), visited(SCHEDULE, "dpm++", 8)
+    inverted = by("direct", "dpm++")(Source(mixture), schedule, x0)
+    plain = resample(inverted._replace(source=None), schedule, mixture)
+    first = resample(inverted._replace(source=None, second_order=False), schedule, mixture)
+    assert error(plain, x0) < 0.5 * error(first, x0) and error(plain, x0) > 1e-4
+
+
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_outside_its_region_an_edit_of_second_order_is_the_source_to_the_last_bit(name):
+    x0, schedule = pictures(), visited(SCHEDULE, "dpm++", 6)
+    inverted = by(name, "dpm++")(source_of(name, smooth), schedule, x0)
+    region = torch.zeros(1, 1, 8, 8)
+    region[..., 2:5, 3:7] = 1
+    edited = resample(inverted, schedule, guided(gaussian(1.0)), region)
+    inside = region.bool().expand_as(x0)
+    assert torch.equal(edited[~inside], x0[~inside])
+    assert (edited - x0)[inside].abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in SECOND_ORDER])
+def test_a_method_made_of_ddims_steps_is_refused_with_another_sampler(name):
+    with pytest.raises(UserError, match=f"the method {name} .* cannot go by dpm"):
+        by(name, "dpm++")
+    assert by(name) is METHODS[name]
+
+
+def test_an_unknown_method_or_sampler_is_named():
+    with pytest.raises(UserError, match="did you mean 'direct'"):
+        by("dirct")
+    with pytest.raises(UserError, match="no sampler 'euler'"):
+        by("ddim", "euler")
 
 
 # Each method's own
@@ -261,8 +342,7 @@ def test_the_levels_of_edit_friendly_noise_are_independent_and_without_inversion
 
 
 def test_the_denoiser_that_knows_the_noise_takes_it_off_from_any_level():
-    x0, schedule = pictures(), SCHEDULE.ddim(10)
-    inverted, _, _ = inverted_by("noise", smooth, 10, x0)
+    x0 = pictures()
     clean = x0 / A0.sqrt()
 
     def eps(x, t):
@@ -270,8 +350,9 @@ def test_the_denoiser_that_knows_the_noise_takes_it_off_from_any_level():
         return ((x - a.sqrt() * clean) / (1 - a).sqrt()).to(x)
 
     # The forward process leaves x0's own share of noise at its own level, of which this denoiser knows nothing.
-    for start in (3, 10):
-        back = resample(inverted, schedule, eps, start=start)
+    for top in (200, 999):
+        schedule = SCHEDULE.ddim(10).below(top)
+        back = resample(METHODS["noise"](source_of("noise", eps), schedule, x0), schedule, eps)
         assert (back - x0).abs().max() < 5 * (1 - A0).sqrt()
 
 

@@ -88,6 +88,16 @@ def test_a_half_precision_latent_is_mixed_in_full_precision(schedule):
     assert torch.equal(schedule.add_noise(z0, noise, t), exact.bfloat16())
 
 
+def test_what_is_below_a_timestep_are_the_first_timesteps_and_at_least_one(schedule):
+    whole = schedule.ddim(10)
+    for top, count in ((0, 1), (1, 1), (100, 1), (101, 2), (500, 5), (999, 10)):
+        part = whole.below(top)
+        assert len(part) == count and torch.equal(part.timesteps, whole.timesteps[:count])
+        assert torch.equal(part.alphas, whole.alphas[:count]) and torch.equal(
+            part.alphas_prev, whole.alphas_prev[:count]
+        )
+
+
 @pytest.mark.parametrize("name", ["cosine", "sqrt", "sqrt_linear"])
 def test_a_schedule_that_no_published_config_uses_is_refused_by_name(name):
     assert torch.equal(NoiseSchedule.named("linear", 10).betas, NoiseSchedule.linear(10).betas)

@@ -7,27 +7,31 @@ target's denoiser. Under the source's own it returns x0, as exactly as the metho
     ddim         S                              nearly              -
     fixed-point  2 S to 20 S                    to 1e-5             -
     bdia         S + 1                          to rounding         that steps leap
-    direct       2 S                            to rounding         what each step misses
+    direct       S                              to rounding         the source's denoiser
     null         S + up to 11 S, with gradient  nearly              null tokens of each step
-    ddpm         S                              to rounding         the noise of each step
+    ddpm         0                              to rounding         the source's denoiser, for the noise of each step
     noise        0                              no                  -
 
-Down, every method calls the target once a step; a guided denoiser's call has a row for each of its branches. A picture
-inverted by any method has a source trajectory, its path, and that is what stays outside the region of an edit.
+Down, every method calls the target once a step, and what remembers the source's denoiser calls that too, or both in one
+batch; a guided denoiser's call has a row for each of its branches. A picture inverted by any method has a source
+trajectory, its path, and that is what stays outside the region of an edit.
+
+The steps are DDIM's, or for the methods in SECOND_ORDER those of DPM-Solver++ (2M), which needs fewer of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion import paths
+from ldm.models.diffusion import dpm_solver, paths
 from ldm.models.diffusion.ddim import Denoiser, normal, step, timestep
-from ldm.schedule import DDIMSchedule
-from ldm.util import UserError
+from ldm.schedule import DDIMSchedule, NoiseSchedule
+from ldm.util import UserError, nearest
 
 
 class Source(NamedTuple):
@@ -50,18 +54,23 @@ class Source(NamedTuple):
 class Inverted(NamedTuple):
     """A picture's trajectory, and what walking back along it needs.
 
-    path         (S+1,B,C,H,W): path[0] is x0, and path[i + 1] lies where the schedule's i-th timestep is
-    corrections  (S,B,C,H,W): corrections[i] is added to the step from path[i + 1] to path[i]; or None
-    eta          of the steps: at 1 the corrections are their noise
-    leaps        whether a step goes on from the level before as well (`paths.leap`)
-    null         (S,B,N,D): the tokens that guidance goes away from at each step; or None
+    path          (S+1,B,C,H,W): path[0] is x0, and path[i + 1] lies where the schedule's i-th timestep is
+    source        the denoiser whose own step from path[i + 1] tells, by what it misses path[i] by, how to correct the
+                  target's; or None, and nothing is corrected so
+    corrections   (S,B,C,H,W): corrections[i] is added to the step from path[i + 1] to path[i]; or None
+    eta           of the steps: at 1 what the source's steps miss is their noise
+    leaps         whether a step goes on from the level before as well (`paths.leap`)
+    null          (S,B,N,D): the tokens that guidance goes away from at each step; or None
+    second_order  whether the steps are DPM-Solver++'s (`dpm_solver.step`)
     """
 
     path: Tensor
+    source: Denoiser | None = None
     corrections: Tensor | None = None
     eta: float = 0.0
     leaps: bool = False
     null: Tensor | None = None
+    second_order: bool = False
 
 
 def resample(
@@ -69,27 +78,40 @@ def resample(
     schedule: DDIMSchedule,
     target: Callable[..., Tensor],
     region: Tensor | None = None,
-    start: int | None = None,
+    paired: bool = False,
     progress: Callable = reversed,
 ) -> Tensor:  # -> (B,C,H,W)
-    """x_0 of the target, from the path's level `start`: all of S, or fewer for what stays nearer to the picture.
+    """x_0 of the target, from the path's end. The schedule is the one that the path was made with.
 
     region: (1,1,H,W) or (B,1,H,W) from 0 to 1. After each step the latents outside it are the source's of that level
     (Avrahami et al. 2206.02779, Alg. 1), and in between a mixture; so outside they end as exactly x0.
-    target: eps(x, t); eps(x, t, null tokens) for an `inverted` that has some. When it is called with the i-th timestep,
-    the source is at path[i + 1].
+    target: eps(x, t); eps(x, t, null tokens) for an `inverted` that has some.
+    paired: it is called for rows of the source, at its path, and as many of the target, (2B,C,H,W), and answers for
+    both; `inverted.source` is then not called.
     """
     path, a, sigmas = inverted.path, paths.levels(schedule), schedule.sigmas(inverted.eta)
-    start = len(schedule) if start is None else start
-    x = path[start]
-    last = path[start + 1] if start < len(schedule) else None  # the level that x was reached from
-    for i in progress(range(start)):
+    x, last, before = path[-1], None, None
+    for i in progress(range(len(schedule))):
+        rows, t = torch.cat([path[i + 1], x]), timestep(schedule, i, x)
         null = () if inverted.null is None else (inverted.null[i],)
-        eps = target(x, timestep(schedule, i, x), *null)
-        if inverted.leaps and last is not None:
+        if paired:
+            eps = target(rows, t.repeat(2), *(tokens.repeat(2, 1, 1) for tokens in null))
+        else:
+            theirs = () if inverted.source is None else (inverted.source(path[i + 1], t),)
+            eps = torch.cat([*theirs, target(x, t, *null)])
+        if inverted.source is None:  # what the source does is nobody's concern
+            rows, eps = x, eps[-len(x) :]
+        if inverted.second_order:
+            clean = dpm_solver.predicted(rows, eps, a[i + 1])
+            below = dpm_solver.step(rows, clean, a[i + 1], a[i], before if i > 0 else None)
+            before = clean, a[i + 1]
+        elif inverted.leaps and last is not None:
             below = paths.leap(last, x, eps, a[i + 2], a[i + 1], a[i])
         else:
-            below = step(x, eps, a[i + 1], a[i], sigmas[i])
+            below = step(rows, eps, a[i + 1], a[i], sigmas[i])
+        if inverted.source is not None:
+            theirs, below = below.chunk(2)
+            below = path[i] + (below - theirs)
         if inverted.corrections is not None:
             below = below + inverted.corrections[i]
         if region is not None:
@@ -98,8 +120,12 @@ def resample(
     return x
 
 
-def ddim(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inverted:
+def ddim(
+    source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
+) -> Inverted:
     """Plain inversion (`paths.ddim`): returns nearly to x0, the nearer the more steps, and under guidance not at all."""
+    if second_order:
+        return Inverted(dpm_solver.invert(source.eps, schedule, x0, progress=progress), second_order=True)
     return Inverted(paths.ddim(source.eps, schedule, x0, progress))
 
 
@@ -115,38 +141,39 @@ def bdia(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable 
     """
     path = paths.bdia(source.eps, schedule, x0, progress)
     corrections = torch.zeros_like(path[1:])
-    corrections[-1] = _missed(source.eps, schedule, path, len(schedule) - 1)
-    return Inverted(path, corrections, leaps=True)
+    x, a = path[-1], paths.levels(schedule)
+    corrections[-1] = path[-2] - step(x, source.eps(x, timestep(schedule, len(schedule) - 1, x)), a[-1], a[-2])
+    return Inverted(path, corrections=corrections, leaps=True)
 
 
-def direct(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inverted:
-    """Keep the trajectory of plain inversion, and remember what each step down misses it by (Ju et al. 2310.01506, Alg. 1).
+def direct(
+    source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
+) -> Inverted:
+    """Keep the trajectory of plain inversion, and make up for what each step down misses it by (Ju et al. 2310.01506, Alg. 1).
 
     There only the source's branch is corrected, which here is the path. The target has its own eps, and is corrected by
     the same besides: so what the two conditions agree on returns as it was, at any guidance if `source.guided` has it.
     """
-    path = paths.ddim(source.eps, schedule, x0, progress)
-    eps = source.guided or source.eps
-    return Inverted(path, torch.stack([_missed(eps, schedule, path, i) for i in progress(range(len(schedule)))]))
+    return ddim(source, schedule, x0, progress, second_order)._replace(source=source.guided or source.eps)
 
 
 def ddpm(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inverted:
     """The edit-friendly noise of DDPM's own steps (Huberman-Spiegelglas et al. 2304.06140, Alg. 1).
 
     Each level has independent noise (eq. 6), and sigma z_i is what a step between them lacks (eq. 5). The target's steps
-    add the same. The more of the last levels are left out (`start`), the more of the picture stays.
+    add the same. The more of the last levels are left out (`DDIMSchedule.below`), the more of the picture stays.
     """
     independent = torch.stack([normal(x0.shape, source.generator) for _ in range(len(schedule))])
-    path = paths.noised(x0, schedule, independent)
-    eps = source.guided or source.eps
-    between = torch.stack([_missed(eps, schedule, path, i, eta=1.0) for i in progress(range(len(schedule)))])
-    return Inverted(path, between, eta=1.0)
+    return Inverted(paths.noised(x0, schedule, independent), source.guided or source.eps, eta=1.0)
 
 
-def noise(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inverted:
+def noise(
+    source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
+) -> Inverted:
     """No inversion, but noise on the picture: inpainting with a region (Avrahami et al. 2206.02779), SDEdit with a
-    `start` (Meng et al. 2108.01073)."""
-    return Inverted(paths.noised(x0, schedule, normal(x0.shape, source.generator)[None]))
+    schedule that ends `below` the most noise (Meng et al. 2108.01073)."""
+    path = paths.noised(x0, schedule, normal(x0.shape, source.generator)[None])
+    return Inverted(path, second_order=second_order)
 
 
 def null(
@@ -187,12 +214,30 @@ METHODS = {
     "ddpm": ddpm,
     "noise": noise,
 }
+SECOND_ORDER = ("ddim", "direct", "noise")
+SAMPLERS = ("ddim", "dpm++")
 
 
-def _missed(eps: Denoiser, schedule: DDIMSchedule, path: Tensor, i: int, eta: float = 0.0) -> Tensor:
-    """What a step from path[i + 1] lacks to land on path[i]."""
-    x, a = path[i + 1], paths.levels(schedule)
-    return path[i] - step(x, eps(x, timestep(schedule, i, x)), a[i + 1], a[i], schedule.sigmas(eta)[i])
+def by(method: str, sampler: str = "ddim") -> Callable[..., Inverted]:
+    """The method of that name, with the steps of that sampler. Raises UserError for what does not exist, and for a method
+    that is made of DDIM's own steps with any others."""
+    if method not in METHODS:
+        raise UserError(f"there is no method {method!r}, only {', '.join(METHODS)}{nearest(method, METHODS)}")
+    if sampler not in SAMPLERS:
+        raise UserError(f"there is no sampler {sampler!r}, only {' and '.join(SAMPLERS)}{nearest(sampler, SAMPLERS)}")
+    if sampler == "ddim":
+        return METHODS[method]
+    if method not in SECOND_ORDER:
+        raise UserError(
+            f"the method {method} is made of ddim's own steps and cannot go by {sampler}: leave the sampler at ddim, or take "
+            f"one of the methods {', '.join(SECOND_ORDER)}"
+        )
+    return partial(METHODS[method], second_order=True)
+
+
+def visited(schedule: NoiseSchedule, sampler: str, steps: int) -> DDIMSchedule:
+    """The timesteps that suit the sampler. Raises UserError for a number of steps that there is no room for."""
+    return schedule.ddim(steps) if sampler == "ddim" else dpm_solver.even(schedule, steps)
 
 
 def _nearest(
