@@ -39,6 +39,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("-l", "--logdir", default="logs", help="where log folders go (default: %(default)s)")
     add("-s", "--seed", type=int, help="of weights, data order and noise (default: 23)")
     add("--scale_lr", **switch, help="learning rate = base x accumulated x processes x batch size (default: off)")
+    add("--compile", **switch, help="compile the U-Net: minutes at the start, then faster steps (default: off)")
     for flag, (kind, explanation) in TRAINER_FLAGS.items():
         add(f"--{flag}", type=kind, help=explanation)
     add("--no-test", **switch, help="leave out data.params.test after training")
@@ -75,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     except torch.OutOfMemoryError:
         return said(
             "out of GPU memory: lower data.params.batch_size, and raise --accumulate_grad_batches by as much, or use "
-            "--precision bf16-mixed", 1
+            "--precision bf16-mixed, or model.params.unet_config.params.use_checkpoint=true, which computes twice what it "
+            "does not keep", 1
         )  # fmt: skip
     except Interrupted as stop:
         # the other processes exit quietly and with 0, or Lightning would kill this one for their sake

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -73,24 +74,17 @@ class Checks(pl.Callback):
         self.checksums = state["checksums"]
 
     def on_train_start(self, trainer, model):
-        self.steps = 0
+        self.steps, self.losses = 0, []
         self.unreached = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.only_zeros = {name: part for name, part in parts(model).items() if _is_trainable(part)}
         self._refuse_changed(model, "are not those that this run was trained with; give it the same files")
         self.checksums = dict(frozen_checksums(model))
 
     def on_before_backward(self, trainer, model, loss):
-        finite = bool(torch.isfinite(loss))
-        if trainer.world_size > 1:  # the others would wait for this process's gradient
-            finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
-        if not finite:
-            raise TrainingStopped(
-                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}); no weight "
-                "has seen it. Go on from the last checkpoint with a lower model.base_learning_rate, gradient clipping "
-                "(lightning.trainer.gradient_clip_val=1.0) or --precision 32"
-            )
+        self.losses.append(loss.detach())  # to look at it now would make a GPU wait
 
     def on_before_optimizer_step(self, trainer, model, optimizer):
+        self._refuse_infinite(trainer)
         self.steps += 1
         self.unreached = {name: p for name, p in self.unreached.items() if p.grad is None}
         if self.unreached and self.steps >= 2:
@@ -110,6 +104,19 @@ class Checks(pl.Callback):
 
     def on_train_end(self, trainer, model):
         self._refuse_changed(model)
+
+    def _refuse_infinite(self, trainer):
+        losses, self.losses = torch.stack(self.losses).tolist(), []
+        finite = all(map(math.isfinite, losses))
+        if trainer.world_size > 1:  # all stop, or others would wait; here, where the gradients' sum has just joined them
+            finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if not finite:
+            loss = next((loss for loss in losses if not math.isfinite(loss)), "not finite in another process")
+            raise TrainingStopped(
+                f"the loss is {loss} at step {trainer.global_step} (epoch {trainer.current_epoch}); no weight "
+                "has seen it. Go on from the last checkpoint with a lower model.base_learning_rate, gradient clipping "
+                "(lightning.trainer.gradient_clip_val=1.0) or --precision 32"
+            )
 
     def _refuse_changed(
         self, model, how="changed during training; look for in-place updates and for layers left in training mode"
@@ -160,10 +167,11 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
             self._act(trainer)
 
     def _act(self, trainer):
-        received = torch.tensor(self.received, device=trainer.strategy.root_device)
+        signum = self.received
         if trainer.world_size > 1:  # processes hear of it at different times and have to stop at the same step
-            received = trainer.strategy.reduce(received, reduce_op="max")
-        if signum := int(received):
+            received = torch.tensor(signum, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(received, reduce_op="max"))
+        if signum:
             self.received = 0
             trainer.save_checkpoint(self.path)
             if signum != signal.SIGUSR1:
@@ -265,13 +273,14 @@ def parts(model: nn.Module) -> dict[str, nn.Module]:
 
 def frozen_checksums(model: nn.Module) -> Iterator[tuple[str, int]]:
     """Of each part that has frozen weights, a number that changes with any bit of them; of a part that is frozen
-    throughout, its buffers count too."""
+    throughout, its buffers count too. The name of one that is held in another precision says so: it does not compare."""
     for name, part in parts(model).items():
         frozen = [p for p in part.parameters() if not p.requires_grad]
         if frozen:
             if len(frozen) == len(list(part.parameters())):
                 frozen += part.buffers()
-            yield name, sum(_checksum(tensor) for tensor in frozen)
+            half = {str(tensor.dtype).removeprefix("torch.") for tensor in frozen} & {"bfloat16", "float16"}
+            yield " in ".join((name, *half)), sum(_checksum(tensor) for tensor in frozen)
 
 
 def _checksum(tensor: Tensor) -> int:

@@ -21,6 +21,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from ldm.callbacks import parts
+from ldm.memory import keep_freed_memory
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.speed import prepare
 from ldm.util import (
     ConfigError,
     UserError,
@@ -40,7 +43,7 @@ SECTIONS = {
     "": ("model", "data", "lightning"),
     "model": ("target", "params", "base_learning_rate"),
     "data": ("target", "params"),
-    "lightning": ("trainer", "callbacks", "modelcheckpoint", "logger", "seed", "scale_lr"),
+    "lightning": ("trainer", "callbacks", "modelcheckpoint", "logger", "seed", "scale_lr", "compile"),
 }
 
 # Keys of lightning.trainer that Lightning 2 lost, and where to turn; not those that are translated.
@@ -63,6 +66,7 @@ NOISE = (
     "models that have no learning rate schedulers",
     "smaller than the logging interval",
     "LeafSpec",
+    "Grad strides do not match bucket view strides",
 )
 
 
@@ -71,7 +75,11 @@ PRECISIONS = ("32", "16-mixed", "bf16-mixed", "32-true", "16", "bf16")
 
 class DDP(pl.strategies.DDPStrategy):
     """Lightning moves a batch to its device itself; told of the device, torch would do it again, and to that end take a
-    Batch apart into a plain tuple, without its attributes."""
+    Batch apart into a plain tuple, without its attributes. No model here has buffers that processes would have to share, so
+    a step waits for the others at its gradients alone; those of frozen parts are none, and in no bucket."""
+
+    def __init__(self):
+        super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def determine_ddp_device_ids(self) -> None:
         return None
@@ -99,6 +107,7 @@ def run(arguments: Namespace, overrides: list[str]) -> int:
         model = instantiate_from_config(config.model)
         trainer = make_trainer(config, folder, model, validates="validation" in getattr(data, "datasets", {}))
         set_learning_rate(model, trainer, config)
+        make_fast(model, trainer, config)
     except (ValueError, TypeError, AssertionError, OSError, MisconfigurationException) as error:
         raise error if arguments.debug else UserError(str(error)) from error
     model.config = plain(OmegaConf.masked_copy(config, ["model", "data"]))
@@ -149,7 +158,7 @@ def configure(arguments: Namespace, overrides: list[str], resumed: Path | None =
         if resumed and not stored and not arguments.base:
             raise ConfigError(f"--resume {arguments.resume}: {resumed}/configs holds no config; name it with --base")
         refuse_foreign_targets(stored, f"{resumed}/configs", named=set(targets(OmegaConf.to_container(named))))
-        defaults = {"lightning": {"trainer": {}, "seed": SEED, "scale_lr": False}}
+        defaults = {"lightning": {"trainer": {}, "seed": SEED, "scale_lr": False, "compile": False}}
         config = OmegaConf.merge(defaults, stored, named, {"lightning": flags(arguments)})
         plain(config)  # whatever cannot be resolved shows now
     except (OmegaConfBaseException, yaml.YAMLError) as error:
@@ -171,7 +180,7 @@ def flags(arguments: Namespace) -> dict:
     """The given flags, where a config has them."""
     given = {key: value for key, value in vars(arguments).items() if value is not None}
     settings = {key: given[key] for key in arguments.trainer_flags if key in given}
-    return {"trainer": settings, **{key: given[key] for key in ("seed", "scale_lr") if key in given}}
+    return {"trainer": settings, **{key: given[key] for key in ("seed", "scale_lr", "compile") if key in given}}
 
 
 def make_trainer(config: DictConfig, folder: Path, model: pl.LightningModule, validates: bool) -> pl.Trainer:
@@ -189,8 +198,13 @@ def make_trainer(config: DictConfig, folder: Path, model: pl.LightningModule, va
 
     if str(settings.get("precision", 32)) not in PRECISIONS:
         raise ConfigError(f"precision {settings['precision']!r} is not supported; choose one of {', '.join(PRECISIONS)}")
-    if process_count(settings["devices"]) * settings.get("num_nodes", 1) > 1:
-        settings.setdefault("strategy", DDP())
+    if "fsdp" in str(settings.get("strategy")):
+        raise ConfigError(
+            "strategy fsdp: what it would divide among GPUs is frozen here, and averages and checkpoints need the small "
+            "rest whole; take ddp, with --precision bf16-mixed, which holds the frozen weights in half"
+        )
+    if process_count(settings["devices"]) * settings.get("num_nodes", 1) > 1 and settings.get("strategy", "ddp") == "ddp":
+        settings["strategy"] = DDP()
 
     callbacks = make_callbacks(config, folder, model, validates)
     refresh_rate = settings.pop("progress_bar_refresh_rate", 1 if sys.stdout.isatty() else 100)
@@ -270,6 +284,17 @@ def set_learning_rate(model: pl.LightningModule, trainer: pl.Trainer, config: Di
     model.learning_rate = float(config.model.base_learning_rate)
     if config.lightning.scale_lr:
         model.learning_rate *= trainer.accumulate_grad_batches * trainer.world_size * config.data.params.batch_size
+
+
+def make_fast(model: pl.LightningModule, trainer: pl.Trainer, config: DictConfig) -> None:
+    """What changes no number of a run beyond rounding. Raises ConfigError where there is nothing to compile."""
+    device, unet = trainer.strategy.root_device.type, getattr(model, "unet", None)
+    if device == "cpu":
+        keep_freed_memory()
+    if isinstance(unet, UNetModel):
+        prepare(unet, device, trainer.precision, config.lightning.compile)
+    elif config.lightning.compile:
+        raise ConfigError(f"lightning.compile: {type(model).__name__} has no U-Net; leave it out")
 
 
 def table(model: nn.Module) -> str:

@@ -9,7 +9,15 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ldm.callbacks import Checks, ImageLogger, Interrupted, LastCheckpoint, StepSeed, TrainingStopped
+from ldm.callbacks import (
+    Checks,
+    ImageLogger,
+    Interrupted,
+    LastCheckpoint,
+    StepSeed,
+    TrainingStopped,
+    frozen_checksums,
+)
 
 
 class Toy(pl.LightningModule):
@@ -105,6 +113,15 @@ def test_a_frozen_part_that_changed_is_named_and_not_saved(tmp_path, change):
     with pytest.raises(TrainingStopped, match="frozen: frozen, but its weights or buffers changed"):
         fit(model, tmp_path, Checks(), Save())
     assert not path.exists()
+
+
+def test_frozen_weights_that_are_held_in_another_precision_are_not_compared():
+    def held_in(dtype):
+        model = Toy()
+        model.frozen[0].to(dtype)
+        return set(dict(frozen_checksums(model)))
+
+    assert held_in(torch.float32) == {"frozen"} and held_in(torch.bfloat16) == {"frozen in bfloat16"}
 
 
 def test_a_run_does_not_go_on_with_other_frozen_weights(tmp_path):

@@ -225,6 +225,8 @@ def test_a_run_folder_may_not_name_foreign_code(train):
         (["model.target=test_trainer.Nothing"], "'test_trainer' has no class 'Nothing'"),
         (["data.params.train.params.length=0"], "data.params.train: test_trainer.Points found no image"),
         (["--precision", "31"], "precision '31' is not supported"),
+        (["--compile"], "lightning.compile: Toy has no U-Net; leave it out"),
+        (["lightning.trainer.strategy=fsdp"], "strategy fsdp: what it would divide among GPUs is frozen here"),
         (["--gpus", "cpu:0"], "--gpus cpu:0: give '0,' for one GPU"),
         (["model.base_learning_rate=null"], "the config has no 'model.base_learning_rate'"),
     ],
@@ -312,6 +314,14 @@ def test_two_processes_train_one_model(config, tmp_path, train):
     assert a["global_step"] == b["global_step"] == 4
     torch.testing.assert_close(a["state_dict"], b["state_dict"])
     assert len(list((tmp_path / "logs").iterdir())) == 2
+
+
+def test_accumulated_batches_step_as_one_large_batch_does(train):
+    flags = "-t", "--max_epochs", 2, "model.params.scale=0.0"
+    large = weights(train(*flags, "-n", "large", "data.params.batch_size=4")[1])
+    small = weights(train(*flags, "-n", "small", "--accumulate_grad_batches", 2)[1])
+    assert large["global_step"] == small["global_step"] == 4
+    torch.testing.assert_close(small["state_dict"], large["state_dict"])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -117,8 +117,9 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
             unet.freeze_body()
         self._refuse_frozen_without_weights()
         self.model_ema = EMA(self, ema_decay) if use_ema else None
-        averages = [name for name, _ in self.named_buffers() if name.startswith("model_ema.")]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, averages)  # each process has its own
+        # Each process has its own from the same files, or the same seed: nothing to send around, and in no bucket.
+        own = [name for name, p in self.named_parameters() if not p.requires_grad] + [name for name, _ in self.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, own)
 
     @property
     def unet(self) -> nn.Module:
@@ -277,6 +278,8 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         """The mean, and means over each quarter of the timesteps: the first quarter has the least noise."""
         training, rows = name.startswith("train"), len(losses)
         self.log(name, losses.mean(), prog_bar=True, batch_size=rows, sync_dist=not training)
+        if training and (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:
+            return  # nobody would see it, and looking at values makes a GPU wait
         quartile = t * 4 // len(self.schedule)
         for q in quartile.unique().tolist():
             chosen = losses[quartile == q]
@@ -295,7 +298,8 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
 
     def configure_optimizers(self):
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        optimizer._step_supports_amp_scaling = False  # a fused one may unscale by itself, and then Lightning clips nothing
         total = self.trainer.estimated_stepping_batches
 
         def factor(step: int) -> float:
