@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ldm.util import UserError, finite, writable_folder
 
+PRECISIONS = ("fp32", "fp16", "bf16")
 METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
 SWEEPS = {name: finite for name in ("graph-scale", "style-scale", "strength", "margin", "feather", "rescale")} | {"steps": int}
 OPTIONS = (
@@ -69,6 +70,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--attention", action="store_true", help="also show where the model sees each object")
     add("--outdir", metavar="DIR", help="where the pictures and the record go (default: outputs/<date and time>)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    add("--precision", choices=PRECISIONS, default="fp32", help="what the U-Net computes in; the halves are for GPUs, which "
+        "are much faster by them and hold its weights in half the memory (default: %(default)s)")  # fmt: skip
+    add("--low-memory", action="store_true", help="keep the autoencoder and CLIP on the CPU but for their own passes, for "
+        "GPUs of 8 GB")  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.batch:
         alone = ("ref", "source_sg", "style", "mask", "sweep", "previews", "attention")
@@ -120,8 +125,10 @@ def run_batch(arguments: argparse.Namespace) -> int:
     folder = output_folder(arguments)
     device = choose_device(arguments.device)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    model = load_model(checkpoint, arguments.config, device)
+    model = load_model(checkpoint, arguments.config)
     made_by = {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model), "device": device.partition(":")[0]}
+    made_by["precision"] = arguments.precision
+    settle_on(device, model, arguments)
     failures = edit_all(model, Path(arguments.batch), folder, options_of(arguments), made_by, rank, world)
     if rank > 0:
         return 2 if failures else 0
@@ -146,7 +153,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = output_folder(arguments)
     arguments.outdir = str(folder)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    model = load_model(checkpoint, arguments.config, device)
+    model = load_model(checkpoint, arguments.config)
+    settle_on(device, model, arguments)
     room = model.cond_stage_model.max_objects
     graph.validate(model.vocab, arguments.sg, room)
     if source:
@@ -193,6 +201,14 @@ def sampled(arguments: argparse.Namespace, model, graph, style) -> dict:
     given = {"steps": STEPS[arguments.sampler or "ddim"], **given}
     picture = sample_images(model, [graph], [arguments.seed or 0], Settings(**given), style)[0]
     return {"edited": picture, "panel": plots.panel([("sampled", picture), ("graph", plots.draw_graph(graph))])}
+
+
+def settle_on(device: str, model, arguments: argparse.Namespace) -> None:
+    from ldm.models.footprint import settle
+
+    if arguments.low_memory and device == "cpu":
+        print("--low-memory: on a CPU everything is in its memory anyway, so there is nothing to do")
+    settle(model, device, arguments.precision, arguments.low_memory)
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:

@@ -18,6 +18,7 @@ from ldm.graph import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser, sample
 from ldm.models.diffusion.guidance import guided
 from ldm.models.encoders import build_frozen, checksums
+from ldm.models.footprint import lent
 from ldm.models.saving import SavesWhatIsTrained
 from ldm.modules.ema import EMA
 from ldm.schedule import NoiseSchedule
@@ -158,7 +159,8 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,4,H/8,W/8)
-        return self.scale_factor * self.first_stage_model.encode(image).float()  # noise is mixed in float32
+        with lent(self.first_stage_model, self.device) as first_stage:
+            return self.scale_factor * first_stage.encode(image).float()  # noise is mixed in float32
 
     def latents(self, batch: Batch) -> Tensor:  # (B,4,h,w)
         """Of a batch's images, or those that it brings."""
@@ -166,7 +168,8 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:  # (B,4,h,w) -> (B,3,8h,8w) in about [-1,1]
-        return self.first_stage_model.decode(z / self.scale_factor)
+        with lent(self.first_stage_model, self.device) as first_stage:
+            return first_stage.decode(z / self.scale_factor)
 
     # Conditioning ----------------------------------------------------------------------------------------------------
 
@@ -183,7 +186,8 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         if reference is None:
             self._refuse_unlearned("style", self.style_drop)
             return cond._replace(style=self.null_style.expand(len(cond.tokens), -1))
-        return cond._replace(style=self.global_stage_model(reference))
+        with lent(self.global_stage_model, self.device) as image_encoder:
+            return cond._replace(style=image_encoder(reference))
 
     def conditions(self, batch: Batch) -> Conditioning:
         """Of a batch's graphs and references, or the styles that it brings."""
