@@ -21,7 +21,7 @@ from ldm.places import GAP, LEVELS, OVERLAPPING, ROUNDING, SIZE, Shape, holds, i
 
 # Cells across the picture. Boxes lie on whole coarse ones, where the models that ship draw best, having learned there; on
 # fine ones only where the coarse will not do.
-COARSE, FINE = 16, 64
+COARSE, FINE = 16, 32
 CROWD = 10  # of more objects than so many, the coarse cells have no room for
 PENALTY = np.array((0, 0, 1, 4, 8, 64))  # of a triple that holds at each of the LEVELS, and of one that does not
 CLOSE, OVERLAP = 2, 32  # of two boxes with less than GAP between them, and of two that overlap
@@ -80,7 +80,7 @@ def sizes(graph: SceneGraph, cells: int = COARSE, unknown: float = 1.0, told: fl
             found[index] = np.subtract(box[2:], box[:2])
         elif (size := told_size(index, graph.objects, graph.attributes, graph.boxes)) is not None:
             word = told_size(index, graph.objects, graph.attributes, ())
-            found[index] = whole(told * np.minimum(size, 1.0 if word is None else word))  # what is smaller finds more room
+            found[index] = whole(told * np.minimum(size, 1.0 if word is None else word))
             words.append(index)
         else:
             free.append(index)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ldm import conditioning
+from ldm.arrange import arrange
 from ldm.data.images import square, to_image, to_tensor
 from ldm.graph import SceneGraph, encode
 from ldm.models.diffusion import ddim, dpm_solver
@@ -25,6 +26,7 @@ from ldm.models.diffusion.inversion import SAMPLERS, visited
 from ldm.util import UserError, nearest
 
 ROWS = 8  # of a pass on a GPU
+LAYOUTS = ("search", "none")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Settings:
     """What all pictures of a set share. Scales of 1 are no guidance.
 
     sampler: 'ddim', or 'dpm++', which is of second order (`ldm.models.diffusion.dpm_solver`): its timesteps are others,
-    and it needs fewer of them. Raises UserError for any other, and for DDIM's `eta` with that one.
+    and it needs fewer of them. layout: 'search', where objects without a box get one first, so that the graph's triples
+    hold (`ldm.arrange`; from each picture's own seed), or 'none', where the model places them. Raises UserError for any
+    other of either, and for DDIM's `eta` with dpm++.
     """
 
     steps: int = 50
@@ -40,11 +44,12 @@ class Settings:
     graph_scale: float = 1.0
     style_scale: float = 1.0
     sampler: str = "ddim"
+    layout: str = "none"
 
     def __post_init__(self):
-        if self.sampler not in SAMPLERS:
-            known = " and ".join(SAMPLERS)
-            raise UserError(f"there is no sampler {self.sampler!r}, only {known}{nearest(self.sampler, SAMPLERS)}")
+        for what, name, known in (("sampler", self.sampler, SAMPLERS), ("layout", self.layout, LAYOUTS)):
+            if name not in known:
+                raise UserError(f"there is no {what} {name!r}, only {' and '.join(known)}{nearest(name, known)}")
         if self.eta and self.sampler != "ddim":
             raise UserError(f"an eta of {self.eta} is the noise of ddim; {self.sampler} adds none, so leave it at 0")
 
@@ -52,6 +57,16 @@ class Settings:
 def seed_of(seed: int, graph: int, repeat: int) -> int:
     """Of the `repeat`-th picture of the `graph`-th graph: the same however many others there are."""
     return random.Random(f"{seed}/{graph}/{repeat}").getrandbits(48)
+
+
+def usual_layout(model: LatentDiffusion) -> str:
+    """'search' for a model whose attention leans towards boxes, since it places things best by them; 'none' for others."""
+    return "search" if model.unet.box_bias else "none"
+
+
+def laid_out(graph: SceneGraph, seed: int, settings: Settings) -> tuple[SceneGraph, str]:
+    """The graph that the picture of this seed is made of, and what its boxes could not be made to show, as a sentence."""
+    return arrange(graph, seed) if settings.layout == "search" else (graph, "")
 
 
 def sample_images(
@@ -65,6 +80,7 @@ def sample_images(
 
     Raises UserError for a style or a guidance that the model cannot follow.
     """
+    graphs = [laid_out(graph, seed, settings)[0] for graph, seed in zip(graphs, seeds)]
     rows = 1 if model.device.type == "cpu" else ROWS
     chunks = [slice(start, start + rows) for start in range(0, len(graphs), rows)]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,8 @@ AUTOENCODER = "autoencoder"
 
 # What a reader needs to know to compare a number; the report says it.
 MEASURES = {
+    "layout": "search: objects without a box got one before sampling, so that the graph's relations hold; none: the model "
+    "placed them. Either way the picture is judged by the graph as it was told",
     "success": "all that the graph says is seen, and nothing else. success_95 is Wilson's interval",
     "all_objects": "share of scenes in which every object is seen with all its words, and at its box where it has one",
     "objects": "share of all objects that are",
@@ -53,13 +56,15 @@ class Recipe(NamedTuple):
     seed: int
 
     def prepare(self) -> Measure:
-        """What does a job (boxes, reference, number of the scene)."""
+        """What does a job (boxes, layout, reference, number of the scene)."""
         model = load_model(self.checkpoint, self.config, self.device)
 
-        def measure_job(job: tuple[str, str, int]) -> tuple[dict, Image.Image]:
-            if job[0] == AUTOENCODER:
-                return ceiling(model, self.scenes, job[2])
-            return sampled(model, self.scenes, *job, self.settings, self.seed)
+        def measure_job(job: tuple[str, str, str, int]) -> tuple[dict, Image.Image]:
+            boxes, layout, reference, number = job
+            if boxes == AUTOENCODER:
+                return ceiling(model, self.scenes, number)
+            settings = replace(self.settings, layout=layout)
+            return sampled(model, self.scenes, boxes, reference, number, settings, self.seed)
 
         return measure_job
 
@@ -73,6 +78,12 @@ def ceiling(model: LatentDiffusion, scenes: str, index: int) -> tuple[dict, Imag
     look = metrics.see(scenes, image).look
     row |= {"style": metrics.same_style(look, metrics.see(scenes, picture).look), "psnr": metrics.psnr(image, picture)}
     return row, image
+
+
+def kinds(boxes: Sequence[str], layouts: Sequence[str], references: Sequence[str]) -> list[tuple[str, str, str]]:
+    """All but the last of the jobs' names: the autoencoder first; where all boxes are told, none is left to search for."""
+    pairs = dict.fromkeys((told, layout if told != "all" else "none") for told in boxes for layout in layouts)
+    return [(AUTOENCODER, "none", "same"), *((*pair, reference) for pair in pairs for reference in references)]
 
 
 def sampled(
@@ -116,11 +127,11 @@ def _verdict(scenes: str, graph, image: Image.Image) -> dict:
 
 
 def summary(jobs: Sequence[tuple], rows: Sequence[dict]) -> list[dict]:
-    """A line for each kind of graph and reference, in the order of the jobs."""
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for (boxes, reference, _), row in zip(jobs, rows):
-        groups.setdefault((boxes, reference), []).append(row)
-    return [{"boxes": boxes, "reference": reference, **_line(rows)} for (boxes, reference), rows in groups.items()]
+    """A line for each kind of graph, layout and reference, in the order of the jobs."""
+    groups: dict[tuple, list[dict]] = {}
+    for job, row in zip(jobs, rows):
+        groups.setdefault(job[:-1], []).append(row)
+    return [dict(zip(("boxes", "layout", "reference"), kind)) | _line(rows) for kind, rows in groups.items()]
 
 
 def _line(rows: Sequence[dict]) -> dict:
@@ -139,10 +150,10 @@ def _line(rows: Sequence[dict]) -> dict:
 
 def markdown(lines: Sequence[dict]) -> str:
     head = (
-        "boxes", "reference", "scenes", "passed % (95 %)", "all objects %", "objects %", "relations %", "style %",
+        "boxes", "layout", "reference", "scenes", "passed % (95 %)", "all objects %", "objects %", "relations %", "style %",
         "by chance %", "colour off", "by chance", "towards colour", "towards texture", "PSNR dB",
     )  # fmt: skip
-    table = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
+    table = ["| " + " | ".join(head) + " |", "|---|---|---|" + "---:|" * (len(head) - 3)]
     for line in lines:
         low, high = (f"{100 * edge:.1f}" for edge in line["success_95"])
         shares = [line[name] for name in ("all_objects", "objects", "triples", "style", "wrong_style")]
@@ -150,6 +161,7 @@ def markdown(lines: Sequence[dict]) -> str:
         forms = (".1f", ".1f", ".2f", ".2f", ".1f")
         cells = [
             line["boxes"],
+            line["layout"],
             line["reference"],
             str(line["scenes"]),
             f"{100 * line['success']:.1f} ({low} to {high})",
@@ -165,16 +177,17 @@ def sheet(folder: Path, scenes: str, jobs: Sequence[tuple], rows: Sequence[dict]
     groups: dict[tuple, list[tuple[tuple, dict]]] = {}
     for job, row in zip(jobs, rows):
         if picture_of(folder, job).exists():
-            groups.setdefault(job[:2], []).append((job, row))
+            groups.setdefault(job[:-1], []).append((job, row))
     cells = []
-    for (boxes, reference), made in groups.items():
+    for (boxes, layout, reference), made in groups.items():
         made = sorted(made, key=lambda one: one[1]["success"])[:SHOWN]
         for job, row in made:
             image = Image.open(picture_of(folder, job)).convert("RGB")
-            pictures = [(f"{boxes} {job[2]}", _scenes(scenes, job[2]).picture(job[2]))]
+            number = job[-1]
+            pictures = [(f"{boxes} {number}", _scenes(scenes, number).picture(number))]
             if reference == "other":
-                pictures.append(("style", _shown(scenes, reference, job[2])))
-            pictures.append(("made", framed(image, row["success"])))
+                pictures.append(("style", _shown(scenes, reference, number)))
+            pictures.append(("made" if layout == "none" else "laid out", framed(image, row["success"])))
             cells.append(plots.panel(pictures, row["complaints"][:1], height=HEIGHT))
         cells += [Image.new("RGB", (1, 1), plots.PAPER)] * (SHOWN - len(made))
     return plots.grid(cells, SHOWN)

@@ -67,6 +67,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     scenes.set_defaults(report=report_on_scenes)
     add = scenes.add_argument
     add("--boxes", type=split, default="all,none", help="of all objects, none or part of them (default: %(default)s)")
+    add("--layout", type=split, help="search: objects without a box get one before sampling, as in sample.py; none: the "
+        "model places them (default: none,search, of hard scenes none, since the search knows no perspective)")  # fmt: skip
     add("--references", type=split, default="same,other", help="whose style the samples are to have: the same scene's, "
         "another scene's, or none (default: %(default)s)")  # fmt: skip
     add("--sampler", choices=["ddim", "dpm++"], default="ddim", help="dpm++ is of second order, and needs fewer steps "
@@ -177,10 +179,12 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
 def report_on_scenes(arguments: argparse.Namespace) -> None:
     from ldm import scene_benchmark as benchmark
     from ldm.data.demo import DemoValidation
-    from ldm.sampling import Settings
+    from ldm.sampling import LAYOUTS, Settings
     from ldm.util import UserError, nearest
 
+    layouts = arguments.layout or (["none"] if arguments.scenes == "hard" else ["none", "search"])
     for option, values, known in (
+        ("layout", layouts, LAYOUTS),
         ("boxes", arguments.boxes, benchmark.BOXES),
         ("references", arguments.references, benchmark.REFERENCES),
     ):
@@ -190,7 +194,7 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
     graphs = [DemoValidation(arguments.seed_offset + 1, scenes=arguments.scenes)[arguments.seed_offset][1]]
     shared = {key: getattr(arguments, key) for key in ("sampler", "steps", "graph_scale", "style_scale", "seed")}
     settings = Settings(arguments.steps, 0.0, arguments.graph_scale, arguments.style_scale, arguments.sampler)
-    kinds = [(benchmark.AUTOENCODER, "same"), *((b, r) for b in arguments.boxes for r in arguments.references)]
+    kinds = benchmark.kinds(arguments.boxes, layouts, arguments.references)
     numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)
     jobs = [(*kind, number) for number in numbers for kind in kinds]
     folder, protocol, rows = study(

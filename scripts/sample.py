@@ -6,6 +6,7 @@
 (Without the --, torchrun would take --run and --n for its own.)
 Started again with the same --outdir, it makes what is missing. A picture depends on the model, the settings, the seed
 and its graph's place among the graphs, and on nothing else: not on --batch-size, --n or the number of processes.
+With --layout search, its line in index.jsonl has the boxes that it was made with, and what these could not be made to show.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--n", type=positive, help="take the first N graphs (default: all)")
     add("--n-per-graph", type=positive, default=1, metavar="N", help="pictures of each (default: %(default)s)")
     add("--style", metavar="IMAGE", help="the image to take the look from (default: none, as learned)")
+    add("--layout", choices=["search", "none"], help="boxes for objects that have none, so that what the graph says holds: "
+        "searched before sampling, for each picture its own, or left to the model (default: search for a model whose "
+        "attention leans towards boxes, else none)")  # fmt: skip
     add("--sampler", choices=["ddim", "dpm++"], default="ddim", help="dpm++ is of second order, and needs fewer steps "
         "(default: %(default)s)")  # fmt: skip
     add("--steps", type=positive, default=50, help="of the sampler, a call of the U-Net each (default: %(default)s)")
@@ -77,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ldm import gallery, plots
     from ldm.data.images import read_image
     from ldm.run import choose_device, find_checkpoint, fingerprint, load_model
-    from ldm.sampling import Settings, sample_images, seed_of
+    from ldm.sampling import Settings, laid_out, sample_images, seed_of, usual_layout
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     folder = choose_folder(arguments.outdir, world)
@@ -86,7 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, device)
     scenes = choose_scenes(arguments, model)
-    settings = Settings(arguments.steps, arguments.eta, arguments.graph_scale, arguments.style_scale, arguments.sampler)
+    layout = arguments.layout or usual_layout(model)
+    guidance = arguments.graph_scale, arguments.style_scale
+    settings = Settings(arguments.steps, arguments.eta, *guidance, arguments.sampler, layout)
     shared = {**vars(settings), "style": arguments.style, "device": device.partition(":")[0]}
     shared |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
 
@@ -99,10 +105,18 @@ def run(arguments: argparse.Namespace) -> int:
                 graph = scenes[index][1]
                 own = {"graph_index": index, "repeat": repeat, "seed": seed_of(arguments.seed, index, repeat)}
                 record = {"file": gallery.image_path(index, repeat), **own, **shared, "graph": graph.to_json()}
-                if not gallery.has(folder, record):
-                    missing.append((graph, record))
-            graphs, seeds = [graph for graph, _ in missing], [record["seed"] for _, record in missing]
-            for (graph, record), image in zip(missing, sample_images(model, graphs, seeds, settings, style)):
+                if gallery.has(folder, record):
+                    continue
+                arranged, complaint = laid_out(graph, record["seed"], settings)
+                if arranged is not graph:
+                    record["boxes"] = arranged.boxes
+                if complaint:
+                    record["complaint"] = complaint
+                    bar.write(f"graph {index}, picture {repeat}: {complaint}", sys.stderr)
+                missing.append((graph, arranged, record))
+            told, graphs, records = zip(*missing) if missing else ((), (), ())
+            images = sample_images(model, graphs, [record["seed"] for record in records], settings, style)
+            for graph, record, image in zip(told, records, images):
                 if record["repeat"] == 0:  # before its picture, so that what has a picture has a drawing
                     drawing = folder / gallery.graph_path(record["graph_index"])
                     gallery.save(drawing, plots.draw_graph(graph), {"graph": record["graph"]})

@@ -13,10 +13,11 @@ from tiny import tiny_model
 
 from ldm import editors, scene_benchmark
 from ldm.benchmark import EQUAL, measure, summary
+from ldm.data import shapes
 from ldm.data.demo import SCENES, DemoValidation
 from ldm.edit_tasks import OPERATIONS, task, tasks
 from ldm.editors import Edited, counted, editor, parse
-from ldm.sampling import Settings, as_seen
+from ldm.sampling import Settings, as_seen, laid_out
 from ldm.study import conduct, one_thread, picture_of, wilson
 from ldm.util import UserError
 
@@ -299,6 +300,32 @@ def test_a_sample_is_judged_by_its_graph_and_its_reference(model, monkeypatch, b
         assert "style" not in row
 
 
+def test_a_layout_is_searched_for_where_a_job_says_so_and_the_graph_as_told_is_the_judge(model, monkeypatch):
+    """With pictures drawn as the search laid them out in the place of samples."""
+    seen = []
+
+    def drawn(model, graphs, seeds, settings, style):
+        seen.append(settings.layout)
+        graph = laid_out(graphs[0], seeds[0], settings)[0]
+        return [shapes.render(graph, DemoValidation(OFFSET + 1).scene(OFFSET)[1])]
+
+    monkeypatch.setattr(scene_benchmark, "load_model", lambda *given: model)
+    monkeypatch.setattr(scene_benchmark, "sample_images", drawn)
+    measure = scene_benchmark.Recipe("shapes", None, None, "cpu", Settings(), 0).prepare()
+    for job in (("none", "search", "none", OFFSET), ("all", "none", "none", OFFSET)):
+        assert measure(job)[0]["success"]
+    assert seen == ["search", "none"]
+
+
+def test_where_all_boxes_are_told_there_is_no_layout_to_search_for():
+    assert scene_benchmark.kinds(["all", "none"], ["none", "search"], ["other"]) == [
+        ("autoencoder", "none", "same"),
+        ("all", "none", "other"),
+        ("none", "none", "other"),
+        ("none", "search", "other"),
+    ]
+
+
 def test_the_ceiling_of_an_autoencoder_that_loses_nothing_is_the_checkers(model, monkeypatch):
     monkeypatch.setattr(scene_benchmark, "reconstructed", lambda model, picture: picture)
     row, _ = scene_benchmark.ceiling(model, "shapes", OFFSET)
@@ -332,12 +359,16 @@ def test_the_script_reports_edits_goes_on_and_refuses_other_settings(run, door, 
 
 def test_the_script_reports_scenes(run, door, tmp_path, capsys):
     arguments = ["scenes", "--run", str(run), "--outdir", str(tmp_path), "--device", "cpu", "--steps", "2", "--n", "2"]
-    assert door([*arguments, "--references", "same,none", "--boxes", "all"]) == 0
+    assert door([*arguments, "--references", "same,none", "--boxes", "all,none"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [(line["boxes"], line["reference"], line["scenes"]) for line in report["results"]] == [
-        ("autoencoder", "same", 2), ("all", "same", 2), ("all", "none", 2),
+    assert [(*(line[key] for key in ("boxes", "layout", "reference")), line["scenes"]) for line in report["results"]] == [
+        ("autoencoder", "none", "same", 2),
+        ("all", "none", "same", 2), ("all", "none", "none", 2),
+        ("none", "none", "same", 2), ("none", "none", "none", 2),
+        ("none", "search", "same", 2), ("none", "search", "none", 2),
     ]  # fmt: skip
-    assert "| autoencoder | same | 2 |" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "| autoencoder | none | same | 2 |" in table and "| none | search | same | 2 |" in table
     assert Image.open(tmp_path / "sheet.png").width > 400
 
 
@@ -347,6 +378,7 @@ def test_the_script_reports_scenes(run, door, tmp_path, capsys):
         (["edits", "--methods", "magic"], "'magic'"),
         (["edits", "--operations", "remov"], "'remove'"),
         (["scenes", "--boxes", "many"], "many"),
+        (["scenes", "--layout", "serch"], "did you mean 'search'"),
         (["scenes", "--scenes", "hard"], "the scenes 'hard'"),
     ],
 )

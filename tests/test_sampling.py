@@ -13,9 +13,11 @@ from PIL import Image
 from tiny import tiny_model
 
 from ldm import gallery
+from ldm.arrange import arrange
 from ldm.data.demo import DemoValidation
 from ldm.graph import SceneGraph, write_graphs
-from ldm.sampling import ROWS, Settings, _sample_pass, sample_images, seed_of
+from ldm.sampling import ROWS, Settings, _sample_pass, laid_out, sample_images, seed_of, usual_layout
+from ldm.util import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "sample.py"
 SETTINGS = Settings(steps=4, eta=1.0, graph_scale=2.0, style_scale=3.0)
@@ -136,9 +138,35 @@ def test_seed_graph_style_and_every_setting_change_a_picture(glass, graphs):
         {"settings": Settings(3, eta=1.0)},
         {"settings": Settings(3, graph_scale=2.0)},
         {"settings": Settings(3, style_scale=2.0), "style": Image.new("RGB", (40, 30), "red")},
+        {"settings": Settings(3, layout="search")},
     ]
     pictures = [pixels(sample_images(glass, **{**plain, **change}))[0] for change in changes]
     assert len(set(pictures)) == len(pictures)
+
+
+def test_a_layout_is_the_pictures_own_and_what_it_is_made_with(glass):
+    graph = SceneGraph(("circle", "square"), (), (), ((0, "left of", 1),))
+    searched, free = Settings(3, layout="search"), Settings(3)
+    complete = [arrange(graph, seed)[0] for seed in (1, 2)]
+    assert complete[0] != complete[1]
+    made = pixels(sample_images(glass, [graph, graph], [1, 2], searched))
+    assert made == pixels(sample_images(glass, complete, [1, 2], free))
+    assert made == pixels(sample_images(glass, complete, [1, 2], searched))
+    assert laid_out(graph, 1, searched) == (complete[0], "") and laid_out(graph, 1, free) == (graph, "")
+
+
+def test_the_search_is_usual_where_attention_leans_towards_boxes(monkeypatch):
+    model = tiny_model()
+    assert usual_layout(model) == "none"
+    monkeypatch.setattr(model.unet, "box_bias", True)
+    assert usual_layout(model) == "search"
+
+
+def test_an_unknown_layout_or_sampler_is_refused():
+    with pytest.raises(UserError, match="no layout 'serch', only search and none; did you mean 'search'"):
+        Settings(layout="serch")
+    with pytest.raises(UserError, match="no sampler 'ddm'"):
+        Settings(sampler="ddm")
 
 
 def test_pictures_of_one_run_have_seeds_of_their_own():
@@ -206,6 +234,41 @@ def test_each_record_says_how_its_picture_was_made(sample, model, graphs, run, t
         again = sample_images(model, [graph], [record["seed"]], settings)[0]
         assert again.tobytes() == Image.open(folder / record["file"]).tobytes()
     assert Image.open(folder / "sheet.png").width > 400
+
+
+def test_a_searched_layout_is_in_the_record_and_the_folder_the_same_in_one_go_in_pieces_and_in_shares(
+    sample, graphs, tmp_path, monkeypatch, capsys
+):
+    circle = SceneGraph(("circle", "square"), (), (), ((0, "left of", 1), (1, "left of", 0)))
+    write_graphs(tmp_path / "graphs.json", [*graphs, circle])
+    words = "--sg", tmp_path / "graphs.json", "--layout", "search", "--n-per-graph", 2
+    whole = files(sample(*words, outdir="whole"))
+    assert "graph 5, picture 1: no boxes were found with which" in capsys.readouterr().err
+    sample(*words[:-2], "--n", 2, outdir="pieces")
+    (tmp_path / "pieces" / "images" / "000000_00.png").unlink()
+    assert files(sample(*words, "--batch-size", 3, outdir="pieces")) == whole
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        shares = sample(*words, outdir="shares")
+    assert files(shares) == whole
+
+    records = [json.loads(line) for line in whole["index.jsonl"].splitlines()]
+    for record in records:
+        told = SceneGraph.from_json(record["graph"])
+        complete, complaint = arrange(told, record["seed"])
+        assert record["layout"] == "search" and record.get("complaint", "") == complaint
+        assert record.get("boxes") == (None if all(told.boxes) else [list(box) for box in complete.boxes])
+    assert {record["graph_index"] for record in records if "complaint" in record} == {5}
+    boxes = [record["boxes"] for record in records if record["graph_index"] == 4]
+    assert boxes[0] != boxes[1]
+
+
+def test_the_layout_is_the_usual_one_where_none_is_asked_for(sample, monkeypatch):
+    for usual in ("none", "search"):
+        monkeypatch.setattr("ldm.sampling.usual_layout", lambda model, usual=usual: usual)
+        lines = (sample("--split", "validation", outdir=usual) / "index.jsonl").read_text().splitlines()
+        assert [json.loads(line)["layout"] for line in lines] == [usual] * 4
 
 
 def test_a_folder_of_other_settings_is_refused(sample, door, run, capsys):
