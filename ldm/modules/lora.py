@@ -71,14 +71,16 @@ def lora_layers(module: nn.Module) -> dict[str, LoRALinear]:
 
 
 def merged(module: nn.Module) -> nn.Module:
-    """The same function of plain layers, for inference at their cost: a copy that shares every tensor of `module` but the
-    weights that adapters are folded into. `module` stays as it was."""
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    copied = copy.deepcopy(module, shared)
-    for name, layer in lora_layers(copied).items():
-        parent, _, own = name.rpartition(".")
-        setattr(copied.get_submodule(parent), own, layer.plain())
-    return copied
+    """The same function of plain layers, for inference at their cost, with everything shared but the layers that adapters
+    are folded into and what leads to them. `module` stays as it was."""
+    if isinstance(module, LoRALinear):
+        return module.plain()
+    parts = {name: part and merged(part) for name, part in module._modules.items()}
+    if all(part is module._modules[name] for name, part in parts.items()):
+        return module
+    view = copy.copy(module)
+    view._modules = parts
+    return view
 
 
 def peft_state_dict(module: nn.Module) -> dict[str, Tensor]:
