@@ -193,12 +193,12 @@ def sampled(arguments: argparse.Namespace, model, graph, style) -> dict:
     """The picture of a graph, and its panel, where there is no photograph."""
     from ldm import plots
     from ldm.editing import STEPS
-    from ldm.sampling import Settings, sample_images
+    from ldm.sampling import Settings, sample_images, usual_layout
 
     print("no photograph to edit: sampling a picture of the graph from noise")
     known = ("sampler", "steps", "graph_scale", "style_scale")
     given = {key: value for key, value in options_of(arguments).items() if key in known}
-    given = {"steps": STEPS[arguments.sampler or "ddim"], **given}
+    given = {"steps": STEPS[arguments.sampler or "ddim"], "layout": usual_layout(model), **given}
     picture = sample_images(model, [graph], [arguments.seed or 0], Settings(**given), style)[0]
     return {"edited": picture, "panel": plots.panel([("sampled", picture), ("graph", plots.draw_graph(graph))])}
 

@@ -4,6 +4,7 @@ edit of each kind, and let the checker judge them. `make demo` runs this.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -30,7 +31,8 @@ FIRST_TASK = 20  # number of the held-out scenes that are edited
 SAMPLING = Settings(steps=30, graph_scale=2.0, style_scale=2.0)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)  # there is nothing to choose, but --help explains
     os.chdir(shipped.ROOT)  # from where configs and weights are named
     try:
         shipped.adapters()
