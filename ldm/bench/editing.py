@@ -1,0 +1,67 @@
+"""The cases of an edit: what a plain loop of steps takes, and what ldm.editing does instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ldm.bench.group import Group, Way
+from ldm.bench.setting import PRECISIONS, Setting, without_forgetting
+from ldm.data.images import to_tensor
+from ldm.data.shapes import VOCAB
+from ldm.editing import Edit, edit
+from ldm.graph import encode
+from ldm.models.diffusion import ddim
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.speed import prepare
+
+GUIDANCE = 2.0
+
+
+def edits(setting: Setting) -> Group:
+    """An edit of one photograph: `steps` up, and as many down."""
+    photograph, source, target = setting.edited()
+
+    def ours(precision: str, **options: object) -> Callable[[], Edit]:
+        model = _ready(setting)
+        prepare(model.unet, setting.device)
+        model.unet.to(PRECISIONS[precision])
+        return lambda: edit(model, photograph, target, source, **options)
+
+    ways = {"plain": Way(partial(_plain, setting))}
+    for precision in setting.precisions:
+        end = "" if precision == "fp32" else f", {precision}"
+        ways["edit" + end] = Way(partial(ours, precision, steps=setting.steps), precision)
+        ways["edit, dpm++" + end] = Way(partial(ours, precision, sampler="dpm++"), precision)
+    return Group("edit", 1, ways)
+
+
+def _plain(setting: Setting) -> Callable[[], Tensor]:
+    """Inversion, one evaluation to a step; sampling, two to a step, one after the other; nothing computed beforehand."""
+    model = _ready(setting)
+    without_forgetting(model.unet)
+    photograph, source, target = setting.edited()
+    image, schedule = to_tensor(photograph)[None].to(setting.device), model.schedule.ddim(setting.steps)
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        z = model.encode(image)
+        known, cond = (model.condition(encode([graph], VOCAB).to(setting.device), image) for graph in (source, target))
+        null = model.unconditional(1)
+        for i in range(len(schedule)):
+            eps = model.unet(z, ddim.timestep(schedule, i, z), known)
+            z = ddim.step(z, eps, schedule.alphas_prev[i], schedule.alphas[i])
+        for i in reversed(range(len(schedule))):
+            t = ddim.timestep(schedule, i, z)
+            eps, away = model.unet(z, t, cond), model.unet(z, t, null)
+            z = ddim.step(z, away + GUIDANCE * (eps - away), schedule.alphas[i], schedule.alphas_prev[i])
+        return model.decode(z)
+
+    return run
+
+
+def _ready(setting: Setting) -> LatentDiffusion:
+    return setting.model().eval().requires_grad_(False)

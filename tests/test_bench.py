@@ -1,0 +1,164 @@
+"""The speed benchmark: its numbers mean what it says, diffusers' U-Net is ours, and it runs from end to end."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ldm.bench import peer, timing, unet
+from ldm.bench.group import Group, Way, measure, peak_memory, resident_peak
+from ldm.bench.report import table
+from ldm.bench.setting import SIZES, Setting
+from ldm.bench.timing import Spread
+from ldm.conditioning import Conditioning
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.util import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+needs_diffusers = pytest.mark.skipif(not peer.available(), reason="diffusers is not installed")
+BODY = {
+    "image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32, "attention_resolutions": [2, 1],
+    "num_res_blocks": 1, "channel_mult": [1, 2, 2], "context_dim": 24,
+}  # fmt: skip
+
+
+def door():
+    spec = importlib.util.spec_from_file_location("benchmark_door", ROOT / "scripts/benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_spread_is_the_median_and_its_quartiles():
+    assert Spread.of([5, 1, 2, 4, 3]) == (3, 2, 4)
+
+
+def test_ways_run_in_turns_each_round_from_another_one_on():
+    order = []
+    runs = {name: lambda name=name: order.append(name) for name in "abc"}
+    seconds = timing.interleaved(runs, 3, "cpu")
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab"
+    assert {name: len(each) for name, each in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_ratio_is_taken_within_each_round():
+    """The machine was twice as slow in the second round, which the ratio does not notice."""
+    assert timing.times_as_fast([1.0, 2.0, 1.0], than=[3.0, 6.0, 3.0]) == (3, 3, 3)
+
+
+def test_operations_are_counted_twice_per_product_and_also_of_what_is_compiled():
+    layer, x = nn.Linear(5, 7, bias=False), torch.randn(3, 5)
+    assert timing.flops(lambda: layer(x)) == 2 * 3 * 5 * 7
+    layer.compile(backend="eager")
+    assert timing.flops(lambda: layer(x)) == 2 * 3 * 5 * 7
+
+
+def test_the_peak_is_a_rate_that_products_reach(monkeypatch):
+    monkeypatch.setattr(timing, "LONG_ENOUGH", 0)
+    assert 1e6 < timing.peak_flops(torch.float32, "cpu", 1) < 1e16
+
+
+def test_a_row_tells_speed_ratio_and_share_of_the_peak():
+    a, b = torch.randn(40, 30), torch.randn(30, 20)
+
+    def slow():
+        time.sleep(0.02)
+        return a @ b
+
+    ways = {"plain": Way(lambda: slow), "fast": Way(lambda: lambda: a @ b), "theirs": Way(lambda: slow, peer=True)}
+    plain, fast, theirs = measure(Group("product", 2, ways), Setting(repeats=3), {"fp32": 1e9})
+    assert plain.seconds.median > 0.01 and plain.against_plain is None
+    assert fast.against_plain.median > 2 and fast.against_peer.median > 2 and theirs.against_peer is None
+    assert fast.flops == 2 * 40 * 30 * 20 / 2
+    assert fast.share == pytest.approx(fast.flops / fast.seconds.median / 1e9)
+    assert table([plain, fast]).count("\n") == 3
+
+
+def test_ways_that_do_not_do_the_same_are_not_timed():
+    ways = {"plain": Way(lambda: lambda: torch.ones(2)), "wrong": Way(lambda: lambda: torch.full((2,), 1.01))}
+    with pytest.raises(UserError, match="wrong is not plain: they differ by 1.0e-02"):
+        measure(Group("numbers", 1, ways, unet.agreement), Setting(repeats=1), {})
+
+
+def holding(setting):
+    """Ways that hold nothing, and 400 MB."""
+    return Group(
+        "memory", 1, {"none": Way(lambda: lambda: None), "much": Way(lambda: lambda: torch.ones(100_000_000).sum())}
+    )
+
+
+def test_a_peak_is_of_that_way_alone_and_not_of_the_process_that_asks():
+    """To 40 MB, which is what a process's own start may vary by."""
+    torch.ones(400_000_000).sum()  # 1.6 GB more than this process and that one need to begin with
+    none, much = (peak_memory(holding, way, Setting()) for way in ("none", "much"))
+    assert none < resident_peak() - 1e9
+    assert much - none == pytest.approx(400e6, abs=40e6)
+
+
+@needs_diffusers
+@pytest.mark.parametrize("heads", [{"num_head_channels": 16}, {"num_heads": 2, "legacy": False}])
+def test_diffusers_unet_of_the_same_shape_gives_our_numbers_with_our_weights(heads):
+    """To 1e-5; with padded tokens, and levels with and without attention."""
+    params = {**BODY, **heads}
+    ours = UNetModel(**params).requires_grad_(False)
+    theirs = peer.Told(peer.like(ours, params))
+    cond = Conditioning.of(torch.randn(2, 5, 24))._replace(mask=torch.tensor([[True] * 3 + [False] * 2, [True] * 5]))
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 500])
+    torch.testing.assert_close(theirs(x, t, cond), ours(x, t, cond), rtol=1e-5, atol=1e-5)
+
+
+def test_a_body_that_diffusers_has_not_is_refused():
+    with pytest.raises(UserError, match="coordinates"):
+        peer.config_of({**BODY, "num_heads": 2, "coordinates": 4})
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_size_has_its_configs_shapes_and_random_weights(size):
+    params = Setting(size).params
+    assert params["init"] == params["first_stage_config"]["params"]["init"] == "random"
+    assert params["unet_config"]["params"]["model_channels"] == {"small": 32, "vg": 256, "sd1": 320}[size]
+
+
+def test_the_script_writes_a_table_and_its_numbers(tmp_path, capsys):
+    flags = ["--only", "optimizer,attention", "--repeats", "2", "--precision", "fp32", "--batch-size", "1"]
+    assert door().main([*flags, "--device", "cpu", "--out", str(tmp_path)]) == 0
+    printed, record = capsys.readouterr().out, json.loads((tmp_path / "speed.json").read_text())
+    assert "| AdamW | fused |" in printed and (tmp_path / "speed.md").read_text().strip() in printed
+    assert {(row["group"], row["way"]) for row in record["rows"]} >= {("AdamW", "plain"), ("AdamW", "fused")}
+    assert record["peaks"]["fp32"] > 0 and record["machine"]["size"] == "small"
+
+
+@pytest.mark.slow
+def test_every_section_runs(tmp_path):
+    flags = ["--repeats", "1", "--steps", "2", "--precision", "fp32", "--batch-size", "1", "--out", str(tmp_path)]
+    assert door().main([*flags, "--device", "cpu", "--threads", "1"]) == 0
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    groups = {row["group"].split(",")[0] for row in rows}
+    assert groups >= {"U-Net forward", "U-Net forward + backward", "training step", "edit", "first stage encodes"}
+    peaks = [row["memory"] for row in rows if row["group"] in ("training step", "edit")]
+    assert len(set(peaks)) == len(peaks)
+
+
+@pytest.mark.parametrize("flags", [["--only", "nothing"], ["--repeats", "0"]])
+def test_a_mistake_is_answered_in_one_sentence(flags, capsys):
+    with pytest.raises(SystemExit) as exit:
+        door().main(flags)
+    assert exit.value.code == 2 and "error" in capsys.readouterr().err
+
+
+def test_help_does_not_load_torch():
+    code = (
+        "import sys, runpy\ntry: runpy.run_path('scripts/benchmark.py', run_name='__main__')\nexcept SystemExit: pass\n"
+    )
+    code += "assert not {'torch', 'diffusers'} & set(sys.modules)"
+    run = [sys.executable, "-c", code, "--help"]
+    out = subprocess.run(
+        run, cwd=ROOT, check=True, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
+    ).stdout
+    assert "--only" in out
