@@ -35,6 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--shard-size", type=positive, default=512, metavar="N",
         help="images to a file, at most so many are lost by a kill (default: %(default)s)")  # fmt: skip
     add("--num-workers", type=int, default=4, metavar="N", help="processes that read ahead (default: %(default)s)")
+    add("--estimate", action="store_true", help="encode two batches, say how large and how long all of it would be, and end")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, each process its own)")
     add("overrides", nargs="*", metavar="section.key=value", help="changes to the config, as trainer.py takes them")
     return parser.parse_args(argv)
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     from omegaconf import OmegaConf
 
-    from ldm.data.cache_writing import fill
+    from ldm.data.cache_writing import estimate, fill
     from ldm.models.encoders import checksums, encode_with
     from ldm.run import choose_device, load_encoders
     from ldm.util import read_config
@@ -76,7 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
     folder = writable_folder(arguments.out, "--out")
     encoders = load_encoders(config)
     encode = encode_with(*(part and part.to(choose_device(arguments.device)) for part in encoders))
-    for split, dataset in datasets.items():
+    for split, dataset in datasets.items() if arguments.estimate else ():
+        whole = estimate(dataset, encode, not arguments.no_mirror, arguments.batch_size)
+        hours = f"{whole.seconds / 3600:,.2f} hours of one process at the pace of {arguments.batch_size} images"
+        print(f"{split}: {whole.images} images, {whole.size / 1e6:,.2f} MB, {hours}", flush=True)
+    for split, dataset in datasets.items() if not arguments.estimate else ():
         filled = fill(
             dataset, folder / split, encode, checksums(*encoders), not arguments.no_mirror, arguments.shard_size,
             arguments.batch_size, arguments.num_workers, rank, world,

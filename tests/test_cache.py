@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 import trainer
 from ldm.callbacks import ImageLogger, StepSeed
 from ldm.data.cache import Cached, CacheError, read_index
-from ldm.data.cache_writing import fill
+from ldm.data.cache_writing import estimate, fill
 from ldm.data.clevr import CLEVR
 from ldm.data.coco import COCOTrain
 from ldm.data.datamodule import DataModuleFromConfig
@@ -549,6 +549,19 @@ def test_the_script_writes_a_cache_that_the_trainer_takes(door, config, tmp_path
     assert trainer.main(run) == 0
     assert trainer.main([*run, "model.params.global_stage_config.params.normalize=false"]) == 2
     assert "stale (image encoder: checksum" in capsys.readouterr().err
+
+
+def test_an_estimate_says_how_large_it_will_be_and_writes_nothing(dataset, source, cache, model, tmp_path):
+    """The shards' own headers come on top, less than 1 kB each."""
+    whole = estimate(dataset, encoders_of(model)[0], batch_size=4)
+    written = sum(path.stat().st_size for path in (cache / "train").glob("*.npy"))
+    assert whole.images == IMAGES and whole.seconds > 0
+    assert whole.size <= written < whole.size + 1024 * len(list((cache / "train").glob("*.npy")))
+
+
+def test_the_script_estimates_without_writing(door, config, tmp_path, capsys):
+    assert door.main(["--config", str(config), "--out", str(tmp_path / "none"), "--device", "cpu", "--estimate"]) == 0
+    assert "hours of one process" in capsys.readouterr().out and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

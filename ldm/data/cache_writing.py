@@ -107,6 +107,29 @@ def fill(
     return Filled(len(names), written, time.monotonic() - start, len(index.shards) - len(paths), size)
 
 
+class Estimate(NamedTuple):
+    """images: of the split. size: bytes on disk when it is whole. seconds: of one process that encodes all of them."""
+
+    images: int
+    size: int
+    seconds: float
+
+
+def estimate(
+    dataset: Dataset, encode: Callable[[Tensor], Latents], mirrored: bool = True, batch_size: int = 16
+) -> Estimate:
+    """From the pace of one batch, after another that is not timed; nothing is written. Raises CacheError for data that no
+    cache can hold."""
+    count = min(batch_size, len(image_names(dataset)))
+    pictures = Pictures(dataset)
+    for _ in range(2):
+        start = time.monotonic()
+        images, sizes = (torch.stack(each) for each in zip(*(pictures[index] for index in range(count))))
+        rows = _rows(images, sizes, encode, mirrored)
+        seconds = time.monotonic() - start
+    return Estimate(len(dataset), len(dataset) * rows.dtype.itemsize, len(dataset) * seconds / count)
+
+
 def _rows(images: Tensor, sizes: Tensor, encode: Callable[[Tensor], Latents], mirrored: bool) -> np.ndarray:
     """(B,) records."""
     sides = [images, images.flip(-1)] if mirrored else [images]
