@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-
 from conftest import assert_close_to_published
+
 from ldm.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import FIXED, UNetModel, coordinates_of, timestep_embedding
 

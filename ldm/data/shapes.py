@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ldm.graph import Box, GraphError, SceneGraph, Triple, Vocab
+from ldm.graph import Box, GraphError, SceneGraph, Vocab
 
 COLOURS = {
     "red": (206, 34, 43),
