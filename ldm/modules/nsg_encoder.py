@@ -7,6 +7,7 @@ import warnings
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.checkpoint import REST_OF_STAGE_1, load_part
@@ -39,7 +40,9 @@ class NSGEncoder(nn.Module):
     An object is the sum of its name, its attributes, its box or a learned "no box", and its number among the objects
     of the same name: without it, triples could not say which of two sheep without boxes they are about. So the order
     of objects matters only among namesakes, and the order of triples not at all. With `num_attributes` 0, attributes
-    are not read.
+    are not read. What its triples say is added to an object before the transformer, as a graph network's first layer
+    would (sg2im, Johnson et al. 2018, section 3), so that which of two overlapping objects is in front need not be found by
+    attention.
 
     ckpt_path: a checkpoint of ldm.models.pretraining or of a LatentDiffusion with this encoder. init: 'random' where a
     frozen encoder is meant to have none. Raises CheckpointError for weights that do not fit.
@@ -72,6 +75,7 @@ class NSGEncoder(nn.Module):
         self.no_box = nn.Parameter(torch.empty(dim))
         self.predicate = WordEmbedding(num_preds, dim, "num_preds")
         self.relation = nn.Linear(3 * dim, dim)  # its bias is what triples have in common and objects lack
+        self.told_subject, self.told_object = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.norm = nn.LayerNorm(dim)
         layer = nn.TransformerEncoderLayer(
             dim, heads, int(mlp_ratio * dim), dropout, activation="gelu", batch_first=True, norm_first=True
@@ -93,6 +97,9 @@ class NSGEncoder(nn.Module):
         subject, predicate, object_ = graph.triples.unbind(1)
         predicate = self.predicate(predicate)
         triples = self.relation(torch.cat([objects[subject], predicate, objects[object_]], dim=1))
+        said = F.gelu(triples)
+        objects = _add_rows(objects, subject, self.told_subject(said))
+        objects = _add_rows(objects, object_, self.told_object(said))
 
         slot = torch.cat([layout.object_token, layout.triple_token])
         image = torch.cat([graph.obj_to_img, graph.triple_to_img])
@@ -115,8 +122,7 @@ class NSGEncoder(nn.Module):
         if self.attribute is None:
             return features
         pairs = graph.triples.new_empty(0, 2) if graph.attributes is None else graph.attributes
-        values = self.attribute(pairs[:, 1]).to(features.dtype)
-        return features.index_put((pairs[:, 0],), values, accumulate=True)  # as index_add, but deterministic on a GPU
+        return _add_rows(features, pairs[:, 0], self.attribute(pairs[:, 1]))
 
     def layout(self, graph: GraphBatch) -> TokenLayout:
         """The token of each object and triple. Warns of a graph with more than fit, and then only of larger ones."""
@@ -136,6 +142,11 @@ class NSGEncoder(nn.Module):
         shape = graph.num_images, self.max_tokens
         mask = _place(torch.ones_like(slot, dtype=torch.bool), image, slot, shape, False)
         return TokenLayout(slot[:count], slot[count:], mask)
+
+
+def _add_rows(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:  # (O,D), (M,), (M,D) -> (O,D)
+    """As index_add, but deterministic on a GPU."""
+    return table.index_put((index,), rows.to(table.dtype), accumulate=True)
 
 
 def _rank_within(group: Tensor, priority: Tensor | None = None) -> Tensor:  # (M,), (M,) of 0 to 2 -> (M,) long
