@@ -97,7 +97,7 @@ class NSGEncoder(nn.Module):
         subject, predicate, object_ = graph.triples.unbind(1)
         predicate = self.predicate(predicate)
         triples = self.relation(torch.cat([objects[subject], predicate, objects[object_]], dim=1))
-        said = F.gelu(triples)
+        said = F.gelu(triples) * (layout.triple_token >= 0)[:, None]  # what is dropped says nothing
         objects = _add_rows(objects, subject, self.told_subject(said))
         objects = _add_rows(objects, object_, self.told_object(said))
 
