@@ -149,7 +149,7 @@ def edit(
         raise UserError(f"there is no region {region!r}, only {' and '.join(REGIONS)}{nearest(region, REGIONS)}")
     if not 0 < strength <= 1:
         raise UserError(f"a strength of {strength}: it is a share of the noise levels, more than 0 and at most 1")
-    operations, graph, chosen = understood(source, graph)
+    operations, graph, chosen = understood(source, graph, 1 / (2 * model.latent_size))
     everywhere = mask is None and (source is None or style is not None or region == "none")
     method = method or ("direct" if everywhere else "noise")
     invert = inversion.by(method, sampler)
@@ -237,8 +237,11 @@ def variants(count: int, *arguments, seed: int = 0, **options) -> list[Edit]:
     return made + [edit(*arguments, seed=seed + number, **options) for number in range(1, count)]
 
 
-def understood(source: SceneGraph | None, graph: SceneGraph) -> tuple[list[Operation], SceneGraph, str]:
-    """What to do, the graph with a box for each object that one is known of or was chosen for, and what was chosen.
+def understood(
+    source: SceneGraph | None, graph: SceneGraph, step: float = 0.0
+) -> tuple[list[Operation], SceneGraph, str]:
+    """What to do, the graph with a box for each object that one is known of or was chosen for, and what was chosen. Moves
+    go by whole steps, shares of the picture's side: half a latent cell is as fine as a U-Net can place.
 
     Raises GraphError where a relation is new that says nothing about places, or that there is no room for."""
     if source is None:
@@ -246,7 +249,7 @@ def understood(source: SceneGraph | None, graph: SceneGraph) -> tuple[list[Opera
     operations = diff(source, graph)
     if not operations:
         return [], graph, ""
-    graph, chosen = place(source, graph, operations)
+    graph, chosen = place(source, graph, operations, step)
     return diff(source, graph), graph, chosen
 
 

@@ -1,13 +1,14 @@
 """Where things go when a graph says only how they relate: the smallest move after which a new relation holds.
 
 A word of places holds at one of five levels (`ldm.places`); what is placed is placed at the clearest level that can be
-had, and what held before the move holds after it as clearly. Candidates are all moves by whole cells of a GRID, so the
-smallest is found exactly, to a cell.
+had, and what held before the move holds after it as clearly. Candidates are all moves by whole steps, so the smallest is
+found exactly, to a step; where no such move will do, all by whole cells of a GRID.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -34,9 +35,12 @@ from ldm.places import (
 )
 
 
-def place(source: SceneGraph, target: SceneGraph, operations: Sequence[Operation]) -> tuple[SceneGraph, str]:
+def place(
+    source: SceneGraph, target: SceneGraph, operations: Sequence[Operation], step: float = 1 / GRID
+) -> tuple[SceneGraph, str]:
     """The target with a box for each object of which one is known or can be chosen, and what was chosen, as a sentence;
-    empty where there was nothing to choose. `operations` lead from source to target.
+    empty where there was nothing to choose. `operations` lead from source to target; `step` is a share of the picture's
+    side.
 
     Where a relation is new and no new box of either object is given, the subject moves the least way after which it and
     all that held before holds, in the picture and onto nothing that it is not asked to overlap; its contents go along
@@ -45,7 +49,7 @@ def place(source: SceneGraph, target: SceneGraph, operations: Sequence[Operation
     gives are never changed, but those that it only repeats from the source. Raises a GraphError where a predicate does
     not say where things are, or no place will do.
     """
-    scene = _Scene.of(source, target, operations)
+    scene = _Scene.of(source, target, operations, max(step, 1 / GRID))
     scene.relate([op.target for op in operations if isinstance(op, ChangeRelation)], FAIRLY)
     scene.relate([op.target for op in operations if isinstance(op, AddRelation)], BARELY)
     scene.move()
@@ -60,22 +64,24 @@ class _Scene:
     """The target's boxes while they are chosen, and what was said of it."""
 
     def __init__(
-        self, target: SceneGraph, boxes: list[Box | None], origin: dict[int, int], given: set, new: set, wanted: set
-    ):
+        self, target: SceneGraph, boxes: list[Box | None], origin: dict[int, int], given: set, new: set, wanted: set,
+        step: float,
+    ):  # fmt: skip
         self.target, self.boxes, self.origin = target, boxes, origin
         self.given, self.new = given, new
         self.wanted = wanted  # triples that are new and need not hold yet
+        self.steps = sorted({step, 1 / GRID}, reverse=True)  # to be tried in that order
         self.unmet: list[Triple] = []  # those for which something must move
         self.said: list[str] = []
 
     @classmethod
-    def of(cls, source: SceneGraph, target: SceneGraph, operations: Sequence[Operation]) -> _Scene:
+    def of(cls, source: SceneGraph, target: SceneGraph, operations: Sequence[Operation], step: float) -> _Scene:
         origin = {j: i for i, j in same_objects(source, target).items()}
         boxes = [source.boxes[origin[j]] if box is None and j in origin else box for j, box in enumerate(target.boxes)]
         given = {operation.target for operation in operations if isinstance(operation, (Move, Resize))}
         new = {operation.target for operation in operations if isinstance(operation, Add)}
         wanted = {operation.target for operation in operations if isinstance(operation, (ChangeRelation, AddRelation))}
-        return cls(target, boxes, origin, given, new, wanted)
+        return cls(target, boxes, origin, given, new, wanted, step)
 
     # Moving -----------------------------------------------------------------------------------------------------------
 
@@ -121,9 +127,9 @@ class _Scene:
         tries = [(level, mover) for tier in tiers for level in (CLEARLY, FAIRLY, PLAINLY) for mover in tier]
         for level, mover in [*tries, *((BARELY, mover) for mover in movers)]:
             triples = [triple for triple in self.unmet if mover in triple[::2]]
-            for group in self._groups(mover, {_other(triple, mover) for triple in triples}):
+            for group, step in product(self._groups(mover, {_other(triple, mover) for triple in triples}), self.steps):
                 boxes = np.array([self.boxes[i] for i in group])
-                shifts = _lattice(-boxes[:, :2].min(0), 1 - boxes[:, 2:].max(0))
+                shifts = _lattice(-boxes[:, :2].min(0), 1 - boxes[:, 2:].max(0), step)
                 good = self._good(group, boxes + np.tile(shifts, 2)[:, None], triples, level)
                 if good.any():
                     return group, shifts[np.where(good, np.hypot(*shifts.T), np.inf).argmin()], triples
@@ -172,27 +178,29 @@ class _Scene:
         triples = [triple for triple in triples if self.boxes[_other(triple, index)] is not None]
         size = told_size(index, self.target.objects, self.target.attributes, self.boxes)
         size = np.full(2, SIZE) if size is None else size
-        corners = _lattice(np.zeros(2), 1 - size)
-        boxes = np.concatenate([corners, corners + size], 1)
-        centres = corners + size / 2
-        if triples:
-            anchors = np.array([self.boxes[_other(triple, index)] for triple in triples])
-            cost = np.hypot(*(centres - (anchors[:, :2] + anchors[:, 2:]).mean(0) / 2).T)
-        else:
-            others = [
-                Shape.of(boxes, np.array(box)).gap for box in self.boxes if box is not None and not is_ground(box)
-            ]
-            room = np.min([corners.min(1), (1 - boxes[:, 2:]).min(1), *others], axis=0)
-            cost = np.hypot(*(centres - 0.5).T) / GRID - room  # of places with equal room, the one in the middle
-        for level in LEVELS[:LOOSELY]:
+        lattices = [self._places(size, triples, index, step) for step in self.steps]
+        for level, (boxes, cost) in product(LEVELS[:LOOSELY], lattices):
             good = self._good([index], boxes[:, None], triples, level)
             if good.any():
-                self.boxes[index] = _within(boxes[np.where(good, cost, np.inf).argmin()])
-                x, y = (centres[np.where(good, cost, np.inf).argmin()]).tolist()
+                box = boxes[np.where(good, cost, np.inf).argmin()]
+                self.boxes[index] = _within(box)
+                x, y = ((box[:2] + box[2:]) / 2).tolist()
                 claims = f", so that {' and '.join(map(self._claim, triples))}" if triples else ""
                 self.said.append(f"put {self._name(index)} of {size[0]:.2f} x {size[1]:.2f} at {x:.2f} {y:.2f}{claims}")
                 return
         raise GraphError(f"there is no room for {self._name(index)}: give object {index} of the edited graph a box")
+
+    def _places(self, size: np.ndarray, triples: Sequence[Triple], index: int, step: float) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (K,4) of a size that lie in the picture, and what speaks against each (K,)."""
+        corners = _lattice(np.zeros(2), 1 - size, step)
+        boxes = np.concatenate([corners, corners + size], 1)
+        centres = corners + size / 2
+        if triples:
+            anchors = np.array([self.boxes[_other(triple, index)] for triple in triples])
+            return boxes, np.hypot(*(centres - (anchors[:, :2] + anchors[:, 2:]).mean(0) / 2).T)
+        others = [Shape.of(boxes, np.array(box)).gap for box in self.boxes if box is not None and not is_ground(box)]
+        room = np.min([corners.min(1), (1 - boxes[:, 2:]).min(1), *others], axis=0)
+        return boxes, np.hypot(*(centres - 0.5).T) / GRID - room  # of places with equal room, the one in the middle
 
     # What must hold ---------------------------------------------------------------------------------------------------
 
@@ -259,10 +267,10 @@ def _other(triple: Triple, index: int) -> int:
     return triple[2] if triple[0] == index else triple[0]
 
 
-def _lattice(low: np.ndarray, high: np.ndarray) -> np.ndarray:  # (2,), (2,) -> (K,2)
-    """All whole cells from `low` to `high`, each axis apart; 0 is one of them if it lies between."""
+def _lattice(low: np.ndarray, high: np.ndarray, step: float) -> np.ndarray:  # (2,), (2,) -> (K,2)
+    """All whole steps from `low` to `high`, each axis apart; 0 is one of them if it lies between."""
     axes = [
-        np.arange(np.ceil(a * GRID - ROUNDING), np.floor(b * GRID + ROUNDING) + 1) / GRID for a, b in zip(low, high)
+        np.arange(np.ceil(a / step - ROUNDING), np.floor(b / step + ROUNDING) + 1) * step for a, b in zip(low, high)
     ]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 

@@ -16,10 +16,10 @@ from ldm.places import KIND, Shape, holds, true_of
 A, B = (8 / 64, 24 / 64, 24 / 64, 40 / 64), (40 / 64, 24 / 64, 56 / 64, 40 / 64)  # left and right, 16 cells wide
 
 
-def change(boxes, before, after, objects=None, given=(), attributes=()):
+def change(boxes, before, after, objects=None, given=(), attributes=(), **options):
     objects = objects or ["circle", "square", "triangle", "star"][: len(boxes)]
     source, target = SceneGraph(objects, boxes, attributes, before), SceneGraph(objects, given, attributes, after)
-    return place(source, target, diff(source, target))
+    return place(source, target, diff(source, target), **options)
 
 
 def cells(box):
@@ -41,6 +41,15 @@ def test_a_shape_crosses_to_the_other_side_by_the_least_that_is_clear():
     graph, said = change([A, (28 / 64, 24 / 64, 44 / 64, 40 / 64)], [(0, "left of", 1)], [(0, "right of", 1)])
     assert cells(graph.boxes[0]) == (46, 24, 62, 40) and cells(graph.boxes[1]) == (28, 24, 44, 40)
     assert said == "move 'circle' (object 0) right by 0.59, so that 'circle' is right of 'square'"
+
+
+def test_a_move_goes_by_whole_steps_and_by_cells_where_none_of_these_will_do():
+    def moved(*boxes):
+        graph, _ = change(boxes, [(0, "left of", 1)], [(0, "right of", 1)], step=1 / 16)
+        return cells(graph.boxes[0])
+
+    assert moved(A, (28 / 64, 24 / 64, 44 / 64, 40 / 64)) == (48, 24, 64, 40)  # 46 would be clear
+    assert moved((10 / 64, 24 / 64, 26 / 64, 40 / 64), (28 / 64, 24 / 64, 46 / 64, 40 / 64)) == (48, 24, 64, 40)  # 50 leaves
 
 
 def test_from_beside_to_above_the_least_move_is_along_a_diagonal():
