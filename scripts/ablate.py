@@ -84,9 +84,9 @@ def run_and_measure(arguments: argparse.Namespace, place: Path, seed: int, overr
         call("trainer.py", "--base", arguments.base, "-t", "--gpus", arguments.gpus, *steps, *where, *overrides)
     run = max(place.glob("logs/*/checkpoints/last.ckpt")).parents[1]
     references = "none" if "model.params.global_stage_config=null" in overrides else "same,other"
-    count = ["--n", arguments.n, "--seed-offset", arguments.seed_offset, "--scenes", arguments.scenes, "--steps", 25]
-    given = ["--references", references, "--layout", "none", *count, "--outdir", place / "scenes"]
-    call("scripts/evaluate.py", "scenes", "--run", run, *given)
+    count = ["--n", arguments.n, "--seed-offset", arguments.seed_offset, "--scenes", arguments.scenes]
+    given = ["--references", references, "--layout", "none", "--sampler", "dpm++", "--steps", 10, *count]
+    call("scripts/evaluate.py", "scenes", "--run", run, *given, "--outdir", place / "scenes")
 
 
 def call(*words) -> None:
