@@ -255,6 +255,16 @@ def test_a_triple_says_which_of_two_namesakes_without_boxes_it_is_about(encoder)
     assert differ(one[:, 6], both[:, 6])
 
 
+def test_triples_tell_their_own_objects_even_without_a_transformer(encoder, monkeypatch):
+    monkeypatch.setattr(encoder.transformer, "forward", lambda tokens, **_: tokens)
+    said = tokens(encoder, PASTURE)[0]
+    turned = tokens(encoder, replace(PASTURE, triples=((0, "under", 1), *PASTURE.triples[1:])))[0]
+    swapped = tokens(encoder, replace(PASTURE, triples=((1, "on", 0), *PASTURE.triples[1:])))[0]
+    for other in (turned, swapped):
+        assert differ(said[0], other[0]) and differ(said[1], other[1])
+        assert_same(said[2:4], other[2:4])
+
+
 def test_more_namesakes_than_can_be_told_apart_are_accepted(make):
     encoder = make(max_tokens=48)
     crowd = SceneGraph(("sheep",) * 20)
