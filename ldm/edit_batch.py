@@ -130,7 +130,8 @@ def _make(model: LatentDiffusion, line: Line, folder: Path, record: dict, shared
     record = json.loads(json.dumps(record))  # as it comes back
     if gallery.has(folder, record):
         return
-    images = {key: read_image(file, upright=True) for key, file in line.files.items()}
+    ground = {"mask": "black"}
+    images = {key: read_image(file, True, ground.get(key, "white")) for key, file in line.files.items()}
     pictures = images["ref"], line.graph, line.source, images.get("style")
     try:
         result = edit(model, *pictures, mask=images.get("mask"), reconstruct=False, **options)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ldm import conditioning
 from ldm.conditioning import Conditioning
-from ldm.data.images import to_image
+from ldm.data.images import to_image, to_rgb
 from ldm.diff import Operation, diff
 from ldm.graph import SceneGraph, encode
 from ldm.keeping import keeping
@@ -122,7 +122,8 @@ def edit(
     reconstruct: bool = True,
     progress: Callable = lambda steps, what: steps,
 ) -> Edit:
-    """`photograph`, described by `source` (or by nothing: the null graph), as `graph` and `style` describe it.
+    """`photograph`, described by `source` (or by nothing: the null graph), as `graph` and `style` describe it. Pictures may
+    be of any mode; what is made is RGB.
 
     style        another image to take the look from, everywhere; without it the photograph keeps its own
     mask         white where the picture may change, instead of where the operations say
@@ -149,6 +150,7 @@ def edit(
         raise UserError(f"there is no region {region!r}, only {' and '.join(REGIONS)}{nearest(region, REGIONS)}")
     if not 0 < strength <= 1:
         raise UserError(f"a strength of {strength}: it is a share of the noise levels, more than 0 and at most 1")
+    photograph, style, mask = to_rgb(photograph), style and to_rgb(style), mask and to_rgb(mask, "black")
     operations, graph, chosen = understood(source, graph, 1 / (2 * model.latent_size))
     everywhere = mask is None and (source is None or style is not None or region == "none")
     method = method or ("direct" if everywhere else "noise")

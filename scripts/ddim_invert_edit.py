@@ -146,9 +146,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     graph, source = one_graph(arguments.sg), arguments.source_sg and one_graph(arguments.source_sg)
     reference = arguments.ref or (graph.image and Path(arguments.sg).parent / graph.image)
-    photograph, style, mask = (
-        name and read_image(name, upright=True) for name in (reference, arguments.style, arguments.mask)
-    )
+    photograph, style = (name and read_image(name, upright=True) for name in (reference, arguments.style))
+    mask = arguments.mask and read_image(arguments.mask, upright=True, ground="black")
     device = choose_device(arguments.device)
     folder = output_folder(arguments)
     arguments.outdir = str(folder)

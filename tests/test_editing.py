@@ -118,6 +118,20 @@ def test_the_region_follows_the_mask_wherever_the_operations_are(model, scene):
         edit(model, photograph, other, source=graph, mask=Image.new("L", (4, 4)), steps=2)
 
 
+def test_pictures_may_be_of_any_mode_and_what_is_transparent_in_a_mask_is_black(model, scene):
+    photograph, graph, other = scene
+    mask = Image.new("L", photograph.size)
+    mask.paste(255, (0, 0, 20, 30))
+    options = {"source": graph, "steps": 2}
+    plain = edit(model, photograph, other, style=photograph, mask=mask, **options)
+    clear = Image.new("RGBA", photograph.size, (255, 255, 255, 0))
+    clear.paste((255, 255, 255, 255), (0, 0, 20, 30))
+    full = photograph.convert("RGBA")
+    same = edit(model, full, other, style=full, mask=clear, **options)
+    assert same.image.mode == "RGB" and same.image.tobytes() == plain.image.tobytes()
+    assert edit(model, full, graph, **options).image.tobytes() == photograph.tobytes()
+
+
 def test_without_boxes_the_region_is_where_the_object_is_looked_at(model, scene):
     photograph, graph, other = scene
     bare = [replace(g, boxes=(None,) * len(g.objects)) for g in (graph, other)]

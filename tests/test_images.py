@@ -33,11 +33,13 @@ def test_sixteen_bits_are_scaled_and_not_clipped(save):
     assert np.array_equal(np.asarray(read_image(path))[..., 1], RAMP)
 
 
-def test_transparency_is_laid_on_white(save):
-    clear = np.zeros((4, 4, 4), dtype=np.uint8)  # black, and not to be seen
+@pytest.mark.parametrize("hidden, ground, seen", [((0, 0, 0, 0), {}, 255), ((255, 255, 255, 0), {"ground": "black"}, 0)])
+def test_transparency_is_laid_on_white_and_a_masks_on_black(save, hidden, ground, seen):
+    clear = np.zeros((4, 4, 4), dtype=np.uint8)
+    clear[:] = hidden
     clear[0] = (10, 20, 30, 255)
-    pixels = np.asarray(read_image(save(Image.fromarray(clear), "clear.png")))
-    assert (pixels[0] == (10, 20, 30)).all() and (pixels[1:] == 255).all()
+    pixels = np.asarray(read_image(save(Image.fromarray(clear), "clear.png"), **ground))
+    assert (pixels[0] == (10, 20, 30)).all() and (pixels[1:] == seen).all()
 
 
 def test_exif_orientation_is_applied_only_where_asked_for(save):

@@ -28,17 +28,17 @@ class ImageError(UserError):
         super().__init__(": ".join(map(str, parts)))
 
 
-def read_image(path: str | Path, upright: bool = False) -> Image.Image:
-    """The pixels in RGB: 16 bits scaled to 8, transparency laid on white.
+def read_image(path: str | Path, upright: bool = False, ground: str = "white") -> Image.Image:
+    """The pixels in RGB (`to_rgb`).
 
     EXIF orientation is applied where `upright` is asked for: annotations refer to stored pixels, people to what they
     see. A truncated file is read as far as it goes, its rest grey; one that cannot be read at all raises ImageError.
     """
     try:
-        return _read(path, upright)
+        return _read(path, upright, ground)
     except ImageError:
         with _truncation_allowed():
-            return _read(path, upright)
+            return _read(path, upright, ground)
 
 
 def image_trouble(path: str | Path) -> str | None:
@@ -60,6 +60,16 @@ def trouble_with(paths: Sequence[str | Path]) -> Iterator[str]:
                     yield trouble
 
 
+def to_rgb(image: Image.Image, ground: str = "white") -> Image.Image:
+    """Of any mode: 16 bits scaled to 8, transparency laid on a ground of that colour: white as paper, black of a mask."""
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255
+        return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
+    return image.convert("RGB")
+
+
 def square(image: Image.Image, size: int) -> Image.Image:
     """Resized to size x size whatever its shape, bilinear with antialiasing, as sg2im's loaders do."""
     return image.resize((size, size), Image.Resampling.BILINEAR)
@@ -75,24 +85,15 @@ def to_image(tensor: Tensor) -> Image.Image:  # (3,H,W) in [-1,1], clipped to it
     return Image.fromarray(pixels.round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-def _read(path: str | Path, upright: bool = False) -> Image.Image:
+def _read(path: str | Path, upright: bool = False, ground: str = "white") -> Image.Image:
     if not Path(path).is_file():
         raise ImageError(path, "there is no such file")
     try:
         with Image.open(path) as image:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+            return to_rgb(ImageOps.exif_transpose(image) if upright else image, ground)
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on a broken file
         raise ImageError(path, f"broken, or not an image ({error})") from None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255
-        return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
 
 
 @contextmanager
