@@ -51,7 +51,8 @@ PARTS = {
 LEFT = {
     r"(^|\.)loss\.": "the loss that it was trained with",
     r"^model_ema\.": "a moving average of other parts, or its counters",
-    r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|scale_factor)$": "given by the config",
+    r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar)$": "given by the config",
+    r"^scale_factor$": "of the latents that its U-Net learned",
     r"^(model\.diffusion_model|\w+_stage_model)\.": "another part of the same file",
     r"^context_local_mlp\.": "belongs to the encoder that it was trained with",
     r"^null_(tokens|style)$": "belongs to the training that learned it",
@@ -72,6 +73,7 @@ class LoadReport:
     averaged: int  # how many of them were taken as their moving average
     left: dict[str, str]  # keys of the file that were not taken -> why
     ours: tuple[str, ...]  # keys of the module that keep their own initialisation
+    scale_factor: Tensor | None = None  # of the latents that the file's U-Net learned, where it says
 
     def __str__(self) -> str:
         average = f", {self.averaged} of them the moving average (EMA)" if self.averaged else ""
@@ -153,7 +155,7 @@ def load_part(
     module.load_state_dict(taken, strict=False, assign=on_meta)
     module.weights_from = name
     averaged = sum(origin[key] == averages.get(key) for key in taken)
-    report = LoadReport(part, name, layout, tuple(taken), averaged, left, tuple(kept))
+    report = LoadReport(part, name, layout, tuple(taken), averaged, left, tuple(kept), state.get("scale_factor"))
     print(report)
     return report
 

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export(arguments: argparse.Namespace) -> list[str]:
-    from ldm.export import SCALE, export_adapters, export_part
+    from ldm.export import export_adapters, export_part
     from ldm.run import checkpoint_of
     from ldm.util import writable_folder
 
@@ -75,9 +75,7 @@ def export(arguments: argparse.Namespace) -> list[str]:
     else:
         tensors = export_part(arguments.what, checkpoint, path)
     lines = [f"wrote {path}: {len(tensors)} tensors, {path.stat().st_size:,} bytes"]
-    if arguments.what == "unet":
-        lines += [f"for a config that names it: scale_factor: {tensors[SCALE].item():.6g}, and no scale_by_std"]
-    elif arguments.what == "adapters" and arguments.peft:
+    if arguments.what == "adapters" and arguments.peft:
         lines += [f"wrote {made}" for made in export_peft(path, Path(arguments.peft))]
     return lines
 

@@ -188,6 +188,34 @@ def test_latents_are_scaled_by_the_scale_factor_and_back(batch):
     torch.testing.assert_close(scaled.decode(0.18215 * z), plain.decode(z), rtol=1e-3, atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def at_a_scale(tmp_path_factory):
+    """A file as LDM writes it, whose U-Net learned latents at a scale of 0.98341137."""
+    path = tmp_path_factory.mktemp("scaled") / "whole.ckpt"
+    torch.save({"state_dict": tiny_model(scale_factor=0.98341137).state_dict()}, path)
+    return path
+
+
+def test_the_scale_that_a_files_unet_learned_is_taken_and_not_measured_again(at_a_scale, batch):
+    model = tiny_model(ckpt_path=at_a_scale, scale_by_std=True)
+    model.on_train_batch_start(batch, 0)
+    assert model.scale_factor.shape == () and float(model.scale_factor) == pytest.approx(0.98341137)
+    assert model.state_dict().keys() == tiny_model().state_dict().keys()
+    assert float(tiny_model(ckpt_path=at_a_scale, scale_factor=0.983411).scale_factor) == pytest.approx(0.983411)
+
+
+def test_a_config_with_another_scale_than_the_files_is_refused(at_a_scale):
+    with pytest.raises(CheckpointError, match=r"whole.ckpt: .* 0.983411, .* says 1.0: .*params.scale_factor"):
+        tiny_model(ckpt_path=at_a_scale, scale_factor=1.0)
+
+
+def test_a_file_that_says_no_scale_goes_with_the_configs(at_a_scale):
+    state = torch.load(at_a_scale, weights_only=True)["state_dict"]
+    del state["scale_factor"]
+    for told, scale in ((None, 1.0), (0.18215, 0.18215)):
+        assert float(tiny_model(ckpt_path=state, scale_factor=told).scale_factor) == pytest.approx(scale)
+
+
 def test_frozen_random_parts_are_the_same_whenever_they_are_built():
     torch.manual_seed(1)
     one = tiny_model()

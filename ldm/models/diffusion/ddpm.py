@@ -48,10 +48,12 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
     cond_stage_trainable: trains the graph encoder. graph_drop, style_drop: the share of rows that see the learned null
     instead, so that guidance is possible (Ho & Salimans 2207.12598); a graph encoder's own style goes with the graph.
     use_ema, ema_decay: running average of what is trained. warmup_steps: linear warm-up of the learning rate, before
-    its decay over the run along a cosine, or with cosine false none. scale_factor multiplies the latents; scale_by_std sets it to what gives the first
+    its decay over the run along a cosine, or with cosine false none. scale_factor multiplies the latents; left out, it is
+    the one that ckpt_path's U-Net learned, where the file says, or else 1, which scale_by_std sets to what gives the first
     batch's a standard deviation of 1.
 
-    Raises CheckpointError for a frozen part that has no weights, ValueError for a key or value it does not know.
+    Raises CheckpointError for a frozen part that has no weights, or a scale_factor other than the file's; ValueError for a
+    key or value it does not know.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         beta_schedule: str = "linear",
         image_size: int = 32,
         channels: int = 4,
-        scale_factor: float = 1.0,
+        scale_factor: float | None = None,
         scale_by_std: bool = False,
         graph_drop: float = 0.1,
         style_drop: float = 0.1,
@@ -91,7 +93,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
             raise ValueError("model.params.freeze_first_stage: the first stage is always frozen here; train one by itself")
         self.schedule = NoiseSchedule.named(beta_schedule, timesteps, linear_start, linear_end)
         self.latent_size, self.channels, self.scale_by_std = image_size, channels, scale_by_std
-        self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
+        self.register_buffer("scale_factor", torch.tensor(1.0 if scale_factor is None else float(scale_factor)))
         self.graph_drop, self.style_drop = graph_drop, style_drop if global_stage_config else graph_drop
         self.warmup_steps, self.cosine, self.weight_decay = warmup_steps, cosine, weight_decay
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
@@ -109,7 +111,9 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
             self.null_style = nn.Parameter(torch.zeros(1, width), requires_grad=self.style_drop > 0)
 
         if ckpt_path:
-            load_part(unet, ckpt_path, "unet")
+            report = load_part(unet, ckpt_path, "unet")
+            if report.scale_factor is not None:
+                self._go_by_the_scale(report.scale_factor, scale_factor, report.source)
             if self.first_stage_model.weights_from is None:
                 load_part(self.first_stage_model, ckpt_path, "first_stage")
             if not cond_stage_trainable and getattr(self.cond_stage_model, "weights_from", None) is None:
@@ -121,6 +125,17 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         # Each process has its own from the same files, or the same seed: nothing to send around, and in no bucket.
         own = [name for name, p in self.named_parameters() if not p.requires_grad] + [name for name, _ in self.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, own)
+
+    def _go_by_the_scale(self, learned: Tensor, told: float | None, source: str):
+        """What a U-Net learned is the scale, whatever the first batch would make it: at another it takes a picture for noise."""
+        if told is None:
+            self.scale_factor = learned.detach().float().clone()
+        elif not math.isclose(told, float(learned), rel_tol=1e-3):  # to the bits of a file in half precision
+            raise CheckpointError(
+                f"{source}: its U-Net learned latents at a scale_factor of {float(learned):.6g}, and the config says {told}: "
+                "leave model.params.scale_factor out, or set it to that"
+            )
+        self.scale_by_std = False
 
     @property
     def unet(self) -> nn.Module:
