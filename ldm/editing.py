@@ -32,7 +32,7 @@ from ldm.models.diffusion.inversion import Inverted, Source
 from ldm.modules.attention_control import Control, Maps
 from ldm.modules.lora import merged
 from ldm.region import Region, object_maps, paste, touched
-from ldm.sampling import as_seen, as_style
+from ldm.sampling import as_seen, as_style, drawing
 from ldm.schedule import DDIMSchedule
 from ldm.util import UserError, nearest
 
@@ -150,6 +150,9 @@ def edit(
         raise UserError(f"there is no region {region!r}, only {' and '.join(REGIONS)}{nearest(region, REGIONS)}")
     if not 0 < strength <= 1:
         raise UserError(f"a strength of {strength}: it is a share of the noise levels, more than 0 and at most 1")
+    for name, cells in (("margin", margin), ("feather", feather)):
+        if not cells >= 0:
+            raise UserError(f"a {name} of {cells}: it is a distance in latent cells, from 0 on")
     photograph, style, mask = to_rgb(photograph), style and to_rgb(style), mask and to_rgb(mask, "black")
     operations, graph, chosen = understood(source, graph, 1 / (2 * model.latent_size))
     everywhere = mask is None and (source is None or style is not None or region == "none")
@@ -174,7 +177,7 @@ def edit(
 
     own = model.condition(_encode(graph, model), look)  # the edited graph in the photograph's own style
     known = model.unconditional(1) if source is None else model.condition(_encode(source, model), style=own.style)
-    ours = Source(model.denoiser(known), _guided(model, known, settings), model.null_tokens, _drawn(seed))
+    ours = Source(model.denoiser(known), _guided(model, known, settings), model.null_tokens, drawing(seed))
     if source is not None and style is None and not (operations if everywhere or mask else _places(operations)):
         inverted = inversion.noise(ours, schedule, z0) if attention else None
         return result._replace(attention=inverted and _seen(model, source, known, schedule, inverted))
@@ -290,10 +293,6 @@ def _schedule(model: LatentDiffusion, settings: Settings) -> DDIMSchedule:
 
 def _guided(model: LatentDiffusion, cond: Conditioning, settings: Settings) -> Denoiser:
     return model.denoiser(cond, settings.graph_scale, settings.style_scale, settings.interval, settings.rescale)
-
-
-def _drawn(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _refuse_infinite(z: Tensor) -> Tensor:

@@ -59,6 +59,11 @@ def seed_of(seed: int, graph: int, repeat: int) -> int:
     return random.Random(f"{seed}/{graph}/{repeat}").getrandbits(48)
 
 
+def drawing(seed: int) -> torch.Generator:
+    """What draws noise from a seed, which may be any whole number: torch takes 64 bits of it."""
+    return torch.Generator().manual_seed(seed % 2**64)
+
+
 def usual_layout(model: LatentDiffusion) -> str:
     """'search' for a model whose attention leans towards boxes, since it places things best by them; 'none' for others."""
     return "search" if model.unet.box_bias else "none"
@@ -101,7 +106,7 @@ def _sample_pass(model, graphs, seeds, settings: Settings, style, rows: int) -> 
     conds += conds[-1:] * (rows - wanted)
     eps = model.denoiser(conditioning.cat(*conds), settings.graph_scale, settings.style_scale)
 
-    generators = [torch.Generator().manual_seed(seed) for seed in [*seeds, *seeds[-1:] * (rows - wanted)]]
+    generators = [drawing(seed) for seed in [*seeds, *seeds[-1:] * (rows - wanted)]]
     noise = ddim.normal((rows, model.channels, model.latent_size, model.latent_size), generators).to(model.device)
     schedule = visited(model.schedule, settings.sampler, settings.steps)
     if settings.sampler == "ddim":

@@ -170,6 +170,12 @@ def test_a_seed_gives_an_edit_again_and_another_seed_another(model, scene):
         variants(2, model, photograph, other, source=graph, steps=2, method="ddim")
 
 
+def test_any_whole_number_is_a_seed(model, scene):
+    options = {"model": model, "photograph": scene[0], "graph": scene[2], "source": scene[1], "steps": 1}
+    one, big, negative = (edit(seed=seed, **options).image.tobytes() for seed in (1, 2**70 + 1, 1 - 2**64))
+    assert one == big == negative != edit(seed=-1, **options).image.tobytes()
+
+
 def test_keeping_shows_the_source_to_what_moves_and_costs_nothing_where_nothing_moves(model, scene):
     photograph, graph, other = scene
     graph, other = replace(graph, triples=()), replace(other, triples=())
@@ -326,7 +332,13 @@ def test_a_model_that_was_never_without_its_conditions_is_not_guided(scene):
     assert (settings.graph_scale, settings.style_scale) == (1, 1)
 
 
-@pytest.mark.parametrize("wrong", [{"method": "dim"}, {"region": "all"}, {"strength": 0.0}, {"strength": 1.5}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "dim"}, {"region": "all"}, {"strength": 0.0}, {"strength": 1.5}, {"steps": 0}, {"margin": -1.0},
+        {"feather": -0.5},
+    ],
+)  # fmt: skip
 def test_an_option_that_does_not_exist_is_named(model, scene, wrong):
     photograph, graph, other = scene
     with pytest.raises(UserError, match=str(*wrong.values())):
