@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -155,8 +156,7 @@ def edit(
             raise UserError(f"a {name} of {cells}: it is a distance in latent cells, from 0 on")
     photograph, style, mask = to_rgb(photograph), style and to_rgb(style), mask and to_rgb(mask, "black")
     operations, graph, chosen = understood(source, graph, 1 / (2 * model.latent_size))
-    everywhere = mask is None and (source is None or style is not None or region == "none")
-    method = method or ("direct" if everywhere else "noise")
+    everywhere, method = _way(method, source, style, mask, region)
     invert = inversion.by(method, sampler)
     settings = Settings(
         method, sampler, STEPS[sampler] if steps is None else steps, strength, _scale(model, graph_scale),
@@ -234,12 +234,12 @@ def edit(
 
 def variants(count: int, *arguments, seed: int = 0, **options) -> list[Edit]:
     """`count` edits that differ by what is drawn; the other arguments are those of `edit`. Raises UserError for a method
-    that draws nothing."""
-    made = [edit(*arguments, seed=seed, **options)]
-    method = made[0].settings.method
-    if count > 1 and method not in RANDOM and made[0].region.any():
+    that draws nothing, before the first edit."""
+    asked = inspect.signature(edit).bind(*arguments, **options).arguments
+    _, method = _way(*map(asked.get, ("method", "source", "style", "mask", "region")))
+    if count > 1 and method in inversion.METHODS and method not in RANDOM:
         raise UserError(f"{method} draws nothing, so there is one edit and not {count}; try {' or '.join(RANDOM)}")
-    return made + [edit(*arguments, seed=seed + number, **options) for number in range(1, count)]
+    return [edit(*arguments, seed=seed + number, **options) for number in range(count)]
 
 
 def understood(
@@ -279,6 +279,14 @@ def watched(eps: Denoiser, schedule: DDIMSchedule, count: int, ways: list[Tensor
         return noise
 
     return eps_
+
+
+def _way(
+    method: str | None, source: SceneGraph | None, style: Image.Image | None, mask: Image.Image | None, region: str | None
+) -> tuple[bool, str]:
+    """Whether the whole picture may change, and the method: where none is asked for, the one that suits that."""
+    everywhere = mask is None and (source is None or style is not None or region == "none")
+    return everywhere, method or ("direct" if everywhere else "noise")
 
 
 def _scale(model: LatentDiffusion, asked: float | None) -> float:

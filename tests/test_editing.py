@@ -166,8 +166,19 @@ def test_a_seed_gives_an_edit_again_and_another_seed_another(model, scene):
     one, two = (it.image.tobytes() for it in variants(2, model, photograph, other, source=graph, steps=2))
     assert one != two
     assert edit(model, photograph, other, source=graph, steps=2, seed=1).image.tobytes() == two
-    with pytest.raises(UserError, match="ddim draws nothing"):
-        variants(2, model, photograph, other, source=graph, steps=2, method="ddim")
+
+
+@pytest.mark.parametrize(
+    "options, what",
+    [
+        ({"method": "ddim"}, "ddim draws nothing"), ({"region": "none"}, "direct draws"), ({"source": None}, "direct draws"),
+        ({"method": "dim"}, "there is no method"),
+    ],
+)  # fmt: skip
+def test_variants_of_a_method_that_draws_nothing_are_refused_before_the_first_is_made(model, scene, calls, options, what):
+    with pytest.raises(UserError, match=what):
+        variants(2, model, scene[0], scene[2], **{"source": scene[1], "steps": 2, **options})
+    assert calls == []
 
 
 def test_any_whole_number_is_a_seed(model, scene):
