@@ -15,9 +15,19 @@ from torch.utils.data import Dataset
 
 import trainer
 from ldm import training
+from ldm.util import instantiate_from_config, plain
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+DEMO = [  # what each training of the demo's names as its --base
+    ("demo/vq.yaml",),
+    ("demo/vq.yaml", "demo/hard_vq.yaml"),
+    ("demo/backbone.yaml",),
+    ("demo/backbone.yaml", "demo/hard_backbone.yaml"),
+    ("demo/image_tower.yaml",),
+    ("demo.yaml",),
+    ("demo.yaml", "demo/hard.yaml"),
+]
 
 
 class Points(Dataset):
@@ -117,6 +127,21 @@ def start(*flags, **kwargs):
         stderr=subprocess.PIPE,
         text=True,
         **kwargs,
+    )
+
+
+def together(*names):
+    """The config that these files of configs/ make, each on top of those before it."""
+    return training.configure(*trainer.parse(["--base", *(str(ROOT / "configs" / name) for name in names)]))
+
+
+def weightless(config):
+    """The same with random weights in the place of those in files."""
+    if not isinstance(config, dict):
+        return config
+    files = config.keys() & {"ckpt_path", "pretrained"}
+    return {key: weightless(value) for key, value in config.items() if key not in files} | (
+        {"init": "random"} if files else {}
     )
 
 
@@ -326,9 +351,35 @@ def test_accumulated_batches_step_as_one_large_batch_does(train):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_the_configs_that_ship_come_together(path):
-    base = [str(ROOT / "configs" / "vg.yaml")] if path.name == "tiny.yaml" else []
-    arguments, overrides = trainer.parse(["--base", *base, str(path)])
-    assert training.configure(arguments, overrides).model.base_learning_rate > 0
+    base = ["vg.yaml"] if path.name == "tiny.yaml" else []
+    assert together(*base, path.name).model.base_learning_rate > 0
+
+
+@pytest.mark.parametrize("names", DEMO, ids="+".join)
+def test_the_demos_configs_build_a_model_for_the_words_of_their_data(names):
+    config = together(*names)
+    model, data = instantiate_from_config(weightless(plain(config.model))), instantiate_from_config(config.data)
+    data.setup()
+    model.vocab = data.vocab
+    model.setup("fit")
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_demos_adapters_go_on_its_backbone_and_autoencoder(hard):
+    def configs(name, more):
+        return plain(together(name, *([more] if hard else [])))
+
+    first_stage = instantiate_from_config(weightless(configs("demo/vq.yaml", "demo/hard_vq.yaml")["model"]))
+    backbone = configs("demo/backbone.yaml", "demo/hard_backbone.yaml")["model"]
+    backbone = instantiate_from_config(weightless(backbone), scale_factor=0.5)
+    config = configs("demo.yaml", "demo/hard.yaml")
+    parts = weightless(config["model"])
+    parts["params"]["first_stage_config"]["params"] |= {"ckpt_path": first_stage.state_dict(), "init": None}
+    model = instantiate_from_config(parts, ckpt_path=backbone.state_dict(), init=None)
+    image = instantiate_from_config(config["data"]["params"]["validation"])[0][0]
+    assert model.encode(image[None]).shape[1:] == (model.channels, model.latent_size, model.latent_size)
+    assert model.scale_factor == 0.5
+    assert torch.equal(model.schedule.alphas_cumprod, backbone.schedule.alphas_cumprod)
 
 
 @pytest.mark.parametrize("devices, count", [(1, 1), (2, 2), ([0], 1), ([0, 1], 2), ("2", 2), ("0,", 1), ("0,1", 2)])
