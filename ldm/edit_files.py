@@ -36,12 +36,11 @@ def pictures(
     columns: int,
     photograph: Image.Image,
     source: SceneGraph | None,
-    graph: SceneGraph,
     style: Image.Image | None = None,
 ) -> dict[str, Image.Image]:
     """By their names without .png. runs: edits, each with what it differs in from the others; in the grid in so many columns."""
     edit = runs[0][1]
-    found = {"edited": edit.image, "panel": panel(edit, photograph, source, graph, style)}
+    found = {"edited": edit.image, "panel": panel(edit, photograph, source, style)}
     if edit.round_trip_error is not None:
         found["reconstruction"] = edit.reconstruction
     found |= {f"edited_{_file_name(what)}": other.image for what, other in runs[1:]}
@@ -52,7 +51,7 @@ def pictures(
         steps = [(f"{number} of {len(edit.previews)}", image) for number, image in enumerate(edit.previews, start=1)]
         found["previews"] = plots.panel(steps, height=PREVIEW_HEIGHT)
     if edit.attention is not None:
-        objects = graph if source is None else source
+        objects = edit.graph if source is None else source
         for index, (name, words) in enumerate(zip(objects.objects, objects.attributes)):
             label = _file_name("_".join((str(index), *words, name)))
             found[f"attention/{label}"] = heat(photograph, edit.attention[index])
@@ -60,11 +59,7 @@ def pictures(
 
 
 def panel(
-    edit: Edit,
-    photograph: Image.Image,
-    source: SceneGraph | None,
-    graph: SceneGraph,
-    style: Image.Image | None = None,
+    edit: Edit, photograph: Image.Image, source: SceneGraph | None, style: Image.Image | None = None
 ) -> Image.Image:
     items = [("photograph", photograph), ("region", shown_region(photograph, edit.region)), ("edited", edit.image)]
     if style:
@@ -72,13 +67,14 @@ def panel(
     if edit.round_trip_error is not None:
         items.append(("reconstruction", edit.reconstruction))
     items += [("source graph", plots.draw_graph(source))] if source else []
-    return plots.panel([*items, ("edited graph", plots.draw_graph(graph))], sentences(edit, source))
+    return plots.panel([*items, ("edited graph", plots.draw_graph(edit.graph))], sentences(edit, source))
 
 
 def sentences(edit: Edit, source: SceneGraph | None) -> list[str]:
     """What was understood, and what was chosen."""
     if source is None:
-        return ["without a source graph nothing is known of the photograph, so the whole of it may change"]
+        whole = ", so the whole of it may change" if edit.region.all() else ""
+        return [f"without a source graph nothing is known of the photograph{whole}"]
     said = [str(operation) for operation in edit.operations]
     said += [f"chosen: {edit.chosen}"] if edit.chosen else []
     return said or ["the two graphs say the same"]

@@ -165,7 +165,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
 
     if source is None:
-        print("no --source-sg: the photograph is inverted under the null graph, so the whole of it may change")
+        whole = "" if mask else ", so the whole of it may change"
+        print(f"no --source-sg: the photograph is inverted under the null graph{whole}")
     runs, options = [], options_of(arguments)
     what, values = arguments.sweep or ("", [None])
     for value in values:
@@ -182,7 +183,7 @@ def run(arguments: argparse.Namespace) -> int:
     if first.round_trip_error is not None:
         print(f"round trip: {first.round_trip_error:.1e} of the latent, {first.psnr:.2f} dB "
               f"(the autoencoder alone {first.psnr_autoencoder:.2f} dB)")  # fmt: skip
-    found = pictures(runs, arguments.n if arguments.n > 1 else len(runs), photograph, source, graph, style)
+    found = pictures(runs, arguments.n if arguments.n > 1 else len(runs), photograph, source, style)
     write(folder, found, {**record, "reference": str(reference), **figures(first)})
     print(f"wrote {folder}/{', '.join(f'{name}.png' for name in found)} and record.json")
     return 0

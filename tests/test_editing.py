@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tiny import tiny_model
 
-from ldm import gallery
+from ldm import gallery, plots
 from ldm.data.demo import DemoValidation
 from ldm.data.shapes import render
 from ldm.diff import diff
@@ -521,6 +521,32 @@ def test_the_script_needs_no_more_than_a_graph(checkpoint, scene, door, tmp_path
     write_graphs(tmp_path / "edited.json", [replace(scene[1], image="photo.png")])
     assert door(["--sg", str(tmp_path / "edited.json"), *run]) == 0
     assert "null graph" in capsys.readouterr().out
+
+
+def test_the_panel_shows_the_boxes_that_were_chosen_and_says_the_whole_may_change_only_where_it_may(
+    checkpoint, scene, door, tmp_path, capsys, monkeypatch
+):
+    drawn, captions, panel = [], [], plots.panel
+    monkeypatch.setattr(plots, "draw_graph", lambda graph: drawn.append(graph) or Image.new("RGB", (9, 9)))
+    monkeypatch.setattr(plots, "panel", lambda items, said=(), **more: captions.extend(said) or panel(items, said, **more))
+    before = SceneGraph(("circle", "square"), ((0.1, 0.4, 0.3, 0.6), (0.4, 0.4, 0.6, 0.6)), triples=((0, "left of", 1),))
+    write_graphs(tmp_path / "source.json", [before])
+    write_graphs(tmp_path / "edited.json", [replace(before, boxes=(None, before.boxes[1]), triples=((0, "right of", 1),))])
+    scene[0].save(tmp_path / "photo.png")
+    mask = Image.new("L", (8, 8))
+    mask.paste(255, (0, 0, 4, 8))
+    mask.save(tmp_path / "mask.png")
+    names = {"--sg": "edited.json", "--ref": "photo.png", "--source-sg": "source.json", "--mask": "mask.png"}
+    files = {option: [option, str(tmp_path / name)] for option, name in names.items()}
+    run = ["--ckpt", str(checkpoint), "--steps", "1", "--device", "cpu", "--outdir", str(tmp_path / "out")]
+    assert door([*files["--sg"], *files["--ref"], *files["--source-sg"], *run]) == 0
+    assert drawn[0] == before and drawn[1].boxes[0][0] >= 0.6
+    for more, whole in (([], True), (files["--mask"], False)):
+        captions.clear()
+        capsys.readouterr()
+        assert door([*files["--sg"], *files["--ref"], *more, *run]) == 0
+        for said in (capsys.readouterr().out, " ".join(captions)):
+            assert "graph" in said and ("may change" in said) == whole
 
 
 @pytest.mark.parametrize(
