@@ -11,14 +11,12 @@ Options follow the name: 'sdedit:strength=0.7', 'edit:sampler=dpm++:steps=10'. T
 from __future__ import annotations
 
 import copy
-import inspect
 import random
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor, nn
 
@@ -29,6 +27,7 @@ from ldm.graph import SceneGraph, encode
 from ldm.models.diffusion import inversion, paths
 from ldm.models.diffusion.ddim import normal, sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.options import kinds, read
 from ldm.sampling import as_seen
 from ldm.util import UserError, nearest
 
@@ -51,26 +50,22 @@ def editor(text: str, model: LatentDiffusion, **shared: Any) -> Editor:
     'edit' has its own defaults for what is not said."""
     function, options = parse(text)
     if text.partition(":")[0] != "edit":
-        options = {key: value for key, value in shared.items() if key in _takes(function)} | options
+        options = {key: value for key, value in shared.items() if key in _kinds(function)} | options
     return lambda task: function(model, task, **options)
 
 
 def parse(text: str) -> tuple[Callable[..., Edited], dict[str, Any]]:
-    """'name:key=value' -> the function and its options. Raises UserError for what does not exist."""
+    """'name:key=value' -> the function and its options. Raises UserError for what does not exist or go together."""
     name, *words = text.split(":")
     known = [*EDITORS, *inversion.METHODS]
     if name not in known:
         raise UserError(f"there is no method {name!r}; there are {', '.join(known)}{nearest(name, known)}")
     function = EDITORS[name] if name in EDITORS else EDITORS["edit"]
     options = {} if name in EDITORS else {"method": name}
-    for word in words:
-        key, equals, value = word.partition("=")
-        takes = _takes(function)
-        if not equals or key not in takes or key in options:
-            raise UserError(
-                f"method {text!r}: {word!r} is no option of it; it takes {', '.join(takes)}{nearest(key, takes)}"
-            )
-        options[key] = yaml.safe_load(value)
+    free = {key: kind for key, kind in _kinds(function).items() if key not in options}
+    options |= read(words, free, f"method {text!r}")
+    if function is ours:
+        inversion.by(options.get("method") or "noise", options.get("sampler", "ddim"))  # refuses what does not go together
     return function, options
 
 
@@ -142,11 +137,15 @@ def ours(model: LatentDiffusion, task: Task, **options: Any) -> Edited:
 
 EDITORS: dict[str, Callable[..., Edited]] = {"autoencoder": autoencoder, "plain": plain, "sdedit": sdedit, "edit": ours}
 
+# What `edit` takes besides, which a task tells, or which is nothing to measure.
+NOT_ASKED = (
+    "model", "photograph", "graph", "source", "style", "mask", "previews", "attention", "reconstruct", "progress",
+)  # fmt: skip
 
-def _takes(function: Callable) -> list[str]:
-    """The names of the options of an editor's function."""
-    given = ("model", "photograph", "graph", "source", "style", "task", "progress", "reconstruct")
-    return [name for name in inspect.signature(edit if function is ours else function).parameters if name not in given]
+
+def _kinds(function: Callable[..., Edited]) -> dict[str, Any]:
+    """Of the options of an editor's function."""
+    return kinds(edit, NOT_ASKED) if function is ours else kinds(function, ("model", "task"))
 
 
 def _denoiser(model: LatentDiffusion, graph: SceneGraph, style: Image.Image, *scales: float):

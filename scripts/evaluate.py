@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def of_model(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def split(text: str) -> list[str]:
-    return list(dict.fromkeys(text.split(",")))
+    """At commas outside of brackets."""
+    return list(dict.fromkeys(re.split(r",(?![^\[]*\])", text)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -71,11 +71,16 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def door():
+def script():
     spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main
+    return module
+
+
+@pytest.fixture
+def door(script):
+    return script.main
 
 
 # --- editors with a known result --------------------------------------------------------------------------------------
@@ -221,6 +226,34 @@ def test_shared_options_give_way_to_those_of_the_name_and_to_edits_own(model, mo
 def test_a_method_that_does_not_exist_is_refused_with_what_does(text, sentence):
     with pytest.raises(UserError, match=sentence):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("edit:steps=fifty", "steps takes a whole number, not 'fifty'"),
+        ("edit:keep=1", "keep takes true or false"),
+        ("edit:interval=[0,0.5", "cannot be read as YAML"),
+        ("edit:interval=0.5", "interval takes .a number, a number."),
+        ("sdedit:strength=half", "strength takes a number"),
+        ("edit:mask=a.png", "'mask=a.png' is no option"),
+        ("edit:previews=3", "'previews=3' is no option"),
+        ("edit:attention=true", "'attention=true' is no option"),
+        ("bdia:sampler=dpm++", "cannot go by dpm"),
+        ("edit:sampler=euler", "no sampler 'euler'"),
+        ("bdia:method=noise", "'method=noise' is no option"),
+    ],
+)
+def test_options_are_checked_before_there_is_a_model(text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        parse(text)
+
+
+def test_methods_are_told_apart_at_commas_outside_of_brackets(script):
+    words = "edit:interval=[0,0.5],sdedit:strength=0.7:steps=20,edit:interval=[0, 0.5]:keep=true"
+    arguments = script.parse(["edits", "--methods", words])
+    assert arguments.methods == ["edit:interval=[0,0.5]", "sdedit:strength=0.7:steps=20", "edit:interval=[0, 0.5]:keep=true"]
+    assert parse(arguments.methods[0])[1] == {"interval": [0, 0.5]}
 
 
 # --- a study that goes on ---------------------------------------------------------------------------------------------

@@ -1,0 +1,74 @@
+"""Options written as 'key=value', held against the function that is to take them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Collection, Sequence
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from ldm.util import UserError, nearest
+
+SAID = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "nothing"}
+
+
+def kinds(function: Callable, without: Collection[str] = ()) -> dict[str, Any]:
+    """The kind of each of the function's parameters but those `without`: as annotated, or else its default's kind."""
+    try:
+        hints = get_type_hints(function)
+    except (NameError, TypeError, AttributeError):  # names that only a type checker imports
+        hints = {}
+    parameters = inspect.signature(function).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in without]
+    return {p.name: hints.get(p.name) or kind_of(p.default) for p in named}
+
+
+def read(words: Sequence[str], kinds: dict[str, Any], whose: str) -> dict[str, Any]:
+    """'key=value' words, the values as in YAML. Raises UserError, beginning with `whose` they are, for a key that is none
+    of the `kinds` or is there twice, and for a value of another kind."""
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or key not in kinds or key in options:
+            takes = ", ".join(kinds) or "none"
+            raise UserError(f"{whose}: {word!r} is no option of it; it takes {takes}{nearest(key, kinds)}")
+        try:
+            options[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"{whose}: {text!r} cannot be read as YAML; {key} takes {said(kinds[key])}") from None
+        if not fits(options[key], kinds[key]):
+            raise UserError(f"{whose}: {key} takes {said(kinds[key])}, not {text!r}")
+    return options
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value out of YAML or JSON is of this kind; of a kind that is not known here, anything is."""
+    parts = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return any(fits(value, part) for part in parts)
+    if get_origin(kind) is tuple and Ellipsis not in parts:
+        return isinstance(value, (list, tuple)) and len(value) == len(parts) and all(map(fits, value, parts))
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return kind not in SAID or type(value) is kind
+
+
+def said(kind: Any) -> str:
+    parts = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(said(part) for part in parts if part is not NoneType)
+    if get_origin(kind) is tuple:
+        return f"[{', '.join(map(said, parts))}]"
+    return SAID.get(kind, "something else")
+
+
+def kind_of(default: Any) -> Any:
+    """A whole number as a default says no more than that a number is meant; None says nothing."""
+    if isinstance(default, (tuple, list)):
+        return tuple[tuple(map(kind_of, default))]
+    if default is None or default is inspect.Parameter.empty:
+        return Any
+    return float if type(default) is int else type(default)
