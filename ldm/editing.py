@@ -45,7 +45,8 @@ STEPS = {"ddim": 50, "dpm++": 10}  # of each sampler, where nothing else is aske
 
 
 class Settings(NamedTuple):
-    """How an edit was made, with what was chosen where nothing was asked for: the arguments of `edit`."""
+    """How an edit was made, with what was chosen where nothing was asked for: the arguments of `edit`. keep: whether that
+    changed anything, where it was asked for."""
 
     method: str
     sampler: str
@@ -166,10 +167,10 @@ def edit(
     model = model.with_unet(merged(model.unet))
     look = as_seen(model, photograph)
     z0 = model.encode(look)
+    untouched = np.zeros(photograph.size[::-1], np.float32)
     result = Edit(
-        photograph.copy(), None, np.zeros(photograph.size[::-1], np.float32), operations, graph, chosen, settings, None,
-        None, None,
-    )  # fmt: skip
+        photograph.copy(), None, untouched, operations, graph, chosen, settings._replace(keep=False), None, None, None
+    )
     if reconstruct:
         alone = model.decode(z0)
         quality = psnr(alone, look)
@@ -224,6 +225,7 @@ def edit(
             psnr=psnr(reconstruction, look),
         )
     return result._replace(
+        settings=settings._replace(keep=control is not None),
         image=picture(z),
         region=where.pixels,
         attention=maps,

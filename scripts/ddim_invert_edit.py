@@ -180,6 +180,9 @@ def run(arguments: argparse.Namespace) -> int:
     first = runs[0][1]
     if source:
         print("\n".join(f"  {sentence}" for sentence in sentences(first, source)))
+    if arguments.keep and not first.settings.keep:
+        nothing = "nothing moves" + " and no style is asked for" * (style is None) if source else "no --source-sg says what moves"
+        print(f"--keep: {nothing}, so it changes nothing")
     if first.round_trip_error is not None:
         print(f"round trip: {first.round_trip_error:.1e} of the latent, {first.psnr:.2f} dB "
               f"(the autoencoder alone {first.psnr_autoencoder:.2f} dB)")  # fmt: skip

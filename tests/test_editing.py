@@ -195,10 +195,10 @@ def test_keeping_shows_the_source_to_what_moves_and_costs_nothing_where_nothing_
     moved = replace(graph, boxes=((box[0] + dx, box[1], box[2] + dx, box[3]), *graph.boxes[1:]))
     calls = []
     hook = model.unet.register_forward_hook(lambda module, given, out: calls.append((len(given[0]), len(given) == 4)))
-    for target in (moved, other):
-        edit(model, photograph, target, source=graph, steps=1, keep=True)
+    kept = [edit(model, photograph, it, source=graph, steps=1, keep=True).settings.keep for it in (moved, other, graph)]
     hook.remove()
     assert calls == [(4, True), (2, False)]  # two branches of guidance
+    assert kept == [True, False, False]
 
 
 @pytest.fixture
@@ -521,6 +521,26 @@ def test_the_script_needs_no_more_than_a_graph(checkpoint, scene, door, tmp_path
     write_graphs(tmp_path / "edited.json", [replace(scene[1], image="photo.png")])
     assert door(["--sg", str(tmp_path / "edited.json"), *run]) == 0
     assert "null graph" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, why",
+    [
+        (["--source-sg", "source.json"], "nothing moves and no style is asked for"),
+        (["--source-sg", "source.json", "--style", "photo.png", "--mask", "photo.png"], "nothing moves"),
+        ([], "no --source-sg says what moves"),
+        (["--source-sg", "source.json", "--style", "photo.png"], None),
+    ],
+)
+def test_the_script_says_where_keeping_changes_nothing(checkpoint, scene, door, tmp_path, capsys, monkeypatch, options, why):
+    monkeypatch.chdir(tmp_path)
+    scene[0].save("photo.png")
+    write_graphs("source.json", [replace(scene[1], triples=())])
+    write_graphs("edited.json", [replace(scene[2], triples=())])
+    run = ["--ckpt", str(checkpoint), "--steps", "1", "--device", "cpu", "--outdir", "out", "--keep", "--ref", "photo.png"]
+    assert door(["--sg", "edited.json", *run, *options]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--keep")]
+    assert said == ([f"--keep: {why}, so it changes nothing"] if why else [])
 
 
 def test_the_panel_shows_the_boxes_that_were_chosen_and_says_the_whole_may_change_only_where_it_may(
