@@ -2,8 +2,8 @@
 
 A task depends on its scenes, its operation and its number alone. Source and target graph are told in one order, with
 ids, every box and every triple, so that nothing but the operation is unlike; only 'relation' keeps to itself where the
-moved object is to go. Scenes come from the validation set, from number `offset` on: an offset that nobody has looked at
-gives scenes that nobody has tuned on.
+moved object is to go. Its number is that of a scene in the validation set: numbers that nobody has looked at give scenes that
+nobody has tuned on.
 """
 
 from __future__ import annotations
@@ -63,10 +63,6 @@ class Task:
     shown: SceneGraph
     changed: frozenset[str]
     reference: Image.Image | None = None
-
-
-def tasks(scenes: str, operation: str, count: int, offset: int = 0) -> list[Task]:
-    return [task(scenes, operation, offset + index) for index in range(count)]
 
 
 def task(scenes: str, operation: str, index: int) -> Task:

@@ -15,7 +15,7 @@ from ldm import editors, scene_benchmark
 from ldm.benchmark import EQUAL, measure, summary
 from ldm.data import shapes
 from ldm.data.demo import SCENES, DemoValidation
-from ldm.edit_tasks import OPERATIONS, task, tasks
+from ldm.edit_tasks import OPERATIONS, task
 from ldm.editors import Edited, counted, editor, parse
 from ldm.sampling import Settings, as_seen, laid_out
 from ldm.study import conduct, one_thread, picture_of, wilson
@@ -36,8 +36,12 @@ def idler(task):
     return Edited(task.picture, 0)
 
 
+def several(scenes, operation, count=COUNT):
+    return [task(scenes, operation, OFFSET + number) for number in range(count)]
+
+
 def rows_of(editor, scenes, operation, reconstruct=None):
-    return [measure(one, editor, reconstruct)[0] for one in tasks(scenes, operation, COUNT, OFFSET)]
+    return [measure(one, editor, reconstruct)[0] for one in several(scenes, operation)]
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +117,7 @@ def test_what_happens_elsewhere_is_seen_and_what_happens_in_the_region_is_not():
         pixels[:4, :4] = 0
         return Edited(Image.fromarray(pixels), 0)
 
-    one = next(t for t in tasks("shapes", "recolour", 30, OFFSET) if min(b[0] + b[1] for b in t.target.boxes) > 0.6)
+    one = next(t for t in several("shapes", "recolour", 30) if min(b[0] + b[1] for b in t.target.boxes) > 0.6)
     row, _ = measure(one, vandal)
     mask = np.ones((64, 64), bool)
     (box,) = {b for b, id in zip(one.target.boxes, one.target.ids) if id in one.changed}

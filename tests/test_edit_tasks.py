@@ -5,7 +5,7 @@ import pytest
 
 from ldm.data.demo import SCENES, DemoValidation
 from ldm.diff import Add, ChangeAttribute, ChangeRelation, Move, Remove, Replace, Resize, diff
-from ldm.edit_tasks import DIRECTIONS, FARTHER, MOST, OPERATIONS, SINGLE, changed_boxes, task, tasks
+from ldm.edit_tasks import DIRECTIONS, FARTHER, MOST, OPERATIONS, SINGLE, changed_boxes, task
 from ldm.metrics import same_style, see
 from ldm.study import one_thread
 from ldm.util import UserError
@@ -23,10 +23,14 @@ def alone():
         yield
 
 
+def several(scenes, operation):
+    return [task(scenes, operation, OFFSET + number) for number in range(COUNT)]
+
+
 @every_world
 @every_operation
 def test_a_task_is_the_same_whenever_and_with_whatever_others_it_is_made(scenes, operation):
-    alone, among = task(scenes, operation, OFFSET + 2), tasks(scenes, operation, 3, OFFSET)[2]
+    alone, among = task(scenes, operation, OFFSET + 2), several(scenes, operation)[2]
     assert alone == among and alone.picture.tobytes() == among.picture.tobytes()
 
 
@@ -34,7 +38,7 @@ def test_a_task_is_the_same_whenever_and_with_whatever_others_it_is_made(scenes,
 @every_operation
 def test_the_source_is_a_held_out_scene_told_whole(scenes, operation):
     world = SCENES[scenes]
-    for one in tasks(scenes, operation, COUNT, OFFSET):
+    for one in several(scenes, operation):
         source = one.source
         assert all(source.boxes) and all(source.ids) and len(set(source.ids)) == len(source.ids)
         order = sorted(range(len(source.objects)), key=lambda i: source.ids[i])  # ids are numbered from back to front
@@ -50,7 +54,7 @@ def test_the_source_is_a_held_out_scene_told_whole(scenes, operation):
 @every_world
 @every_operation
 def test_the_truth_is_legible_and_no_two_objects_are_alike(scenes, operation):
-    for one in tasks(scenes, operation, COUNT, OFFSET):
+    for one in several(scenes, operation):
         shown = one.shown
         assert SCENES[scenes].illegible(shown) is None
         kinds = {(name, words[1]) for name, words in zip(shown.objects, shown.attributes)}
@@ -61,7 +65,7 @@ def test_the_truth_is_legible_and_no_two_objects_are_alike(scenes, operation):
 @every_world
 @pytest.mark.parametrize("operation", SINGLE)
 def test_one_object_changes_as_the_operation_says(scenes, operation):
-    for one in tasks(scenes, operation, COUNT, OFFSET):
+    for one in several(scenes, operation):
         found = [op for op in diff(one.source, one.target) if "Relation" not in type(op).__name__]
         assert KINDS[operation] in map(type, found)
         touched = {one.source.ids[op.source] if hasattr(op, "source") else one.target.ids[op.target] for op in found}
@@ -70,7 +74,7 @@ def test_one_object_changes_as_the_operation_says(scenes, operation):
 
 @every_world
 def test_two_operations_change_two_objects(scenes):
-    for one in tasks(scenes, "two", COUNT, OFFSET):
+    for one in several(scenes, "two"):
         assert len(one.changed) == 2
         ids, after = one.source.ids, one.target.ids
         for i, id in enumerate(ids):
@@ -85,7 +89,7 @@ def test_two_operations_change_two_objects(scenes):
 
 @every_world
 def test_a_moved_object_goes_far_enough_to_be_seen_elsewhere(scenes):
-    for one in tasks(scenes, "move", COUNT, OFFSET):
+    for one in several(scenes, "move"):
         (id,) = one.changed
         old, new = (graph.boxes[graph.ids.index(id)] for graph in (one.source, one.target))
         assert math.hypot(old[0] + old[2] - new[0] - new[2], old[1] + old[3] - new[1] - new[3]) / 2 >= FARTHER
@@ -94,7 +98,7 @@ def test_a_moved_object_goes_far_enough_to_be_seen_elsewhere(scenes):
 @every_world
 def test_a_relation_is_changed_without_saying_where_to_and_does_not_hold_before(scenes):
     world = SCENES[scenes]
-    for one in tasks(scenes, "relation", COUNT, OFFSET):
+    for one in several(scenes, "relation"):
         (id,) = one.changed
         moved = one.target.ids.index(id)
         assert [box is None for box in one.target.boxes] == [i == moved for i in range(len(one.target.objects))]
@@ -112,7 +116,7 @@ def test_a_relation_is_changed_without_saying_where_to_and_does_not_hold_before(
 
 @every_world
 def test_a_restyle_keeps_the_graph_and_shows_another_background(scenes):
-    for one in tasks(scenes, "restyle", COUNT, OFFSET):
+    for one in several(scenes, "restyle"):
         assert one.source == one.target and not one.changed and one.reference is not None
         before, after, wanted = (see(scenes, picture).look for picture in (one.picture, one.truth, one.reference))
         assert same_style(after, wanted) and not same_style(before, wanted)
@@ -122,7 +126,7 @@ def test_a_restyle_keeps_the_graph_and_shows_another_background(scenes):
 @every_world
 @pytest.mark.parametrize("operation", [operation for operation in OPERATIONS if operation != "restyle"])
 def test_nothing_changes_outside_the_changed_boxes(scenes, operation):
-    for one in tasks(scenes, operation, COUNT, OFFSET):
+    for one in several(scenes, operation):
         pixels, other = (np.asarray(picture, int) for picture in (one.picture, one.truth))
         same, size = (pixels == other).all(-1), len(pixels)
         for x0, y0, x1, y1 in changed_boxes(one, one.shown):
@@ -131,8 +135,8 @@ def test_nothing_changes_outside_the_changed_boxes(scenes, operation):
         assert 1 <= len(changed_boxes(one)) <= 4
 
 
-def test_another_offset_gives_other_scenes():
-    here, there = (tasks("shapes", "move", 3, offset) for offset in (0, 3))
+def test_other_numbers_give_other_scenes():
+    here, there = ([task("shapes", "move", number) for number in numbers] for numbers in (range(3), range(3, 6)))
     assert not {a.picture.tobytes() for a in here} & {b.picture.tobytes() for b in there}
 
 
