@@ -15,7 +15,6 @@ Names of files count from the folder that the file lies in. A line that cannot b
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import sys
@@ -33,12 +32,13 @@ from ldm.edit_files import figures
 from ldm.editing import edit
 from ldm.graph import GraphError, SceneGraph, read_graphs
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.options import fits, kinds, said
 from ldm.util import UserError, nearest
 
 PICTURES = ("ref", "style", "mask")
 OWN = ("sg", "source_sg", *PICTURES, "out")
 NOT_FOR_LINES = ("model", "photograph", "graph", "source", "style", "mask", "previews", "attention", "reconstruct", "progress")
-OPTIONS = [name for name in inspect.signature(edit).parameters if name not in NOT_FOR_LINES]
+OPTIONS = kinds(edit, NOT_FOR_LINES)
 SHEET = 24  # edits at most on the sheet
 
 
@@ -90,10 +90,12 @@ def edit_all(
 
 
 def read_line(line: dict, folder: Path, model: LatentDiffusion) -> Line:
-    """Raises UserError for what is missing, unknown or unreadable."""
-    for key in line:
+    """Raises UserError for what is missing, unknown, unreadable or of another kind."""
+    for key, value in line.items():
         if key not in (*OWN, *OPTIONS):
             raise UserError(f"{key!r} is nothing that an edit takes{nearest(key, (*OWN, *OPTIONS))}")
+        if key in OPTIONS and not fits(value, OPTIONS[key]):
+            raise UserError(f"{key} takes {said(OPTIONS[key])}, not {json.dumps(value)}")
     if "sg" not in line:
         raise UserError("there is no 'sg', the graph of what the edited picture should show")
     graph = _graph(line["sg"], "sg", folder, model)
@@ -133,10 +135,7 @@ def _make(model: LatentDiffusion, line: Line, folder: Path, record: dict, shared
     ground = {"mask": "black"}
     images = {key: read_image(file, True, ground.get(key, "white")) for key, file in line.files.items()}
     pictures = images["ref"], line.graph, line.source, images.get("style")
-    try:
-        result = edit(model, *pictures, mask=images.get("mask"), reconstruct=False, **options)
-    except TypeError as error:  # an option's value of another type
-        raise UserError(f"an option has a value that it cannot have ({error})") from error
+    result = edit(model, *pictures, mask=images.get("mask"), reconstruct=False, **options)
     gallery.save(folder / record["file"], result.image, {**record, "ref": str(line.files["ref"]), **figures(result)})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import math
+import sys
 from collections.abc import Callable, Collection, Sequence
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -52,7 +52,7 @@ def fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple and Ellipsis not in parts:
         return isinstance(value, (list, tuple)) and len(value) == len(parts) and all(map(fits, value, parts))
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     return kind not in SAID or type(value) is kind
 
 

@@ -493,6 +493,23 @@ def test_a_bad_line_costs_the_others_nothing_and_each_is_one_sentence(batch, doo
     assert gallery.record_of(out / "000012.png")["options"]["seed"] == 3
 
 
+def test_an_options_value_of_another_kind_costs_its_line_alone(batch, door, capsys):
+    path, command = batch
+    bad = {
+        "seed": ("1.5", '"a"', "null"), "steps": ("2.5", "true"), "interval": ("[0, 0.5, 1]", "0.5", '["a", 1]'), "keep": ('"no"', "1"),
+        "strength": ('"half"', "NaN"), "method": ("[]",), "graph_scale": ("1" + "0" * 400, "{}"),
+    }  # fmt: skip
+    wrong = [(key, value) for key, values in bad.items() for value in values]
+    line = path.read_text().splitlines()[0]
+    right = [f'{line[:-1]}, "seed": {2**70}}}', f'{line[:-1]}, "interval": [0, 1], "keep": true, "graph_scale": 3}}']
+    path.write_text("\n".join([*(f'{line[:-1]}, "{key}": {value}}}' for key, value in wrong), *right]))
+    assert door(command) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "edits.jsonl" in line]
+    for number, (error, (key, value)) in enumerate(zip(errors, wrong, strict=True), 1):
+        assert f"line {number}: {key} takes " in error and error.endswith(f", not {value}")
+    assert made(path.parent / "out") == [f"{number:06}.png" for number in (len(wrong) + 1, len(wrong) + 2)]
+
+
 def test_the_script_knows_every_method_and_precision():
     script = load_script("ddim_invert_edit").__globals__
     assert script["METHODS"] == tuple(METHODS) and script["PRECISIONS"] == tuple(PRECISIONS)
