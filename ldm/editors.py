@@ -46,11 +46,11 @@ Editor = Callable[[Task], Edited]
 
 
 def editor(text: str, model: LatentDiffusion, **shared: Any) -> Editor:
-    """The one that `text` names, with its options, and those of `shared` that it takes and `text` does not say; but
-    'edit' has its own defaults for what is not said."""
+    """The one that `text` names, with its options, and those of `shared` that it takes and `text` does not say; but of
+    these 'edit' takes the seed alone, and has its own defaults for what is not said."""
     function, options = parse(text)
-    if text.partition(":")[0] != "edit":
-        options = {key: value for key, value in shared.items() if key in _kinds(function)} | options
+    taken = ("seed",) if text.partition(":")[0] == "edit" else _kinds(function)
+    options = {key: value for key, value in shared.items() if key in taken} | options
     return lambda task: function(model, task, **options)
 
 
@@ -67,6 +67,11 @@ def parse(text: str) -> tuple[Callable[..., Edited], dict[str, Any]]:
     if function is ours:
         inversion.by(options.get("method") or "noise", options.get("sampler", "ddim"))  # refuses what does not go together
     return function, options
+
+
+def seed_of(seed: int, task: Task) -> int:
+    """Of the noise that an editor draws for a task: each task has its own."""
+    return random.Random(f"{seed}/{task.scenes}/{task.operation}/{task.index}").getrandbits(48)
 
 
 def counted(model: LatentDiffusion) -> tuple[LatentDiffusion, Callable[[], int]]:
@@ -114,24 +119,23 @@ def sdedit(
     steps: int = 50,
     graph_scale: float = 2.0,
     style_scale: float = 2.0,
+    seed: int = 0,
 ) -> Edited:
     """strength: the share of the noise levels that the picture is taken up; more follows the graph better, and keeps
     less of the picture."""
     counting, rows = counted(model)
     schedule, z0 = model.schedule.ddim(steps), model.encode(as_seen(model, task.picture))
     schedule = schedule.below(strength * len(model.schedule))
-    seed = random.Random(f"sdedit/{task.scenes}/{task.operation}/{task.index}").getrandbits(48)
-    noise = normal(z0.shape, torch.Generator().manual_seed(seed)).to(z0)
+    noise = normal(z0.shape, torch.Generator().manual_seed(seed_of(seed, task))).to(z0)
     z = model.schedule.add_noise(z0, noise, schedule.timesteps[-1:])
     target = _denoiser(counting, task.target, task.reference or task.picture, graph_scale, style_scale)
     return Edited(_picture(model, sample(target, schedule, z), task.picture), rows())
 
 
-def ours(model: LatentDiffusion, task: Task, **options: Any) -> Edited:
+def ours(model: LatentDiffusion, task: Task, seed: int = 0, **options: Any) -> Edited:
     counting, rows = counted(model)
-    result = edit(
-        counting, task.picture, task.target, source=task.source, style=task.reference, reconstruct=False, **options
-    )
+    options |= {"source": task.source, "style": task.reference, "seed": seed_of(seed, task), "reconstruct": False}
+    result = edit(counting, task.picture, task.target, **options)
     return Edited(result.image, rows(), result.round_trip)
 
 

@@ -60,6 +60,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--steps", type=at_least(1), default=50, help="DDIM steps of the other methods (default: %(default)s)")
     add("--graph-scale", type=float, default=2.0, help="guidance of the other methods (default: %(default)s)")
     add("--style-scale", type=float, default=2.0, help="(default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the noise of methods that draw some (default: %(default)s)")
     add("--show", choices=["failures", "any"], default="failures", help="on the sheets of pictures (default: "
         "%(default)s)")  # fmt: skip
     of_model(edits, "edits of an operation")
@@ -163,7 +164,7 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
     for method in methods:
         editors.parse(method)
     graphs = [task(arguments.scenes, operation, arguments.seed_offset).target for operation in operations]
-    shared = {key: getattr(arguments, key) for key in ("steps", "graph_scale", "style_scale")}
+    shared = {key: getattr(arguments, key) for key in ("steps", "graph_scale", "style_scale", "seed")}
     numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)
     jobs = [(method, operation, number) for number in numbers for operation in operations for method in methods]
     folder, settings, rows = study(arguments, jobs, graphs, shared, lambda *model: benchmark.Recipe(*model, shared))

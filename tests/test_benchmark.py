@@ -17,6 +17,8 @@ from ldm.data import shapes
 from ldm.data.demo import SCENES, DemoValidation
 from ldm.edit_tasks import OPERATIONS, task
 from ldm.editors import Edited, counted, editor, parse
+from ldm.models.diffusion import inversion
+from ldm.models.diffusion.ddim import normal
 from ldm.sampling import Settings, as_seen, laid_out
 from ldm.study import conduct, one_thread, picture_of, wilson
 from ldm.util import UserError
@@ -202,6 +204,24 @@ def test_every_method_edits_and_the_same_task_gives_the_same_picture(model):
         assert first.image.tobytes() == again.image.tobytes(), name
         without = editor(name, model, steps=2, style_scale=200)(replace(one, reference=None))
         assert first.image.tobytes() != without.image.tobytes(), name
+
+
+@pytest.mark.parametrize("method", ["edit:steps=2", "sdedit:steps=2", "noise:steps=2"])
+def test_each_task_and_each_seed_has_noise_of_its_own(model, monkeypatch, method):
+    drawn = []
+
+    def noted(shape, generator):
+        drawn.append(generator.initial_seed())
+        return normal(shape, generator)
+
+    for module in (editors, inversion):
+        monkeypatch.setattr(module, "normal", noted)
+    pictures = {
+        (index, seed): editor(method, model, seed=seed)(task("shapes", "recolour", OFFSET + index)).image.tobytes()
+        for index, seed in ((0, 0), (1, 0), (0, 1), (1, 1))
+    }
+    assert len(drawn) == len(set(drawn)) == 4
+    assert pictures[0, 0] != pictures[0, 1] and pictures[1, 0] != pictures[1, 1]
 
 
 def test_sdedit_of_no_strength_to_speak_of_nearly_returns_the_latent(model, monkeypatch):
