@@ -169,7 +169,7 @@ def heat(photograph: Image.Image, attention: Tensor | np.ndarray, strength: floa
 
 
 def _dilate(soft: Tensor, margin: float) -> Tensor:
-    reach = math.ceil(margin)
+    reach = math.ceil(min(margin, max(soft.shape)))  # beyond the picture there is nothing
     return _blur(F.max_pool2d(soft, 2 * reach + 1, 1, reach)).maximum(soft) if reach else soft
 
 

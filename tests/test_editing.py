@@ -143,6 +143,12 @@ def test_without_boxes_the_region_is_where_the_object_is_looked_at(model, scene)
     assert edit(model, photograph, other, source=graph, steps=2, attention=True).attention is not None
 
 
+def test_a_margin_wider_than_any_picture_makes_the_region_whole(model, scene):
+    bare = [replace(graph, boxes=(None,) * len(graph.objects)) for graph in scene[1:]]
+    for graph, other in (scene[1:], bare):
+        assert edit(model, scene[0], other, source=graph, steps=1, margin=1e300).region.min() > 0.999
+
+
 def test_without_a_region_or_with_a_style_everything_may_change(model, scene):
     photograph, graph, other = scene
     red = Image.new("RGB", (40, 60), "red")
