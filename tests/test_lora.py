@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.modules.lora import LoRALinear, load_peft_state_dict, lora_layers, peft_config, peft_state_dict
+from ldm.modules.lora import LoRALinear, lora_layers, peft_config, peft_state_dict
 
 
 def trained_layer(rank=2, alpha=None, seed=0):
@@ -55,16 +55,17 @@ def test_only_the_adapter_of_a_frozen_layer_gets_a_gradient():
     assert layer.lora_A.grad.abs().sum() > 0 and layer.lora_B.grad.abs().sum() > 0
 
 
-def test_adapters_go_to_pefts_layout_and_back():
-    source, target = model(seed=0, alpha=8), model(seed=5)
+def test_pefts_layout_says_all_of_each_adapter_in_its_formula():
+    """The difference to the base layer is lora_alpha / r B A, of what peft's two files hold (LoRA, section 4.1)."""
+    source = model(alpha=8)
     state, config = peft_state_dict(source), peft_config(source)
     assert set(state) == {f"base_model.model.attn2.to_{x}.lora_{y}.weight" for x in "qk" for y in "AB"}
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 2, 8)
-    load_peft_state_dict(target, state, config)
     x = torch.randn(3, 6)
-    for name, layer in lora_layers(target).items():
-        layer.weight, layer.bias = lora_layers(source)[name].weight, lora_layers(source)[name].bias
-        assert torch.equal(layer(x), lora_layers(source)[name](x))
+    for name, layer in lora_layers(source).items():
+        a, b = (state[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+        dense = layer.weight + config["lora_alpha"] / config["r"] * b @ a
+        torch.testing.assert_close(layer(x), x @ dense.T + layer.bias)
 
 
 def test_pefts_target_modules_name_the_adapted_layers_and_no_others():
@@ -72,15 +73,6 @@ def test_pefts_target_modules_name_the_adapted_layers_and_no_others():
     names = [name for name, layer in model().named_modules() if isinstance(layer, nn.Linear)]
     matched = [n for n in names if any(n == t or n.endswith(f".{t}") for t in targets)]  # peft's rule
     assert sorted(matched) == ["attn2.to_k", "attn2.to_q"]
-
-
-def test_adapters_of_another_rank_or_architecture_are_refused():
-    with pytest.raises(ValueError, match="lora_rank"):
-        load_peft_state_dict(model(rank=3), peft_state_dict(model(rank=2)))
-    state = peft_state_dict(model())
-    state.popitem()
-    with pytest.raises(ValueError, match="lacks 1 key"):
-        load_peft_state_dict(model(), state)
 
 
 def test_a_rank_below_one_is_refused():

@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PEFT_PREFIX = "base_model.model."
-
 
 class LoRALinear(nn.Linear):
     """nn.Linear with `lora_A` (rank, in) and `lora_B` (out, rank) beside its weight and bias."""
@@ -86,7 +84,7 @@ def merged(module: nn.Module) -> nn.Module:
 def peft_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """The adapters in the key layout of Hugging Face peft's adapter_model.safetensors."""
     return {
-        f"{PEFT_PREFIX}{name}.{part}.weight": getattr(layer, part).detach().contiguous()
+        f"base_model.model.{name}.{part}.weight": getattr(layer, part).detach().contiguous()
         for name, layer in lora_layers(module).items()
         for part in ("lora_A", "lora_B")
     }
@@ -105,23 +103,3 @@ def peft_config(module: nn.Module) -> dict:
     rank, alpha = sizes.pop()
     return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": sorted(layers),
             "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "inference_mode": True}
-
-
-@torch.no_grad()
-def load_peft_state_dict(module: nn.Module, state: dict[str, Tensor], config: dict | None = None) -> None:
-    """Copy adapters in peft's key layout into `module`; `config` is their adapter_config.json, for its lora_alpha.
-
-    Raises ValueError when the keys or shapes are not those of `module`'s own adapters."""
-    own = peft_state_dict(module)
-    for name, one, other in (("lacks", own, state), ("adds", state, own)):
-        if odd := sorted(set(one) - set(other)):
-            raise ValueError(f"the adapter file {name} {len(odd)} keys, {odd[0]} first; is it for this architecture?")
-    for key, tensor in state.items():
-        if tensor.shape != own[key].shape:
-            raise ValueError(f"{key} is {tuple(tensor.shape)} in the file and {tuple(own[key].shape)} in the model; "
-                             f"set lora_rank to the file's rank")
-    for name, layer in lora_layers(module).items():
-        layer.unmerge()
-        layer.alpha = float(config["lora_alpha"]) if config else layer.alpha
-        for part in ("lora_A", "lora_B"):
-            getattr(layer, part).copy_(state[f"{PEFT_PREFIX}{name}.{part}.weight"])
