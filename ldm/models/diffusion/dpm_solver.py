@@ -40,8 +40,8 @@ def predicted(x: Tensor, eps: Tensor, a: Tensor) -> Tensor:
     return (x - (1 - a).sqrt() * eps) / a.sqrt()
 
 
-def sample(denoiser: Denoiser, schedule: DDIMSchedule, x: Tensor, order: int = 2, progress: Callable = reversed) -> Tensor:
-    """x_T (B,C,H,W) -> x_0. Of order 1 it is `ddim.sample`.
+def sample(denoiser: Denoiser, schedule: DDIMSchedule, x: Tensor, progress: Callable = reversed) -> Tensor:
+    """x_T (B,C,H,W) -> x_0.
 
     The first step has no level before it. The last one looks back on none either, which few steps are steadier for.
     `progress` turns range(S) into the steps from the last to the first: wrap it to show a bar.
@@ -50,12 +50,12 @@ def sample(denoiser: Denoiser, schedule: DDIMSchedule, x: Tensor, order: int = 2
     for i in progress(range(len(schedule))):
         x0 = predicted(x, denoiser(x, timestep(schedule, i, x)), a[i + 1])
         x = step(x, x0, a[i + 1], a[i], before if i > 0 else None)
-        before = (x0, a[i + 1]) if order == 2 else None
+        before = (x0, a[i + 1])
     return x
 
 
 def invert(
-    denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, order: int = 2, progress: Callable = iter
+    denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter
 ) -> Tensor:  # -> (S+1,B,C,H,W)
     """x_0 -> its path, as those of `ldm.models.diffusion.paths`; one call a step.
 
@@ -68,7 +68,7 @@ def invert(
         t = timestep(schedule, i - 1, x) if i > 0 else torch.zeros(len(x), dtype=torch.long, device=x.device)
         clean = predicted(x, denoiser(x, t), a[i])
         path.append(step(x, clean, a[i], a[i + 1], before))
-        before = (clean, a[i]) if order == 2 else None
+        before = (clean, a[i])
     return torch.stack(path)
 
 
