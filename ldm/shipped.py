@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 FOLDER = Path("data/demo")  # in it
 ADAPTERS = "adapters.safetensors"
 MANIFEST = "MANIFEST.json"
-LIMIT = 12_000_000  # bytes that all of them may have together
 
 
 @dataclass(frozen=True)
