@@ -160,8 +160,9 @@ def edit(
     everywhere, method = _way(method, source, style, mask, region)
     invert = inversion.by(method, sampler)
     settings = Settings(
-        method, sampler, STEPS[sampler] if steps is None else steps, strength, _scale(model, graph_scale),
-        _scale(model, style_scale), tuple(interval), rescale, keep, margin, feather, seed,
+        method, sampler, STEPS[sampler] if steps is None else steps, strength,
+        usual_scale(model) if graph_scale is None else graph_scale,
+        usual_scale(model) if style_scale is None else style_scale, tuple(interval), rescale, keep, margin, feather, seed,
     )  # fmt: skip
     schedule = _schedule(model, settings)
     model = model.with_unet(merged(model.unet))
@@ -260,6 +261,11 @@ def understood(
     return diff(source, graph), graph, chosen
 
 
+def usual_scale(model: LatentDiffusion) -> float:
+    """Of guidance, towards the graph as towards the style, where none is asked for."""
+    return GUIDANCE if model.graph_drop and model.style_drop else 1.0
+
+
 def psnr(a: Tensor, b: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of images in [-1,1], whose peak-to-peak is 2; infinite when equal."""
     error = (a.clamp(-1, 1) - b.clamp(-1, 1)).double().square().mean()
@@ -289,10 +295,6 @@ def _way(
     """Whether the whole picture may change, and the method: where none is asked for, the one that suits that."""
     everywhere = mask is None and (source is None or style is not None or region == "none")
     return everywhere, method or ("direct" if everywhere else "noise")
-
-
-def _scale(model: LatentDiffusion, asked: float | None) -> float:
-    return asked if asked is not None else GUIDANCE if model.graph_drop and model.style_drop else 1.0
 
 
 def _schedule(model: LatentDiffusion, settings: Settings) -> DDIMSchedule:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +24,8 @@ OPTIONS = (
     "method", "sampler", "steps", "graph_scale", "style_scale", "region", "strength", "interval", "rescale", "keep", "margin", "feather",
     "seed",
 )  # fmt: skip
+OF_NOISE = ("sampler", "steps", "graph_scale", "style_scale", "seed")  # those of a picture that is sampled from noise too
+OF_ONE = ("source_sg", "mask", "n", "sweep", "previews", "attention")  # what is neither of noise nor of many
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,12 +65,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--keep", action="store_true", default=None, help="what moves keeps its look by attention to the photograph; takes "
         "twice as long")  # fmt: skip
     add("--seed", type=int, help="of what is drawn (default: 0)")
-    add("--n", type=positive, default=1, help="edits that differ by their seeds (default: %(default)s)")
+    add("--n", type=positive, help="edits that differ by their seeds (default: 1)")
     add("--sweep", type=sweep, metavar="OPTION=VALUES", help=f"an edit for each value, as in graph-scale=1,3,5; of "
         f"{', '.join(SWEEPS)}")  # fmt: skip
-    add("--previews", type=positive, nargs="?", const=8, default=0, metavar="N", help="also show what the edit was heading "
+    add("--previews", type=positive, nargs="?", const=8, metavar="N", help="also show what the edit was heading "
         "for at some steps (8)")  # fmt: skip
-    add("--attention", action="store_true", help="also show where the model sees each object")
+    add("--attention", action="store_true", default=None, help="also show where the model sees each object")
     add("--outdir", metavar="DIR", help="where the pictures and the record go (default: outputs/<date and time>)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     add("--precision", choices=PRECISIONS, default="fp32", help="what the U-Net computes in; the halves are for GPUs, which "
@@ -75,12 +78,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--low-memory", action="store_true", help="keep the autoencoder and CLIP on the CPU but for their own passes, for "
         "GPUs of 8 GB")  # fmt: skip
     arguments = parser.parse_args(argv)
-    if arguments.batch:
-        alone = ("ref", "source_sg", "style", "mask", "sweep", "previews", "attention")
-        given = [name for name in alone if getattr(arguments, name)] + ["n"] * (arguments.n > 1)
-        if given:
-            parser.error(f"--{given[0].replace('_', '-')} is of one edit, and --batch names many; its lines may say more")
+    if arguments.batch and (alone := given(arguments, ("ref", "style", *OF_ONE))):
+        parser.error(f"{alone}: of one edit, and --batch names many; its lines may say more")
     return arguments
+
+
+def given(arguments: argparse.Namespace, names: Iterable[str]) -> str:
+    """Those of the options that were given, as they are written."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None)
 
 
 def positive(word: str) -> int:
@@ -146,6 +151,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     graph, source = one_graph(arguments.sg), arguments.source_sg and one_graph(arguments.source_sg)
     reference = arguments.ref or (graph.image and Path(arguments.sg).parent / graph.image)
+    if not reference and (alone := given(arguments, (*OF_ONE, *(name for name in OPTIONS if name not in OF_NOISE)))):
+        raise UserError(f"{alone}: of the edit of a photograph, and there is none; name one by --ref, or leave that out")
     photograph, style = (name and read_image(name, upright=True) for name in (reference, arguments.style))
     mask = arguments.mask and read_image(arguments.mask, upright=True, ground="black")
     device = choose_device(arguments.device)
@@ -160,22 +167,23 @@ def run(arguments: argparse.Namespace) -> int:
         source.validate(model.vocab, arguments.source_sg, room)
     record = {"arguments": vars(arguments), "checkpoint": checkpoint and str(checkpoint)}
     if photograph is None:
-        write(folder, sampled(arguments, model, graph, style), record)
+        made, facts = sampled(arguments, model, graph, style)
+        write(folder, made, {**record, **facts})
         print(f"wrote {folder}/edited.png, panel.png and record.json")
         return 0
 
     if source is None:
         whole = "" if mask else ", so the whole of it may change"
         print(f"no --source-sg: the photograph is inverted under the null graph{whole}")
-    runs, options = [], options_of(arguments)
+    runs, count, options = [], arguments.n or 1, options_of(arguments)
     what, values = arguments.sweep or ("", [None])
     for value in values:
         chosen = {what.replace("-", "_"): value} if what else {}
         made = variants(
-            arguments.n, model, photograph, graph, source, style, mask=mask, previews=0 if runs else arguments.previews,
-            attention=arguments.attention and not runs, reconstruct=not runs, progress=bar, **{**options, **chosen},
+            count, model, photograph, graph, source, style, mask=mask, previews=0 if runs else arguments.previews or 0,
+            attention=bool(arguments.attention) and not runs, reconstruct=not runs, progress=bar, **{**options, **chosen},
         )  # fmt: skip
-        title, several = [f"{what} {value}"] if what else [], arguments.n > 1
+        title, several = [f"{what} {value}"] if what else [], count > 1
         runs += [(" ".join([*title, *[f"seed {it.settings.seed}"] * several]), it) for it in made]
     first = runs[0][1]
     if source:
@@ -186,24 +194,31 @@ def run(arguments: argparse.Namespace) -> int:
     if first.round_trip_error is not None:
         print(f"round trip: {first.round_trip_error:.1e} of the latent, {first.psnr:.2f} dB "
               f"(the autoencoder alone {first.psnr_autoencoder:.2f} dB)")  # fmt: skip
-    found = pictures(runs, arguments.n if arguments.n > 1 else len(runs), photograph, source, style)
+    found = pictures(runs, count if count > 1 else len(runs), photograph, source, style)
     write(folder, found, {**record, "reference": str(reference), **figures(first)})
     print(f"wrote {folder}/{', '.join(f'{name}.png' for name in found)} and record.json")
     return 0
 
 
-def sampled(arguments: argparse.Namespace, model, graph, style) -> dict:
-    """The picture of a graph, and its panel, where there is no photograph."""
+def sampled(arguments: argparse.Namespace, model, graph, style) -> tuple[dict, dict]:
+    """The picture of a graph, and its panel, where there is no photograph; and what the record says of them."""
     from ldm import plots
-    from ldm.editing import STEPS
-    from ldm.sampling import Settings, sample_images, usual_layout
+    from ldm.editing import STEPS, usual_scale
+    from ldm.sampling import Settings, laid_out, sample_images, usual_layout
 
     print("no photograph to edit: sampling a picture of the graph from noise")
-    known = ("sampler", "steps", "graph_scale", "style_scale")
-    given = {key: value for key, value in options_of(arguments).items() if key in known}
-    given = {"steps": STEPS[arguments.sampler or "ddim"], "layout": usual_layout(model), **given}
-    picture = sample_images(model, [graph], [arguments.seed or 0], Settings(**given), style)[0]
-    return {"edited": picture, "panel": plots.panel([("sampled", picture), ("graph", plots.draw_graph(graph))])}
+    usual = {"steps": STEPS[arguments.sampler or "ddim"], "layout": usual_layout(model)}
+    usual |= dict.fromkeys(("graph_scale", "style_scale"), usual_scale(model))
+    asked = usual | {"seed": 0} | {key: value for key, value in options_of(arguments).items() if key in OF_NOISE}
+    seed = asked.pop("seed")
+    settings = Settings(**asked)
+    graph, complaint = laid_out(graph, seed, settings)
+    if complaint:
+        print(complaint)
+    picture = sample_images(model, [graph], [seed], settings, style)[0]
+    panel = plots.panel([("sampled", picture), ("graph", plots.draw_graph(graph))], [complaint] if complaint else [])
+    facts = {"settings": {**vars(settings), "seed": seed}, "graph": graph.to_json(), "complaint": complaint}
+    return {"edited": picture, "panel": panel}, facts
 
 
 def settle_on(device: str, model, arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from ldm import gallery, plots
 from ldm.data.demo import DemoValidation
 from ldm.data.shapes import render
 from ldm.diff import diff
-from ldm.editing import STEPS, edit, psnr, understood, variants
+from ldm.editing import GUIDANCE, STEPS, edit, psnr, understood, variants
 from ldm.graph import SceneGraph, encode, write_graphs
 from ldm.keeping import keeping
 from ldm.models.diffusion.dpm_solver import even
@@ -23,7 +23,7 @@ from ldm.models.diffusion.inversion import METHODS, SAMPLERS, SECOND_ORDER
 from ldm.models.footprint import PRECISIONS
 from ldm.region import Region
 from ldm.run import load_model
-from ldm.sampling import as_seen
+from ldm.sampling import Settings, as_seen, laid_out, sample_images
 from ldm.util import UserError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -592,6 +592,43 @@ def test_the_panel_shows_the_boxes_that_were_chosen_and_says_the_whole_may_chang
             assert "graph" in said and ("may change" in said) == whole
 
 
+def test_what_is_of_an_edit_is_refused_by_name_where_there_is_no_photograph(door, tmp_path, capsys):
+    (tmp_path / "edited.json").write_text('{"objects": ["circle"]}')
+    for name in ("source.json", "mask.png"):
+        (tmp_path / name).write_text('{"objects": ["circle"]}')
+    options = [
+        ["--source-sg", str(tmp_path / "source.json")], ["--mask", str(tmp_path / "mask.png")], ["--n", "2"],
+        ["--sweep", "steps=1,2"], ["--previews"], ["--attention"], ["--method", "ddim"], ["--region", "none"],
+        ["--strength", "1"], ["--interval", "0", "1"], ["--rescale", "0"], ["--keep"], ["--margin", "0"], ["--feather", "0"],
+    ]  # fmt: skip
+    run = ["--sg", str(tmp_path / "edited.json"), "--steps", "2", "--device", "cpu", "--outdir", str(tmp_path / "out")]
+    for given in ([word for option in options for word in option], *options):
+        assert door([*run, *given]) == 2
+        (error,) = capsys.readouterr().err.strip().splitlines()
+        named = [word for word in error.replace(",", " ").replace(":", " ").split("there is none")[0].split() if word[:2] == "--"]
+        assert named == [word for word in given if word[:2] == "--"] and not (tmp_path / "out").exists()
+
+
+def test_a_sampled_picture_is_guided_as_an_edit_and_drawn_with_the_boxes_that_it_was_made_with(
+    checkpoint, door, tmp_path, capsys, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(plots, "draw_graph", lambda graph: drawn.append(graph) or Image.new("RGB", (9, 9)))
+    monkeypatch.setattr("ldm.sampling.usual_layout", lambda model: "search")
+    contrary = SceneGraph(("circle", "square"), triples=((0, "left of", 1), (1, "left of", 0)))
+    write_graphs(tmp_path / "edited.json", [contrary])
+    run = ["--ckpt", str(checkpoint), "--steps", "2", "--device", "cpu", "--outdir", str(tmp_path / "out"), "--seed", str(2**70)]
+    assert door(["--sg", str(tmp_path / "edited.json"), *run]) == 0
+    told, complaint = laid_out(contrary, 2**70, Settings(layout="search"))
+    assert drawn == [told] and all(told.boxes)
+    assert complaint and complaint in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["settings"]["graph_scale"] == record["settings"]["style_scale"] == GUIDANCE
+    settings = Settings(2, graph_scale=GUIDANCE, style_scale=GUIDANCE)
+    (picture,) = sample_images(load_model(checkpoint), [told], [2**70], settings)
+    assert np.array_equal(Image.open(tmp_path / "out" / "edited.png"), picture)
+
+
 @pytest.mark.parametrize(
     "graph, arguments, sentence",
     [
@@ -603,7 +640,7 @@ def test_the_panel_shows_the_boxes_that_were_chosen_and_says_the_whole_may_chang
         ({"objects": ["circle"]}, ["--ckpt", "", "--run", "nowhere"], "nowhere"),
         ({"objects": ["circle"]}, ["--steps", "0"], "0 DDIM steps"),
         ({"objects": ["circle"]}, ["--device", "gpu7"], "gpu7"),
-        ({"objects": ["circle"]}, ["--mask", "nowhere.png"], "nowhere.png"),
+        ({"objects": ["circle"]}, ["--style", "nowhere.png"], "nowhere.png"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(checkpoint, door, tmp_path, capsys, graph, arguments, sentence):
