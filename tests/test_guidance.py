@@ -181,15 +181,6 @@ def test_a_merged_unet_shares_all_but_the_adapted_weights(unet):
     assert adapted == {f"{name}.weight" for name, layer in unet.named_modules() if isinstance(layer, LoRALinear)}
 
 
-def test_merging_adapters_that_are_folded_in_already_adds_them_once(unet, cond):
-    x, t = latents(), torch.tensor([3, 700])
-    expected = unet(x, t, cond)
-    for layer in unet.modules():
-        if isinstance(layer, LoRALinear):
-            layer.merge()
-    assert relative(merged(unet)(x, t, cond), expected) < 1e-5
-
-
 def test_the_adapters_of_a_model_go_on_training_after_a_merged_one_was_used(cond):
     model = tiny_model()
     plain = model.with_unet(merged(model.unet)).eval()

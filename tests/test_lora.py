@@ -1,4 +1,4 @@
-"""LoRA layers: nothing at start, the dense formula after, exact merging, and peft's file layout."""
+"""LoRA layers: nothing at start, the dense formula after, plain layers that do the same, and peft's file layout."""
 
 import pytest
 import torch
@@ -36,14 +36,12 @@ def test_the_adapter_adds_b_times_a_scaled_by_alpha_over_rank(alpha, scale):
     torch.testing.assert_close(layer(x), x @ dense.T + layer.bias)
 
 
-def test_merging_keeps_the_output_and_unmerging_restores_every_bit():
-    layer, x = trained_layer(), torch.randn(3, 6)
+def test_a_plain_layer_computes_the_same_and_leaves_the_adapted_one_as_it_was():
+    layer, x = trained_layer(alpha=6), torch.randn(3, 6)
     before, weight = layer(x), layer.weight.clone()
-    layer.merge()
-    layer.merge()  # twice is once
-    torch.testing.assert_close(layer(x), before)
-    torch.testing.assert_close(nn.functional.linear(x, layer.weight, layer.bias), before)
-    layer.unmerge()
+    plain = layer.plain()
+    assert type(plain) is nn.Linear and plain.bias is layer.bias and not plain.weight.requires_grad
+    torch.testing.assert_close(plain(x), before)
     assert torch.equal(layer.weight, weight) and torch.equal(layer(x), before)
 
 

@@ -26,13 +26,9 @@ class LoRALinear(nn.Linear):
         self.lora_A = nn.Parameter(torch.empty(rank, in_features))
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        self.register_buffer("base", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (...,in) -> (...,out)
-        y = super().forward(x)
-        if self.base is not None:
-            return y
-        return y + self.alpha / self.rank * F.linear(F.linear(x, self.lora_A), self.lora_B)
+        return super().forward(x) + self.alpha / self.rank * F.linear(F.linear(x, self.lora_A), self.lora_B)
 
     @torch.no_grad()
     def plain(self) -> nn.Linear:
@@ -41,26 +37,10 @@ class LoRALinear(nn.Linear):
             layer = nn.Linear(self.in_features, self.out_features, bias=False)
         precise = torch.promote_types(self.weight.dtype, torch.float32)
         weight, up, down = (part.to(precise) for part in (self.weight, self.lora_B, self.lora_A))
-        if self.base is None:
-            weight = weight + self.alpha / self.rank * (up @ down)
+        weight = weight + self.alpha / self.rank * (up @ down)
         layer.weight = nn.Parameter(weight.to(self.weight.dtype), requires_grad=False)
         layer.bias = self.bias
         return layer.train(self.training)
-
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Fold the adapter into `weight`, and so into state dicts, for inference at the base layer's cost."""
-        if self.base is None:
-            # Kept, because subtracting the update would not give every bit back.
-            self.base = self.weight.clone()
-            self.weight += self.alpha / self.rank * (self.lora_B @ self.lora_A)
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Restore `weight`, bit for bit."""
-        if self.base is not None:
-            self.weight.copy_(self.base)
-            self.base = None
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoRALinear]:
