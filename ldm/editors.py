@@ -4,6 +4,7 @@
     plain         DDIM inversion under the source graph, sampled back under the target's with guidance (2010.02502)
     sdedit        noise on the picture, taken off under the target graph (Meng et al. 2108.01073)
     edit          ldm.editing.edit as it comes; a name of ldm.models.diffusion.inversion.METHODS is edit with that method
+    a.b.function  anybody's: (model, task, **options) -> Edited, of the module a.b
 
 Options follow the name: 'sdedit:strength=0.7', 'edit:sampler=dpm++:steps=10'. They are the functions' own.
 """
@@ -11,9 +12,13 @@ Options follow the name: 'sdedit:strength=0.7', 'edit:sampler=dpm++:steps=10'. T
 from __future__ import annotations
 
 import copy
+import hashlib
+import importlib
+import inspect
 import random
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,9 +32,9 @@ from ldm.graph import SceneGraph, encode
 from ldm.models.diffusion import inversion, paths
 from ldm.models.diffusion.ddim import normal, sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.options import kinds, read
+from ldm.options import kinds, read, takes
 from ldm.sampling import as_seen
-from ldm.util import UserError, nearest
+from ldm.util import UserError, nearest, resolve
 
 
 class Edited(NamedTuple):
@@ -43,6 +48,7 @@ class Edited(NamedTuple):
 
 
 Editor = Callable[[Task], Edited]
+VERSION = "@"
 
 
 def editor(text: str, model: LatentDiffusion, **shared: Any) -> Editor:
@@ -50,23 +56,46 @@ def editor(text: str, model: LatentDiffusion, **shared: Any) -> Editor:
     these 'edit' takes the seed alone, and has its own defaults for what is not said."""
     function, options = parse(text)
     taken = ("seed",) if text.partition(":")[0] == "edit" else _kinds(function)
-    options = {key: value for key, value in shared.items() if key in taken} | options
+    options = {key: value for key, value in shared.items() if takes(key, taken)} | options
     return lambda task: function(model, task, **options)
 
 
 def parse(text: str) -> tuple[Callable[..., Edited], dict[str, Any]]:
     """'name:key=value' -> the function and its options. Raises UserError for what does not exist or go together."""
     name, *words = text.split(":")
-    known = [*EDITORS, *inversion.METHODS]
-    if name not in known:
-        raise UserError(f"there is no method {name!r}; there are {', '.join(known)}{nearest(name, known)}")
-    function = EDITORS[name] if name in EDITORS else EDITORS["edit"]
-    options = {} if name in EDITORS else {"method": name}
+    name, options = name.partition(VERSION)[0], {}
+    if name in inversion.METHODS:
+        function, options = ours, {"method": name}
+    elif "." in name:
+        function = resolve(name)
+        try:
+            inspect.signature(function).bind_partial(None, None)
+        except (TypeError, ValueError):
+            raise UserError(f"method {text!r}: an editor is a function (model, task, **options)") from None
+    elif name in EDITORS:
+        function = EDITORS[name]
+    else:
+        known = [*EDITORS, *inversion.METHODS]
+        raise UserError(
+            f"there is no method {name!r}; there are {', '.join(known)}, and functions named as package.module.function"
+            f"{nearest(name, known)}"
+        )
     free = {key: kind for key, kind in _kinds(function).items() if key not in options}
     options |= read(words, free, f"method {text!r}")
-    if function is ours:
-        inversion.by(options.get("method") or "noise", options.get("sampler", "ddim"))  # refuses what does not go together
+    if function is ours:  # refuses what does not go together
+        inversion.by(options.get("method") or "noise", options.get("sampler", "ddim"))
     return function, options
+
+
+def versioned(text: str) -> str:
+    """The same text, with a digest of its file for an editor from elsewhere: what an earlier version of it made is
+    not taken for its own."""
+    name, colon, options = text.partition(":")
+    if "." not in name:
+        return text
+    name = name.partition(VERSION)[0]
+    file = Path(importlib.import_module(name.rpartition(".")[0]).__file__)
+    return f"{name}{VERSION}{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}{colon}{options}"
 
 
 def seed_of(seed: int, task: Task) -> int:
@@ -148,8 +177,10 @@ NOT_ASKED = (
 
 
 def _kinds(function: Callable[..., Edited]) -> dict[str, Any]:
-    """Of the options of an editor's function."""
-    return kinds(edit, NOT_ASKED) if function is ours else kinds(function, ("model", "task"))
+    """Of the options of an editor's function: all but its first two parameters."""
+    if function is ours:
+        return kinds(edit, NOT_ASKED)
+    return kinds(function, list(inspect.signature(function).parameters)[:2])
 
 
 def _denoiser(model: LatentDiffusion, graph: SceneGraph, style: Image.Image, *scales: float):

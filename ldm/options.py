@@ -12,6 +12,7 @@ import yaml
 
 from ldm.util import UserError, nearest
 
+REST = "**"  # a function that has it takes any key
 SAID = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "nothing"}
 
 
@@ -23,7 +24,12 @@ def kinds(function: Callable, without: Collection[str] = ()) -> dict[str, Any]:
         hints = {}
     parameters = inspect.signature(function).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in without]
-    return {p.name: hints.get(p.name) or kind_of(p.default) for p in named}
+    rest = {REST: Any} if any(p.kind is p.VAR_KEYWORD for p in parameters) else {}
+    return {p.name: hints.get(p.name) or kind_of(p.default) for p in named} | rest
+
+
+def takes(key: str, kinds: dict[str, Any]) -> bool:
+    return key in kinds or REST in kinds
 
 
 def read(words: Sequence[str], kinds: dict[str, Any], whose: str) -> dict[str, Any]:
@@ -32,15 +38,16 @@ def read(words: Sequence[str], kinds: dict[str, Any], whose: str) -> dict[str, A
     options: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
-        if not equals or key not in kinds or key in options:
-            takes = ", ".join(kinds) or "none"
-            raise UserError(f"{whose}: {word!r} is no option of it; it takes {takes}{nearest(key, kinds)}")
+        if not (equals and takes(key, kinds)) or key in options:
+            known = ", ".join(kinds) or "none"
+            raise UserError(f"{whose}: {word!r} is no option of it; it takes {known}{nearest(key, kinds)}")
+        kind = kinds.get(key, Any)
         try:
             options[key] = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise UserError(f"{whose}: {text!r} cannot be read as YAML; {key} takes {said(kinds[key])}") from None
-        if not fits(options[key], kinds[key]):
-            raise UserError(f"{whose}: {key} takes {said(kinds[key])}, not {text!r}")
+            raise UserError(f"{whose}: {text!r} cannot be read as YAML; {key} takes {said(kind)}") from None
+        if not fits(options[key], kind):
+            raise UserError(f"{whose}: {key} takes {said(kind)}, not {text!r}")
     return options
 
 

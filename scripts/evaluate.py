@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import sys
@@ -53,9 +54,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     edits = commands.add_parser("edits", help="success and preservation of editors on edits with a known right answer")
     edits.set_defaults(report=report_on_edits)
     add = edits.add_argument
-    add("--methods", type=split, default="plain,sdedit,edit", help="autoencoder, plain (DDIM inversion), sdedit, edit, or "
-        "how `edit` inverts (ddim, fixed-point, ...), each with options such as sdedit:strength=0.7:steps=20; `edit` "
-        "has its own defaults for what is not said (default: %(default)s)")  # fmt: skip
+    add("--methods", type=split, default="plain,sdedit,edit", help="autoencoder, plain (DDIM inversion), sdedit, edit, "
+        "how `edit` inverts (ddim, fixed-point, ...), or package.module.function for an editor of your own (ldm/editors.py "
+        "says what it is given), each with options such as sdedit:strength=0.7:steps=20; `edit` has its own defaults for "
+        "what is not said (default: %(default)s)")  # fmt: skip
     add("--operations", type=split, help="some of replace,recolour,remove,add,move,resize,relation,restyle,two instead")
     add("--steps", type=at_least(1), default=50, help="DDIM steps of the other methods (default: %(default)s)")
     add("--graph-scale", type=float, default=2.0, help="guidance of the other methods (default: %(default)s)")
@@ -160,9 +162,11 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
     from ldm.edit_tasks import OPERATIONS, task
     from ldm.study import file_name
 
-    methods, operations = arguments.methods, arguments.operations or list(OPERATIONS)
-    for method in methods:
+    sys.path += [] if os.getcwd() in sys.path else [os.getcwd()]  # where an editor of the user's may lie
+    for method in arguments.methods:
         editors.parse(method)
+    methods = [editors.versioned(method) for method in arguments.methods]
+    operations = arguments.operations or list(OPERATIONS)
     graphs = [task(arguments.scenes, operation, arguments.seed_offset).target for operation in operations]
     shared = {key: getattr(arguments, key) for key in ("steps", "graph_scale", "style_scale", "seed")}
     numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)

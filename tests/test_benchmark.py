@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import math
+import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -278,6 +279,77 @@ def test_methods_are_told_apart_at_commas_outside_of_brackets(script):
     arguments = script.parse(["edits", "--methods", words])
     assert arguments.methods == ["edit:interval=[0,0.5]", "sdedit:strength=0.7:steps=20", "edit:interval=[0, 0.5]:keep=true"]
     assert parse(arguments.methods[0])[1] == {"interval": [0, 0.5]}
+
+
+# --- editors from elsewhere -------------------------------------------------------------------------------------------
+
+ELSEWHERE = """
+from ldm.editors import Edited
+
+def truth(model, task, share=0.5, seed=None):
+    assert share == 1 and seed == 5 and model.vocab
+    return Edited(task.truth, 0)
+
+def handing_on(m, t, **options):
+    return Edited(t.picture, len(options))
+
+def odd(model):
+    pass
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """The current folder has a module `elsewhere_editors`, which nothing has imported."""
+    (tmp_path / "elsewhere_editors.py").write_text(ELSEWHERE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    yield tmp_path / "elsewhere_editors.py"
+    sys.modules.pop("elsewhere_editors", None)
+
+
+def test_a_function_from_elsewhere_is_an_editor_with_options_of_its_own(elsewhere, model):
+    one = task("shapes", "move", OFFSET)
+    assert editor("elsewhere_editors.truth:share=1", model, seed=5, steps=3)(one).image is one.truth
+    assert editor("elsewhere_editors.handing_on:x=1", model, seed=5, steps=3)(one).evaluations == 3
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("elsewhere_editors.trut", "'truth'"),
+        ("elsewhere_editor.truth", "no module 'elsewhere_editor'"),
+        ("elsewhere_editors.truth:share=half", "share takes a number"),
+        ("elsewhere_editors.truth:task=1", "'task=1' is no option"),
+        ("elsewhere_editors.odd", r"an editor is a function \(model, task, \*\*options\)"),
+    ],
+)
+def test_what_is_no_editor_elsewhere_is_refused(elsewhere, text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        parse(text)
+
+
+def test_an_editor_from_elsewhere_has_another_name_when_its_file_is_another(elsewhere):
+    text = "elsewhere_editors.truth:share=1"
+    first = editors.versioned(text)
+    assert editors.versioned(first) == first and parse(first) == parse(text)
+    elsewhere.write_text(ELSEWHERE + "\n")
+    assert editors.versioned(text) != first
+    assert editors.versioned("edit:keep=true") == "edit:keep=true"
+
+
+def test_the_script_measures_an_editor_of_the_current_folder_in_workers_and_anew_when_it_changes(
+    run, door, elsewhere, monkeypatch
+):
+    monkeypatch.setattr(sys, "path", sys.path[:-1])  # the script is to find the module
+    arguments = ["edits", "--run", str(run), "--outdir", "out", "--device", "cpu", "--workers", "2", "--seed", "5", "--n", "2"]
+    arguments += ["--operations", "remove", "--methods", "elsewhere_editors.truth:share=1"]
+    for _ in range(2):
+        assert door(arguments) == 0
+        report = json.loads(Path("out/report.json").read_text())
+        assert report["results"][0]["success"] == 1
+        elsewhere.write_text(ELSEWHERE + "\n")
+    assert len(Path("out/rows.jsonl").read_text().splitlines()) == 1 + 2 * 2
 
 
 # --- a study that goes on ---------------------------------------------------------------------------------------------

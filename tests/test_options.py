@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def annotated(
     model, count: int, name: str | None = None, share: Optional[float] = None,  # noqa: UP045  as others still write it
-    on: bool = False, pair: tuple[float, float] = (0, 1), *, last: int = 3, **rest
+    on: bool = False, pair: tuple[float, float] = (0, 1), *, last: int = 3
 ):  # fmt: skip
     """Takes every kind."""
 
@@ -67,11 +67,21 @@ def test_a_default_that_is_a_whole_number_takes_any_number_and_one_of_none_takes
 def test_options_are_the_parameters_with_names_of_their_own():
     assert list(kinds(annotated, ["model"])) == ["count", "name", "share", "on", "pair", "last"]
     assert kinds(unresolvable, ["model"]) == {"share": float}
-    for word in ("rest=1", "model=1", "count"):
+    for word in ("model=1", "count"):
         with pytest.raises(UserError, match="is no option of it; it takes count, name"):
             read([word], kinds(annotated, ["model"]), "it")
     with pytest.raises(UserError, match="is no option of it; it takes none"):
         read(["a=1"], {}, "it")
+
+
+def test_what_takes_any_key_takes_it_with_any_value_but_its_own_as_their_kinds():
+    def function(model, share=0.5, **rest):
+        """Hands on what it does not know."""
+
+    assert read(["name=[1]", "other=x"], kinds(function), "it") == {"name": [1], "other": "x"}
+    for word in ("share=half", "name"):
+        with pytest.raises(UserError):
+            read([word], kinds(function), "it")
 
 
 def test_a_tuple_of_any_length_takes_any_list():
