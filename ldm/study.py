@@ -10,6 +10,7 @@ model keeps the interpreter as busy as the processor, which threads would share.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import multiprocessing
@@ -88,10 +89,21 @@ def read(folder: Path, settings: dict) -> dict[Job, dict]:
     for key in {**there, **settings}:
         was, now = there.get(key), json.loads(json.dumps(settings.get(key)))
         if was != now:
-            raise UserError(f"{path}: its rows were made with {key} {was}, not {now}; choose another --outdir")
+            raise UserError(
+                f"{path}: its rows were made with {key} {was}, not {now}; choose another --outdir, or delete this one to "
+                "measure anew"
+            )
     if len(whole) < len(lines):
         path.write_text("".join(whole))
     return dict(zip(jobs, rows))
+
+
+def code(package: Path = Path(__file__).parent) -> str:
+    """The same for the same source of a package, and for no other."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def picture_of(folder: Path, job: Job) -> Path:

@@ -218,7 +218,7 @@ def study(arguments: argparse.Namespace, jobs: list, graphs: list, shared: dict,
     graphs: some that the model must have words for. recipe(scenes, checkpoint, config, device).prepare() does a job.
     """
     from ldm.run import choose_device, find_checkpoint, fingerprint, load_model
-    from ldm.study import conduct, cores
+    from ldm.study import code, conduct, cores
     from ldm.util import writable_folder
 
     device = choose_device(arguments.device)
@@ -226,7 +226,7 @@ def study(arguments: argparse.Namespace, jobs: list, graphs: list, shared: dict,
     model = load_model(checkpoint, arguments.config)
     for graph in graphs:
         graph.validate(model.vocab, f"the scenes {arguments.scenes!r}", model.cond_stage_model.max_objects)
-    settings = {"scenes": arguments.scenes, "weights": fingerprint(model), **shared}
+    settings = {"scenes": arguments.scenes, "weights": fingerprint(model), **shared, "code of ldm/": code()}
     command = "edits" if "methods" in arguments else "scenes"
     folder = writable_folder(
         arguments.outdir or f"outputs/{command}-{arguments.scenes}-{settings['weights'][:8]}", "--outdir"

@@ -21,7 +21,7 @@ from ldm.editors import Edited, counted, editor, parse
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import normal
 from ldm.sampling import Settings, as_seen, laid_out
-from ldm.study import conduct, one_thread, picture_of, wilson
+from ldm.study import code, conduct, one_thread, picture_of, wilson
 from ldm.util import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
@@ -408,6 +408,28 @@ def test_rows_of_other_settings_are_refused(tmp_path):
     (tmp_path / "rows.jsonl").write_text("what is this\n")
     with pytest.raises(UserError, match="not the rows"):
         conduct(tmp_path, {}, JOBS, measured([]))
+
+
+def test_a_package_is_known_by_the_names_and_the_text_of_its_modules(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.py").write_text("x = 1")
+    first = code(tmp_path)
+    (tmp_path / "notes.txt").write_text("not code")
+    assert code(tmp_path) == first and len(code()) == len(first)
+    (tmp_path / "a" / "b.py").write_text("x = 2")
+    second = code(tmp_path)
+    (tmp_path / "a" / "b.py").rename(tmp_path / "b.py")
+    assert len({first, second, code(tmp_path)}) == 3
+
+
+def test_rows_of_other_code_are_refused(run, door, tmp_path, capsys, monkeypatch):
+    arguments = ["edits", "--run", str(run), "--outdir", str(tmp_path), "--device", "cpu", "--n", "1"]
+    arguments += ["--operations", "remove", "--methods", "autoencoder"]
+    assert door(arguments) == 0
+    monkeypatch.setattr("ldm.study.code", lambda: "others")
+    assert door(arguments) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "its rows were made with code of ldm/ " in error and "not others; choose another --outdir" in error
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
