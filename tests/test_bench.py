@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.bench import peer, timing, unet
+from ldm.bench import editing, peer, timing, training, unet
 from ldm.bench.group import Group, Way, measure, peak_memory, resident_peak
 from ldm.bench.report import table
 from ldm.bench.setting import SIZES, Setting
@@ -111,6 +111,29 @@ def test_diffusers_unet_of_the_same_shape_gives_our_numbers_with_our_weights(hea
     cond = Conditioning.of(torch.randn(2, 5, 24))._replace(mask=torch.tensor([[True] * 3 + [False] * 2, [True] * 5]))
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 500])
     torch.testing.assert_close(theirs(x, t, cond), ours(x, t, cond), rtol=1e-5, atol=1e-5)
+
+
+@needs_diffusers
+def test_training_is_compared_with_diffusers_unet_on_the_same_cache():
+    """Not with one that encodes the images in each step, which is here as well."""
+    ways = training.step(Setting(precisions=("fp32", "bf16"))).ways
+    first = {way.precision: name for name, way in reversed(ways.items()) if way.peer}
+    assert first == {"fp32": "diffusers, cached", "bf16": "diffusers, cached, bf16"} and "diffusers" in ways
+    assert torch.isfinite(training.step(Setting(batch=1)).ways["diffusers, cached"].build()())
+
+
+@needs_diffusers
+def test_an_edit_is_compared_with_the_plain_loop_on_diffusers_unet():
+    """As many evaluations, of the same sizes: our adapters and one addition are what makes the counts differ, by 2 %."""
+    ways = editing.edits(Setting(steps=1, precisions=("fp32", "bf16"))).ways
+    assert [name for name, way in ways.items() if way.peer] == ["diffusers", "diffusers, bf16"]
+    plain, theirs = (timing.flops(ways[name].build()) for name in ("plain", "diffusers"))
+    assert theirs == pytest.approx(plain, rel=0.02)
+
+
+def test_an_edit_on_a_gpu_is_measured_with_low_memory_as_well():
+    names = {device: set(editing.edits(Setting(device=device)).ways) for device in ("cpu", "cuda")}
+    assert names["cuda"] - names["cpu"] == {"edit, low memory"} and names["cpu"] < names["cuda"]
 
 
 def test_a_body_that_diffusers_has_not_is_refused():

@@ -3,46 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from ldm.bench import peer
 from ldm.bench.group import Group, Way
-from ldm.bench.setting import PRECISIONS, Setting, without_forgetting
+from ldm.bench.setting import Setting, without_forgetting
 from ldm.data.images import to_tensor
 from ldm.data.shapes import VOCAB
 from ldm.editing import Edit, edit
 from ldm.graph import encode
 from ldm.models.diffusion import ddim
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.footprint import settle
 from ldm.speed import prepare
 
 GUIDANCE = 2.0
 
 
 def edits(setting: Setting) -> Group:
-    """An edit of one photograph: `steps` up, and as many down."""
+    """An edit of one photograph: `steps` up, and as many down. diffusers' U-Net goes by the plain loop. With low memory, which
+    means something on a GPU alone, the first stage and the image encoder are there only while they work."""
     photograph, source, target = setting.edited()
 
-    def ours(precision: str, **options: object) -> Callable[[], Edit]:
-        model = _ready(setting)
+    def ours(precision: str, low_memory: bool = False, **options: object) -> Callable[[], Edit]:
+        model = _ready(replace(setting, device="cpu"))  # or its peak would be that of moving there
+        settle(model, setting.device, precision, low_memory)
         prepare(model.unet, setting.device)
-        model.unet.to(PRECISIONS[precision])
         return lambda: edit(model, photograph, target, source, **options)
 
     ways = {"plain": Way(partial(_plain, setting))}
     for precision in setting.precisions:
         end = "" if precision == "fp32" else f", {precision}"
         ways["edit" + end] = Way(partial(ours, precision, steps=setting.steps), precision)
+        if setting.device.startswith("cuda"):
+            ways["edit, low memory" + end] = Way(partial(ours, precision, True, steps=setting.steps), precision)
         ways["edit, dpm++" + end] = Way(partial(ours, precision, sampler="dpm++"), precision)
+        if peer.available():
+            ways["diffusers" + end] = Way(partial(_plain, setting, precision), precision, peer=True)
     return Group("edit", 1, ways)
 
 
-def _plain(setting: Setting) -> Callable[[], Tensor]:
-    """Inversion, one evaluation to a step; sampling, two to a step, one after the other; nothing computed beforehand."""
+def _plain(setting: Setting, theirs: str | None = None) -> Callable[[], Tensor]:
+    """Inversion, one evaluation to a step; sampling, two to a step, one after the other; nothing computed beforehand.
+    theirs: a precision, for diffusers' U-Net in it instead of ours."""
     model = _ready(setting)
-    without_forgetting(model.unet)
+    if theirs:
+        peer.take_over(model, setting, theirs)
+    else:
+        without_forgetting(model.unet)
     photograph, source, target = setting.edited()
     image, schedule = to_tensor(photograph)[None].to(setting.device), model.schedule.ddim(setting.steps)
 

@@ -26,7 +26,8 @@ class Way:
 
 @dataclass(frozen=True)
 class Group:
-    """The first way is the plain one. agree: given what each way returned, raises UserError where they differ."""
+    """The first way is the plain one, and the first peer in a precision the one to be compared with. agree: given what each
+    way returned, raises UserError where they differ."""
 
     name: str
     images: int  # that one run is for

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ldm.bench.setting import PRECISIONS, Setting
 from ldm.conditioning import Conditioning
 from ldm.diffusers_layout import to_ldm_unet
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.util import UserError
 
@@ -53,6 +55,12 @@ def like(unet: UNetModel, params: Mapping) -> nn.Module:
     for name, parameter in to_ldm_unet(dict(theirs.named_parameters())).items():
         parameter.copy_(ours[name])
     return theirs.requires_grad_(False)
+
+
+def take_over(model: LatentDiffusion, setting: Setting, precision: str) -> None:
+    """Put it, without adapters, in the place of the model's U-Net, whose projections of tokens and style it keeps."""
+    body = like(setting.unet(), setting.body).to(setting.device, PRECISIONS[precision])
+    model.model["diffusion_model"] = Told(body, model.unet.context_local_mlp, model.unet.context_global_mlp)
 
 
 class Told(nn.Module):

@@ -26,7 +26,8 @@ from ldm.speed import prepare
 
 def step(setting: Setting) -> Group:
     """Loss, gradients and optimizer. 'plain' encodes the images each time, in float32 and torch's own layout and optimizer;
-    diffusers' U-Net stands in its place and trains the graph encoder alone, as it has no adapters."""
+    diffusers' U-Net stands in its place and trains the graph encoder alone, as it has no adapters; the one to be compared
+    with has the cache too."""
     models: dict[str, LatentDiffusion] = {}
 
     def model(kind: str, change: Callable[[LatentDiffusion], None]) -> LatentDiffusion:
@@ -50,13 +51,9 @@ def step(setting: Setting) -> Group:
 
         return as_asked
 
-    def theirs(precision: str) -> Callable[[], Tensor]:
-        def replace(it: LatentDiffusion) -> None:
-            body = peer.like(setting.unet(), setting.body).to(setting.device, PRECISIONS[precision])
-            it.model["diffusion_model"] = peer.Told(body, it.unet.context_local_mlp, it.unet.context_global_mlp)
-
-        own = model(f"diffusers {precision}", replace)
-        return train(own, _batch(setting, own, cached=False), setting.device, precision, fused=False)
+    def theirs(precision: str, cached: bool) -> Callable[[], Tensor]:
+        own = model(f"diffusers {precision}", lambda it: peer.take_over(it, setting, precision))
+        return train(own, _batch(setting, own, cached), setting.device, precision, fused=False)
 
     ways = {"plain": Way(partial(plain, False)), "plain, cached": Way(partial(plain, True))}
     for precision in setting.precisions:
@@ -66,7 +63,8 @@ def step(setting: Setting) -> Group:
         if setting.compiled:
             ways["fast, cached, compiled" + end] = Way(partial(ours, precision, True), precision)
         if peer.available():
-            ways["diffusers" + end] = Way(partial(theirs, precision), precision, peer=True)
+            ways["diffusers, cached" + end] = Way(partial(theirs, precision, True), precision, peer=True)
+            ways["diffusers" + end] = Way(partial(theirs, precision, False), precision, peer=True)
     return Group("training step", setting.batch, ways)
 
 
