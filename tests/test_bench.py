@@ -136,6 +136,13 @@ def test_an_edit_on_a_gpu_is_measured_with_low_memory_as_well():
     assert names["cuda"] - names["cpu"] == {"edit, low memory"} and names["cpu"] < names["cuda"]
 
 
+@pytest.mark.parametrize("precisions", [("fp32",), ("fp32", "bf16")])
+def test_the_fused_kernel_of_a_gpu_is_one_for_half_precision(precisions):
+    names = {device: set(unet.attention(Setting(device=device, precisions=precisions)).ways) for device in ("cpu", "cuda")}
+    assert names["cpu"] - names["cuda"] == {"fp32 fused", "bf16, fused in fp32"} & names["cpu"]
+    assert {f"{precision} in full" for precision in precisions} <= names["cuda"]
+
+
 def test_a_body_that_diffusers_has_not_is_refused():
     with pytest.raises(UserError, match="coordinates"):
         peer.config_of({**BODY, "num_heads": 2, "coordinates": 4})

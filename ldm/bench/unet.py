@@ -97,8 +97,9 @@ def attention(setting: Setting) -> Group:
         ways[f"{precision} in full"] = Way(partial(run, precision, SDPBackend.MATH, precision), precision)
     if "bf16" in setting.precisions:
         ways["bf16, fused in fp32"] = Way(partial(run, "bf16", SDPBackend.FLASH_ATTENTION, "fp32"), "bf16")
-        if setting.device.startswith("cuda"):
-            del ways["fp32 fused"], ways["bf16, fused in fp32"]  # the fused kernel there is one for half precision
+    if setting.device.startswith("cuda"):  # where the fused kernel is one for half precision
+        for name in ("fp32 fused", "bf16, fused in fp32"):
+            ways.pop(name, None)
     return Group("attention forward + backward", setting.batch, ways)
 
 
