@@ -8,7 +8,7 @@ other numbers in the place of what they computed; rows that it does not name kee
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,15 +26,11 @@ class Mutual(NamedTuple):
 
     shifts  (old box, new box) of each thing, those in front last. Keys and values are resampled from the old box to the
             new one, and what the old box leaves uncovered is hidden; a new box None hides the thing altogether
-    apart   a place in a new box sees only that thing, any other place only the rest (MasaCtrl eq. 6-7)
     where   (...,h,w) in [0,1]: the share of what the source says at each place; None is 1 throughout
-    layers  indices of attention layers, counted from the U-Net's input; None is all
     """
 
     shifts: tuple[tuple[Box, Box | None], ...] = ()
-    apart: bool = False
     where: Tensor | None = None
-    layers: Collection[int] | None = None
 
 
 class Words(NamedTuple):
@@ -42,12 +38,9 @@ class Words(NamedTuple):
     refinement of a prompt); to its other tokens the target attends as it would. Sums are not made 1 again, as there.
 
     source  (M,) long: of each token of the target the source's token, -1 where there is none; beyond M, none
-    where, layers  as in Mutual
     """
 
     source: Tensor
-    where: Tensor | None = None
-    layers: Collection[int] | None = None
 
 
 class Pair(NamedTuple):
@@ -62,10 +55,9 @@ class Pair(NamedTuple):
 class Maps:
     """Where the tokens are looked at: cross-attention averaged over heads, added up as passes go by.
 
-    `layers` limits it to some attention layers. Each pass of a Control that holds it must have as many rows."""
+    Each pass of a Control that holds it must have as many rows."""
 
-    def __init__(self, layers: Collection[int] | None = None):
-        self.layers = layers
+    def __init__(self):
         self.sums: dict[int, Tensor] = {}  # layer -> (B,N,h,w)
         self.counts: dict[int, int] = {}
 
@@ -86,23 +78,20 @@ class Maps:
 
 class Control(NamedTuple):
     """pairs  which rows see which, and how
-    maps   takes the cross-attention of the rows `seen`; the output is the same with it and without"""
+    maps   takes the cross-attention of all rows; the output is the same with it and without"""
 
     pairs: tuple[Pair, ...] = ()
     maps: Maps | None = None
-    seen: slice = slice(None)
 
     def repeat(self, graphs: Sequence[bool], rows: int) -> Control:
         """The same in each repetition of a batch of `rows`, as guidance makes them: one for each of `graphs`, which
-        tells whether its tokens are a graph's and not the null's, of which no word is shared. Maps are of the last."""
+        tells whether its tokens are a graph's and not the null's, of which no word is shared."""
         pairs = tuple(
             Pair(pair.source + n * rows, pair.target + n * rows, pair.mutual, pair.words if told else None)
             for n, told in enumerate(graphs)
             for pair in self.pairs
         )
-        start, stop, step = self.seen.indices(rows)
-        last = (len(graphs) - 1) * rows
-        return self._replace(pairs=pairs, seen=slice(last + start, last + stop, step))
+        return self._replace(pairs=pairs)
 
     def at(self, layer: int, size: tuple[int, int]) -> ControlAt:
         return ControlAt(self, layer, size)
@@ -119,35 +108,32 @@ class ControlAt(NamedTuple):
         """y is what attention gave, all (B,heads,h*w,d)."""
         rows = {}
         for pair in self.control.pairs:
-            if pair.mutual is not None and _applies(pair.mutual.layers, self.layer):
-                seen = self._mutual(pair.mutual, q[pair.target], k[pair.source], v[pair.source])
+            if pair.mutual is not None:
+                seen = self._seen(pair.mutual.shifts, q[pair.target], k[pair.source], v[pair.source])
                 rows[pair.target] = self._within(pair.mutual.where, seen, y[pair.target])
         return _with_rows(y, rows)
 
     def cross_attention(self, y: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """y, q (B,heads,h*w,d), k, v (B,heads,N,d), bias broadcasts to (B,heads,h*w,N)."""
-        maps, seen = self.control.maps, self.control.seen
-        if maps is not None and _applies(maps.layers, self.layer):
-            maps.add(self.layer, self.size, _probabilities(q[seen], k[seen], bias[seen]))
+        if self.control.maps is not None:
+            self.control.maps.add(self.layer, self.size, _probabilities(q, k, bias))
         rows = {}
         for pair in self.control.pairs:
-            if pair.words is not None and _applies(pair.words.layers, self.layer):
+            if pair.words is not None:
                 both = [pair.source, pair.target]
                 theirs, own = _probabilities(q[both], k[both], bias[both])
                 source = pair.words.source.to(q.device)
                 source = F.pad(source, (0, own.shape[-1] - len(source)), value=-1)
                 mixed = torch.where(source >= 0, theirs[..., source.clamp(min=0)], own)
-                rows[pair.target] = self._within(pair.words.where, mixed @ v[pair.target], y[pair.target])
+                rows[pair.target] = mixed @ v[pair.target]
         return _with_rows(y, rows)
 
-    def _mutual(self, mutual: Mutual, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (heads,h*w,d) each
-        k, v = (warp(part.unflatten(1, self.size).movedim(3, 1), mutual.shifts).flatten(2).mT for part in (k, v))
-        seen = 0
-        for share, bias in _plan(mutual.shifts, mutual.apart, self.size, q.device):
-            bias = None if bias is None else bias.to(q.dtype)
-            part = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias)[0]
-            seen = seen + (part if share is None else share.to(q.dtype) * part)
-        return seen
+    def _seen(self, shifts: tuple[tuple[Box, Box | None], ...], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What q attends to of k and v once things are where they moved to, all (heads,h*w,d)."""
+        k, v = (warp(part.unflatten(1, self.size).movedim(3, 1), shifts).flatten(2).mT for part in (k, v))
+        bias = _hiding(shifts, self.size, q.device)
+        bias = None if bias is None else bias.to(q.dtype)
+        return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias)[0]
 
     def _within(self, where: Tensor | None, seen: Tensor, own: Tensor) -> Tensor:  # (heads,h*w,d)
         if where is None:
@@ -193,32 +179,20 @@ def _coverage(box: Box, size: tuple[int, int]) -> Tensor:  # -> (h,w)
 
 
 @lru_cache(maxsize=256)
-def _plan(
-    shifts: tuple[tuple[Box, Box | None], ...], apart: bool, size: tuple[int, int], device: torch.device
-) -> list[tuple[Tensor | None, Tensor | None]]:
-    """Groups of places that see alike: each place's share in the group (h*w,1), which sum to 1, and what to add to the
-    logits of the warped keys (1,h*w). None is 1, and 0."""
+def _hiding(
+    shifts: tuple[tuple[Box, Box | None], ...], size: tuple[int, int], device: torch.device
+) -> Tensor | None:  # -> (1,h*w)
+    """What to add to the logits of the warped keys, so that what moved away is not seen in its old place. None is 0."""
     shown = torch.ones(size, dtype=torch.float64)  # how much of each key's place is not what moved away
-    things: list[Tensor] = []
     for old, new in shifts:
         if new != old:
             shown = shown * (1 - _coverage(old, size))
     for _, new in shifts:
         if new is not None:
-            covered = _coverage(new, size)
-            shown = torch.maximum(shown, covered)
-            things = [*(thing * (1 - covered) for thing in things), covered]
-    rest = torch.ones(size, dtype=torch.float64) - sum(things, torch.zeros(size, dtype=torch.float64))
-    groups = [rest.clamp(min=0), *things] if apart else [None]
-    plan = []
-    for share in groups:
-        if share is not None and not share.any():
-            continue
-        keys = shown if share is None else share * shown
-        keys = keys if keys.any() else torch.ones_like(keys)  # nothing left to see: a softmax over nothing is NaN
-        bias = None if (keys == 1).all() else keys.log().float().view(1, -1).to(device)
-        plan.append((None if share is None else share.float().view(-1, 1).to(device), bias))
-    return plan
+            shown = torch.maximum(shown, _coverage(new, size))
+    if (shown == 1).all() or not shown.any():  # nothing left to see: a softmax over nothing is NaN
+        return None
+    return shown.log().float().view(1, -1).to(device)
 
 
 def common_tokens(source: SceneGraph, target: SceneGraph, layouts: Sequence, style: bool) -> Tensor:  # -> (N + 1,) long
@@ -261,10 +235,6 @@ def _unchanged(a: SceneGraph, i: int, b: SceneGraph, j: int) -> bool:
 def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:  # -> (B,heads,h*w,N)
     logits = q @ k.mT * q.shape[-1] ** -0.5 + bias
     return logits.softmax(-1, dtype=torch.float32).to(q.dtype)
-
-
-def _applies(layers: Collection[int] | None, layer: int) -> bool:
-    return layers is None or layer in layers
 
 
 def _with_rows(y: Tensor, rows: dict[int, Tensor]) -> Tensor:

@@ -211,10 +211,9 @@ class UNetModel(nn.Module):
                 self.output_blocks.append(Block(*layers))
                 channels.append(c)
 
-        attention = [layer for layer in self.modules() if isinstance(layer, SpatialTransformer)]
+        attention = (layer for layer in self.modules() if isinstance(layer, SpatialTransformer))
         for number, layer in enumerate(attention):
             layer.layer = number
-        self.attention_layers = len(attention)
 
         # Not zero at start as published: behind a zero layer that is also frozen, no adapter would ever get a gradient.
         self.out = nn.Sequential(nn.GroupNorm(32, c), nn.SiLU(), nn.Conv2d(c, out_channels, 3, padding=1))
@@ -224,8 +223,7 @@ class UNetModel(nn.Module):
         self, x: Tensor, t: Tensor, cond: Conditioning | Prepared | None = None, control: Control | None = None
     ) -> Tensor:
         """x (B,C,h,w), t (B,) -> eps (B,C,h,w). Without `cond` there is nothing to attend to and no style; what `prepare`
-        made of it for latents of this size may stand in its place. `control` lets rows of the batch see one another, in
-        attention layers counted from the input up to `attention_layers`.
+        made of it for latents of this size may stand in its place. `control` lets rows of the batch see one another.
 
         h and w must be whole multiples of 2^(levels - 1), else ValueError."""
         h, w = x.shape[-2:]
