@@ -136,6 +136,19 @@ def test_an_edit_on_a_gpu_is_measured_with_low_memory_as_well():
     assert names["cuda"] - names["cpu"] == {"edit, low memory"} and names["cpu"] < names["cuda"]
 
 
+@pytest.mark.parametrize("make", [unet.forward, unet.backward])
+def test_what_is_called_plain_is_the_u_net_as_it_was_written(make, monkeypatch):
+    touched = []
+    monkeypatch.setattr(unet, "forget_inputs", lambda body: touched.append("forget"))
+    monkeypatch.setattr(unet, "hold_frozen_in", lambda dtype, body: touched.append(dtype))
+    ways = make(Setting(precisions=("fp32", "bf16"))).ways
+    plain = {name: way for name, way in ways.items() if "plain" in name}
+    for way in plain.values():
+        way.build()
+    assert list(plain) == ["plain"] and not touched
+    assert "contiguous, bf16" in ways
+
+
 @pytest.mark.parametrize("precisions", [("fp32",), ("fp32", "bf16")])
 def test_the_fused_kernel_of_a_gpu_is_one_for_half_precision(precisions):
     names = {device: set(unet.attention(Setting(device=device, precisions=precisions)).ways) for device in ("cpu", "cuda")}
