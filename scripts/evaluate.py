@@ -73,8 +73,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--boxes", type=split, default="all,none", help="of all objects, none or part of them (default: %(default)s)")
     add("--layout", type=split, help="search: objects without a box get one before sampling, as in sample.py; none: the "
         "model places them (default: none,search, of hard scenes none, since the search knows no perspective)")  # fmt: skip
-    add("--references", type=split, default="same,other", help="whose style the samples are to have: the same scene's, "
-        "another scene's, or none (default: %(default)s)")  # fmt: skip
+    add("--references", type=split, help="whose style the samples are to have: the same scene's, another scene's, or none "
+        "(default: same,other, of a model without an image encoder none)")  # fmt: skip
     add("--sampler", choices=["ddim", "dpm++"], default="ddim", help="dpm++ is of second order, and needs fewer steps "
         "(default: %(default)s)")  # fmt: skip
     add("--steps", type=at_least(1), default=50, help="of the sampler, a call of the U-Net each (default: %(default)s)")
@@ -171,7 +171,8 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
     shared = {key: getattr(arguments, key) for key in ("steps", "graph_scale", "style_scale", "seed")}
     numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)
     jobs = [(method, operation, number) for number in numbers for operation in operations for method in methods]
-    folder, settings, rows = study(arguments, jobs, graphs, shared, lambda *model: benchmark.Recipe(*model, shared))
+    model, files = load(arguments, graphs)
+    folder, settings, rows = study(arguments, model, shared, jobs, benchmark.Recipe(*files, shared))
     for method in methods:
         sheet = benchmark.sheet(folder, arguments.scenes, method, jobs, rows, arguments.show)
         save(sheet, folder / f"sheet_{file_name(method)}.png")
@@ -193,7 +194,7 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
     for option, values, known in (
         ("layout", layouts, LAYOUTS),
         ("boxes", arguments.boxes, benchmark.BOXES),
-        ("references", arguments.references, benchmark.REFERENCES),
+        ("references", arguments.references or (), benchmark.REFERENCES),
     ):
         for value in values:
             if value not in known:
@@ -201,41 +202,55 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
     graphs = [DemoValidation(arguments.seed_offset + 1, scenes=arguments.scenes)[arguments.seed_offset][1]]
     shared = {key: getattr(arguments, key) for key in ("sampler", "steps", "graph_scale", "style_scale", "seed")}
     settings = Settings(arguments.steps, 0.0, arguments.graph_scale, arguments.style_scale, arguments.sampler)
-    kinds = benchmark.kinds(arguments.boxes, layouts, arguments.references)
+    model, files = load(arguments, graphs)
+    styled = model.global_stage_model is not None
+    references = arguments.references or (["same", "other"] if styled else ["none"])
+    if not styled and references != ["none"]:
+        raise UserError(
+            f"--references {','.join(references)}: this model has no image encoder (global_stage_config), so it cannot "
+            "follow a style; leave it out, or ask for none"
+        )
+    kinds = benchmark.kinds(arguments.boxes, layouts, references)
     numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)
     jobs = [(*kind, number) for number in numbers for kind in kinds]
     folder, protocol, rows = study(
-        arguments, jobs, graphs, shared, lambda *model: benchmark.Recipe(*model, settings, arguments.seed)
+        arguments, model, shared, jobs, benchmark.Recipe(*files, settings, arguments.seed)
     )
     save(benchmark.sheet(folder, arguments.scenes, jobs, rows), folder / "sheet.png")
     lines = benchmark.summary(jobs, rows)
     finish(folder, arguments, protocol, benchmark.MEASURES, lines, benchmark.markdown(lines))
 
 
-def study(arguments: argparse.Namespace, jobs: list, graphs: list, shared: dict, recipe) -> tuple[Path, dict, list[dict]]:
-    """The folder, what all rows share, and the rows of these jobs, done with the model that the arguments name.
+def load(arguments: argparse.Namespace, graphs: list) -> tuple:
+    """The model that the arguments name, and (scenes, checkpoint, config, device), by which a recipe loads it elsewhere.
 
-    graphs: some that the model must have words for. recipe(scenes, checkpoint, config, device).prepare() does a job.
+    graphs: some that the model must have words for.
     """
-    from ldm.run import choose_device, find_checkpoint, fingerprint, load_model
-    from ldm.study import code, conduct, cores
-    from ldm.util import writable_folder
+    from ldm.run import choose_device, find_checkpoint, load_model
 
     device = choose_device(arguments.device)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config)
     for graph in graphs:
         graph.validate(model.vocab, f"the scenes {arguments.scenes!r}", model.cond_stage_model.max_objects)
+    return model, (arguments.scenes, checkpoint and str(checkpoint), arguments.config, device)
+
+
+def study(arguments: argparse.Namespace, model, shared: dict, jobs: list, recipe) -> tuple[Path, dict, list[dict]]:
+    """The folder, the protocol of all rows, and the rows of these jobs, each of which recipe.prepare() knows how to do."""
+    from ldm.run import fingerprint
+    from ldm.study import code, conduct, cores
+    from ldm.util import writable_folder
+
     settings = {"scenes": arguments.scenes, "weights": fingerprint(model), **shared, "code of ldm/": code()}
     command = "edits" if "methods" in arguments else "scenes"
     folder = writable_folder(
         arguments.outdir or f"outputs/{command}-{arguments.scenes}-{settings['weights'][:8]}", "--outdir"
     )
-    few = 1 + len(jobs) // 100 if device == "cpu" else 1
+    few = 1 + len(jobs) // 100 if recipe.device == "cpu" else 1
     workers = arguments.workers or min(few, cores())
-    prepare = recipe(arguments.scenes, checkpoint and str(checkpoint), arguments.config, device).prepare
-    rows = conduct(folder, settings, jobs, prepare, workers, command)
-    return folder, {**settings, "seed_offset": arguments.seed_offset, "workers": workers, "device": device}, rows
+    rows = conduct(folder, settings, jobs, recipe.prepare, workers, command)
+    return folder, {**settings, "seed_offset": arguments.seed_offset, "workers": workers, "device": recipe.device}, rows
 
 
 def finish(folder: Path, arguments: argparse.Namespace, settings: dict, measures: dict, lines: list, table: str) -> None:

@@ -1,3 +1,4 @@
+import copy
 import importlib.util
 import json
 import math
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_model
+from tiny import MODEL, tiny_model
 
 from ldm import editors, scene_benchmark
 from ldm.benchmark import EQUAL, measure, summary
@@ -67,12 +68,15 @@ def model():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run that has just begun."""
     torch.manual_seed(0)
-    model, saved = tiny_model(), {}
+    return begun(tmp_path_factory.mktemp("run"), tiny_model())
+
+
+def begun(folder, model):
+    """The folder of a run that has just begun."""
+    saved = {}
     model.on_save_checkpoint(saved)
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints").mkdir(parents=True)
     torch.save(saved, folder / "checkpoints" / "last.ckpt")
     return folder
 
@@ -521,6 +525,20 @@ def test_the_script_reports_scenes(run, door, tmp_path, capsys):
     table = capsys.readouterr().out
     assert "| autoencoder | none | same | 2 |" in table and "| none | search | same | 2 |" in table
     assert Image.open(tmp_path / "sheet.png").width > 400
+
+
+def test_a_model_without_an_image_encoder_is_measured_without_references(door, tmp_path, capsys):
+    unet = copy.deepcopy(MODEL["params"]["unet_config"])
+    del unet["params"]["film_embedding_dim"]
+    run = begun(tmp_path / "run", tiny_model(global_stage_config=None, unet_config=unet))
+    arguments = ["scenes", "--run", str(run), "--device", "cpu", "--steps", "2", "--n", "1", "--boxes", "all"]
+    assert door([*arguments, "--references", "same,none", "--outdir", str(tmp_path / "refused")]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert "--references same,none: this model has no image encoder" in error
+    assert not (tmp_path / "refused").exists()
+    assert door([*arguments, "--outdir", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [line["reference"] for line in report["results"]] == ["same", "none"]  # the autoencoder's, and the samples'
 
 
 @pytest.mark.parametrize(
