@@ -145,7 +145,7 @@ def _build(config: Mapping) -> nn.Module:
     """The part that a config describes, without its weights."""
     config = OmegaConf.to_container(config, resolve=True)
     params = config["params"]
-    for key in ("ckpt_path", "pretrained", "freeze_encoder"):  # and what only makes sense with them
+    for key in ("ckpt_path", "pretrained"):
         params.pop(key, None)
     if resolve(config["target"]) is CLIPGlobalEncoder:  # the one part that looks for weights by itself
         params["init"] = "random"

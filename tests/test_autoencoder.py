@@ -244,26 +244,3 @@ def test_logged_images_are_as_many_as_asked_and_in_range(build):
     assert images.keys() == {"inputs", "reconstructions"}
     for image in images.values():
         assert image.shape == (3, 3, 16, 16) and image.abs().max() <= 1 and not image.requires_grad
-
-
-@pytest.mark.parametrize("build, more", [(small_vq, {"n_embed": 16}), (small_kl, {})])
-def test_training_the_decoder_alone_leaves_latents_as_they_are_and_saves_the_whole(build, more, tmp_path):
-    save_file(build().state_dict(), tmp_path / "first_stage.safetensors")
-    torch.manual_seed(1)
-    kind, double_z = (VQModelInterface, False) if build is small_vq else (AutoencoderKL, True)
-    model = kind(4, ddconfig={**SMALL, "double_z": double_z}, ckpt_path=tmp_path / "first_stage.safetensors",
-                 freeze_encoder=True, **more)  # fmt: skip
-    image = torch.rand(4, 3, 16, 16) * 2 - 1
-    latent, decoded = model.encode(image), model.decode(model.encode(image))
-    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)
-    for _ in range(2):
-        optimizer.zero_grad()
-        model.training_step((image,), 0).backward()
-        optimizer.step()
-    assert torch.equal(model.encode(image), latent) and not torch.allclose(model.decode(latent), decoded)
-    assert model.saved().keys() == build().state_dict().keys()
-
-
-def test_a_decoder_without_an_encoder_is_refused():
-    with pytest.raises(ValueError, match="ckpt_path"):
-        small_vq(freeze_encoder=True)

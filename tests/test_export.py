@@ -239,15 +239,3 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(door, tmp_path, monkeypatch, 
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1 and sentence in errors[0]
     assert not any(tmp_path.iterdir())
-
-
-def test_a_run_that_trained_only_a_decoder_exports_the_whole_autoencoder(folder, tmp_path):
-    first_stage = MODEL["params"]["first_stage_config"]
-    decoder = of_config(first_stage, init=None, ckpt_path=str(folder / "vq.safetensors"), freeze_encoder=True)
-    checkpoint_of(decoder, tmp_path / "decoder.ckpt")
-    written = export_part("first_stage", tmp_path / "decoder.ckpt", tmp_path / "vq.safetensors")
-    before = load_file(folder / "vq.safetensors")
-    assert written.keys() == before.keys()
-    assert {name.split(".")[0] for name in written if not torch.equal(written[name], before[name])} == {
-        "decoder", "post_quant_conv"
-    }  # fmt: skip

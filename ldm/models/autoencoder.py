@@ -42,8 +42,6 @@ class Autoencoder(SavesWhatIsTrained, LightningModule):
     image_key    of published configs; batches are tuples whose first element is the image
     patch_size   the encoder sees patches of so many pixels squared as one with their channels (space to depth), which
                  costs a fraction; published first stages have none
-    freeze_encoder   train the decoder alone, so that latents stay what other models have learned (as Stable Diffusion's
-                 later decoders were); needs a ckpt_path
     """
 
     learning_rate = 1e-4  # the trainer sets the one in force
@@ -55,7 +53,6 @@ class Autoencoder(SavesWhatIsTrained, LightningModule):
         monitor: str | None,
         image_key: str,
         patch_size: int = 1,
-        freeze_encoder: bool = False,
     ):
         super().__init__()
         if lossconfig is not None and lossconfig["target"] != "torch.nn.Identity":
@@ -72,28 +69,18 @@ class Autoencoder(SavesWhatIsTrained, LightningModule):
         self.patch_size = patch_size
         self.downsampling = patch_size * 2 ** (len(ddconfig["ch_mult"]) - 1)
         self.monitor = monitor
-        self.freeze_encoder = freeze_encoder
         self.weights_from: str | None = None
 
     def find_weights(self, ckpt_path: str | Path | None, ignore_keys: Sequence[str], init: str | None) -> bool:
         """Load `ckpt_path`, unless `init: random` says that this is a toy. Returns whether it was loaded."""
         if init not in (None, "random"):
             raise ValueError(f"init: {init!r} is not known; the one choice is `init: random`")
-        if self.freeze_encoder:
-            if ckpt_path is None:
-                raise ValueError("freeze_encoder: name the autoencoder whose decoder is to be trained in ckpt_path")
-            for name, parameter in self.named_parameters():
-                parameter.requires_grad_(name.startswith(("decoder.", "post_quant_conv.")))
         if init == "random":
             self.weights_from = "random (init: random)"
         elif ckpt_path is not None:
             load_part(self, ckpt_path, "first_stage", ignore=ignore_keys)
             return True
         return False
-
-    def saved(self) -> dict[str, Tensor]:
-        """The whole of it, also where only the decoder is trained: either half is of no use without the other."""
-        return self.state_dict()
 
     def features(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,C,H/f,W/f)
         height, width = image.shape[-2:]
@@ -125,7 +112,7 @@ class Autoencoder(SavesWhatIsTrained, LightningModule):
 
     def configure_optimizers(self) -> tuple[list, list]:
         """Adam, its learning rate falling along a cosine to nothing at the run's end."""
-        optimizer = torch.optim.Adam((p for p in self.parameters() if p.requires_grad), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
         return [optimizer], [{"scheduler": cosine, "interval": "step"}]
 
@@ -156,9 +143,8 @@ class VQModelInterface(Autoencoder):
         patch_size: int = 1,
         codebook_start: int = 0,
         restart_every: int = 100,
-        freeze_encoder: bool = False,
     ):
-        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, freeze_encoder)
+        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size)
         if ddconfig.get("double_z"):
             raise ValueError("a quantised latent has no variance: VQModelInterface needs ddconfig.double_z: false")
         self.quantize = VectorQuantizer2(n_embed, embed_dim, beta=0.25, legacy=False)
@@ -182,9 +168,9 @@ class VQModelInterface(Autoencoder):
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         z = self.encode(image)
-        if self.training and not self.freeze_encoder and self.batches % self.restart_every == 0:
+        if self.training and self.batches % self.restart_every == 0:
             self.restart_dead_codes(z.detach())
-        started = self.freeze_encoder or self.batches >= self.codebook_start
+        started = self.batches >= self.codebook_start
         quantised, latent_loss, (_, _, codes) = self.nearest_codes(z if started else z.detach())
         if self.training:
             self.uses = self.uses.to(z.device) + torch.bincount(codes.flatten(), minlength=len(self.uses))
@@ -236,9 +222,8 @@ class AutoencoderKL(Autoencoder):
         init: str | None = None,
         patch_size: int = 1,
         kl_weight: float = 1e-4,
-        freeze_encoder: bool = False,
     ):
-        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, freeze_encoder)
+        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size)
         if not ddconfig.get("double_z", True):
             raise ValueError("a Gaussian latent has a mean and a variance: AutoencoderKL needs ddconfig.double_z: true")
         self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
