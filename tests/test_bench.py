@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.bench import editing, peer, timing, training, unet
+from ldm.bench import editing, group, peer, timing, training, unet
 from ldm.bench.group import Group, Way, measure, peak_memory, resident_peak
 from ldm.bench.report import table
 from ldm.bench.setting import SIZES, Setting
@@ -101,6 +101,22 @@ def test_a_peak_is_of_that_way_alone_and_not_of_the_process_that_asks():
     assert much - none == pytest.approx(400e6, abs=40e6)
 
 
+def test_a_peak_is_of_a_process_that_keeps_what_is_freed_as_training_does(monkeypatch):
+    kept, threads = [], torch.get_num_threads()
+    monkeypatch.setattr(group, "keep_freed_memory", lambda: kept.append(True))
+    assert group._peak(holding, "none", Setting(threads=threads)) > 0 and kept == [True]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_processes_that_are_apart_begin_at_the_same_time_too(tmp_path, monkeypatch, together):
+    order = []
+    monkeypatch.setattr(training.dist, "barrier", lambda: order.append("barrier"))
+    monkeypatch.setattr(training, "interleaved", lambda *given: order.append("timed") or {"step": [0.5, 0.5]})
+    monkeypatch.setattr(training.torch, "set_num_threads", lambda count: None)
+    assert training._rate(Setting(batch=1), 0, 1, f"file://{tmp_path}/meet", together) == 2
+    assert order == ["barrier", "timed"]
+
+
 @needs_diffusers
 @pytest.mark.parametrize("heads", [{"num_head_channels": 16}, {"num_heads": 2, "legacy": False}])
 def test_diffusers_unet_of_the_same_shape_gives_our_numbers_with_our_weights(heads):
@@ -151,7 +167,9 @@ def test_what_is_called_plain_is_the_u_net_as_it_was_written(make, monkeypatch):
 
 @pytest.mark.parametrize("precisions", [("fp32",), ("fp32", "bf16")])
 def test_the_fused_kernel_of_a_gpu_is_one_for_half_precision(precisions):
-    names = {device: set(unet.attention(Setting(device=device, precisions=precisions)).ways) for device in ("cpu", "cuda")}
+    names = {
+        device: set(unet.attention(Setting(device=device, precisions=precisions)).ways) for device in ("cpu", "cuda")
+    }
     assert names["cpu"] - names["cuda"] == {"fp32 fused", "bf16, fused in fp32"} & names["cpu"]
     assert {f"{precision} in full" for precision in precisions} <= names["cuda"]
 

@@ -15,6 +15,7 @@ import torch
 
 from ldm.bench.setting import Setting
 from ldm.bench.timing import Run, Spread, flops, interleaved, times_as_fast
+from ldm.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def nothing(setting: Setting) -> Group:
 
 def _peak(make: Callable[[Setting], Group], way: str, setting: Setting) -> int:
     torch.set_num_threads(setting.threads)
+    if setting.device == "cpu":
+        keep_freed_memory()  # as training does
     run = make(setting).ways[way].build()
     for _ in range(2):
         run()

@@ -141,7 +141,7 @@ def scaling(
         rates = []
         for together in (True, False):
             with tempfile.TemporaryDirectory() as folder, _pool(count) as pool:
-                jobs = [(setting, rank, count, f"file://{folder}/meet" if together else None) for rank in range(count)]
+                jobs = [(setting, rank, count, f"file://{folder}/meet", together) for rank in range(count)]
                 rates.append(sum(pool.map(_rate, *zip(*jobs))))
             tick()
         rows.append((count, *rates))
@@ -152,17 +152,17 @@ def _pool(count: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
 
 
-def _rate(setting: Setting, rank: int, world: int, meet: str | None) -> float:
-    """Images per second of this process."""
+def _rate(setting: Setting, rank: int, world: int, meet: str, together: bool) -> float:
+    """Images per second of this process, in the same seconds as the others whether they learn together or not."""
     torch.set_num_threads(1)
     keep_freed_memory()
     model = setting.model().train()
     prepare(model.unet, "cpu")
     batch = _batch(setting, model, cached=True)
-    if meet is None:
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
+    if not together:
         run = train(model, batch, "cpu")
     else:
-        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
         learned = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
         model.forward = lambda batch: model.losses(batch)[0].mean()
         replica = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -172,9 +172,9 @@ def _rate(setting: Setting, rank: int, world: int, meet: str | None) -> float:
             learned.step()
             learned.zero_grad()
 
+    dist.barrier()
     seconds = interleaved({"step": run}, setting.repeats, "cpu")["step"]
-    if meet is not None:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
     return setting.batch * len(seconds) / sum(seconds)
 
 
