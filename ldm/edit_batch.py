@@ -52,9 +52,21 @@ class Line(NamedTuple):
     options: dict[str, Any]
 
 
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Those that are not empty, from 1 on. Raises UserError where the file is not to be read, or has none."""
+    try:
+        texts = [(number, text) for number, text in enumerate(path.read_text().splitlines(), 1) if text.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from error
+    if not texts:
+        raise UserError(f"{path}: holds no edits; each line is to be a JSON object such as " + '{"ref": "photo.jpg", "sg": ...}')
+    return texts
+
+
 def edit_all(
     model: LatentDiffusion,
     path: Path,
+    texts: Sequence[tuple[int, str]],
     folder: Path,
     shared: dict[str, Any],
     made_by: dict[str, Any],
@@ -63,15 +75,9 @@ def edit_all(
 ) -> int:
     """How many lines, of all processes, could not be edited; each has been complained of on stderr, in a sentence.
 
-    shared: options of `edit`. made_by: what else the records say, such as the weights. Raises UserError where the file is
-    not to be read.
+    path, texts: the file, and its `numbered_lines`. shared: options of `edit`. made_by: what else the records say, such
+    as the weights.
     """
-    try:
-        texts = [(number, text) for number, text in enumerate(path.read_text().splitlines(), 1) if text.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from error
-    if not texts:
-        raise UserError(f"{path}: holds no edits; each line is to be a JSON object such as " + '{"ref": "photo.jpg", "sg": ...}')
     names, failures = _names(texts), 0
     for number, text in tqdm(texts[rank::world], desc="editing", unit="edit", disable=rank > 0):
         try:

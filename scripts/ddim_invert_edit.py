@@ -43,9 +43,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--style", metavar="IMAGE", help="another image to take the look from, everywhere (default: the photograph itself)")
     add("--mask", metavar="IMAGE", help="white where the picture may change (default: where the operations say)")
     add("--region", choices=["auto", "none"], help="none lets the whole picture change (default: auto)")
-    add("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config (with none "
-        "of --run, --ckpt and --config: the weights that ship)")  # fmt: skip
-    add("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, or adapters exported from one, instead of a run")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config "
+        "(with none of --run, --ckpt and --config: the weights that ship)")  # fmt: skip
+    weights.add_argument("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, or adapters exported from one")
     add("--config", metavar="YAML", help="a config, instead of the one in the checkpoint")
     add("--method", choices=METHODS, help="how the photograph is inverted (default: noise, which inverts nothing, within a "
         "region; direct without one)")  # fmt: skip
@@ -112,6 +113,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ddim_invert_edit.py: {error}", file=sys.stderr)
     except torch.OutOfMemoryError:
         print("ddim_invert_edit.py: out of GPU memory: free some of it, or choose another --device", file=sys.stderr)
+    except KeyboardInterrupt:
+        goes_on = f"; the same command with --outdir {arguments.outdir} goes on" * bool(arguments.batch and arguments.outdir)
+        print(f"ddim_invert_edit.py: stopped{goes_on}", file=sys.stderr)
+        return 130
     return 2
 
 
@@ -121,20 +126,23 @@ def options_of(arguments: argparse.Namespace) -> dict:
 
 
 def run_batch(arguments: argparse.Namespace) -> int:
-    from ldm.edit_batch import edit_all
+    from ldm.edit_batch import edit_all, numbered_lines
     from ldm.run import choose_device, find_checkpoint, fingerprint, load_model
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.outdir is None and world > 1:
         raise UserError("--outdir is missing: several processes must agree where the pictures go")
+    path = Path(arguments.batch)
+    texts = numbered_lines(path)
     folder = output_folder(arguments)
+    arguments.outdir = str(folder)
     device = choose_device(arguments.device)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config)
     made_by = {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model), "device": device.partition(":")[0]}
     made_by["precision"] = arguments.precision
     settle_on(device, model, arguments)
-    failures = edit_all(model, Path(arguments.batch), folder, options_of(arguments), made_by, rank, world)
+    failures = edit_all(model, path, texts, folder, options_of(arguments), made_by, rank, world)
     if rank > 0:
         return 2 if failures else 0
     if failures:

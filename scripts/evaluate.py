@@ -88,9 +88,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def of_model(parser: argparse.ArgumentParser, what: str) -> None:
     """What the studies of a model on drawn scenes share."""
     add = parser.add_argument
-    add("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config (default, with "
-        "none of these three: the weights that ship)")  # fmt: skip
-    add("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, or adapters exported from one, instead of a run")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config "
+        "(default, with none of these three: the weights that ship)")  # fmt: skip
+    weights.add_argument("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, or adapters exported from one")
     add("--config", metavar="YAML", help="a config, instead of the one in the checkpoint")
     add("--scenes", choices=["shapes", "hard"], default="shapes", help="(default: %(default)s)")
     add("--n", type=at_least(1), default=200, help=f"{what} (default: %(default)s)")

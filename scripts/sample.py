@@ -29,10 +29,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--sg", metavar="JSON", help="a scene graph, or a list of them")
     what.add_argument("--split", choices=["train", "validation", "test"], help="graphs of this set in the run's config")
-    add("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config (with none "
-        "of --run, --ckpt and --config: the weights that ship)")  # fmt: skip
-    add("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, adapters exported from one, or, with --config, a "
-        "published one")  # fmt: skip
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config "
+        "(with none of --run, --ckpt and --config: the weights that ship)")  # fmt: skip
+    weights.add_argument("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, adapters exported from one, or, with "
+        "--config, a published one")  # fmt: skip
     add("--config", metavar="YAML", help="a config, instead of the one in the checkpoint")
     add("--n", type=positive, help="take the first N graphs (default: all)")
     add("--n-per-graph", type=positive, default=1, metavar="N", help="pictures of each (default: %(default)s)")

@@ -516,6 +516,47 @@ def test_an_options_value_of_another_kind_costs_its_line_alone(batch, door, caps
     assert made(path.parent / "out") == [f"{number:06}.png" for number in (len(wrong) + 1, len(wrong) + 2)]
 
 
+@pytest.mark.parametrize("content, said", [(None, "No such file"), ("\n \n", "holds no edits"), (b"\xff\xfe", "not text")])
+def test_a_batch_that_is_none_is_noticed_before_a_model_is_loaded(door, tmp_path, monkeypatch, capsys, content, said):
+    path = tmp_path / "edits.jsonl"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    monkeypatch.setattr("ldm.run.load_model", None)
+    assert door(["--batch", str(path), "--outdir", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_is_interrupted_says_how_to_go_on_and_an_edit_that_it_stopped(batch, door, monkeypatch, capsys):
+    path, command = batch
+    out = path.parent / "out"
+
+    def stop(*arguments, **options):
+        if made(out):
+            raise KeyboardInterrupt
+        return edit(*arguments, **options)
+
+    monkeypatch.setattr("ldm.edit_batch.edit", stop)
+    assert door(command) == 130 and made(out) == NAMES[:1]
+    assert capsys.readouterr().err.endswith(f"ddim_invert_edit.py: stopped; the same command with --outdir {out} goes on\n")
+    monkeypatch.setattr("ldm.edit_batch.edit", edit)
+    assert door(command) == 0 and made(out) == NAMES
+    capsys.readouterr()
+    monkeypatch.setattr("ldm.editing.edit", stop)
+    photograph = ["--ref", str(path.parent / "photo.png"), "--sg", str(path.parent / "source.json")]
+    assert door([*photograph, *command[2:]]) == 130
+    assert capsys.readouterr().err == "ddim_invert_edit.py: stopped\n"
+
+
+@pytest.mark.parametrize(
+    "script, words",
+    [("ddim_invert_edit", ["--sg", "a.json"]), ("sample", ["--sg", "a.json"]), ("evaluate", ["edits"]), ("evaluate", ["scenes"])],
+)
+def test_a_run_and_a_checkpoint_are_not_asked_for_together(script, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        load_script(script)([*words, "--run", "logs/one", "--ckpt", "other.ckpt"])
+    assert "--ckpt: not allowed with argument --run" in capsys.readouterr().err
+
+
 def test_the_script_knows_every_method_and_precision():
     script = load_script("ddim_invert_edit").__globals__
     assert script["METHODS"] == tuple(METHODS) and script["PRECISIONS"] == tuple(PRECISIONS)
@@ -637,7 +678,7 @@ def test_a_sampled_picture_is_guided_as_an_edit_and_drawn_with_the_boxes_that_it
         ([{"objects": ["circle"]}] * 2, [], "2 graphs"),
         ({"objects": ["circle"] * 30}, [], "30 objects"),
         ({"objects": ["circle"]}, ["--ref", "nowhere.png"], "nowhere.png"),
-        ({"objects": ["circle"]}, ["--ckpt", "", "--run", "nowhere"], "nowhere"),
+        ({"objects": ["circle"]}, ["--ckpt", "nowhere"], "nowhere"),
         ({"objects": ["circle"]}, ["--steps", "0"], "0 DDIM steps"),
         ({"objects": ["circle"]}, ["--device", "gpu7"], "gpu7"),
         ({"objects": ["circle"]}, ["--style", "nowhere.png"], "nowhere.png"),
