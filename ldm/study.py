@@ -16,10 +16,11 @@ import math
 import multiprocessing
 import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -57,8 +58,9 @@ def conduct(
         places[job[:-1]] += 1
     failures = Counter(job[:-1] for job, row in rows.items() if not row["success"])
     left = [job for job in jobs if job not in rows]
-    with (folder / ROWS).open("a") as file, tqdm(total=len(jobs), initial=len(jobs) - len(left), desc=what) as bar:
-        for job, row, image in _done(left, prepare, workers):
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), desc=what)
+    with (folder / ROWS).open("a") as file, bar, closing(_done(left, prepare, workers)) as done:
+        for job, row, image in done:
             failures[job[:-1]] += not row["success"]
             if image is not None and (job in keep or (not row["success"] and failures[job[:-1]] <= SHOWN)):
                 path = picture_of(folder, job)
@@ -145,12 +147,28 @@ def _done(jobs: Sequence[Job], prepare: Callable, workers: int) -> Iterator[tupl
         return
     # A fork of a process whose torch has begun to use threads may wait for ever for those that it does not have.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (prepare,))
+    others = set(multiprocessing.active_children())
     try:
-        futures = {pool.submit(_measure, job): job for job in jobs}
+        with _deaf():
+            futures = {pool.submit(_measure, job): job for job in jobs}
         for future in as_completed(futures):
             yield futures.pop(future), *future.result()
+    except BaseException:  # whoever wants to stop does not want to wait for the jobs at hand
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that start meanwhile do not hear Ctrl-C, to which each would say something: this one does, and ends them."""
+    hearing = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, hearing)
 
 
 def _begin(prepare: Callable[[], Measure]) -> None:

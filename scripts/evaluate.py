@@ -23,6 +23,8 @@ import re
 import sys
 from pathlib import Path
 
+from ldm.util import UserError
+
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
@@ -110,13 +112,15 @@ def split(text: str) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from ldm.util import UserError  # from here on torch is imported, which --help need not wait for
-
     try:
         arguments.report(arguments)
     except UserError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        goes_on = arguments.report is not report_on_images
+        print(f"evaluate.py: stopped{'; the same command goes on' if goes_on else ''}", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -126,7 +130,7 @@ def report_on_images(arguments: argparse.Namespace) -> None:
     from ldm.data.image_sets import Folder, Split, of_one_graph
     from ldm.evaluation import METRICS, PAIRED, evaluate, find_weights, load_networks
     from ldm.run import choose_device
-    from ldm.util import UserError, nearest, writable_folder
+    from ldm.util import nearest, writable_folder
 
     for metric in arguments.metrics or ():
         if metric not in METRICS:
@@ -189,7 +193,7 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
     from ldm import scene_benchmark as benchmark
     from ldm.data.demo import DemoValidation
     from ldm.sampling import LAYOUTS, Settings
-    from ldm.util import UserError, nearest
+    from ldm.util import nearest
 
     layouts = arguments.layout or (["none"] if arguments.scenes == "hard" else ["none", "search"])
     for option, values, known in (

@@ -2,7 +2,12 @@ import copy
 import importlib.util
 import json
 import math
+import os
+import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +31,7 @@ from ldm.study import code, conduct, one_thread, picture_of, wilson
 from ldm.util import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
+GOES_ON = "; the same command goes on"
 OFFSET, COUNT = 7000, 4
 
 every_world = pytest.mark.parametrize("scenes", sorted(SCENES))
@@ -434,6 +440,57 @@ def test_rows_of_other_code_are_refused(run, door, tmp_path, capsys, monkeypatch
     assert door(arguments) == 2
     (error,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert "its rows were made with code of ldm/ " in error and "not others; choose another --outdir" in error
+
+
+ENDLESS = """
+import os, sys, time
+from pathlib import Path
+from ldm import study
+
+def prepare():
+    Path(f"begun_{os.getpid()}").touch()
+    return lambda job: time.sleep(600)
+
+if __name__ == "__main__":
+    try:
+        study.conduct(Path("out"), {}, [("a", i) for i in range(9)], prepare, 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("everyone", [True, False], ids=["as a terminal's Ctrl-C", "the first process alone"])
+def test_a_stopped_study_stops_its_workers_in_the_middle_of_a_job_and_quietly(tmp_path, everyone):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    env = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, "endless.py"], cwd=tmp_path, env=env, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while len(begun := list(tmp_path.glob("begun_*"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.1)
+        (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130 and "Traceback" not in errors
+    for path in begun:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.name.removeprefix("begun_")), 0)
+
+
+@pytest.mark.parametrize("command, says", [("edits", GOES_ON), ("scenes", GOES_ON), ("images", "")])
+def test_ctrl_c_is_answered_with_one_sentence_and_130(script, monkeypatch, capsys, command, says):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ldm.run.choose_device", interrupted)
+    words = ["--samples", "."] if command == "images" else []
+    assert script.main([command, *words]) == 130
+    errors = capsys.readouterr().err
+    assert errors == f"evaluate.py: stopped{says}\n"
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
