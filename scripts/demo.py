@@ -8,12 +8,14 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
 
 from ldm import plots, shipped
 from ldm.data.demo import DemoValidation
+from ldm.diff import diff
 from ldm.edit_tasks import OPERATIONS, Task, task
 from ldm.editing import edit
 from ldm.graph import write_graphs
@@ -48,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except subprocess.CalledProcessError as error:  # which has said why
         return error.returncode
+    except KeyboardInterrupt:
+        print("\ndemo.py: stopped; the next call begins anew", file=sys.stderr)
+        return 130
     plots.grid(panels, columns=2).save(FOLDER / "edits.png")
     print(f"\nSamples before and after training: {FOLDER}/samples.png")
     print(f"The edits, with the checker's verdict on each: {FOLDER}/edits.png")
@@ -58,11 +63,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train() -> Path:
-    """A new run's log folder."""
-    command = ["trainer.py", "--base", CONFIG, "-t", "--gpus", "cpu:2", "lightning.trainer.log_every_n_steps=10"]
+    """A new run's log folder, apart from those of other runs."""
+    logs = tempfile.mkdtemp(prefix="logs_", dir=FOLDER)
+    command = ["trainer.py", "--base", CONFIG, "-t", "--gpus", "cpu:2", "--logdir", logs]
+    command += ["lightning.trainer.log_every_n_steps=10"]
     print(f"\n$ python {' '.join(command)}", flush=True)
     subprocess.run([sys.executable, *command], check=True)
-    run = max(Path("logs").glob(f"????-??-??T??-??-??_{Path(CONFIG).stem}"))
+    run = max(Path(logs).glob(f"????-??-??T??-??-??_{Path(CONFIG).stem}"))
     first, last = losses(run)
     print(f"loss: {first:.3f} over the first tenth of the run, {last:.3f} over the last")
     return run
@@ -101,12 +108,17 @@ def edited(model: LatentDiffusion, operation: str) -> Image.Image:
     this.picture.save(FOLDER / f"{operation}.png")
     write_graphs(FOLDER / f"{operation}_source.json", [this.source])
     write_graphs(FOLDER / f"{operation}.json", [this.target])
-    result = edit(model, this.picture, this.target, source=this.source, style=this.reference)
-    wish = first([str(change) for change in result.operations] or ["take the background of another picture"])
-    faults = complaints(this, result.image)
-    verdict = f"wrong: {first(faults)}" if faults else "right"
+    wish = first([str(change) for change in diff(this.source, this.target)] or ["take the background of another picture"])
+    pictures = [("photograph", this.picture), ("as it should be", this.truth)]
+    try:
+        result = edit(model, this.picture, this.target, source=this.source, style=this.reference)
+    except UserError as error:
+        verdict = f"refused: {error}"
+    else:
+        pictures.insert(1, ("edited", result.image))
+        faults = complaints(this, result.image)
+        verdict = f"wrong: {first(faults)}" if faults else "right"
     print(f"  {operation:9} {wish}\n{'':11} checker: {verdict}", flush=True)
-    pictures = [("photograph", this.picture), ("edited", result.image), ("as it should be", this.truth)]
     if this.reference:
         pictures.insert(1, ("style", this.reference))
     return plots.panel(pictures, [f"{operation}: {wish}", f"checker: {verdict}"], height=192)

@@ -4,12 +4,13 @@
 
 makes scenes/images/000000.png ..., scenes/graphs.json (sg2im's form, a graph each, in the images' order),
 scenes/vocab.json (sg2im's) and scenes/sheet.png. Graphs are told as training sees them; --boxes all tells every box. A
-call that was cut off goes on where it was; a folder of other scenes is left alone.
+call that was cut off goes on where it was; a folder of other scenes, or of what an earlier version drew, is left alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 SCENES, SPLITS, BOXES = ("shapes", "hard"), ("train", "validation"), ("mixed", "all", "part", "none")
 COLUMNS, SHEET = 8, 64  # of the contact sheet: pictures in a row, pictures at most
@@ -44,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"export_demo.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("export_demo.py: stopped; the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -51,6 +56,7 @@ def export(arguments: argparse.Namespace) -> Path:
     from PIL import Image
     from tqdm import tqdm
 
+    from ldm.data import demo, shapes, solids
     from ldm.data.demo import DemoTrain, DemoValidation
     from ldm.data.images import to_image
     from ldm.graph import write_graphs
@@ -61,6 +67,7 @@ def export(arguments: argparse.Namespace) -> Path:
             raise UserError(f"{option} {value}: give a number from 1")
     out = writable_folder(arguments.out, "--out")
     made_with = {key: value for key, value in vars(arguments).items() if key != "out"}
+    made_with["drawn_by"] = digest_of(demo, shapes, solids)
     record = out / "made_with.json"
     if not is_free_for(out, record, made_with):
         raise UserError(f"--out {out}: holds something else already; name a new folder")
@@ -87,13 +94,18 @@ def export(arguments: argparse.Namespace) -> Path:
 
 
 def is_free_for(out: Path, record: Path, made_with: dict) -> bool:
-    """Whether the folder is new or empty, or an earlier call with the same arguments began it."""
+    """Whether the folder is new or empty, or an earlier call with the same arguments and code began it."""
     if not out.exists() or not any(out.iterdir()):
         return True
     try:
         return json.loads(record.read_text()) == made_with
     except (OSError, ValueError):
         return False
+
+
+def digest_of(*modules: ModuleType) -> str:
+    """Of their source code."""
+    return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()[:16]
 
 
 def put(path: Path, write: Callable[[Path], object]) -> None:

@@ -52,10 +52,29 @@ def test_a_call_that_was_cut_off_goes_on(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.parametrize("before", ["other scenes", "something else"])
-def test_what_is_there_is_not_overwritten(tmp_path, capsys, before):
+def test_a_call_that_is_interrupted_says_so_and_goes_on(tmp_path, capsys, monkeypatch):
+    arguments, put = ["--n", "3", "--out", str(tmp_path)], export_demo.put
+
+    def stop(path, write):
+        if path.name == "000001.png":
+            raise KeyboardInterrupt
+        put(path, write)
+
+    monkeypatch.setattr(export_demo, "put", stop)
+    assert export_demo.main(arguments) == 130
+    assert capsys.readouterr().err.endswith("export_demo.py: stopped; the same command goes on\n")
+    monkeypatch.setattr(export_demo, "put", put)
+    assert export_demo.main(arguments) == 0
+
+
+@pytest.mark.parametrize("before", ["other scenes", "scenes that other code drew", "something else"])
+def test_what_is_there_is_not_overwritten(tmp_path, capsys, monkeypatch, before):
     if before == "other scenes":
         export_demo.main(["--n", "2", "--out", str(tmp_path)])
+    elif before == "scenes that other code drew":
+        with monkeypatch.context() as then:
+            then.setattr("ldm.data.shapes.__file__", __file__)
+            export_demo.main(["--n", "3", "--out", str(tmp_path)])
     else:
         (tmp_path / "graphs.json").write_text("mine")
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
