@@ -38,6 +38,7 @@ from ldm.schedule import DDIMSchedule
 from ldm.util import UserError, nearest
 
 REGIONS = ("auto", "none")
+WITHIN, EVERYWHERE = "noise", "direct"  # the methods of an edit of a region and of the whole, where none is asked for
 GUIDANCE = 2.0  # towards graph and style, where the model was trained for it
 LOOKS = 8  # levels at which the U-Net is asked where it sees the objects
 RANDOM = ("ddpm", "noise")  # methods whose edits differ by the seed
@@ -294,7 +295,7 @@ def _way(
 ) -> tuple[bool, str]:
     """Whether the whole picture may change, and the method: where none is asked for, the one that suits that."""
     everywhere = mask is None and (source is None or style is not None or region == "none")
-    return everywhere, method or ("direct" if everywhere else "noise")
+    return everywhere, method or (EVERYWHERE if everywhere else WITHIN)
 
 
 def _schedule(model: LatentDiffusion, settings: Settings) -> DDIMSchedule:
