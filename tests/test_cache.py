@@ -180,6 +180,12 @@ def test_training_never_touches_the_images(source, cache, tmp_path):
     assert 0.8 < float(model.scale_factor) * z.std() < 1.25
 
 
+def test_through_a_flipped_cache_one_sees_the_sets_length_words_and_epoch(dataset, cache):
+    served = Flipping(Cached(dataset, cache / "train"), 0.5)
+    served.epoch = 7
+    assert served.epoch == dataset.epoch == 7 and served.vocab is dataset.vocab and len(served) == len(dataset)
+
+
 def test_workers_give_what_the_process_itself_gives_and_a_cache_in_use_pickles(dataset, cache):
     cached = Flipping(Cached(dataset, cache / "train"), 0.5)
     alone = [cached[index] for index in range(IMAGES)]
@@ -296,9 +302,9 @@ def test_flips_take_their_share_and_depend_on_seed_epoch_and_index_alone(dataset
 
 
 def test_an_image_whose_words_have_no_other_side_stays_as_it_is(dataset):
-    flipping = Flipping(dataset, 1.0)
-    flipping.vocab = Vocab(VOCAB.objects, ("__in_image__", "left of"), VOCAB.attributes)
-    assert torch.equal(flipping[0][0], dataset[0][0]) and flipping[0][1] == dataset[0][1]
+    dataset.vocab = Vocab(VOCAB.objects, ("__in_image__", "left of"), VOCAB.attributes)
+    flipped = Flipping(dataset, 1.0)[0]
+    assert torch.equal(flipped[0], dataset[0][0]) and flipped[1] == dataset[0][1]
 
 
 def test_validation_is_not_flipped(source, cache):

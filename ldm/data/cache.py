@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldm.data.wrapping import Wrapping
 from ldm.graph import Latents, SceneGraph
 from ldm.util import UserError
 
@@ -117,15 +118,15 @@ def image_names(dataset: Dataset) -> list[str]:
     return dataset.image_names()
 
 
-class Cached(Dataset):
+class Cached(Wrapping):
     """ds[i] -> (Latents of image i: z (4,h,w), style (E,), both float16; its graph), and no image is read.
 
     Which row is image i's, its name says: `dataset` may have fewer images than the cache, or another order.
     """
 
     def __init__(self, dataset: Dataset, folder: str | Path):
-        names = image_names(dataset)
-        self.dataset, self.folder = dataset, Path(folder)
+        super().__init__(dataset)
+        names, self.folder = image_names(dataset), Path(folder)
         self.index = read_index(self.folder)
         self.index.refuse_other(self.folder, image_size=dataset.image_size)
         places = {name: row for row, name in enumerate(self.index.names)}
@@ -144,21 +145,6 @@ class Cached(Dataset):
                 "that began it goes on where it stopped"
             )
         self._opened: dict[int, np.ndarray] = {}
-
-    @property
-    def vocab(self):
-        return self.dataset.vocab
-
-    @property
-    def epoch(self) -> int:
-        return self.dataset.epoch
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self.dataset.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Latents, SceneGraph]:
         size = tuple(self._record(index)["size"].tolist())

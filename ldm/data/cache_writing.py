@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ldm.data.cache import INDEX, CacheError, Index, image_names, read_index, shard_path
 from ldm.data.datamodule import leave_signals_to_the_main_process
+from ldm.data.wrapping import Wrapping
 from ldm.graph import Latents
 
 
@@ -32,14 +33,8 @@ class Filled(NamedTuple):
     size: int
 
 
-class Pictures(Dataset):
+class Pictures(Wrapping):
     """pictures[i] -> image (3,S,S) and the (width, height) of its file."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = self.dataset[index][0]

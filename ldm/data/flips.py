@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from torch.utils.data import Dataset
 
+from ldm.data.wrapping import Wrapping
 from ldm.graph import SceneGraph, Vocab
 
 OTHER_SIDE = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 SIDES = re.compile(rf"\b({'|'.join(OTHER_SIDE)})\b")
 
 
-class Flipping(Dataset):
+class Flipping(Wrapping):
     """The samples of `dataset`, a `share` of them mirrored, whose draws depend on (seed, epoch, index) alone.
 
     An image whose graph cannot be mirrored in the vocabulary's words stays as it is. A dataset that has mirror images
@@ -22,19 +23,8 @@ class Flipping(Dataset):
     """
 
     def __init__(self, dataset: Dataset, share: float, seed: int = 0):
-        self.dataset, self.share, self.seed = dataset, share, seed
-        self.vocab = dataset.vocab
-
-    @property
-    def epoch(self) -> int:
-        return self.dataset.epoch
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self.dataset.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+        super().__init__(dataset)
+        self.share, self.seed = share, seed
 
     def __getitem__(self, index: int) -> tuple:
         image, graph, *reference = self.dataset[index]
