@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import re
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -393,6 +395,22 @@ def test_without_a_source_graph_the_inversion_knows_nothing_of_the_graph(model, 
     one, two = (edit(model, photograph, g, steps=5) for g in (graph, other))
     assert one.reconstruction.tobytes() == two.reconstruction.tobytes()
     assert one.image.tobytes() != two.image.tobytes()
+
+
+def test_the_readmes_lines_of_python_edit_a_photograph_and_its_comment_names_what_there_is(checkpoint, tmp_path, monkeypatch):
+    root = SCRIPTS.parent
+    (lines,) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    other = re.search(r"; or (.*)", lines).group(1).replace("cuda", "cpu")
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to(root / "data")
+    Path("lines.py").write_text(lines + f"other = {other}\n")
+    monkeypatch.setattr("ldm.run.find_checkpoint", lambda: checkpoint)
+    monkeypatch.setattr("ldm.run.checkpoint_of", lambda run: checkpoint)
+    monkeypatch.setitem(STEPS, "ddim", 2)
+    names = runpy.run_path("lines.py")
+    with Image.open(root / "data" / "demo" / "example.png") as photograph, Image.open("edited.png") as edited:
+        assert edited.size == photograph.size
+    assert type(names["other"]) is type(names["model"])
 
 
 def test_psnr_of_a_known_error():
