@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from ldm import metrics, plots
 from ldm.edit_tasks import Task, changed_boxes, task
-from ldm.editors import Editor, editor, reconstructed
+from ldm.editors import Editor, editor, own_way, reconstructed
 from ldm.run import load_model
 from ldm.study import SHOWN, Measure, picture_of, wilson
 from ldm.util import UserError
@@ -180,7 +180,7 @@ def markdown(lines: Sequence[dict]) -> str:
             _number(line["evaluations"], ".0f"), _number(line["seconds"], ".2f"),
         )  # fmt: skip
         table.append("| " + " | ".join(cells) + " |")
-    return "\n".join(table) + "\n"
+    return "\n".join([*table, "", own_way()]) + "\n"
 
 
 def _number(value: float | None, form: str, times: float = 1) -> str:

@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ldm import editing
 from ldm.data.images import to_image
 from ldm.edit_tasks import Task
 from ldm.editing import edit
@@ -85,6 +86,15 @@ def parse(text: str) -> tuple[Callable[..., Edited], dict[str, Any]]:
     if function is ours:  # refuses what does not go together
         inversion.by(options.get("method") or "noise", options.get("sampler", "ddim"))
     return function, options
+
+
+def own_way() -> str:
+    """What 'edit' does where no options say otherwise, as a sentence."""
+    sampler = inspect.signature(edit).parameters["sampler"].default
+    return (
+        f"`edit` by itself goes by the method {editing.WITHIN} where it changes a region and by {editing.EVERYWHERE} where "
+        f"it may change everything, with the sampler {sampler} in {editing.STEPS[sampler]} steps."
+    )
 
 
 def versioned(text: str) -> str:

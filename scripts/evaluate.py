@@ -182,7 +182,8 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
         sheet = benchmark.sheet(folder, arguments.scenes, method, jobs, rows, arguments.show)
         save(sheet, folder / f"sheet_{file_name(method)}.png")
     lines = benchmark.summary(jobs, rows)
-    finish(folder, arguments, settings, benchmark.MEASURES, lines, benchmark.markdown(lines))
+    protocol = {**settings, "edit": editors.own_way()}
+    finish(folder, arguments, protocol, benchmark.MEASURES, lines, benchmark.markdown(lines))
     for method in methods:
         refusals = [row["complaints"][0] for job, row in zip(jobs, rows) if job[0] == method and row.get("refused")]
         if refusals:

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from tiny import MODEL, tiny_model
 
-from ldm import editors, scene_benchmark
-from ldm.benchmark import EQUAL, measure, summary
+from ldm import editing, editors, scene_benchmark
+from ldm.benchmark import EQUAL, markdown, measure, summary
 from ldm.data import shapes
 from ldm.data.demo import SCENES, DemoValidation
 from ldm.edit_tasks import OPERATIONS, task
@@ -171,6 +171,14 @@ def test_a_summary_counts_and_averages():
     assert moves["success"] == pytest.approx(2 / 3) and everything["success"] == 0.5 and everything["edits"] == 4
     assert moves["psnr"] == pytest.approx(140 / 3) and moves["preserved"] == pytest.approx(2 / 3)
     assert lines["a", "add"]["psnr"] is None and moves["changed"] == 1 and moves["intact"] == 0
+
+
+def test_the_table_ends_with_what_an_edit_by_itself_does(model):
+    line = markdown([]).splitlines()[-1]
+    two = (task("shapes", operation, OFFSET) for operation in ("move", "restyle"))
+    within, everywhere = (editing.edit(model, t.picture, t.target, t.source, t.reference).settings for t in two)
+    assert f"the method {within.method} where it changes a region and by {everywhere.method} where" in line
+    assert f"the sampler {within.sampler} in {within.steps} steps" in line
 
 
 def test_wilsons_interval_is_the_published_one():
@@ -559,6 +567,7 @@ def test_the_script_reports_edits_goes_on_and_refuses_other_settings(run, door, 
         for method in ("autoencoder", "plain")
         for operation, count in (("remove", 2), ("relation", 2), ("all", 4))
     }
+    assert report["protocol"]["edit"] in table and "`edit` by itself" in report["protocol"]["edit"]
     assert report["protocol"]["steps"] == 2 and report["protocol"]["measures"]["intact"]
     assert report["versions"]["torch"] == version("torch") and report["arguments"]["n"] == 2
     assert (tmp_path / "out" / "table.md").read_text() in table
