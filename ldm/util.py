@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib
 import inspect
 import math
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,20 @@ def finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(text)
     return number
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A kind of whole numbers for argparse."""
+
+    def number(word: str) -> int:
+        if word.isdecimal() and int(word) >= least:
+            return int(word)
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from {least} on")
+
+    return number
+
+
+positive = at_least(1)
 
 
 def writable_folder(folder: str | Path, option: str) -> Path:

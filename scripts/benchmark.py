@@ -17,17 +17,16 @@ its U-Net gets our weights, and has to give the same numbers before it is timed.
     optimizer   AdamW as torch has it, and fused
     edit        an edit, against a plain loop of 50 + 2 x 50 evaluations
     scaling     training on 1, 2, 4, ... CPU processes
-    memory      peaks of step and edit, in a process of their own each; these take a while
+    memory      peaks of step and edit, of both where neither is named, in a process of their own each; these take a while
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 
-from ldm.util import UserError, writable_folder
+from ldm.util import UserError, positive, writable_folder
 
 SECTIONS = ("matmul", "unet", "backward", "attention", "encoders", "step", "optimizer", "edit", "scaling", "memory")
 SIZES = ("small", "vg", "sd1")
@@ -51,17 +50,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def positive(word: str) -> int:
-    if word.isdecimal() and int(word):
-        return int(word)
-    raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 on")
-
-
 def sections(words: str) -> tuple[str, ...]:
     chosen = tuple(words.split(","))
     if unknown := set(chosen) - set(SECTIONS):
         raise argparse.ArgumentTypeError(f"there is no {min(unknown)!r}, only {', '.join(SECTIONS)}")
-    return chosen
+    return ("step", "edit", *chosen) if "memory" in chosen and not {"step", "edit"} & set(chosen) else chosen
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,8 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     import torch
 
-    from ldm.bench import peer, report, training
-    from ldm.bench.group import nothing, peak_memory
+    from ldm.bench import report, sections
     from ldm.bench.setting import Setting
     from ldm.memory import keep_freed_memory
     from ldm.run import choose_device
@@ -94,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     if device == "cpu":
         keep_freed_memory()
-    peaks = measure_peaks(arguments, device)
+    peaks = sections.machine_peaks(arguments.precision, device)
     fast_half = peaks.get("bf16", 0) > peaks["fp32"]
     both = arguments.precision == "both" or (arguments.precision == "auto" and fast_half)
     setting = Setting(
@@ -106,27 +98,14 @@ def run(arguments: argparse.Namespace) -> int:
         remarks.append("bf16 is computed by way of fp32 here, so it is left out (--precision both measures it), and its shares "
                        "are of fp32's peak")  # fmt: skip
     peaks["bf16"] = max(peaks.values())
-    if not peer.available() and {"unet", "backward", "step"} & set(arguments.only):
-        remarks.append(peer.INSTALL)
 
-    rows = [row for name in arguments.only for row in measure_section(name, setting, peaks, "memory" in arguments.only)]
-    if "step" in arguments.only:
-        remarks += [f"{name}: {size / 1e6:,.1f} MB" for name, size in training.sizes(setting).items()]
-    if "memory" in arguments.only:
-        remarks.append(f"peaks include {peak_memory(nothing, 'plain', setting) / 1e9:.2f} GB that a process has at its start")
-    processes = []
-    if "scaling" in arguments.only and device == "cpu":
-        counts = [count for count in (1, 2, 4, 8, 16) if count <= cores()]
-        with bar("scaling", 2 * len(counts)) as ticks:
-            processes = training.scaling(setting, counts, ticks.update)
+    rows = sections.rows_of(arguments.only, setting, peaks)
+    processes = sections.scaling(setting) if "scaling" in arguments.only and device == "cpu" else []
+    remarks += sections.remarks(arguments.only, setting)
 
-    text = [report.table(rows)] if rows else []
-    if processes:
-        head = "processes of a thread each", "images per second", "of the first's", "as many that are apart"
-        first = processes[0][1]
-        cells = [(str(n), f"{own:.2f}", f"{own / n / first:.0%}", f"{apart:.2f}") for n, own, apart in processes]
-        text.append(report.markdown(head, cells))
     about = report.machine(setting)
+    text = [report.table(rows)] if rows else []
+    text += [report.processes(processes)] if processes else []
     text += ["\n".join(f"- {remark}" for remark in (", ".join(f"{k} {v}" for k, v in about.items()), *remarks))]
     text = "\n\n".join(text)
     print(text)
@@ -138,51 +117,6 @@ def run(arguments: argparse.Namespace) -> int:
         (folder / "speed.md").write_text(text + "\n")
         print(f"written: {folder}/speed.md, {folder}/speed.json")
     return 0
-
-
-def measure_peaks(arguments: argparse.Namespace, device: str) -> dict[str, float]:
-    """FLOP/s by precision: always, unless there is nothing to be compared with them."""
-    from ldm.bench.setting import PRECISIONS
-    from ldm.bench.timing import peak_flops
-
-    names = PRECISIONS if arguments.precision != "fp32" else ("fp32",)
-    return {name: peak_flops(PRECISIONS[name], device) for name in names}
-
-
-def measure_section(name: str, setting, peaks: dict[str, float], with_memory: bool) -> list:
-    """The rows of one section; none of those that are no group of ways."""
-    from dataclasses import replace
-
-    from ldm.bench import editing, training, unet
-    from ldm.bench.group import measure, peak_memory
-
-    makers = {
-        "unet": [unet.forward], "backward": [unet.backward], "attention": [unet.attention], "step": [training.step],
-        "encoders": [training.first_stage, training.image_encoder], "optimizer": [training.optimizer],
-        "edit": [editing.edits],
-    }.get(name, [])  # fmt: skip
-    rows = []
-    for make in makers:
-        group = make(setting)
-        peaked = group.ways if with_memory and name in ("step", "edit") else ()
-        with bar(group.name, len(group.ways) * (setting.repeats + 1 + bool(group.agree)) + len(peaked)) as ticks:
-            measured = measure(group, setting, peaks, ticks.update)
-            for row in measured:
-                if row.way in peaked:
-                    row = replace(row, memory=peak_memory(make, row.way, setting))
-                    ticks.update()
-                rows.append(row)
-    return rows
-
-
-def bar(what: str, total: int):
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=what, unit="run", leave=False)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.bench import editing, group, peer, timing, training, unet
+from ldm.bench import editing, group, peer, sections, timing, training, unet
 from ldm.bench.group import Group, Way, measure, peak_memory, resident_peak
 from ldm.bench.report import table
 from ldm.bench.setting import SIZES, Setting
@@ -193,6 +193,25 @@ def test_the_script_writes_a_table_and_its_numbers(tmp_path, capsys):
     assert "| AdamW | fused |" in printed and (tmp_path / "speed.md").read_text().strip() in printed
     assert {(row["group"], row["way"]) for row in record["rows"]} >= {("AdamW", "plain"), ("AdamW", "fused")}
     assert record["peaks"]["fp32"] > 0 and record["machine"]["size"] == "small"
+
+
+def test_memory_alone_is_of_a_step_and_of_an_edit():
+    assert door().parse(["--only", "memory"]).only == ("step", "edit", "memory")
+    assert door().parse(["--only", "edit,memory"]).only == ("edit", "memory")
+
+
+def test_a_way_has_a_peak_where_memory_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sections.GROUPS, "step", [holding])
+    monkeypatch.setitem(sections.GROUPS, "unet", [holding])
+    monkeypatch.setattr(sections, "peak_memory", lambda make, way, setting: len(way))
+    rows = sections.rows_of(("step", "unet", "memory"), Setting(repeats=1), {})
+    assert [(row.way, row.memory) for row in rows] == [("none", 4), ("much", 4), ("none", None), ("much", None)]
+    assert [row.memory for row in sections.rows_of(("step",), Setting(repeats=1), {})] == [None, None]
+
+
+def test_scaling_on_a_gpu_is_said_to_be_left_out():
+    assert "scaling is left out" in sections.remarks(("scaling",), Setting(device="cuda"))[0]
+    assert sections.remarks(("scaling",), Setting()) == []
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import argparse
 import sys
 import types
 
@@ -108,3 +109,10 @@ def test_a_value_that_is_still_to_be_given_is_named():
 def test_the_nearest_names_are_offered_only_where_there_are_some():
     assert util.nearest("batchsize", ["batch_size", "train"]) == "; did you mean 'batch_size'?"
     assert util.nearest("zzz", ["batch_size"]) == ""
+
+
+def test_a_whole_number_of_the_command_line_has_a_least_one():
+    assert (util.positive("1"), util.at_least(0)("0"), util.at_least(32)("256")) == (1, 0, 256)
+    for kind, word in ((util.positive, "0"), (util.at_least(0), "-1"), (util.positive, "1.5"), (util.positive, "many")):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{word}' is not a whole number from [01] on"):
+            kind(word)

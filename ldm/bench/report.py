@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,6 +27,13 @@ HEAD = (
 
 def table(rows: Iterable[Row]) -> str:
     return markdown(HEAD, map(_cells, rows))
+
+
+def processes(rows: Sequence[tuple[int, float, float]]) -> str:
+    """Of what training.scaling gives."""
+    head = "processes of a thread each", "images per second", "of the first's", "as many that are apart"
+    first = rows[0][1]
+    return markdown(head, [(str(n), f"{own:.2f}", f"{own / n / first:.0%}", f"{apart:.2f}") for n, own, apart in rows])
 
 
 def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
