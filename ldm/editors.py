@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ldm import editing
 from ldm.data.images import to_image
+from ldm.edit_batch import OPTIONS
 from ldm.edit_tasks import Task
 from ldm.editing import edit
 from ldm.graph import SceneGraph, encode
@@ -180,16 +181,11 @@ def ours(model: LatentDiffusion, task: Task, seed: int = 0, **options: Any) -> E
 
 EDITORS: dict[str, Callable[..., Edited]] = {"autoencoder": autoencoder, "plain": plain, "sdedit": sdedit, "edit": ours}
 
-# What `edit` takes besides, which a task tells, or which is nothing to measure.
-NOT_ASKED = (
-    "model", "photograph", "graph", "source", "style", "mask", "previews", "attention", "reconstruct", "progress",
-)  # fmt: skip
-
 
 def _kinds(function: Callable[..., Edited]) -> dict[str, Any]:
     """Of the options of an editor's function: all but its first two parameters."""
     if function is ours:
-        return kinds(edit, NOT_ASKED)
+        return OPTIONS
     return kinds(function, list(inspect.signature(function).parameters)[:2])
 
 

@@ -219,9 +219,8 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
     kinds = benchmark.kinds(arguments.boxes, layouts, references)
     numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)
     jobs = [(*kind, number) for number in numbers for kind in kinds]
-    folder, protocol, rows = study(
-        arguments, model, shared, jobs, benchmark.Recipe(*files, settings, arguments.seed)
-    )
+    recipe = benchmark.Recipe(*files, settings, arguments.seed)
+    folder, protocol, rows = study(arguments, model, shared, jobs, recipe)
     save(benchmark.sheet(folder, arguments.scenes, jobs, rows), folder / "sheet.png")
     lines = benchmark.summary(jobs, rows)
     finish(folder, arguments, protocol, benchmark.MEASURES, lines, benchmark.markdown(lines))
