@@ -13,7 +13,7 @@ setup(
     packages=find_packages(include=["ldm", "ldm.*"]),
     py_modules=["trainer"],
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.7",
         "pytorch-lightning>=2.6,<3",  # the exact resume leans on its progress counts
         "omegaconf>=2.3",
         "einops",

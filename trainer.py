@@ -14,6 +14,7 @@ TRAINER_FLAGS = {
     "precision": (str, "32, 16-mixed or bf16-mixed (default: 32)"),
     "max_steps": (int, "end after so many optimizer steps"),
     "max_epochs": (int, "end after so many epochs"),
+    "strategy": (str, "of several processes: ddp, or fsdp, which divides the frozen U-Net among them (default: ddp)"),
     "num_nodes": (int, "machines, with --gpus on each"),
     "accumulate_grad_batches": (int, "batches to an optimizer step"),
 }

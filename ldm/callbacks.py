@@ -13,6 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torchvision.utils import make_grid, save_image
 
 from ldm.data.images import to_image, to_tensor
@@ -229,7 +230,7 @@ class ImageLogger(pl.Callback):
         return step > 0 and (early or step % self.batch_frequency == 0)
 
     def _log(self, trainer, model, batch, batch_idx: int, split: str):
-        if not (trainer.is_global_zero and self.max_images and hasattr(model, "log_images")):
+        if not (self.max_images and hasattr(model, "log_images")):
             return
         training = {module: module.training for module in model.modules()}
         model.eval()
@@ -239,6 +240,8 @@ class ImageLogger(pl.Callback):
             images = model.log_images(batch, n=self.max_images, **self.log_images_kwargs)
         for module, mode in training.items():
             module.training = mode
+        if not trainer.is_global_zero:  # it has sampled, as what is in shards takes every process
+            return
 
         step, epoch = trainer.global_step, trainer.current_epoch
         folder = Path(trainer.default_root_dir, "images", split)
@@ -284,6 +287,8 @@ def frozen_checksums(model: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def _checksum(tensor: Tensor) -> int:
+    if isinstance(tensor, DTensor):  # in shards
+        tensor = tensor.full_tensor()
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     return int(tensor.detach().contiguous().view(bits).sum(dtype=torch.int64))
 

@@ -24,6 +24,7 @@ from ldm.callbacks import parts
 from ldm.memory import keep_freed_memory
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.speed import prepare
+from ldm.strategies import Sharded, refuse_to_shard, strategy
 from ldm.util import (
     ConfigError,
     UserError,
@@ -71,18 +72,6 @@ NOISE = (
 
 
 PRECISIONS = ("32", "16-mixed", "bf16-mixed", "32-true", "16", "bf16")
-
-
-class DDP(pl.strategies.DDPStrategy):
-    """Lightning moves a batch to its device itself; told of the device, torch would do it again, and to that end take a
-    Batch apart into a plain tuple, without its attributes. No model here has buffers that processes would have to share, so
-    a step waits for the others at its gradients alone; those of frozen parts are none, and in no bucket."""
-
-    def __init__(self):
-        super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True)
-
-    def determine_ddp_device_ids(self) -> None:
-        return None
 
 
 def run(arguments: Namespace, overrides: list[str]) -> int:
@@ -198,13 +187,8 @@ def make_trainer(config: DictConfig, folder: Path, model: pl.LightningModule, va
 
     if str(settings.get("precision", 32)) not in PRECISIONS:
         raise ConfigError(f"precision {settings['precision']!r} is not supported; choose one of {', '.join(PRECISIONS)}")
-    if "fsdp" in str(settings.get("strategy")):
-        raise ConfigError(
-            "strategy fsdp: what it would divide among GPUs is frozen here, and averages and checkpoints need the small "
-            "rest whole; take ddp, with --precision bf16-mixed, which holds the frozen weights in half"
-        )
-    if process_count(settings["devices"]) * settings.get("num_nodes", 1) > 1 and settings.get("strategy", "ddp") == "ddp":
-        settings["strategy"] = DDP()
+    processes = process_count(settings["devices"]) * settings.get("num_nodes", 1)
+    settings["strategy"] = strategy(settings.get("strategy"), processes)
 
     callbacks = make_callbacks(config, folder, model, validates)
     refresh_rate = settings.pop("progress_bar_refresh_rate", 1 if sys.stdout.isatty() else 100)
@@ -287,8 +271,11 @@ def set_learning_rate(model: pl.LightningModule, trainer: pl.Trainer, config: Di
 
 
 def make_fast(model: pl.LightningModule, trainer: pl.Trainer, config: DictConfig) -> None:
-    """What changes no number of a run beyond rounding. Raises ConfigError where there is nothing to compile."""
+    """What changes no number of a run beyond rounding. Raises ConfigError where there is nothing to compile, or to divide
+    among processes."""
     device, unet = trainer.strategy.root_device.type, getattr(model, "unet", None)
+    if isinstance(trainer.strategy, Sharded):
+        refuse_to_shard(model, config.lightning.compile)
     if device == "cpu":
         keep_freed_memory()
     if isinstance(unet, UNetModel):
