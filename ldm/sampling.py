@@ -23,6 +23,7 @@ from ldm.graph import SceneGraph, encode
 from ldm.models.diffusion import ddim, dpm_solver
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.inversion import SAMPLERS, visited
+from ldm.modules.lora import merged
 from ldm.util import UserError, nearest
 
 ROWS = 8  # of a pass on a GPU
@@ -89,10 +90,12 @@ def sample_images(
     rows = 1 if model.device.type == "cpu" else ROWS
     chunks = [slice(start, start + rows) for start in range(0, len(graphs), rows)]
 
-    def one_pass(chunk: slice) -> list[Image.Image]:
-        return _sample_pass(model, graphs[chunk], seeds[chunk], settings, style, rows)
-
     with _passes_of(model.device) as passes:
+        plain = model.with_unet(merged(model.unet))  # of one thread too, as bits depend on it
+
+        def one_pass(chunk: slice) -> list[Image.Image]:
+            return _sample_pass(plain, graphs[chunk], seeds[chunk], settings, style, rows)
+
         return [image for images in passes.map(one_pass, chunks) for image in images]
 
 
