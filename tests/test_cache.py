@@ -180,6 +180,19 @@ def test_training_never_touches_the_images(source, cache, tmp_path):
     assert 0.8 < float(model.scale_factor) * z.std() < 1.25
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_on_a_cache_the_encoders_leave_the_device_when_the_model_has_come_there(source, cache, tmp_path, cached):
+    model, ways = tiny_model(), []
+    model.learning_rate = 1e-3
+    for part in (model, model.first_stage_model, model.global_stage_model):
+        part.to = lambda place, part=part: ways.append((part, str(place)))
+    quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger"), False)
+    fitting = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, max_steps=1, limit_val_batches=0, **quiet)
+    fitting.fit(model, data(source, cache=str(cache) if cached else None))
+    home = [(model.first_stage_model, "cpu"), (model.global_stage_model, "cpu")]
+    assert ways == [(model, "cpu"), *(home if cached else [])]
+
+
 def test_through_a_flipped_cache_one_sees_the_sets_length_words_and_epoch(dataset, cache):
     served = Flipping(Cached(dataset, cache / "train"), 0.5)
     served.epoch = 7

@@ -18,7 +18,7 @@ from ldm.graph import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser, sample
 from ldm.models.diffusion.guidance import guided
 from ldm.models.encoders import build_frozen, checksums
-from ldm.models.footprint import lent
+from ldm.models.footprint import lent, send_encoders_home
 from ldm.models.saving import SavesWhatIsTrained
 from ldm.modules.ema import EMA
 from ldm.schedule import NoiseSchedule
@@ -303,6 +303,10 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         for q in quartile.unique().tolist():
             chosen = losses[quartile == q]
             self.log(f"{name}_q{q + 1}", chosen.mean(), batch_size=len(chosen), rank_zero_only=True)
+
+    def on_fit_start(self):
+        if getattr(self.trainer.datamodule, "cache", None):  # then they have nothing to do but for pictures
+            send_encoders_home(self)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int):
         if self.scale_by_std and self.global_step == batch_idx == 0:
