@@ -8,7 +8,7 @@ found exactly, to a step; where no such move will do, all by whole cells of a GR
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import groupby, product
 
 import numpy as np
 
@@ -121,11 +121,13 @@ class _Scene:
         """What moves by which shift (2,), and the triples that hold for it."""
         ends = [index for subject, _, object in self.unmet for index in (subject, object)]
         movers = sorted(dict.fromkeys(ends), key=lambda index: -ends.count(index))
-        tiers = [
-            [mover for mover in movers if ends.count(mover) == n] for n in sorted(set(map(ends.count, ends)))[::-1]
-        ]
-        tries = [(level, mover) for tier in tiers for level in (CLEARLY, FAIRLY, PLAINLY) for mover in tier]
-        for level, mover in [*tries, *((BARELY, mover) for mover in movers)]:
+        tries = []
+        for left_open in (True, False):  # an edited graph that gives all boxes but one asks for that thing to move
+            some = [mover for mover in movers if (self.target.boxes[mover] is None) == left_open]
+            for _, tier in groupby(some, ends.count):
+                tries += [(level, mover) for level, mover in product((CLEARLY, FAIRLY, PLAINLY), list(tier))]
+            tries += [(BARELY, mover) for mover in some]
+        for level, mover in tries:
             triples = [triple for triple in self.unmet if mover in triple[::2]]
             for group, step in product(self._groups(mover, {_other(triple, mover) for triple in triples}), self.steps):
                 boxes = np.array([self.boxes[i] for i in group])

@@ -125,6 +125,12 @@ def test_of_several_new_relations_the_thing_that_all_are_about_moves():
     assert seen(graph, 0, 1) == seen(graph, 0, 2) == "right of" and said.count("move") == 1
 
 
+def test_what_the_edited_graph_gives_no_box_moves_rather_than_what_it_does():
+    for given in ([A, None], [None, B]):
+        graph, _ = change([A, B], [(0, "left of", 1)], [(0, "above", 1)], given=given)
+        assert [box == old for box, old in zip(graph.boxes, (A, B))] == [box is not None for box in given]
+
+
 def test_an_impossible_wish_is_refused_with_what_to_do():
     wide = (0.0, 0.4, 1.0, 0.6)
     with pytest.raises(GraphError, match="'circle' is left of 'square'.*give object 0 of the edited graph a box"):
