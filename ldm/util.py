@@ -31,6 +31,11 @@ OURS = ("ldm", "torch.nn", "torch.optim", "pytorch_lightning", "taming")
 class UserError(ValueError):
     """A mistake of the user's, in one clear sentence: what, where, what to do. The scripts print it and exit with 2."""
 
+    def __str__(self) -> str:
+        """The sentence alone, also where a data loader's worker raised it: torch makes a traceback of that one's message."""
+        message = super().__str__()
+        return message.splitlines()[-1].partition(": ")[2] if "\nOriginal Traceback" in message else message
+
 
 class ConfigError(UserError):
     """A config that cannot be built as it stands."""

@@ -111,6 +111,21 @@ def test_the_nearest_names_are_offered_only_where_there_are_some():
     assert util.nearest("zzz", ["batch_size"]) == ""
 
 
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise ConfigError("a.png: cut short; fetch it again")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_is_one_sentence_whichever_process_finds_it(workers):
+    with pytest.raises(ConfigError) as caught:
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=workers)))
+    assert str(caught.value) == "a.png: cut short; fetch it again"
+
+
 def test_a_whole_number_of_the_command_line_has_a_least_one():
     assert (util.positive("1"), util.at_least(0)("0"), util.at_least(32)("256")) == (1, 0, 256)
     for kind, word in ((util.positive, "0"), (util.at_least(0), "-1"), (util.positive, "1.5"), (util.positive, "many")):
