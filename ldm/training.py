@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -28,6 +26,7 @@ from ldm.strategies import Sharded, refuse_to_shard, strategy
 from ldm.util import (
     ConfigError,
     UserError,
+    coming_together,
     instantiate_from_config,
     nearest,
     plain,
@@ -141,7 +140,7 @@ def find_run(arguments: Namespace) -> tuple[Path, Path | None]:
 
 def configure(arguments: Namespace, overrides: list[str], resumed: Path | None = None) -> DictConfig:
     """One config: of the run that is resumed, then the --base files, then the overrides, then the flags."""
-    try:
+    with coming_together():
         named = OmegaConf.merge(*map(read_config, arguments.base), OmegaConf.from_dotlist(overrides))
         stored = OmegaConf.merge({}, *map(read_config, sorted((resumed / "configs").glob("*.yaml")))) if resumed else {}
         if resumed and not stored and not arguments.base:
@@ -150,8 +149,6 @@ def configure(arguments: Namespace, overrides: list[str], resumed: Path | None =
         defaults = {"lightning": {"trainer": {}, "seed": SEED, "scale_lr": False, "compile": False}}
         config = OmegaConf.merge(defaults, stored, named, {"lightning": flags(arguments)})
         plain(config)  # whatever cannot be resolved shows now
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"the config does not come together: {str(error).splitlines()[0]}") from error
     for section, known in SECTIONS.items():
         if section and not isinstance(OmegaConf.select(config, section), DictConfig):
             raise ConfigError(f"the config's '{section}' is no section with keys of its own, such as configs/vg.yaml has")

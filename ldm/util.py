@@ -9,11 +9,13 @@ import inspect
 import math
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 # Published YAML files name these; the names on the right are where they live now.
 RETIRED = {
@@ -133,6 +135,15 @@ def read_config(path: str | Path) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path}: not a config, which has the sections model, data and lightning")
     return config
+
+
+@contextmanager
+def coming_together() -> Iterator[None]:
+    """ConfigError for files, overrides and interpolations that do not make one config."""
+    try:
+        yield
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"the config does not come together: {str(error).splitlines()[0]}") from error
 
 
 def finite(text: str) -> float:
