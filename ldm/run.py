@@ -18,6 +18,7 @@ from ldm.export import averages, read_adapters
 from ldm.graph import Vocab
 from ldm.models import encoders
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.footprint import settle
 from ldm.util import UserError, instantiate_from_config, plain, read_config, refuse_foreign_targets
 
 
@@ -100,7 +101,8 @@ def load_model(
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
     model.vocab = _vocab(saved, model.config["data"]["params"]["train"])
     model.setup("predict")
-    return model.eval().requires_grad_(False).to(device)
+    settle(model.eval().requires_grad_(False), device)
+    return model
 
 
 def load_encoders(config: DictConfig) -> tuple[nn.Module, nn.Module | None]:

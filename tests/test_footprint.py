@@ -57,6 +57,19 @@ def test_an_edit_in_half_precision_is_nearly_the_edit(options):
     assert difference.mean() < 2 and near.size == photograph.size
 
 
+@pytest.mark.parametrize("device, layout", [("cpu", torch.channels_last), ("meta", torch.contiguous_format)])
+def test_a_settled_model_lies_as_its_device_likes_it_and_a_cpu_keeps_its_memory(device, layout, monkeypatch):
+    kept = []
+    monkeypatch.setattr("ldm.models.footprint.keep_freed_memory", lambda: kept.append(device))
+    model = awake()
+    settle(model, "cpu")
+    settle(model, device)
+    for part in (model.unet, model.first_stage_model):
+        weights = [layer.weight for layer in part.modules() if isinstance(layer, nn.Conv2d)]
+        assert weights and all(weight.is_contiguous(memory_format=layout) for weight in weights)
+    assert len(kept) == (2 if device == "cpu" else 1)
+
+
 class Traveller(nn.Module):
     """Says where it is, without being there."""
 

@@ -47,6 +47,13 @@ def test_a_published_checkpoint_fills_every_part_of_the_model_that_its_config_de
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_a_loaded_model_is_laid_out_for_its_device(published):
+    folder, _ = published
+    loaded = load_model(folder / "whole.ckpt", folder / "config.yaml")
+    weights = [layer.weight for layer in loaded.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
 def test_the_vocabulary_is_read_without_the_rest_of_the_training_set(published):
     folder, _ = published
     assert load_model(folder / "whole.ckpt", folder / "config.yaml").vocab == VOCAB

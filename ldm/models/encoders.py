@@ -10,11 +10,16 @@ from torch import Tensor, nn
 
 from ldm.checkpoint import CheckpointError, load_part
 from ldm.graph import Latents
+from ldm.speed import lay_out
 from ldm.util import instantiate_from_config
 
 # Of a first stage, what comes after the latent: another decoder leaves latents as they are.
 BEHIND_THE_LATENT = ("decoder.", "post_quant_conv.", "quantize.", "loss.")
-SETTINGS = ("patch_size", "normalize", "image_size")  # what decides beside the weights, where an encoder has it
+# What decides beside the weights, and changes none of their shapes, where a layer has it.
+SETTINGS = (
+    "patch_size", "normalize", "image_size", "num_heads", "pool_type", "attn_pool_type", "final_ln_after_pool", "num_groups",
+    "eps", "stride", "padding", "padding_mode", "dilation", "approximate",
+)  # fmt: skip
 
 
 def load(params: Mapping) -> tuple[nn.Module, nn.Module | None]:
@@ -37,7 +42,9 @@ def build_frozen(config: Mapping) -> nn.Module:
 
 
 def encode_with(first_stage: nn.Module, image_encoder: nn.Module | None) -> Callable[[Tensor], Latents]:
-    """(B,3,H,W) in [-1,1] -> Latents of both encoders, on the first stage's device and in its precision."""
+    """(B,3,H,W) in [-1,1] -> Latents of both encoders, on the first stage's device and in its precision. Lays it out
+    for that (`ldm.speed`)."""
+    lay_out(first_stage, next(first_stage.parameters()).device)
 
     @torch.no_grad()
     def encode(image: Tensor) -> Latents:
@@ -54,12 +61,14 @@ def checksums(first_stage: nn.Module, image_encoder: nn.Module | None) -> dict[s
 
 
 def checksum(encoder: nn.Module) -> str:
-    """Of weights, settings and the kinds of layers, since two activations can share their weights."""
+    """Of weights, and of the layers' kinds and settings, since two activations, or numbers of heads, can share their weights."""
     ours = {name: value for name, value in encoder.state_dict().items() if not name.startswith(BEHIND_THE_LATENT)}
-    layers = {name: type(layer).__name__ for name, layer in encoder.named_modules()}
-    layers = {name: kind for name, kind in layers.items() if not f"{name}.".startswith(BEHIND_THE_LATENT)}
-    settings = {name: getattr(encoder, name) for name in SETTINGS if isinstance(getattr(encoder, name, None), int)}
-    digest = hashlib.sha256(repr((sorted(settings.items()), sorted(layers.items()))).encode())
+    layers = [
+        (name, type(layer).__name__, [f"{key}={getattr(layer, key)}" for key in SETTINGS if key in vars(layer)])
+        for name, layer in encoder.named_modules()
+        if not f"{name}.".startswith(BEHIND_THE_LATENT)
+    ]
+    digest = hashlib.sha256(repr(sorted(layers)).encode())
     for name, value in ours.items():
         digest.update(f"{name} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

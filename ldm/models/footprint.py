@@ -1,4 +1,5 @@
-"""What a model takes of a GPU's memory when it edits: its U-Net's precision, and parts that are there only while they work.
+"""What a model takes of a device's memory when it edits, and how it lies there: its U-Net's precision, and parts that are
+there only while they work.
 
 Latents, schedules and the sums of guidance stay in float32 whatever the U-Net computes in.
 """
@@ -11,22 +12,35 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ldm.memory import keep_freed_memory
+from ldm.speed import lay_out
+
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def settle(model: nn.Module, device: str, precision: str = "fp32", low_memory: bool = False) -> None:
+def settle(model: nn.Module, device: str | torch.device, precision: str = "fp32", low_memory: bool = False) -> None:
     """A LatentDiffusion to `device`, its U-Net's weights in one of PRECISIONS, for good: it is not to be trained any more.
+    It is laid out, and the process keeps its memory, as the benchmark's (`ldm.speed`, `ldm.memory`).
 
     low_memory: the first stage and the image encoder stay on the CPU, and go to the device for each of their passes
     (`lent`)."""
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
+    for part in (model.unet, model.first_stage_model):
+        lay_out(part, device)
     model.unet.to(PRECISIONS[precision])  # before it goes, so that the device never holds more
     model.to(device)
     if low_memory:
-        for part in (model.first_stage_model, model.global_stage_model):
-            if part is not None:
-                part.to("cpu")
-        if torch.device(device).type == "cuda":
-            torch.cuda.empty_cache()
+        send_encoders_home(model)
+
+
+def send_encoders_home(model: nn.Module) -> None:
+    """Its first stage and image encoder to the CPU, from where they are `lent`."""
+    for part in (model.first_stage_model, model.global_stage_model):
+        if part is not None:
+            part.to("cpu")
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @contextmanager
