@@ -31,7 +31,7 @@ from ldm.data.wrapping import Wrapping
 from ldm.graph import Latents, SceneGraph
 from ldm.util import UserError
 
-FORMAT = 1  # another one where records, or the way from file to encoder, change
+FORMAT = 2  # another one where records, or the way from file to encoder, change
 INDEX = "index.json"
 
 
@@ -82,8 +82,8 @@ class Index:
 
     def is_whole(self, folder: Path, shard: int) -> bool:
         try:
-            return shard_path(folder, shard).stat().st_size > len(self.rows(shard)) * self.row_type.itemsize
-        except FileNotFoundError:
+            return len(np.load(shard_path(folder, shard), mmap_mode="r")) == len(self.rows(shard))
+        except (OSError, ValueError, EOFError):  # not there, or shorter than its header says
             return False
 
     def to_json(self) -> str:
