@@ -21,6 +21,8 @@ from ldm.data.datamodule import leave_signals_to_the_main_process
 from ldm.data.wrapping import Wrapping
 from ldm.graph import Latents
 
+LOOKED_AT = 8  # images, so that flips of half of them go unseen in 1 of 4 ** 8 sets
+
 
 class Filled(NamedTuple):
     """images: of the split. written: of them, by this process now. missing: shards that other processes have yet to
@@ -140,10 +142,10 @@ def _rows(images: Tensor, sizes: Tensor, encode: Callable[[Tensor], Latents], mi
 
 
 def _refuse_drawn(dataset: Dataset) -> None:
-    """Its class cannot say whether it crops or draws at random; a look at two epochs can."""
-    before, looks = dataset.epoch, []
+    """Its class cannot say whether it crops, flips or draws at random; a look at some images in three epochs can."""
+    before, looks = getattr(dataset, "epoch", 0), []
     for dataset.epoch in (0, 1, 2):
-        looks.append(dataset[0][0])
+        looks.append(torch.stack([dataset[index][0] for index in range(min(LOOKED_AT, len(dataset)))]))
     dataset.epoch = before
     if not all(torch.equal(look, looks[0]) for look in looks):
         raise CacheError(
@@ -168,11 +170,16 @@ def _save(rows: np.ndarray, path: Path) -> None:
 
 
 def _put(path: Path, write: Callable[[Path], object]) -> None:
-    """Whole or not at all. Each process has a name of its own for what is not yet whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Whole or not at all. Each process has a name of its own for what is not yet whole. Raises CacheError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(beside)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise CacheError(
+            f"{path}: cannot be written ({error.strerror or error}); make room for it, and the same command goes on"
+        ) from error

@@ -19,7 +19,7 @@ class Wrapping(Dataset):
 
     @property
     def epoch(self) -> int:
-        return self.dataset.epoch
+        return getattr(self.dataset, "epoch", 0)  # which other people's sets need not have
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
