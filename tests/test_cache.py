@@ -1,9 +1,11 @@
 """The cache of latents and styles: the same training without images, shards that survive a kill, stale ones refused."""
 
 import copy
+import errno
 import importlib.util
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -348,11 +350,15 @@ def test_after_a_kill_only_what_is_missing_is_encoded_and_the_outcome_is_the_sam
     assert sorted(contents(tmp_path / "train")) == ["00000.npy", "index.json"]
     with pytest.raises(CacheError, match="1 of 2 shards are missing.*goes on"):
         Cached(dataset, tmp_path / "train")
-    whole = (tmp_path / "train/00000.npy").read_bytes()
+    whole, index = (tmp_path / "train/00000.npy").read_bytes(), read_index(tmp_path / "train")
     (tmp_path / "train/00000.npy").write_bytes(whole[:-200])  # a disk's doing, since names come last
     (tmp_path / "train/.00001.npy.123.part").write_bytes(whole[:200])  # a kill's doing
     seen.clear()
     assert fill(dataset, tmp_path / "train", lambda image: counting(image, -1), key, **options).written == IMAGES
+    for shorter in (whole[:-4], whole[:60], b""):  # by less than a header, within one, and altogether
+        (tmp_path / "train/00000.npy").write_bytes(shorter)
+        assert [index.is_whole(tmp_path / "train", shard) for shard in index.shards] == [False, True]
+    (tmp_path / "train/00000.npy").write_bytes(whole)
     seen.clear()
     (tmp_path / "train/00001.npy").unlink()
     filled = fill(dataset, tmp_path / "train", lambda image: counting(image, -1), key, **options)
@@ -420,6 +426,15 @@ def test_the_same_weights_under_other_settings_are_another_encoder(model):
     towers = [tiny_model(global_stage_config=config).global_stage_model for config in (plain, quick)]
     assert all(torch.equal(a, b) for a, b in zip(towers[0].parameters(), towers[1].parameters(), strict=True))
     assert checksum(towers[0]) != checksum(towers[1])
+    for setting in ({"head_width": 8}, {"pool_type": "avg"}):
+        other = copy.deepcopy(plain)
+        other["params"]["model_name"] |= setting
+        tower = tiny_model(global_stage_config=other).global_stage_model
+        assert {name: value.shape for name, value in tower.state_dict().items()} == {
+            name: value.shape for name, value in towers[0].state_dict().items()
+        }
+        tower.load_state_dict(towers[0].state_dict())
+        assert checksum(tower) != checksum(towers[0]), setting
     ddconfig = MODEL["params"]["first_stage_config"]["params"]["ddconfig"]
     gaussian = AutoencoderKL(embed_dim=4, ddconfig={**ddconfig, "double_z": True}, init="random")
     assert checksum(gaussian) != model.encoders()["first stage"]
@@ -457,7 +472,7 @@ def test_a_cache_that_is_not_there_of_another_format_or_broken_says_what_to_do(d
     shutil.copytree(cache / "train", tmp_path / "train")
     index = json.loads((tmp_path / "train/index.json").read_text())
     (tmp_path / "train/index.json").write_text(json.dumps({**index, "format": 0}))
-    with pytest.raises(CacheError, match="stale, of format 0, not 1"):
+    with pytest.raises(CacheError, match="stale, of format 0, not 2"):
         Cached(dataset, tmp_path / "train")
     (tmp_path / "train/index.json").write_text("{")
     with pytest.raises(CacheError, match="broken .* make it anew"):
@@ -480,6 +495,71 @@ def test_pictures_that_are_drawn_or_cropped_anew_are_refused(source, cache, mode
     with pytest.raises(CacheError, match="Cropping shows other pixels .* every epoch"):
         fill(Cropping(**params(source)), tmp_path / "train", *encoders_of(model))
     assert not list(tmp_path.iterdir())
+
+
+class FlippingAtTimes(VGTrain):
+    """Mirrors every other image, and the first one never."""
+
+    def __getitem__(self, index):
+        image, graph = super().__getitem__(index)
+        return image.flip(-1) if index and self.epoch % 2 else image, graph
+
+
+def test_flips_that_leave_the_first_image_alone_are_seen(source, model, tmp_path):
+    with pytest.raises(CacheError, match="FlippingAtTimes shows other pixels"):
+        fill(FlippingAtTimes(**params(source)), tmp_path / "train", *encoders_of(model))
+
+
+class Simple(torch.utils.data.Dataset):
+    """What a cache asks of a set, and no epoch."""
+
+    def __init__(self, dataset):
+        self.whole, self.vocab, self.image_size = dataset, dataset.vocab, 32
+        self.image_names, self.image_path, self.graph = dataset.image_names, dataset.image_path, dataset.graph
+
+    def __len__(self):
+        return len(self.whole)
+
+    def __getitem__(self, index):
+        return self.whole[index]
+
+
+def test_a_set_without_epochs_is_cached_and_flipped(dataset, model, tmp_path):
+    fill(Simple(dataset), tmp_path / "train", *encoders_of(model), shard_size=4)
+    assert Flipping(Cached(Simple(dataset), tmp_path / "train"), 1.0)[0][1].triples[0][1] == "right of"
+    assert torch.equal(Flipping(Simple(dataset), 1.0)[0][0], dataset[0][0].flip(-1))
+
+
+def test_a_disk_that_is_full_is_said_to_be(dataset, model, tmp_path, monkeypatch):
+    def save(file, rows):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", save)
+    with pytest.raises(CacheError, match=r"00000.npy: cannot be written \(No space left on device\); make room"):
+        fill(dataset, tmp_path / "train", *encoders_of(model))
+    assert [path.name for path in (tmp_path / "train").iterdir()] == ["index.json"]
+
+
+def test_the_datasets_are_there_to_be_examined_before_there_is_a_cache(source, tmp_path):
+    module = data(source, cache=str(tmp_path / "none"))
+    module.setup("check")
+    assert len(module.datasets["train"]) == IMAGES and module.train_dataloader() == []
+    with pytest.raises(CacheError, match="there is no cache"):
+        module.setup()
+
+
+def test_the_encoders_are_hashed_once_for_all_splits(source, cache, model):
+    asked = []
+
+    class Model(pl.LightningModule):
+        def encoders(self):
+            asked.append(True)
+            return model.encoders()
+
+    module = data(source, cache=str(cache))
+    module.trainer = type("Trainer", (), {"lightning_module": Model()})
+    module.setup()
+    assert list(module.served) == ["train", "validation"] and len(asked) == 1
 
 
 def test_a_model_that_learns_from_images_is_refused(source, cache):

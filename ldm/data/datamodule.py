@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -55,25 +55,27 @@ class DataModuleFromConfig(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Build the datasets, once. Raises ConfigError where they are empty or speak of different things, CacheError where
-        the cache is not theirs, or not of the model's encoders."""
+        the cache is not theirs, or not of the model's encoders.
+
+        stage: with "check" the datasets are to be examined alone, so that there need not be a cache yet."""
         if not self.datasets:
-            self._build()
+            self.datasets = self._build()
+        if stage == "check":
+            return
+        if not self.served:
+            self.served = {split: self._serve(split, dataset) for split, dataset in self.datasets.items()}
         if self.cache and self.trainer:
             self._refuse_stale(self.trainer.lightning_module)
 
-    def _build(self) -> None:
-        datasets = {split: instantiate_from_config(config) for split, config in self.configs.items()}
-        for split, dataset in datasets.items():
-            if not len(dataset):
-                raise ConfigError(f"data.params.{split}: {self.configs[split]['target']} found no image")
+    def _build(self) -> dict[str, Dataset]:
+        datasets = build(self.configs)
         vocabs = {split: dataset.vocab for split, dataset in datasets.items() if hasattr(dataset, "vocab")}
         if any(vocab != next(iter(vocabs.values())) for vocab in vocabs.values()):
             raise ConfigError(f"data.params: {', '.join(vocabs)} must have the same vocabulary, and they have not")
         train = datasets.get("train")
         if hasattr(train, "seed") and "seed" not in (self.configs["train"].get("params") or {}):
             train.seed = self.seed
-        self.served = {split: self._serve(split, dataset) for split, dataset in datasets.items()}
-        self.datasets = datasets
+        return datasets
 
     def _serve(self, split: str, dataset: Dataset) -> Dataset:
         flip = self.flip if split == "train" else 0
@@ -90,9 +92,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def _refuse_stale(self, model: pl.LightningModule) -> None:
         if not hasattr(model, "encoders"):
             raise ConfigError(f"data.params.cache: {type(model).__name__} learns from images; leave it out")
+        encoders = model.encoders()
         for split in self.served:
             folder = Path(self.cache, split)
-            read_index(folder).refuse_other(folder, encoders=model.encoders())
+            read_index(folder).refuse_other(folder, encoders=encoders)
 
     @property
     def vocab(self) -> Vocab | None:
@@ -109,7 +112,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         return self._loader("test")
 
     def _loader(self, split: str, shuffle: bool = False, position: Callable = lambda: (0, 0)) -> EpochLoader | list:
-        if split not in self.datasets:
+        if split not in self.served:
             return []
         dataset = self.served[split]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -130,6 +133,15 @@ class DataModuleFromConfig(pl.LightningDataModule):
         if not self.trainer:
             return 0, 0
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def build(configs: Mapping[str, Mapping]) -> dict[str, Dataset]:
+    """The datasets of data.params' splits, by their names. Raises ConfigError where one is empty."""
+    datasets = {split: instantiate_from_config(config) for split, config in configs.items()}
+    for split, dataset in datasets.items():
+        if not len(dataset):
+            raise ConfigError(f"data.params.{split}: {configs[split]['target']} found no image")
+    return datasets
 
 
 class EpochLoader(DataLoader):
