@@ -19,9 +19,7 @@ import argparse
 import os
 import sys
 
-from ldm.util import UserError, writable_folder
-
-SPLITS = ("train", "validation", "test")
+from ldm.util import UserError, at_least, positive, writable_folder
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,22 +27,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", metavar="YAML", required=True, help="the config that training will use")
     add("--out", metavar="DIR", required=True, help="the cache: a subfolder for each split")
-    add("--split", choices=[*SPLITS, "all"], default="all", help="of the config's data.params (default: %(default)s)")
+    add("--split", choices=["train", "validation", "test", "all"], default="all", help="of the config's data.params (default: %(default)s)")
     add("--no-mirror", action="store_true", help="leave out mirror images: half the time, but no data.params.flip")
     add("--batch-size", type=positive, default=16, help="images encoded at once (default: %(default)s)")
     add("--shard-size", type=positive, default=512, metavar="N",
         help="images to a file, at most so many are lost by a kill (default: %(default)s)")  # fmt: skip
-    add("--num-workers", type=int, default=4, metavar="N", help="processes that read ahead (default: %(default)s)")
+    add("--num-workers", type=at_least(0), default=4, metavar="N", help="processes that read ahead (default: %(default)s)")
     add("--estimate", action="store_true", help="encode two batches, say how large and how long all of it would be, and end")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, each process its own)")
     add("overrides", nargs="*", metavar="section.key=value", help="changes to the config, as trainer.py takes them")
     return parser.parse_args(argv)
-
-
-def positive(word: str) -> int:
-    if word.isdecimal() and int(word):
-        return int(word)
-    raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 on")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,55 +56,27 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from omegaconf import OmegaConf
-
-    from ldm.data.cache_writing import estimate, fill
-    from ldm.models.encoders import checksums, encode_with
+    from ldm import caching
+    from ldm.models.encoders import encode_with
     from ldm.run import choose_device, load_encoders
-    from ldm.util import read_config
 
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    config = OmegaConf.merge(read_config(arguments.config), OmegaConf.from_dotlist(arguments.overrides))
-    datasets = choose_datasets(config, arguments)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    config = caching.configured(arguments.config, arguments.overrides)
+    datasets = caching.choose(config, arguments.split, arguments.config)  # before the encoders are loaded
     folder = writable_folder(arguments.out, "--out")
-    encoders = load_encoders(config)
-    encode = encode_with(*(part and part.to(choose_device(arguments.device)) for part in encoders))
-    for split, dataset in datasets.items() if arguments.estimate else ():
-        whole = estimate(dataset, encode, not arguments.no_mirror, arguments.batch_size)
-        hours = f"{whole.seconds / 3600:,.2f} hours of one process at the pace of {arguments.batch_size} images"
-        print(f"{split}: {whole.images} images, {whole.size / 1e6:,.2f} MB, {hours}", flush=True)
-    for split, dataset in datasets.items() if not arguments.estimate else ():
-        filled = fill(
-            dataset, folder / split, encode, checksums(*encoders), not arguments.no_mirror, arguments.shard_size,
-            arguments.batch_size, arguments.num_workers, rank, world,
+    device = choose_device(arguments.device)
+    encoders = tuple(part and part.to(device) for part in load_encoders(config))
+    mirrored = not arguments.no_mirror
+    if arguments.estimate:
+        sentences = caching.estimates(datasets, encode_with(*encoders), mirrored, arguments.batch_size)
+    else:
+        sentences = caching.fill_all(
+            datasets, folder, encoders, rank, world, mirrored=mirrored, shard_size=arguments.shard_size,
+            batch_size=arguments.batch_size, num_workers=arguments.num_workers,
         )  # fmt: skip
-        done = f"{filled.images} images in {folder / split}, {filled.size / 1e6:,.1f} MB"
-        if filled.missing:
-            done += f"; {filled.missing} shards are missing: other processes write them, or the same command later"
-        if rank == 0 or not filled.missing:
-            pace = f"{filled.written / filled.seconds:.2f} images per second in {filled.seconds / 60:.1f} minutes"
-            print(f"{done}; {filled.written} of them by this process now, {pace}", flush=True)
+    for sentence in sentences:
+        print(sentence, flush=True)
     return 0
-
-
-def choose_datasets(config, arguments: argparse.Namespace) -> dict:
-    from omegaconf import OmegaConf
-
-    from ldm.data.cache import image_names
-    from ldm.util import instantiate_from_config
-
-    splits = OmegaConf.select(config, "data.params") or {}
-    chosen = [split for split in SPLITS if split in splits and arguments.split in (split, "all")]
-    if not chosen or OmegaConf.select(config, "model.params.first_stage_config") is None:
-        wanted = "data.params.train" if arguments.split == "all" else f"data.params.{arguments.split}"
-        raise UserError(f"{arguments.config}: has no {wanted} or no model.params.first_stage_config; name another")
-    try:
-        datasets = {split: instantiate_from_config(splits[split]) for split in chosen}
-    except (OSError, ValueError, TypeError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"{arguments.config}: {error}") from error
-    for dataset in datasets.values():
-        image_names(dataset)  # before the encoders are loaded
-    return datasets
 
 
 if __name__ == "__main__":

@@ -668,6 +668,9 @@ def test_the_script_estimates_without_writing(door, config, tmp_path, capsys):
     [
         (["--split", "test"], "has no data.params.test"),
         (["data.params.train.params.h5_path=nowhere.h5"], "nowhere.h5"),
+        (["data.params.train.params.image_size=["], "the config does not come together"),
+        (["data.params.train.params.image_size=${nowhere}"], "the config does not come together"),
+        (["data.params.train.params.max_samples=0"], "data.params.train: ldm.data.vg.VGTrain found no image"),
         (["model.params.first_stage_config.params.init=null"], "first stage has no weights"),
     ],
 )
@@ -675,6 +678,18 @@ def test_the_script_refuses_in_one_sentence(door, config, tmp_path, capsys, word
     assert door.main(["--config", str(config), "--out", str(tmp_path / "cache"), "--device", "cpu", *words]) == 2
     said = capsys.readouterr().err.strip()
     assert sentence in said and said.startswith("cache_latents.py: ") and "\n" not in said
+
+
+def test_a_split_that_is_null_is_none(door, config, tmp_path, capsys):
+    words = ["--out", str(tmp_path / "cache"), "--device", "cpu", "--estimate", "data.params.test=null"]
+    assert door.main(["--config", str(config), *words]) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["train"]
+
+
+def test_fewer_workers_than_none_are_refused(door, capsys):
+    with pytest.raises(SystemExit) as ended:
+        door.main(["--config", "any.yaml", "--out", "cache", "--num-workers", "-1"])
+    assert ended.value.code == 2 and "'-1' is not a whole number from 0 on" in capsys.readouterr().err
 
 
 def test_the_demo_has_no_cache(door, tmp_path, capsys):
