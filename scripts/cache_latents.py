@@ -27,7 +27,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", metavar="YAML", required=True, help="the config that training will use")
     add("--out", metavar="DIR", required=True, help="the cache: a subfolder for each split")
-    add("--split", choices=["train", "validation", "test", "all"], default="all", help="of the config's data.params (default: %(default)s)")
+    add("--split", choices=["train", "validation", "test", "all"], default="all",
+        help="of the config's data.params (default: %(default)s)")  # fmt: skip
     add("--no-mirror", action="store_true", help="leave out mirror images: half the time, but no data.params.flip")
     add("--batch-size", type=positive, default=16, help="images encoded at once (default: %(default)s)")
     add("--shard-size", type=positive, default=512, metavar="N",

@@ -14,13 +14,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from ldm.util import UserError, finite, writable_folder
-
-SHEET_GRAPHS, SHEET_REPEATS = 8, 4  # at most
+from ldm.util import UserError, finite, positive, writable_folder
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,12 +52,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def positive(word: str) -> int:
-    if word.isdecimal() and int(word):
-        return int(word)
-    raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 on")
-
-
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     import torch  # only now, as --help need not wait for it
@@ -77,14 +69,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from ldm import gallery, plots
     from ldm.data.images import read_image
     from ldm.run import choose_device, find_checkpoint, fingerprint, load_model
-    from ldm.sampling import Settings, laid_out, sample_images, seed_of, usual_layout
+    from ldm.sample_set import sample_all
+    from ldm.sampling import Settings, usual_layout
 
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = choose_folder(arguments.outdir, world)
     style = arguments.style and read_image(arguments.style, upright=True)
     device = choose_device(arguments.device)
@@ -94,43 +84,18 @@ def run(arguments: argparse.Namespace) -> int:
     layout = arguments.layout or usual_layout(model)
     guidance = arguments.graph_scale, arguments.style_scale
     settings = Settings(arguments.steps, arguments.eta, *guidance, arguments.sampler, layout)
-    shared = {**vars(settings), "style": arguments.style, "device": device.partition(":")[0]}
-    shared |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
-
-    places = [(index, repeat) for index in range(len(scenes)) for repeat in range(arguments.n_per_graph)]
-    names = [gallery.image_path(*place) for place in places]
-    with tqdm(total=len(places[rank::world]), desc="sampling", unit="picture", disable=rank > 0) as bar:
-        for batch in batches(places[rank::world], arguments.batch_size):
-            missing = []
-            for index, repeat in batch:
-                graph = scenes[index][1]
-                own = {"graph_index": index, "repeat": repeat, "seed": seed_of(arguments.seed, index, repeat)}
-                record = {"file": gallery.image_path(index, repeat), **own, **shared, "graph": graph.to_json()}
-                if gallery.has(folder, record):
-                    continue
-                arranged, complaint = laid_out(graph, record["seed"], settings)
-                if arranged is not graph:
-                    record["boxes"] = arranged.boxes
-                if complaint:
-                    record["complaint"] = complaint
-                    bar.write(f"graph {index}, picture {repeat}: {complaint}", sys.stderr)
-                missing.append((graph, arranged, record))
-            told, graphs, records = zip(*missing) if missing else ((), (), ())
-            images = sample_images(model, graphs, [record["seed"] for record in records], settings, style)
-            for graph, record, image in zip(told, records, images):
-                if record["repeat"] == 0:  # before its picture, so that what has a picture has a drawing
-                    drawing = folder / gallery.graph_path(record["graph_index"])
-                    gallery.save(drawing, plots.draw_graph(graph), {"graph": record["graph"]})
-                gallery.save(folder / record["file"], image, record)
-            bar.update(len(batch))
-
-    if gallery.finish(folder, names, lambda: sheet(folder, scenes, arguments.n_per_graph)):
-        print(f"{len(names)} pictures in {folder}: images/, graphs/, index.jsonl and sheet.png")
+    made_by = {"style": arguments.style, "device": device.partition(":")[0]}
+    made_by |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
+    if sample_all(
+        model, scenes, folder, settings, style, arguments.seed, arguments.n_per_graph, made_by, arguments.batch_size,
+        rank, world,
+    ):  # fmt: skip
+        count = len(scenes) * arguments.n_per_graph
+        print(f"{count} pictures in {folder}: images/, graphs/, index.jsonl and sheet.png")
     return 0
 
 
 def choose_folder(outdir: str | None, world: int) -> Path:
-
     if outdir is None and world > 1:
         raise UserError("--outdir is missing: several processes must agree where the pictures go")
     return writable_folder(outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir")
@@ -153,28 +118,6 @@ def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:
     if count > len(scenes):
         raise UserError(f"--n {count}: there are {len(scenes)} graphs in {arguments.sg or arguments.split}; take fewer")
     return Subset(scenes, range(count))
-
-
-def batches(items: Sequence, size: int) -> Iterator[Sequence]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def sheet(folder: Path, scenes: Sequence, repeats: int):
-    """The first graphs, each with its picture in the data set, if it has one, and its samples."""
-    from PIL import Image
-
-    from ldm import gallery, plots
-    from ldm.data.images import to_image
-
-    panels = []
-    for index in range(min(len(scenes), SHEET_GRAPHS)):
-        image = scenes[index][0]
-        pictures = [(f"graph {index}", Image.open(folder / gallery.graph_path(index)))]
-        pictures += [] if image is None else [("data set", to_image(image))]
-        for repeat in range(min(repeats, SHEET_REPEATS)):
-            pictures.append((f"sample {repeat}", Image.open(folder / gallery.image_path(index, repeat))))
-        panels.append(plots.panel(pictures, height=256))
-    return plots.grid(panels, columns=2 if repeats == 1 else 1)
 
 
 if __name__ == "__main__":
