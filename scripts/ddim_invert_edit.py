@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from ldm.util import UserError, finite, writable_folder
+from ldm.util import UserError, finite, positive, writable_folder
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
@@ -87,12 +87,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def given(arguments: argparse.Namespace, names: Iterable[str]) -> str:
     """Those of the options that were given, as they are written."""
     return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None)
-
-
-def positive(word: str) -> int:
-    if word.isdecimal() and int(word):
-        return int(word)
-    raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 on")
 
 
 def sweep(word: str) -> tuple[str, list]:

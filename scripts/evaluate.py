@@ -23,7 +23,7 @@ import re
 import sys
 from pathlib import Path
 
-from ldm.util import UserError
+from ldm.util import UserError, at_least
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -287,15 +287,6 @@ def write(out: Path, arguments: argparse.Namespace, report: dict) -> None:
     part = out.with_name(f".{out.name}")
     part.write_text(json.dumps({**report, "arguments": given, "versions": versions}, indent=2) + "\n")
     part.replace(out)
-
-
-def at_least(least: int):
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
-        return int(text)
-
-    return number
 
 
 if __name__ == "__main__":
