@@ -26,7 +26,6 @@ from ldm.strategies import DDP, Sharded, refuse_to_shard, shard_frozen, strategy
 from ldm.util import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
-RATE = 1e-3
 
 
 def numbers_here(unet):
@@ -61,7 +60,8 @@ def one_of_two(rank, folder):
 def apart(ours, theirs):
     """The distance of tensors from those of the same names, as a share of their length."""
     assert ours.keys() == theirs.keys()
-    return get_total_norm([ours[name] - theirs[name] for name in theirs]) / get_total_norm(list(theirs.values()))
+    away = [(ours[name] - theirs[name]).float() for name in theirs]
+    return get_total_norm(away) / get_total_norm([value.float() for value in theirs.values()])
 
 
 def all_of_it(model, batch, precision):
@@ -93,7 +93,7 @@ class Record(pl.Callback):
 
 def run(folder, name, steps, *flags):
     """What Record wrote in each of two processes, last.ckpt, and the log folder: of a run, or of one that goes on."""
-    model = {**copy.deepcopy(MODEL), "base_learning_rate": RATE}
+    model = {**copy.deepcopy(MODEL), "base_learning_rate": 1e-3}
     model["params"]["cosine"] = False  # which would have to know where the run ends
     callbacks = {
         "image_logger": {"params": {"batch_frequency": 2, "log_images_kwargs": {"steps": 2}}},
@@ -118,7 +118,8 @@ def run(folder, name, steps, *flags):
 @pytest.mark.slow
 def test_a_run_in_shards_that_was_resumed_is_the_run_of_whole_models(tmp_path):
     """On a CPU whole models' frozen weights lie channels last, so sums come in another order: losses to 1e-5, averaged
-    gradients to 1e-3. Weights by their mean: where a gradient is rounding alone, Adam goes by the rate either way."""
+    gradients to 1e-4. Weights to 1e-3, of which four steps move them near a tenth: where a gradient is nothing but rounding,
+    Adam goes by the whole rate either way."""
     whole, expected, _ = run(tmp_path, "ddp", 4, "--strategy", "ddp")
     begun, _, _ = run(tmp_path, "fsdp", 2, "--strategy", "fsdp")
     resumed, last, log = run(tmp_path, "fsdp", 4)
@@ -128,12 +129,9 @@ def test_a_run_in_shards_that_was_resumed_is_the_run_of_whole_models(tmp_path):
         assert ours[1] < 0.52 * theirs[1] and ours[2] == theirs[2]
     assert last["global_step"] == expected["global_step"] == 4
     assert last["callbacks"]["Checks"] == expected["callbacks"]["Checks"]  # the frozen weights
-    assert last["state_dict"].keys() == expected["state_dict"].keys()
-    pairs = [(last["state_dict"][name], value) for name, value in expected["state_dict"].items()]
-    away = [(ours - theirs).float().abs().flatten() for ours, theirs in pairs]
-    assert torch.cat(away).mean() < 1e-3 * RATE
+    assert apart(last["state_dict"], expected["state_dict"]) < 1e-3
     states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (last, expected)]
-    assert apart(*({number: of["exp_avg"] for number, of in state.items()} for state in states)) < 1e-3
+    assert apart(*({number: of["exp_avg"] for number, of in state.items()} for state in states)) < 1e-4
     assert list(log.glob("images/train/samples_gs-000004*")) and list(log.glob("images/val/samples_gs-000004*"))
 
 
