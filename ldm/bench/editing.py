@@ -19,7 +19,6 @@ from ldm.graph import encode
 from ldm.models.diffusion import ddim
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.footprint import settle
-from ldm.speed import prepare
 
 GUIDANCE = 2.0
 
@@ -32,7 +31,6 @@ def edits(setting: Setting) -> Group:
     def ours(precision: str, low_memory: bool = False, **options: object) -> Callable[[], Edit]:
         model = _ready(replace(setting, device="cpu"))  # or its peak would be that of moving there
         settle(model, setting.device, precision, low_memory)
-        prepare(model.unet, setting.device)
         return lambda: edit(model, photograph, target, source, **options)
 
     ways = {"plain": Way(partial(_plain, setting))}
