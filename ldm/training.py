@@ -87,7 +87,7 @@ def run(arguments: Namespace, overrides: list[str]) -> int:
         data = instantiate_from_config(config.data)
         if OmegaConf.select(config, "data.params.seed") is None:
             data.seed = seed
-        data.setup()
+        data.setup("check" if arguments.check else None)
         if arguments.check:
             from ldm.data import doctor
 
