@@ -43,6 +43,7 @@ GUIDANCE = 2.0  # towards graph and style, where the model was trained for it
 LOOKS = 8  # levels at which the U-Net is asked where it sees the objects
 RANDOM = ("ddpm", "noise")  # methods whose edits differ by the seed
 STEPS = {"ddim": 50, "dpm++": 10}  # of each sampler, where nothing else is asked for
+FAST = ("noise", "direct")  # methods that go by dpm++ where no sampler is asked for
 
 
 class Settings(NamedTuple):
@@ -107,7 +108,7 @@ def edit(
     source: SceneGraph | None = None,
     style: Image.Image | None = None,
     method: str | None = None,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     steps: int | None = None,
     graph_scale: float | None = None,
     style_scale: float | None = None,
@@ -133,7 +134,7 @@ def edit(
     region       'auto', or 'none' to let the whole picture change
     method       one of ldm.models.diffusion.inversion.METHODS; by default `noise` within a region, `direct` without one
     sampler      ddim, or dpm++, of second order, which needs fewer steps, inverting as well as sampling; it goes with the
-                 methods inversion.SECOND_ORDER
+                 methods inversion.SECOND_ORDER, and is the one of the methods FAST where none is asked for
     steps        timesteps over all noise levels; by default as many as STEPS says
     strength     share of all timesteps that the photograph is taken up to; less stays nearer to it, by fewer steps
     graph_scale, style_scale, interval, rescale: guidance, as LatentDiffusion.denoiser takes it; 1 is none, and the default
@@ -159,6 +160,7 @@ def edit(
     photograph, style, mask = to_rgb(photograph), style and to_rgb(style), mask and to_rgb(mask, "black")
     operations, graph, chosen = understood(source, graph, 1 / (2 * model.latent_size))
     everywhere, method = _way(method, source, style, mask, region)
+    sampler = sampler or usual_sampler(method)
     invert = inversion.by(method, sampler)
     settings = Settings(
         method, sampler, STEPS[sampler] if steps is None else steps, strength,
@@ -260,6 +262,11 @@ def understood(
         return [], graph, ""
     graph, chosen = place(source, graph, operations, step)
     return diff(source, graph), graph, chosen
+
+
+def usual_sampler(method: str) -> str:
+    """Of a method, where none is asked for: those that are named after DDIM's steps or made of them keep to these."""
+    return "dpm++" if method in FAST else "ddim"
 
 
 def usual_scale(model: LatentDiffusion) -> float:

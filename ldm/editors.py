@@ -85,17 +85,19 @@ def parse(text: str) -> tuple[Callable[..., Edited], dict[str, Any]]:
     free = {key: kind for key, kind in _kinds(function).items() if key not in options}
     options |= read(words, free, f"method {text!r}")
     if function is ours:  # refuses what does not go together
-        inversion.by(options.get("method") or "noise", options.get("sampler", "ddim"))
+        method = options.get("method") or editing.WITHIN
+        inversion.by(method, options.get("sampler") or editing.usual_sampler(method))
     return function, options
 
 
 def own_way() -> str:
     """What 'edit' does where no options say otherwise, as a sentence."""
-    sampler = inspect.signature(edit).parameters["sampler"].default
-    return (
-        f"`edit` by itself goes by the method {editing.WITHIN} where it changes a region and by {editing.EVERYWHERE} where "
-        f"it may change everything, with the sampler {sampler} in {editing.STEPS[sampler]} steps."
-    )
+    ways = (("it changes a region", editing.WITHIN), ("it may change everything", editing.EVERYWHERE))
+    said = []
+    for where, method in ways:
+        sampler = editing.usual_sampler(method)
+        said.append(f"where {where} by the method {method} with the sampler {sampler} in {editing.STEPS[sampler]} steps")
+    return f"`edit` by itself goes {', and '.join(said)}."
 
 
 def versioned(text: str) -> str:

@@ -51,7 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--method", choices=METHODS, help="how the photograph is inverted (default: noise, which inverts nothing, within a "
         "region; direct without one)")  # fmt: skip
     add("--sampler", choices=["ddim", "dpm++"], help="dpm++ is of second order, and needs fewer steps; with the methods "
-        "ddim, direct and noise (default: ddim)")  # fmt: skip
+        "ddim, direct and noise (default: dpm++ of noise and direct, and without a photograph; else ddim)")  # fmt: skip
     add("--steps", type=int, help="of the sampler, down and up (default: 50 of ddim, 10 of dpm++)")
     add("--strength", type=finite, help="share of the noise levels that the edit goes through; less stays nearer to the "
         "photograph (default: 1)")  # fmt: skip
@@ -205,11 +205,12 @@ def run(arguments: argparse.Namespace) -> int:
 def sampled(arguments: argparse.Namespace, model, graph, style) -> tuple[dict, dict]:
     """The picture of a graph, and its panel, where there is no photograph; and what the record says of them."""
     from ldm import plots
-    from ldm.editing import STEPS, usual_scale
+    from ldm.editing import STEPS, WITHIN, usual_sampler, usual_scale
     from ldm.sampling import Settings, laid_out, sample_images, usual_layout
 
     print("no photograph to edit: sampling a picture of the graph from noise")
-    usual = {"steps": STEPS[arguments.sampler or "ddim"], "layout": usual_layout(model)}
+    sampler = arguments.sampler or usual_sampler(WITHIN)  # as the edit that goes on from noise
+    usual = {"sampler": sampler, "steps": STEPS[sampler], "layout": usual_layout(model)}
     usual |= dict.fromkeys(("graph_scale", "style_scale"), usual_scale(model))
     asked = usual | {"seed": 0} | {key: value for key, value in options_of(arguments).items() if key in OF_NOISE}
     seed = asked.pop("seed")

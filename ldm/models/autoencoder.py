@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class Autoencoder(SavesWhatIsTrained, LightningModule):
     image_key    of published configs; batches are tuples whose first element is the image
     patch_size   the encoder sees patches of so many pixels squared as one with their channels (space to depth), which
                  costs a fraction; published first stages have none
+    hardest      share of each picture's pixels, those furthest off, whose L1 counts once more (online bootstrapping, Wu et
+                 al. 1605.06885): a mean over all pixels hardly sees the edges of what is small
     """
 
     learning_rate = 1e-4  # the trainer sets the one in force
@@ -53,8 +56,11 @@ class Autoencoder(SavesWhatIsTrained, LightningModule):
         monitor: str | None,
         image_key: str,
         patch_size: int = 1,
+        hardest: float = 0.0,
     ):
         super().__init__()
+        if not 0 <= hardest <= 1:
+            raise ValueError(f"hardest: {hardest} is a share of the pixels, from 0 to 1")
         if lossconfig is not None and lossconfig["target"] != "torch.nn.Identity":
             raise ValueError(
                 f"lossconfig: {lossconfig['target']} is not available; autoencoders train here on L1 + L2 and their "
@@ -69,6 +75,7 @@ class Autoencoder(SavesWhatIsTrained, LightningModule):
         self.patch_size = patch_size
         self.downsampling = patch_size * 2 ** (len(ddconfig["ch_mult"]) - 1)
         self.monitor = monitor
+        self.hardest = hardest
         self.weights_from: str | None = None
 
     def find_weights(self, ckpt_path: str | Path | None, ignore_keys: Sequence[str], init: str | None) -> bool:
@@ -100,6 +107,8 @@ class Autoencoder(SavesWhatIsTrained, LightningModule):
         reconstruction, latent_loss = self.reconstruct(image)
         rec_loss = l1_loss(reconstruction, image) + mse_loss(reconstruction, image)
         loss = rec_loss + latent_loss
+        if self.hardest:
+            loss = loss + hardest_l1(reconstruction, image, self.hardest)
         values = {f"{split}/loss": loss, f"{split}/rec_loss": rec_loss, f"{split}/latent_loss": latent_loss}
         self.log_dict(values, prog_bar=True, batch_size=len(image), sync_dist=split == "val")
         return loss
@@ -120,6 +129,12 @@ class Autoencoder(SavesWhatIsTrained, LightningModule):
     def log_images(self, batch: tuple, n: int = 8) -> dict[str, Tensor]:  # name -> (n,3,H,W) in [-1,1]
         image = batch[0][:n].to(self.device)
         return {"inputs": image, "reconstructions": self.decode(self.encode(image)).clamp(-1, 1)}
+
+
+def hardest_l1(a: Tensor, b: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> ()
+    """The mean absolute difference over that share of each image's pixels where it is greatest."""
+    errors = (a - b).abs().mean(1).flatten(1)
+    return errors.topk(math.ceil(share * errors.shape[1]), dim=1).values.mean()
 
 
 class VQModelInterface(Autoencoder):
@@ -143,8 +158,9 @@ class VQModelInterface(Autoencoder):
         patch_size: int = 1,
         codebook_start: int = 0,
         restart_every: int = 100,
+        hardest: float = 0.0,
     ):
-        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size)
+        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, hardest)
         if ddconfig.get("double_z"):
             raise ValueError("a quantised latent has no variance: VQModelInterface needs ddconfig.double_z: false")
         self.quantize = VectorQuantizer2(n_embed, embed_dim, beta=0.25, legacy=False)
@@ -222,8 +238,9 @@ class AutoencoderKL(Autoencoder):
         init: str | None = None,
         patch_size: int = 1,
         kl_weight: float = 1e-4,
+        hardest: float = 0.0,
     ):
-        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size)
+        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, hardest)
         if not ddconfig.get("double_z", True):
             raise ValueError("a Gaussian latent has a mean and a variance: AutoencoderKL needs ddconfig.double_z: true")
         self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
