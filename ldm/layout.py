@@ -21,6 +21,7 @@ from ldm.places import (
     FAIRLY,
     GAP,
     GRID,
+    HIDDEN,
     LEVELS,
     LOOSELY,
     OVERLAPPING,
@@ -44,7 +45,8 @@ def place(
 
     Where a relation is new and no new box of either object is given, the subject moves the least way after which it and
     all that held before holds, in the picture and onto nothing that it is not asked to overlap; its contents go along
-    if they must, and if all that is in vain the object of the relation moves instead. An object that is added without
+    if they must, and if all that is in vain the object of the relation moves instead. Where nothing has room, something
+    may come to lie over others, as little as can be, and no more than leaves them to be seen. An object that is added without
     a box is placed by the same rules near what it relates to, or else where there is most room. Boxes that the target
     gives are never changed, but those that it only repeats from the source. Raises a GraphError where a predicate does
     not say where things are, or no place will do.
@@ -108,17 +110,18 @@ class _Scene:
     def move(self) -> None:
         """The object of most unmet relations, and of equals the first's subject, moves first."""
         while self.unmet:
-            group, shift, triples = self._smallest()
+            group, shift, triples, crowded = self._smallest()
             self.wanted -= set(triples)
             self.unmet = [triple for triple in self.unmet if triple not in triples]
             moves = []
             for i in group:
                 old, self.boxes[i] = self.boxes[i], _within(np.array(self.boxes[i]) + np.tile(shift, 2))
                 moves.append(str(Move(self.origin[i], i, self._words(i), (old, self.boxes[i]))))
-            self.said.append(f"{' and '.join(moves)}, so that {' and '.join(map(self._claim, triples))}")
+            over = ", over other things, since nothing has room" * crowded
+            self.said.append(f"{' and '.join(moves)}{over}, so that {' and '.join(map(self._claim, triples))}")
 
-    def _smallest(self) -> tuple[list[int], np.ndarray, list[Triple]]:
-        """What moves by which shift (2,), and the triples that hold for it."""
+    def _smallest(self) -> tuple[list[int], np.ndarray, list[Triple], bool]:
+        """What moves by which shift (2,), the triples that hold for it, and whether it had to go over others."""
         ends = [index for subject, _, object in self.unmet for index in (subject, object)]
         movers = sorted(dict.fromkeys(ends), key=lambda index: -ends.count(index))
         tries = []
@@ -127,14 +130,15 @@ class _Scene:
             for _, tier in groupby(some, ends.count):
                 tries += [(level, mover) for level, mover in product((CLEARLY, FAIRLY, PLAINLY), list(tier))]
             tries += [(BARELY, mover) for mover in some]
-        for level, mover in tries:
+        for crowded, (level, mover) in product((False, True), tries):
             triples = [triple for triple in self.unmet if mover in triple[::2]]
             for group, step in product(self._groups(mover, {_other(triple, mover) for triple in triples}), self.steps):
                 boxes = np.array([self.boxes[i] for i in group])
                 shifts = _lattice(-boxes[:, :2].min(0), 1 - boxes[:, 2:].max(0), step)
-                good = self._good(group, boxes + np.tile(shifts, 2)[:, None], triples, level)
+                good, covered = self._good(group, boxes + np.tile(shifts, 2)[:, None], triples, level, crowded)
                 if good.any():
-                    return group, shifts[np.where(good, np.hypot(*shifts.T), np.inf).argmin()], triples
+                    order = np.lexsort((np.hypot(*shifts.T), covered if crowded else np.zeros(len(good)), ~good))
+                    return group, shifts[order[0]], triples, crowded
         claims = " and ".join(self._claim(triple) for triple in self.unmet if movers[0] in triple[::2])
         raise GraphError(
             f"no move within the picture makes it true that {claims}, with all other relations as they are: "
@@ -182,7 +186,7 @@ class _Scene:
         size = np.full(2, SIZE) if size is None else size
         lattices = [self._places(size, triples, index, step) for step in self.steps]
         for level, (boxes, cost) in product(LEVELS[:LOOSELY], lattices):
-            good = self._good([index], boxes[:, None], triples, level)
+            good, _ = self._good([index], boxes[:, None], triples, level)
             if good.any():
                 box = boxes[np.where(good, cost, np.inf).argmin()]
                 self.boxes[index] = _within(box)
@@ -206,9 +210,12 @@ class _Scene:
 
     # What must hold ---------------------------------------------------------------------------------------------------
 
-    def _good(self, group: list[int], boxes: np.ndarray, wanted: Sequence[Triple], level: int) -> np.ndarray:
-        """For `boxes` (K,G,4) of the group: `wanted` holds at the level, and else what held holds as clearly."""
-        good = np.ones(len(boxes), bool)
+    def _good(
+        self, group: list[int], boxes: np.ndarray, wanted: Sequence[Triple], level: int, crowded: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """For `boxes` (K,G,4) of the group: whether `wanted` holds at the level, and else what held holds as clearly; and
+        the greatest share that unrelated things cover of each other, which must be none but where it is `crowded`."""
+        good, covered = np.ones(len(boxes), bool), np.zeros(len(boxes))
         at = {i: boxes[:, g] for g, i in enumerate(group)}
         related: dict[frozenset, set[str | None]] = {}  # for pairs of one in the group and one outside
         for triple in dict.fromkeys((*wanted, *self._settled())):
@@ -236,9 +243,13 @@ class _Scene:
                 asked = any({i, other} == {s, o} for s, _, o in wanted)
                 if kinds & set(OVERLAPPING) or before < -ROUNDING and not asked:
                     continue
-                gap = Shape.of(at[i], np.array(box)).gap
+                shape = Shape.of(at[i], np.array(box))
+                if crowded:
+                    covered = np.maximum(covered, _share(shape, at[i], np.array(box)))
+                    continue
+                gap = shape.gap
                 good &= gap >= (min(GAP, max(before, 0)) if level < BARELY else 0) - ROUNDING
-        return good
+        return good & (covered <= HIDDEN[CLEARLY]), covered
 
     def _settled(self) -> list[Triple]:
         """The triples that hold already, as far as they go by boxes."""
@@ -267,6 +278,12 @@ class _Scene:
 
 def _other(triple: Triple, index: int) -> int:
     return triple[2] if triple[0] == index else triple[0]
+
+
+def _share(shape: Shape, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What two boxes (...,4) of that Shape have in common, of the smaller one."""
+    areas = (np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (a, b))
+    return shape.wide.clip(0) * shape.high.clip(0) / np.minimum(*areas)
 
 
 def _lattice(low: np.ndarray, high: np.ndarray, step: float) -> np.ndarray:  # (2,), (2,) -> (K,2)

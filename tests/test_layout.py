@@ -137,6 +137,23 @@ def test_an_impossible_wish_is_refused_with_what_to_do():
         change([wide, wide[:1] + (0.7, 1.0, 0.9)], [(0, "above", 1)], [(0, "left of", 1)])
 
 
+def test_what_has_no_room_comes_to_lie_over_others_as_little_as_can_be():
+    mover, anchor, other = (0.05, 0.6, 0.25, 0.8), (0.3, 0.5, 0.6, 0.8), (0.1, 0.1, 0.95, 0.32)
+    triples = [(2, "above", 1)]
+    graph, said = change([mover, anchor, other], [(0, "left of", 1), *triples], [(0, "above", 1), *triples])
+    assert graph.boxes[1:] == (anchor, other) and seen(graph, 0, 1) == "above" and "since nothing has room" in said
+    covered = []
+    for dx, dy in itertools.product(np.arange(-64, 65) / 64, repeat=2):
+        x0, y0, x1, y1 = (edge + shift for edge, shift in zip(mover, (dx, dy, dx, dy)))
+        aside, down = abs((x0 + x1) / 2 - 0.45), 0.65 - (y0 + y1) / 2
+        if min(x0, y0, 1 - x1, 1 - y1) >= 0 and down >= aside + 6 / 64 and (y1 <= 0.5 - 2 / 64 or aside >= 0.25 + 2 / 64):
+            shared = max(0, min(x1, 0.95) - max(x0, 0.1)) * max(0, min(y1, 0.32) - max(y0, 0.1))
+            covered.append(shared / 0.04)
+    x0, y0, x1, y1 = graph.boxes[0]
+    found = max(0, min(x1, 0.95) - max(x0, 0.1)) * max(0, min(y1, 0.32) - max(y0, 0.1)) / 0.04
+    assert found == pytest.approx(min(covered)) and 0 < found < 0.36
+
+
 def test_a_word_that_is_no_place_asks_for_a_box_and_takes_it():
     with pytest.raises(GraphError, match="'admiring' does not say where 'circle'.*a box"):
         change([A, B], [(0, "near", 1)], [(0, "admiring", 1)])
