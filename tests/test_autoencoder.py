@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from taming.modules.diffusionmodules.model import AttnBlock
 
-from ldm.models.autoencoder import AutoencoderKL, FusedAttnBlock, VQModelInterface
+from ldm.models.autoencoder import AutoencoderKL, FusedAttnBlock, VQModelInterface, hardest_l1
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's on self.log without a trainer
 
@@ -210,6 +210,28 @@ def test_training_samples_the_posterior_and_validation_takes_its_mean():
     assert not torch.equal(model.reconstruct(image)[0], model.reconstruct(image)[0])
     model.eval()
     assert torch.equal(model.reconstruct(image)[0], model.decode(model.encode(image)))
+
+
+def test_the_hardest_pixels_are_each_images_own_with_the_greatest_differences():
+    a, b = torch.zeros(2, 3, 2, 5), torch.zeros(2, 3, 2, 5)
+    a[0, :, 0, :3], b[1, :, 1, 4] = torch.tensor([1.0, -4.0, 2.0]), 0.9
+    assert hardest_l1(a, b, 0.2) == pytest.approx(((4 + 2) / 2 + (0.9 + 0) / 2) / 2)
+    assert hardest_l1(a, b, 0.01) == pytest.approx((4 + 0.9) / 2)  # one at least
+    assert hardest_l1(a, b, 1.0) == pytest.approx(float((a - b).abs().mean()))
+
+
+def test_the_hardest_pixels_count_once_more_and_by_default_not(monkeypatch):
+    logged = []
+    monkeypatch.setattr(VQModelInterface, "log_dict", lambda self, values, **_: logged.append(values))
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    for share in (0.0, 0.05):
+        model = small_vq(hardest=share).eval()
+        loss, difference = model.loss((image,), "val"), model.decode(model.encode(image)) - image
+        more = sum(e.abs().mean(0).flatten().sort().values[-13:].mean() / 2 for e in difference) if share else 0  # 5 % of 256
+        rest = logged[-1]["val/rec_loss"] + logged[-1]["val/latent_loss"]
+        assert float(loss - rest) == pytest.approx(float(more), abs=1e-6)
+    with pytest.raises(ValueError, match="hardest: 5"):
+        small_vq(hardest=5)
 
 
 @pytest.mark.parametrize("build", [small_vq, small_kl])
