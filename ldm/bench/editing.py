@@ -24,8 +24,9 @@ GUIDANCE = 2.0
 
 
 def edits(setting: Setting) -> Group:
-    """An edit of one photograph: `steps` up, and as many down. diffusers' U-Net goes by the plain loop. With low memory, which
-    means something on a GPU alone, the first stage and the image encoder are there only while they work."""
+    """An edit of one photograph: plainly `steps` up, and as many down, which diffusers' U-Net goes by as well; as it comes;
+    and by as many of DDIM's steps. With low memory, which means something on a GPU alone, the first stage and the image
+    encoder are there only while they work."""
     photograph, source, target = setting.edited()
 
     def ours(precision: str, low_memory: bool = False, **options: object) -> Callable[[], Edit]:
@@ -36,10 +37,10 @@ def edits(setting: Setting) -> Group:
     ways = {"plain": Way(partial(_plain, setting))}
     for precision in setting.precisions:
         end = "" if precision == "fp32" else f", {precision}"
-        ways["edit" + end] = Way(partial(ours, precision, steps=setting.steps), precision)
+        ways["edit" + end] = Way(partial(ours, precision), precision)
         if setting.device.startswith("cuda"):
-            ways["edit, low memory" + end] = Way(partial(ours, precision, True, steps=setting.steps), precision)
-        ways["edit, dpm++" + end] = Way(partial(ours, precision, sampler="dpm++"), precision)
+            ways["edit, low memory" + end] = Way(partial(ours, precision, True), precision)
+        ways["edit, ddim" + end] = Way(partial(ours, precision, sampler="ddim", steps=setting.steps), precision)
         if peer.available():
             ways["diffusers" + end] = Way(partial(_plain, setting, precision), precision, peer=True)
     return Group("edit", 1, ways)
