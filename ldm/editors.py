@@ -92,12 +92,11 @@ def parse(text: str) -> tuple[Callable[..., Edited], dict[str, Any]]:
 
 def own_way() -> str:
     """What 'edit' does where no options say otherwise, as a sentence."""
-    ways = (("it changes a region", editing.WITHIN), ("it may change everything", editing.EVERYWHERE))
-    said = []
-    for where, method in ways:
-        sampler = editing.usual_sampler(method)
-        said.append(f"where {where} by the method {method} with the sampler {sampler} in {editing.STEPS[sampler]} steps")
-    return f"`edit` by itself goes {', and '.join(said)}."
+    sampler = editing.usual_sampler(editing.WITHIN)
+    return (
+        f"`edit` by itself goes by the method {editing.WITHIN} where it changes a region and by {editing.EVERYWHERE} where "
+        f"it may change everything, with the sampler {sampler} in {editing.STEPS[sampler]} steps."
+    )
 
 
 def versioned(text: str) -> str:

@@ -17,7 +17,7 @@ from ldm import gallery, plots
 from ldm.data.demo import DemoValidation
 from ldm.data.shapes import render
 from ldm.diff import diff
-from ldm.editing import GUIDANCE, STEPS, edit, psnr, understood, variants
+from ldm.editing import FAST, GUIDANCE, STEPS, edit, psnr, understood, variants
 from ldm.graph import SceneGraph, encode, write_graphs
 from ldm.keeping import keeping
 from ldm.models.diffusion.dpm_solver import even
@@ -276,6 +276,14 @@ def test_each_sampler_has_its_own_number_of_steps_and_strength_counts_timesteps(
     assert len(calls) == int((visited <= 500).sum()) == 5
 
 
+def test_where_no_sampler_is_asked_for_ddims_own_methods_go_by_ddim_and_the_others_by_the_quicker_one(model, scene):
+    photograph, graph, other = scene
+    for method in METHODS:
+        settings = edit(model, photograph, other, source=graph, method=method, steps=2, reconstruct=False).settings
+        assert settings.sampler == ("dpm++" if method in ("noise", "direct") else "ddim"), method
+    assert set(FAST) <= set(SECOND_ORDER)
+
+
 @pytest.mark.parametrize("wrong", [{"method": "null"}, {"method": "fixed-point"}, {"method": "bdia"}, {"method": "ddpm"}])
 def test_methods_of_ddims_own_steps_are_refused_with_the_second_sampler(model, scene, wrong):
     with pytest.raises(UserError, match="leave the sampler at ddim"):
@@ -287,7 +295,7 @@ def test_an_edit_gives_what_its_branches_give_one_by_one_without_anything_kept(m
     latents, decode = [], type(model).decode
     monkeypatch.setattr(type(model), "decode", lambda self, z: latents.append(z) or decode(self, z))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    options = {"source": graph, "steps": 3, "seed": 4, "reconstruct": False}
+    options = {"source": graph, "sampler": "ddim", "steps": 3, "seed": 4, "reconstruct": False}
     edit(model, photograph, other, **options, graph_scale=2, style_scale=3)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -406,7 +414,7 @@ def test_the_readmes_lines_of_python_edit_a_photograph_and_its_comment_names_wha
     Path("lines.py").write_text(lines + f"other = {other}\n")
     monkeypatch.setattr("ldm.run.find_checkpoint", lambda: checkpoint)
     monkeypatch.setattr("ldm.run.checkpoint_of", lambda run: checkpoint)
-    monkeypatch.setitem(STEPS, "ddim", 2)
+    monkeypatch.setitem(STEPS, "dpm++", 2)
     names = runpy.run_path("lines.py")
     with Image.open(root / "data" / "demo" / "example.png") as photograph, Image.open("edited.png") as edited:
         assert edited.size == photograph.size
