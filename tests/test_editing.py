@@ -691,7 +691,7 @@ def test_a_sampled_picture_is_guided_as_an_edit_and_drawn_with_the_boxes_that_it
     assert complaint and complaint in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["settings"]["graph_scale"] == record["settings"]["style_scale"] == GUIDANCE
-    settings = Settings(2, graph_scale=GUIDANCE, style_scale=GUIDANCE)
+    settings = Settings(2, graph_scale=GUIDANCE, style_scale=GUIDANCE, sampler="dpm++")
     (picture,) = sample_images(load_model(checkpoint), [told], [2**70], settings)
     assert np.array_equal(Image.open(tmp_path / "out" / "edited.png"), picture)
 
@@ -705,7 +705,7 @@ def test_a_sampled_picture_is_guided_as_an_edit_and_drawn_with_the_boxes_that_it
         ({"objects": ["circle"] * 30}, [], "30 objects"),
         ({"objects": ["circle"]}, ["--ref", "nowhere.png"], "nowhere.png"),
         ({"objects": ["circle"]}, ["--ckpt", "nowhere"], "nowhere"),
-        ({"objects": ["circle"]}, ["--steps", "0"], "0 DDIM steps"),
+        ({"objects": ["circle"]}, ["--steps", "0"], "0 steps of a schedule"),
         ({"objects": ["circle"]}, ["--device", "gpu7"], "gpu7"),
         ({"objects": ["circle"]}, ["--style", "nowhere.png"], "nowhere.png"),
     ],
