@@ -137,8 +137,8 @@ class _Scene:
                 shifts = _lattice(-boxes[:, :2].min(0), 1 - boxes[:, 2:].max(0), step)
                 good, covered = self._good(group, boxes + np.tile(shifts, 2)[:, None], triples, level, crowded)
                 if good.any():
-                    order = np.lexsort((np.hypot(*shifts.T), covered if crowded else np.zeros(len(good)), ~good))
-                    return group, shifts[order[0]], triples, crowded
+                    best = np.lexsort((np.hypot(*shifts.T), covered, ~good))[0]
+                    return group, shifts[best], triples, crowded
         claims = " and ".join(self._claim(triple) for triple in self.unmet if movers[0] in triple[::2])
         raise GraphError(
             f"no move within the picture makes it true that {claims}, with all other relations as they are: "
