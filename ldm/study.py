@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -172,8 +173,15 @@ def _deaf() -> Iterator[None]:
 
 
 def _begin(prepare: Callable[[], Measure]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker.append(prepare())
+
+
+def _end_with_parent() -> None:
+    """One that is killed cannot say so, and whoever serves it would wait for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 _worker: list[Measure] = []  # of a process that serves a pool: what it does with a job

@@ -470,8 +470,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("everyone", [True, False], ids=["as a terminal's Ctrl-C", "the first process alone"])
-def test_a_stopped_study_stops_its_workers_in_the_middle_of_a_job_and_quietly(tmp_path, everyone):
+@pytest.fixture
+def endless(tmp_path):
+    """A study whose two workers are in the middle of a job, and the paths that bear their numbers."""
     (tmp_path / "endless.py").write_text(ENDLESS)
     env = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
     process = subprocess.Popen(
@@ -481,15 +482,27 @@ def test_a_stopped_study_stops_its_workers_in_the_middle_of_a_job_and_quietly(tm
         while len(begun := list(tmp_path.glob("begun_*"))) < 2:
             assert process.poll() is None
             time.sleep(0.1)
-        (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        yield process, begun
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("everyone", [True, False], ids=["as a terminal's Ctrl-C", "the first process alone"])
+def test_a_stopped_study_stops_its_workers_in_the_middle_of_a_job_and_quietly(endless, everyone):
+    process, begun = endless
+    (os.killpg if everyone else os.kill)(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors
     for path in begun:
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.name.removeprefix("begun_")), 0)
+
+
+def test_the_workers_of_a_study_that_is_killed_end_too(endless):
+    process, _ = endless
+    process.kill()
+    process.communicate(timeout=60)  # which ends when the last of those that share its standard error has closed it
 
 
 @pytest.mark.parametrize("command, says", [("edits", GOES_ON), ("scenes", GOES_ON), ("images", "")])
