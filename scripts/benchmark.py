@@ -17,6 +17,7 @@ its U-Net gets our weights, and has to give the same numbers before it is timed.
     optimizer   AdamW as torch has it, and fused
     edit        an edit, against a plain loop of 50 + 2 x 50 evaluations
     scaling     training on 1, 2, 4, ... CPU processes
+    profile     what the time of unet, backward, step and edit goes to, of backward and step where none of them is named
     memory      peaks of step and edit, of both where neither is named, in a process of their own each; these take a while
 """
 
@@ -28,7 +29,8 @@ import sys
 
 from ldm.util import UserError, positive, writable_folder
 
-SECTIONS = ("matmul", "unet", "backward", "attention", "encoders", "step", "optimizer", "edit", "scaling", "memory")
+SECTIONS = ("matmul", "unet", "backward", "attention", "encoders", "step", "optimizer", "edit", "scaling", "profile",
+            "memory")  # fmt: skip
 SIZES = ("small", "vg", "sd1")
 
 
@@ -54,7 +56,13 @@ def sections(words: str) -> tuple[str, ...]:
     chosen = tuple(words.split(","))
     if unknown := set(chosen) - set(SECTIONS):
         raise argparse.ArgumentTypeError(f"there is no {min(unknown)!r}, only {', '.join(SECTIONS)}")
-    return ("step", "edit", *chosen) if "memory" in chosen and not {"step", "edit"} & set(chosen) else chosen
+    for what, of, usual in (
+        ("profile", {"unet", "backward", "step", "edit"}, ("backward", "step")),
+        ("memory", {"step", "edit"}, ("step", "edit")),
+    ):
+        if what in chosen and not of & set(chosen):
+            chosen = usual + chosen
+    return chosen
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     about = report.machine(setting)
     text = [report.table(rows)] if rows else []
+    text += [profiles] if (profiles := report.profiles(rows, peaks)) else []
     text += [report.processes(processes)] if processes else []
     text += ["\n".join(f"- {remark}" for remark in (", ".join(f"{k} {v}" for k, v in about.items()), *remarks))]
     text = "\n\n".join(text)

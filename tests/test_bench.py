@@ -5,15 +5,16 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from ldm.bench import editing, group, peer, sections, timing, training, unet
+from ldm.bench import editing, group, peer, profile, sections, timing, training, unet
 from ldm.bench.group import Group, Way, measure, peak_memory, resident_peak
-from ldm.bench.report import table
+from ldm.bench.report import profiles, table
 from ldm.bench.setting import SIZES, Setting
 from ldm.bench.timing import Spread
 from ldm.conditioning import Conditioning
@@ -54,9 +55,9 @@ def test_a_ratio_is_taken_within_each_round():
 
 def test_operations_are_counted_twice_per_product_and_also_of_what_is_compiled():
     layer, x = nn.Linear(5, 7, bias=False), torch.randn(3, 5)
-    assert timing.flops(lambda: layer(x)) == 2 * 3 * 5 * 7
+    assert timing.flops(lambda: layer(x)) == {"aten.mm": 2 * 3 * 5 * 7}
     layer.compile(backend="eager")
-    assert timing.flops(lambda: layer(x)) == 2 * 3 * 5 * 7
+    assert timing.flops(lambda: layer(x)) == {"aten.mm": 2 * 3 * 5 * 7}
 
 
 def test_the_peak_is_a_rate_that_products_reach(monkeypatch):
@@ -78,6 +79,45 @@ def test_a_row_tells_speed_ratio_and_share_of_the_peak():
     assert fast.flops == 2 * 40 * 30 * 20 / 2
     assert fast.share == pytest.approx(fast.flops / fast.seconds.median / 1e9)
     assert table([plain, fast]).count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    "operation, expected",
+    [
+        ("aten::mkldnn_convolution", "convolutions"),
+        ("aten::_slow_conv2d_forward", "convolutions"),
+        ("aten.convolution_backward", "convolutions, backward"),
+        ("ConvolutionBackward0", "convolutions, backward"),
+        ("aten._scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "attention, backward"),
+        ("aten::addmm", "linear layers"),
+        ("aten.mm", "linear layers"),
+        ("aten::native_group_norm_backward", "norms"),
+        ("aten::silu", "the rest"),
+    ],
+)
+def test_operations_are_known_by_their_names(operation, expected):
+    assert profile.kind(operation) == expected
+
+
+def test_a_profile_is_of_all_the_time_and_of_all_that_was_counted():
+    x, weight = torch.randn(200, 200), torch.randn(8, 1, 9, 9)
+
+    def run():
+        return (x @ x).exp(), torch.nn.functional.conv2d(x[None, None], weight)
+
+    (row,) = measure(Group("work", 2, {"plain": Way(lambda: run)}), Setting(repeats=1), {"fp32": 1e12}, profiled=True)
+    assert set(row.parts) == {"linear layers", "convolutions", "the rest"}
+    assert sum(part.time for part in row.parts.values()) == pytest.approx(1)
+    assert row.parts["linear layers"].flops == 2 * 200**3 / 2 and row.parts["the rest"].flops == 0
+    assert row.parts["convolutions"].flops == 2 * 8 * 81 * 192**2 / 2
+    shown = profiles([row], {"fp32": 1e12})
+    assert shown.count("\n") == 2 and profiles([replace(row, parts=None)], {}) == ""
+
+
+def test_a_profile_alone_is_of_a_step_and_of_forward_and_backward():
+    assert door().parse(["--only", "profile"]).only == ("backward", "step", "profile")
+    assert door().parse(["--only", "edit,profile"]).only == ("edit", "profile")
 
 
 def test_ways_that_do_not_do_the_same_are_not_timed():
@@ -143,7 +183,7 @@ def test_an_edit_is_compared_with_the_plain_loop_on_diffusers_unet():
     """As many evaluations, of the same sizes: our adapters and one addition are what makes the counts differ, by 2 %."""
     ways = editing.edits(Setting(steps=1, precisions=("fp32", "bf16"))).ways
     assert [name for name, way in ways.items() if way.peer] == ["diffusers", "diffusers, bf16"]
-    plain, theirs = (timing.flops(ways[name].build()) for name in ("plain", "diffusers"))
+    plain, theirs = (sum(timing.flops(ways[name].build()).values()) for name in ("plain", "diffusers"))
     assert theirs == pytest.approx(plain, rel=0.02)
 
 

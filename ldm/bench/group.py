@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ldm.bench.profile import Part, parts
 from ldm.bench.setting import Setting
 from ldm.bench.timing import Run, Spread, flops, interleaved, times_as_fast
 from ldm.memory import keep_freed_memory
@@ -39,7 +40,8 @@ class Group:
 @dataclass(frozen=True)
 class Row:
     """One way. seconds: per image. against_plain, against_peer: how many times as fast, the peer in the same precision.
-    flops: per image. share: of what the machine can do in that precision. memory: peak, in bytes."""
+    flops: per image. share: of what the machine can do in that precision. memory: peak, in bytes. parts: by kind of
+    operation, FLOPs per image as well."""
 
     group: str
     way: str
@@ -50,11 +52,16 @@ class Row:
     flops: float | None = None
     share: float | None = None
     memory: int | None = None
+    parts: dict[str, Part] | None = None
 
 
 def measure(
-    group: Group, setting: Setting, peaks: Mapping[str, float], tick: Callable[[], object] = lambda: None
-) -> list:
+    group: Group,
+    setting: Setting,
+    peaks: Mapping[str, float],
+    tick: Callable[[], object] = lambda: None,
+    profiled: bool = False,
+) -> list[Row]:
     """A Row for each way, all of them in memory at once. peaks: FLOP/s by precision. tick: after each run."""
     runs = {name: way.build() for name, way in group.ways.items()}
     if group.agree:
@@ -63,8 +70,12 @@ def measure(
             outputs[name] = run().detach().float().clone()
             tick()
         group.agree(outputs, group.ways)
-    counts = {name: flops(run) / group.images for name, run in runs.items()}
-    seconds = interleaved(runs, setting.repeats, setting.device, tick)
+    counted = {}
+    for name, run in runs.items():
+        counted[name] = {operation: count / group.images for operation, count in flops(run).items()}
+        tick()
+    counts = {name: sum(each.values()) for name, each in counted.items()}
+    seconds = interleaved(runs, setting.repeats, setting.device, tick, warm=not setting.compiled)
     plain, rows = next(iter(runs)), []
     for name, way in group.ways.items():
         peers = [other for other, each in group.ways.items() if each.peer and each.precision == way.precision]
@@ -80,8 +91,11 @@ def measure(
                 times_as_fast(seconds[name], seconds[peers[0]]) if peers and not way.peer else None,
                 counts[name] or None,
                 counts[name] / each.median / peak if counts[name] and peak else None,
+                parts=parts(runs[name], counted[name], setting.device) if profiled else None,
             )
         )
+        if profiled:
+            tick()
     return rows
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from ldm.bench.group import Row
+from ldm.bench.profile import KINDS, Part
 from ldm.bench.setting import Setting
 from ldm.bench.timing import Spread
 
@@ -27,6 +28,16 @@ HEAD = (
 
 def table(rows: Iterable[Row]) -> str:
     return markdown(HEAD, map(_cells, rows))
+
+
+def profiles(rows: Iterable[Row], peaks: Mapping[str, float]) -> str:
+    """What the time of those rows that have parts goes to; '' where none has. peaks: FLOP/s by precision."""
+    lines = [
+        (row.group, row.way, *(_part(row, row.parts.get(kind), peaks.get(row.precision)) for kind in KINDS))
+        for row in rows
+        if row.parts
+    ]
+    return markdown(("share of the time (of peak)", "how", *KINDS), lines) if lines else ""
 
 
 def processes(rows: Sequence[tuple[int, float, float]]) -> str:
@@ -84,3 +95,10 @@ def _spread(spread: Spread | None, factor: float, form: str) -> str:
         return ""
     median, low, high = (form.format(factor * number) for number in spread)
     return f"{median} ({low}–{high})"
+
+
+def _part(row: Row, part: Part | None, peak: float | None) -> str:
+    if part is None:
+        return ""
+    rate = part.flops / (part.time * row.seconds.median)
+    return f"{part.time:.0%}" + (f" ({rate / peak:.0%})" if rate and peak else "")

@@ -23,6 +23,7 @@ GROUPS = {
     "edit": [editing.edits],
 }
 WITH_PEAKS = ("step", "edit")
+WITH_PROFILES = ("unet", "backward", "step", "edit")
 WITH_PEERS = ("unet", "backward", "step", "edit")
 
 
@@ -33,14 +34,17 @@ def machine_peaks(precision: str, device: str) -> dict[str, float]:
 
 
 def rows_of(sections: Sequence[str], setting: Setting, peaks: Mapping[str, float]) -> list[Row]:
-    """Of those sections that are groups of ways, in their order; with 'memory' among them, each way's peak as well."""
+    """Of those sections that are groups of ways, in their order; with 'memory' among them, each way's peak as well, and
+    with 'profile' its parts."""
     rows = []
     for section in sections:
         for make in GROUPS.get(section, ()):
             group = make(setting)
             peaked = group.ways if "memory" in sections and section in WITH_PEAKS else ()
-            with bar(group.name, len(group.ways) * (setting.repeats + 1 + bool(group.agree)) + len(peaked)) as ticks:
-                for row in measure(group, setting, peaks, ticks.update):
+            profiled = "profile" in sections and section in WITH_PROFILES
+            rounds = setting.repeats + 1 + bool(group.agree) + setting.compiled + profiled
+            with bar(group.name, len(group.ways) * rounds + len(peaked)) as ticks:
+                for row in measure(group, setting, peaks, ticks.update, profiled):
                     if row.way in peaked:
                         row = replace(row, memory=peak_memory(make, row.way, setting))
                         ticks.update()

@@ -27,12 +27,14 @@ class Spread(NamedTuple):
         return cls(float(median), float(low), float(high))
 
 
-def interleaved(runs: Mapping[str, Run], repeats: int, device: str, tick: Callable[[], object] = lambda: None) -> dict:
+def interleaved(
+    runs: Mapping[str, Run], repeats: int, device: str, tick: Callable[[], object] = lambda: None, warm: bool = False
+) -> dict[str, list[float]]:
     """{name: (repeats,) seconds}, each round going through all of them, from another one on each time. Each is run once
-    before. `tick` is called after each run."""
+    before, unless it is `warm`. `tick` is called after each run."""
     names = list(runs)
     seconds = {name: [] for name in names}
-    for name in names:
+    for name in names if not warm else ():
         runs[name]()
         tick()
     for number in range(repeats):
@@ -57,13 +59,13 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def flops(run: Run) -> int:
-    """Of matrix products, convolutions and attention, a multiplication and an addition counted as two. What is compiled is
-    run as it was written."""
+def flops(run: Run) -> dict[str, int]:
+    """Of matrix products, convolutions and attention, by operation; a multiplication and an addition are two. What is
+    compiled is run as it was written."""
     counter = FlopCounterMode(display=False)
     with torch.compiler.set_stance("force_eager"), counter:
         run()
-    return counter.get_total_flops()
+    return {str(operation): count for operation, count in counter.get_flop_counts().get("Global", {}).items()}
 
 
 def peak_flops(precision: torch.dtype, device: str, repeats: int = 5) -> float:
