@@ -1,6 +1,7 @@
 """Fixtures that find the published numbers and the small real samples, or skip with a reason."""
 
 import json
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from safetensors import safe_open
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 torch.set_num_threads(2)
+# A shell's job in the background is deaf to Ctrl-C, and so would be every program that a test stops by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Parity(NamedTuple):
