@@ -10,18 +10,26 @@ from torch import nn
 
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.frozen import hold_frozen_in
+from ldm.modules.winograd import use_winograd
 from ldm.util import ConfigError
 
 # Lightning's names of mixed precisions, and what autocast computes in.
 HALVES = {"16": torch.float16, "16-mixed": torch.float16, "bf16": torch.bfloat16, "bf16-mixed": torch.bfloat16}
 
 
-def prepare(unet: UNetModel, device: str, precision: str | int = "32", compiled: bool = False) -> None:
+def prepare(
+    unet: UNetModel, device: str, precision: str | int = "32", compiled: bool = False, sharded: bool = False
+) -> None:
     """In place, under the same keys; before anything reads or moves the weights. device: 'cpu' or any other. precision: of
-    HALVES, in which frozen weights are then held, or a full one. Raises ConfigError where nothing can compile."""
+    HALVES, in which frozen weights are then held, or a full one. Frozen convolutions on a CPU get kernels of their own
+    (`ldm.modules.winograd`), unless a U-Net that recomputes or is sharded tells that memory matters more, or a compiler
+    makes them anyway. Raises ConfigError where nothing can compile."""
     lay_out(unet, device)
-    if half := HALVES.get(str(precision)):
+    half = HALVES.get(str(precision))
+    if half:
         hold_frozen_in(half, unet)
+    elif torch.device(device).type == "cpu" and not (compiled or sharded or unet.use_checkpoint):
+        use_winograd(unet)
     if compiled:
         if not shutil.which(os.environ.get("CXX", "g++")):
             raise ConfigError("lightning.compile needs a C++ compiler, which is not here: install g++, or leave it out")

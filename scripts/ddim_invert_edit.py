@@ -76,8 +76,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     add("--precision", choices=PRECISIONS, default="fp32", help="what the U-Net computes in; the halves are for GPUs, which "
         "are much faster by them and hold its weights in half the memory (default: %(default)s)")  # fmt: skip
-    add("--low-memory", action="store_true", help="keep the autoencoder and CLIP on the CPU but for their own passes, for "
-        "GPUs of 8 GB")  # fmt: skip
+    add("--low-memory", action="store_true", help="slower, for GPUs of 8 GB: keep the autoencoder and CLIP on the CPU but "
+        "for their own passes; where all is on a CPU, hold no second form of the U-Net's convolutions")  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.batch and (alone := given(arguments, ("ref", "style", *OF_ONE))):
         parser.error(f"{alone}: of one edit, and --batch names many; its lines may say more")
@@ -227,8 +227,6 @@ def sampled(arguments: argparse.Namespace, model, graph, style) -> tuple[dict, d
 def settle_on(device: str, model, arguments: argparse.Namespace) -> None:
     from ldm.models.footprint import settle
 
-    if arguments.low_memory and device == "cpu":
-        print("--low-memory: on a CPU everything is in its memory anyway, so there is nothing to do")
     settle(model, device, arguments.precision, arguments.low_memory)
 
 

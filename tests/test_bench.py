@@ -187,9 +187,10 @@ def test_an_edit_is_compared_with_the_plain_loop_on_diffusers_unet():
     assert theirs == pytest.approx(plain, rel=0.02)
 
 
-def test_an_edit_on_a_gpu_is_measured_with_low_memory_as_well():
-    names = {device: set(editing.edits(Setting(device=device)).ways) for device in ("cpu", "cuda")}
-    assert names["cuda"] - names["cpu"] == {"edit, low memory"} and names["cpu"] < names["cuda"]
+@pytest.mark.parametrize("make", [unet.forward, unet.backward])
+def test_winograds_convolutions_are_measured_where_training_has_them(make):
+    names = {device: set(make(Setting(device=device, precisions=("fp32", "bf16"))).ways) for device in ("cpu", "cuda")}
+    assert names["cpu"] - names["cuda"] == {"Winograd"} and names["cuda"] < names["cpu"]
 
 
 @pytest.mark.parametrize("make", [unet.forward, unet.backward])

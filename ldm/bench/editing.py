@@ -25,8 +25,7 @@ GUIDANCE = 2.0
 
 def edits(setting: Setting) -> Group:
     """An edit of one photograph: plainly `steps` up, and as many down, which diffusers' U-Net goes by as well; as it comes;
-    and by as many of DDIM's steps. With low memory, which means something on a GPU alone, the first stage and the image
-    encoder are there only while they work."""
+    and by as many of DDIM's steps. With low memory, nothing is there that only makes it faster."""
     photograph, source, target = setting.edited()
 
     def ours(precision: str, low_memory: bool = False, **options: object) -> Callable[[], Edit]:
@@ -38,8 +37,7 @@ def edits(setting: Setting) -> Group:
     for precision in setting.precisions:
         end = "" if precision == "fp32" else f", {precision}"
         ways["edit" + end] = Way(partial(ours, precision), precision)
-        if setting.device.startswith("cuda"):
-            ways["edit, low memory" + end] = Way(partial(ours, precision, True), precision)
+        ways["edit, low memory" + end] = Way(partial(ours, precision, True), precision)
         ways["edit, ddim" + end] = Way(partial(ours, precision, sampler="ddim", steps=setting.steps), precision)
         if peer.available():
             ways["diffusers" + end] = Way(partial(_plain, setting, precision), precision, peer=True)

@@ -42,14 +42,13 @@ def step(setting: Setting) -> Group:
 
     def ours(precision: str, compiled: bool = False, recompute: bool = False) -> Callable[[], Tensor]:
         mixed = "bf16-mixed" if precision == "bf16" else "32"
-        own = model(f"{precision} {compiled}", lambda it: prepare(it.unet, setting.device, mixed, compiled))
-        run = train(own, _batch(setting, own, cached=True), setting.device, precision)
 
-        def as_asked() -> Tensor:
-            own.unet.use_checkpoint = recompute
-            return run()
+        def change(it: LatentDiffusion) -> None:
+            it.unet.use_checkpoint = recompute
+            prepare(it.unet, setting.device, mixed, compiled)
 
-        return as_asked
+        own = model(f"{precision} {compiled} {recompute}", change)
+        return train(own, _batch(setting, own, cached=True), setting.device, precision)
 
     def theirs(precision: str, cached: bool) -> Callable[[], Tensor]:
         own = model(f"diffusers {precision}", lambda it: peer.take_over(it, setting, precision))

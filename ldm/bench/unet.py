@@ -29,10 +29,12 @@ def forward(setting: Setting) -> Group:
     def evaluate(unet: nn.Module) -> Callable[[], Tensor]:
         return lambda: torch.no_grad()(unet)(x, t, cond)
 
-    def ours(layout: torch.memory_format, precision: str, compiled: bool = False) -> Callable[[], Tensor]:
-        unet = setting.unet().to(PRECISIONS[precision], memory_format=layout)
-        if compiled:
-            prepare(unet, setting.device, compiled=True)
+    def ours(precision: str, layout: torch.memory_format | None = None, compiled: bool = False) -> Callable[[], Tensor]:
+        unet = setting.unet().to(PRECISIONS[precision])
+        if layout:
+            unet.to(memory_format=layout)
+        else:  # as training has it
+            prepare(unet, setting.device, compiled=compiled)
         return evaluate(unet)
 
     def theirs(precision: str) -> Callable[[], Tensor]:
@@ -56,14 +58,16 @@ def backward(setting: Setting) -> Group:
 
         return run
 
-    def ours(layout: torch.memory_format, precision: str, compiled: bool = False) -> Callable[[], Tensor]:
-        unet = setting.unet().to(memory_format=layout)
-        if layout != torch.contiguous_format or precision != "fp32" or compiled:  # else the plain path
+    def ours(precision: str, layout: torch.memory_format | None = None, compiled: bool = False) -> Callable[[], Tensor]:
+        unet = setting.unet()
+        if layout != torch.contiguous_format or precision != "fp32":  # else the plain path
             forget_inputs(unet)
         if precision == "bf16":
             hold_frozen_in(torch.bfloat16, unet)
-        if compiled:
-            prepare(unet, setting.device, compiled=True)
+        if layout:
+            unet.to(memory_format=layout)
+        else:
+            prepare(unet, setting.device, compiled=compiled)
         return differentiate(unet, precision)
 
     def theirs(precision: str) -> Callable[[], Tensor]:
@@ -118,10 +122,12 @@ def _ways(setting: Setting, ours: Callable, theirs: Callable) -> dict[str, Way]:
     ways = {}
     for precision in setting.precisions:
         end = "" if precision == "fp32" else f", {precision}"
-        ways["plain" if precision == "fp32" else "contiguous" + end] = Way(partial(ours, plain, precision), precision)
-        ways["channels last" + end] = Way(partial(ours, last, precision), precision)
+        ways["plain" if precision == "fp32" else "contiguous" + end] = Way(partial(ours, precision, plain), precision)
+        ways["channels last" + end] = Way(partial(ours, precision, last), precision)
+        if precision == "fp32" and setting.device == "cpu":
+            ways["Winograd"] = Way(partial(ours, precision), precision)
         if setting.compiled:
-            ways["compiled" + end] = Way(partial(ours, last, precision, True), precision)
+            ways["compiled" + end] = Way(partial(ours, precision, compiled=True), precision)
         if peer.available():
             ways["diffusers" + end] = Way(partial(theirs, precision), precision, peer=True)
     return ways

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ldm.memory import keep_freed_memory
+from ldm.modules.winograd import use_winograd
 from ldm.speed import lay_out
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -23,9 +24,11 @@ def settle(model: nn.Module, device: str | torch.device, precision: str = "fp32"
     It is laid out, and the process keeps its memory, as the benchmark's (`ldm.speed`, `ldm.memory`).
 
     low_memory: the first stage and the image encoder stay on the CPU, and go to the device for each of their passes
-    (`lent`)."""
-    if torch.device(device).type == "cpu":
+    (`lent`); where all is on a CPU, its convolutions do without kernels of their own (`ldm.modules.winograd`)."""
+    cpu = torch.device(device).type == "cpu"
+    if cpu:
         keep_freed_memory()
+    use_winograd(model.unet, cpu and not low_memory)
     for part in (model.unet, model.first_stage_model):
         lay_out(part, device)
     model.unet.to(PRECISIONS[precision])  # before it goes, so that the device never holds more
