@@ -31,6 +31,7 @@ from ldm.places import (
     Shape,
     is_ground,
     kind_of,
+    on_a_floor,
     told_size,
     true_of,
 )
@@ -67,9 +68,9 @@ class _Scene:
 
     def __init__(
         self, target: SceneGraph, boxes: list[Box | None], origin: dict[int, int], given: set, new: set, wanted: set,
-        step: float,
+        step: float, floor: bool,
     ):  # fmt: skip
-        self.target, self.boxes, self.origin = target, boxes, origin
+        self.target, self.boxes, self.origin, self.floor = target, boxes, origin, floor
         self.given, self.new = given, new
         self.wanted = wanted  # triples that are new and need not hold yet
         self.steps = sorted({step, 1 / GRID}, reverse=True)  # to be tried in that order
@@ -83,7 +84,7 @@ class _Scene:
         given = {operation.target for operation in operations if isinstance(operation, (Move, Resize))}
         new = {operation.target for operation in operations if isinstance(operation, Add)}
         wanted = {operation.target for operation in operations if isinstance(operation, (ChangeRelation, AddRelation))}
-        return cls(target, boxes, origin, given, new, wanted, step)
+        return cls(target, boxes, origin, given, new, wanted, step, on_a_floor(source))
 
     # Moving -----------------------------------------------------------------------------------------------------------
 
@@ -95,7 +96,7 @@ class _Scene:
                 continue
             if unknown := [self._name(i) for i in (subject, object) if self.boxes[i] is None]:
                 self.said.append(f"no box of {unknown[0]} is known, so the model chooses where {self._claim(triple)}")
-            elif kind_of(predicate) is None:
+            elif self._kind(predicate) is None:
                 if self.target.boxes[subject] is None:
                     raise GraphError(
                         f"{predicate!r} does not say where {self._name(subject)} is to be: "
@@ -157,7 +158,7 @@ class _Scene:
         while group != before:
             before = set(group)
             for s, predicate, o in self._settled():
-                kind = kind_of(predicate)
+                kind = self._kind(predicate)
                 if o in group and (kind in ("inside", "on") or self._tied(s, kind, o)):
                     group.add(s)
                 if s in group and (kind == "around" or self._tied(s, kind, o)):
@@ -175,7 +176,7 @@ class _Scene:
             return
         triples = [triple for triple in self.target.triples if index in triple[::2]]
         for subject, predicate, object in triples:
-            if kind_of(predicate) is None:
+            if self._kind(predicate) is None:
                 raise GraphError(
                     f"{predicate!r} does not say where {self._name(index)} is to be: "
                     f"give object {index} of the edited graph a box"
@@ -222,7 +223,7 @@ class _Scene:
             s, predicate, o = triple
             if (s in at) == (o in at) or self.boxes[o if s in at else s] is None:
                 continue
-            kind = kind_of(predicate)
+            kind = self._kind(predicate)
             related.setdefault(frozenset((s, o)), set()).add(kind)
             if triple in wanted:
                 required = level
@@ -257,9 +258,13 @@ class _Scene:
             t for t in self.target.triples if t not in self.wanted and None not in (self.boxes[t[0]], self.boxes[t[2]])
         ]
 
+    def _kind(self, predicate: str) -> str | None:
+        kind = kind_of(predicate)
+        return {"front": "nearer", "behind": "farther"}.get(kind, kind) if self.floor else kind
+
     def _true(self, triple: Triple, level: int) -> bool:
         s, predicate, o = triple
-        return bool(true_of(kind_of(predicate), np.array(self.boxes[s]), np.array(self.boxes[o]), level))
+        return bool(true_of(self._kind(predicate), np.array(self.boxes[s]), np.array(self.boxes[o]), level))
 
     def _shape(self, i: int, j: int) -> Shape:
         return Shape.of(np.array(self.boxes[i]), np.array(self.boxes[j]))

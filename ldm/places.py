@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldm.graph import Box
+from ldm.graph import Box, SceneGraph
 
 GRID = 64  # cells across the picture
 GAP = 2 / GRID  # between two boxes that do not overlap
@@ -97,6 +97,20 @@ def kind_of(predicate: str) -> str | None:
     return KIND.get(" ".join(predicate.lower().replace("_", " ").split()))
 
 
+def on_a_floor(graph: SceneGraph) -> bool:
+    """Whether a graph shows its things on a floor, where what is in front of another has the lower foot and need not overlap
+    it: all of its boxes lie so, and two of those it says that of are apart. On one, "front" and "behind" are the kinds
+    "nearer" and "farther"."""
+    ends = [
+        (s, o) if kind == "front" else (o, s)
+        for s, predicate, o in graph.triples
+        if (kind := kind_of(predicate)) in ("front", "behind") and None not in (graph.boxes[s], graph.boxes[o])
+    ]
+    pairs = [(np.array(graph.boxes[front]), np.array(graph.boxes[back])) for front, back in ends]
+    apart = any(Shape.of(front, back).gap >= 0 for front, back in pairs)
+    return apart and all(true_of("nearer", front, back, BARELY) for front, back in pairs)
+
+
 def holds(subject: Box, predicate: str, object: Box) -> bool | None:
     """Whether a triple is true of two boxes, loosely; None where boxes do not tell, as of which of two is in front."""
     kind = kind_of(predicate)
@@ -136,6 +150,10 @@ def true_of(kind: str, s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
         partly = (wide > e) & (high > e) & ~(true_of("inside", s, o, BARELY) | true_of("inside", o, s, BARELY))
         hidden = wide * high / np.prod(o[..., 2:] - o[..., :2], axis=-1)
         return partly if level >= PLAINLY else partly & _touching(s, o, level) & (hidden <= HIDDEN[level] + e)
+    if kind == "farther":
+        return true_of("nearer", o, s, level)
+    if kind == "nearer":
+        return s[..., 3] - o[..., 3] >= (AXIS, AXIS / 2, AXIS / 2, 2 * ROUNDING, 2 * ROUNDING)[level] - e
     if kind == "on":
         stands = (s[..., 3] >= o[..., 1] - e) & (s[..., 3] <= o[..., 3] + e)
         within = np.abs(dx) <= (o[..., 2] - o[..., 0]) / 2 + e

@@ -7,11 +7,12 @@ import random
 import numpy as np
 import pytest
 
-from ldm.data import shapes
+from ldm import edit_tasks
+from ldm.data import shapes, solids
 from ldm.diff import diff
 from ldm.graph import GraphError, SceneGraph
 from ldm.layout import place
-from ldm.places import KIND, Shape, holds, true_of
+from ldm.places import KIND, Shape, holds, on_a_floor, true_of
 
 A, B = (8 / 64, 24 / 64, 24 / 64, 40 / 64), (40 / 64, 24 / 64, 56 / 64, 40 / 64)  # left and right, 16 cells wide
 
@@ -91,6 +92,16 @@ def test_what_is_true_already_stays():
     overlapping = [A, (16 / 64, 26 / 64, 32 / 64, 42 / 64)]
     graph, said = change(overlapping, [(0, "behind", 1)], [(0, "in front of", 1)])
     assert graph.boxes == tuple(overlapping) and "stays where it is" in said
+
+
+def test_on_a_floor_what_comes_nearer_goes_down_and_need_not_cover_anything():
+    """The source shows it: the lower foot of two that are apart is in front."""
+    boxes = [(8 / 64, 20 / 64, 24 / 64, 36 / 64), (40 / 64, 30 / 64, 56 / 64, 46 / 64)]
+    graph, said = change(boxes, [(1, "in front of", 0)], [(1, "behind", 0)])
+    assert cells(graph.boxes[1]) == (40, 14, 56, 30) and "is behind" in said
+    boxes[1] = (16 / 64, 30 / 64, 32 / 64, 46 / 64)  # where they overlap, it shows nothing of the sort
+    graph, _ = change(boxes, [(1, "in front of", 0)], [(0, "in front of", 1)])
+    assert Shape.of(np.array(graph.boxes[0]), np.array(graph.boxes[1])).gap < 0
 
 
 def test_contents_go_along():
@@ -283,3 +294,21 @@ def test_scenes_are_placed_so_that_their_own_rules_say_every_word_of_the_graph()
         fields = (graph.objects, graph.boxes, graph.attributes)
         legible += shapes.illegible(SceneGraph(*(tuple(field[i] for i in order) for field in fields))) is None
     assert placed > 100 and refused <= 0.02 * placed and legible > 0.85 * placed
+
+
+def test_on_a_floor_new_words_are_true_by_the_solids_own_rules():
+    """But where their graph says of none that it is before another without covering it, or nothing has room."""
+    floors = 0
+    for number in range(30):
+        task = edit_tasks.task("hard", "relation", number)
+        if not on_a_floor(task.source):
+            continue
+        try:
+            graph, _ = place(task.source, task.target, diff(task.source, task.target), 1 / 16)
+        except GraphError:
+            continue
+        for s, predicate, o in set(graph.triples) - set(task.source.triples):
+            subject, object = graph.boxes[s], graph.boxes[o]
+            assert solids.holds(subject, predicate, object, subject[3] > object[3], slack=0), number
+        floors += 1
+    assert floors > 24
