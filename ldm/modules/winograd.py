@@ -17,7 +17,9 @@ from torch.autograd.function import once_differentiable
 from ldm.modules.frozen import FrozenConv2d
 
 NARROWEST = 96  # channels: below, what is saved goes into cutting tiles
-SMALLEST = 16 * 16  # places: below, tiles of 4 x 4 are too few for the memory that their kernels take
+# Places, and weights of a convolution: with fewer of those and more of these, tiles of 4 x 4 are too few for the memory that
+# their kernels take.
+SMALL, HEAVY = 16 * 16, 2**20
 
 
 class Filtering(NamedTuple):
@@ -120,7 +122,7 @@ class WinogradConv2d(FrozenConv2d):
         here = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if not here or not x.dtype == self.weight.dtype == torch.float32 or any(p.requires_grad for p in self.parameters()):
             return super().forward(x)
-        m = 4 if x.shape[2] * x.shape[3] >= SMALLEST else 2
+        m = 2 if x.shape[2] * x.shape[3] < SMALL and self.weight.numel() > HEAVY else 4
         return Convolution.apply(x, self._kernels(m), self.bias, m)
 
     def _kernels(self, m: int) -> Tensor:
