@@ -29,6 +29,7 @@ from ldm.places import (
     ROUNDING,
     SIZE,
     Shape,
+    growth,
     is_ground,
     kind_of,
     on_a_floor,
@@ -68,9 +69,10 @@ class _Scene:
 
     def __init__(
         self, target: SceneGraph, boxes: list[Box | None], origin: dict[int, int], given: set, new: set, wanted: set,
-        step: float, floor: bool,
+        step: float, floor: bool, growth: float,
     ):  # fmt: skip
-        self.target, self.boxes, self.origin, self.floor = target, boxes, origin, floor
+        self.target, self.boxes, self.origin = target, boxes, origin
+        self.floor, self.growth = floor, growth
         self.given, self.new = given, new
         self.wanted = wanted  # triples that are new and need not hold yet
         self.steps = sorted({step, 1 / GRID}, reverse=True)  # to be tried in that order
@@ -84,7 +86,8 @@ class _Scene:
         given = {operation.target for operation in operations if isinstance(operation, (Move, Resize))}
         new = {operation.target for operation in operations if isinstance(operation, Add)}
         wanted = {operation.target for operation in operations if isinstance(operation, (ChangeRelation, AddRelation))}
-        return cls(target, boxes, origin, given, new, wanted, step, on_a_floor(source))
+        floor = on_a_floor(source)
+        return cls(target, boxes, origin, given, new, wanted, step, floor, growth(source) if floor else 0.0)
 
     # Moving -----------------------------------------------------------------------------------------------------------
 
@@ -111,18 +114,18 @@ class _Scene:
     def move(self) -> None:
         """The object of most unmet relations, and of equals the first's subject, moves first."""
         while self.unmet:
-            group, shift, triples, crowded = self._smallest()
+            group, boxes, triples, crowded = self._smallest()
             self.wanted -= set(triples)
             self.unmet = [triple for triple in self.unmet if triple not in triples]
             moves = []
-            for i in group:
-                old, self.boxes[i] = self.boxes[i], _within(np.array(self.boxes[i]) + np.tile(shift, 2))
+            for i, box in zip(group, boxes):
+                old, self.boxes[i] = self.boxes[i], _within(box)
                 moves.append(str(Move(self.origin[i], i, self._words(i), (old, self.boxes[i]))))
             over = ", over other things, since nothing has room" * crowded
             self.said.append(f"{' and '.join(moves)}{over}, so that {' and '.join(map(self._claim, triples))}")
 
     def _smallest(self) -> tuple[list[int], np.ndarray, list[Triple], bool]:
-        """What moves by which shift (2,), the triples that hold for it, and whether it had to go over others."""
+        """What moves where, boxes (G,4), the triples that hold for it, and whether it had to go over others."""
         ends = [index for subject, _, object in self.unmet for index in (subject, object)]
         movers = sorted(dict.fromkeys(ends), key=lambda index: -ends.count(index))
         tries = []
@@ -136,15 +139,27 @@ class _Scene:
             for group, step in product(self._groups(mover, {_other(triple, mover) for triple in triples}), self.steps):
                 boxes = np.array([self.boxes[i] for i in group])
                 shifts = _lattice(-boxes[:, :2].min(0), 1 - boxes[:, 2:].max(0), step)
-                good, covered = self._good(group, boxes + np.tile(shifts, 2)[:, None], triples, level, crowded)
+                boxes = self._moved(boxes, shifts)
+                good, covered = self._good(group, boxes, triples, level, crowded)
+                good &= (np.abs(boxes - 0.5) <= 0.5 + ROUNDING).all((1, 2))
                 if good.any():
                     best = np.lexsort((np.hypot(*shifts.T), covered, ~good))[0]
-                    return group, shifts[best], triples, crowded
+                    return group, boxes[best], triples, crowded
         claims = " and ".join(self._claim(triple) for triple in self.unmet if movers[0] in triple[::2])
         raise GraphError(
             f"no move within the picture makes it true that {claims}, with all other relations as they are: "
             f"give object {movers[0]} of the edited graph a box, or change other relations too"
         )
+
+    def _moved(self, boxes: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+        """Boxes (G,4) after shifts (K,2) as (K,G,4): a thing alone on a floor as large as it looks there."""
+        moved = boxes + np.tile(shifts, 2)[:, None]
+        if len(boxes) == 1 and self.growth:
+            size = (1 + self.growth * shifts[:, 1]).clip(0.5, 2)[:, None] * (boxes[0, 2:] - boxes[0, :2])
+            foot = (moved[:, 0, :1] + moved[:, 0, 2:3]) / 2, moved[:, 0, 3:]
+            moved = np.concatenate([foot[0] - size[:, :1] / 2, foot[1] - size[:, 1:], foot[0] + size[:, :1] / 2, foot[1]], 1)
+            moved = moved[:, None]
+        return moved
 
     def _groups(self, mover: int, others: set[int]) -> Iterator[list[int]]:
         """What may move for a relation's sake: one thing, and it with its contents."""

@@ -111,6 +111,22 @@ def on_a_floor(graph: SceneGraph) -> bool:
     return apart and all(true_of("nearer", front, back, BARELY) for front, back in pairs)
 
 
+def growth(graph: SceneGraph) -> float:
+    """Of things on a floor: by what share of its size a thing grows for each picture's side that it comes lower, at least 0.
+    By least squares over things of one size word, or else of one name, whose feet are apart."""
+    alike: dict[str, list[Box]] = {}
+    for name, box, words in zip(graph.objects, graph.boxes, graph.attributes):
+        if box is not None:
+            alike.setdefault(min(set(words) & set(SIZES), default=name), []).append(box)
+    lower, larger = [], []
+    for boxes in map(np.array, alike.values()):
+        side = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+        lower += (boxes[:, 3] - boxes[:, 3].mean()).tolist()
+        larger += (side / side.mean() - 1).tolist()
+    spread = np.dot(lower, lower)
+    return max(0.0, float(np.dot(lower, larger) / spread)) if spread >= AXIS**2 else 0.0
+
+
 def holds(subject: Box, predicate: str, object: Box) -> bool | None:
     """Whether a triple is true of two boxes, loosely; None where boxes do not tell, as of which of two is in front."""
     kind = kind_of(predicate)

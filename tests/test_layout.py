@@ -12,7 +12,7 @@ from ldm.data import shapes, solids
 from ldm.diff import diff
 from ldm.graph import GraphError, SceneGraph
 from ldm.layout import place
-from ldm.places import KIND, Shape, holds, on_a_floor, true_of
+from ldm.places import KIND, Shape, growth, holds, on_a_floor, true_of
 
 A, B = (8 / 64, 24 / 64, 24 / 64, 40 / 64), (40 / 64, 24 / 64, 56 / 64, 40 / 64)  # left and right, 16 cells wide
 
@@ -102,6 +102,35 @@ def test_on_a_floor_what_comes_nearer_goes_down_and_need_not_cover_anything():
     boxes[1] = (16 / 64, 30 / 64, 32 / 64, 46 / 64)  # where they overlap, it shows nothing of the sort
     graph, _ = change(boxes, [(1, "in front of", 0)], [(0, "in front of", 1)])
     assert Shape.of(np.array(graph.boxes[0]), np.array(graph.boxes[1])).gap < 0
+
+
+def test_on_a_floor_a_thing_is_as_large_as_where_it_goes():
+    """Spheres and cubes are twice as large at a foot of 0.9 as at 0.3."""
+
+    def standing(side, foot, x):
+        side *= (foot + 0.3) / 0.6
+        return x - side / 2, foot - side, x + side / 2, foot
+
+    boxes = [standing(*it) for it in ((0.1, 0.3, 0.1), (0.1, 0.9, 0.8), (0.2, 0.3, 0.5), (0.2, 0.9, 0.4))]
+    names, before = ["sphere", "sphere", "cube", "cube"], [(3, "in front of", 0)]
+    graph, _ = change(boxes, [*before, (0, "left of", 2)], [*before, (0, "in front of", 2)], names)
+    x0, y0, x1, y1 = graph.boxes[0]
+    assert 0.3 + 6 / 64 <= y1 < 0.3 + 7 / 64
+    assert x1 - x0 == pytest.approx(y1 - y0) == pytest.approx(0.1 * (1 + growth(SceneGraph(names, boxes)) * (y1 - 0.3)))
+
+
+def test_growth_is_a_share_of_the_size_in_the_middle():
+    """Exactly so where sizes are linear in their feet; of things alike alone."""
+
+    def standing(side, foot, g=0.5):
+        side *= 1 + g * (foot - 0.6)
+        return 0.5 - side / 2, foot - side, 0.5 + side / 2, foot
+
+    boxes = [standing(0.1, 0.4), standing(0.1, 0.8), standing(0.3, 0.5), standing(0.3, 0.7), (0, 0, 0.9, 0.2)]
+    assert growth(SceneGraph(["man", "man", "car", "car", "sky"], boxes)) == pytest.approx(0.5)
+    assert growth(SceneGraph(["a", "b", "c", "d", "sky"], boxes)) == 0
+    words = [["small"], ["small"], ["large"], ["large"], []]
+    assert growth(SceneGraph(["a", "b", "c", "d", "sky"], boxes, words)) == pytest.approx(0.5)
 
 
 def test_contents_go_along():
