@@ -28,6 +28,7 @@ from ldm.places import (
     PLAINLY,
     ROUNDING,
     SIZE,
+    STANDING,
     Shape,
     growth,
     is_ground,
@@ -69,7 +70,7 @@ class _Scene:
 
     def __init__(
         self, target: SceneGraph, boxes: list[Box | None], origin: dict[int, int], given: set, new: set, wanted: set,
-        step: float, floor: bool, growth: float,
+        step: float, floor: bool | None, growth: float,
     ):  # fmt: skip
         self.target, self.boxes, self.origin = target, boxes, origin
         self.floor, self.growth = floor, growth
@@ -143,7 +144,7 @@ class _Scene:
                 good, covered = self._good(group, boxes, triples, level, crowded)
                 good &= (np.abs(boxes - 0.5) <= 0.5 + ROUNDING).all((1, 2))
                 if good.any():
-                    best = np.lexsort((np.hypot(*shifts.T), covered, ~good))[0]
+                    best = np.lexsort((np.hypot(*shifts.T), covered, ~self._as_on_a_floor(group, boxes, triples), ~good))[0]
                     return group, boxes[best], triples, crowded
         claims = " and ".join(self._claim(triple) for triple in self.unmet if movers[0] in triple[::2])
         raise GraphError(
@@ -160,6 +161,15 @@ class _Scene:
             moved = np.concatenate([foot[0] - size[:, :1] / 2, foot[1] - size[:, 1:], foot[0] + size[:, :1] / 2, foot[1]], 1)
             moved = moved[:, None]
         return moved
+
+    def _as_on_a_floor(self, group: list[int], boxes: np.ndarray, triples: Sequence[Triple]) -> np.ndarray:
+        """For `boxes` (K,G,4) of the group: whether what comes in front of others comes lower as well, if there may be a floor."""
+        right = np.ones(len(boxes), bool)
+        at = {i: boxes[:, g] for g, i in enumerate(group)}
+        for s, predicate, o in triples if self.floor is None else ():
+            if kind := STANDING.get(self._kind(predicate)):
+                right &= true_of(kind, *(at[i] if i in at else np.array(self.boxes[i]) for i in (s, o)), PLAINLY)
+        return right
 
     def _groups(self, mover: int, others: set[int]) -> Iterator[list[int]]:
         """What may move for a relation's sake: one thing, and it with its contents."""
@@ -275,7 +285,7 @@ class _Scene:
 
     def _kind(self, predicate: str) -> str | None:
         kind = kind_of(predicate)
-        return {"front": "nearer", "behind": "farther"}.get(kind, kind) if self.floor else kind
+        return STANDING.get(kind, kind) if self.floor else kind
 
     def _true(self, triple: Triple, level: int) -> bool:
         s, predicate, o = triple

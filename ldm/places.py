@@ -50,6 +50,7 @@ WORDS = {
 }
 KIND = {word: kind for kind, words in WORDS.items() for word in words.split(", ")}
 OVERLAPPING = ("inside", "around", "front", "behind", "on")
+STANDING = {"front": "nearer", "behind": "farther"}  # what these are of things on a floor (`on_a_floor`)
 
 
 class Shape(NamedTuple):
@@ -97,18 +98,19 @@ def kind_of(predicate: str) -> str | None:
     return KIND.get(" ".join(predicate.lower().replace("_", " ").split()))
 
 
-def on_a_floor(graph: SceneGraph) -> bool:
+def on_a_floor(graph: SceneGraph) -> bool | None:
     """Whether a graph shows its things on a floor, where what is in front of another has the lower foot and need not overlap
-    it: all of its boxes lie so, and two of those it says that of are apart. On one, "front" and "behind" are the kinds
-    "nearer" and "farther"."""
+    it: all of its boxes lie so, and two of those it says that of are apart. None where it may be one, as some lie so and all of
+    them overlap."""
     ends = [
         (s, o) if kind == "front" else (o, s)
         for s, predicate, o in graph.triples
         if (kind := kind_of(predicate)) in ("front", "behind") and None not in (graph.boxes[s], graph.boxes[o])
     ]
     pairs = [(np.array(graph.boxes[front]), np.array(graph.boxes[back])) for front, back in ends]
-    apart = any(Shape.of(front, back).gap >= 0 for front, back in pairs)
-    return apart and all(true_of("nearer", front, back, BARELY) for front, back in pairs)
+    if not pairs or not all(true_of("nearer", front, back, BARELY) for front, back in pairs):
+        return False
+    return any(Shape.of(front, back).gap >= 0 for front, back in pairs) or None
 
 
 def growth(graph: SceneGraph) -> float:
