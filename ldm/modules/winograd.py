@@ -69,14 +69,13 @@ FILTERINGS = {
 
 
 def spread(weight: Tensor, m: int) -> Tensor:
-    """A convolution's weight (O,C,3,3) as its kernels (n²,C,O), n = m + 2."""
-    outputs, inputs = weight.shape[:2]
-    kernels = FILTERINGS[m].kernel @ weight.double().permute(2, 3, 1, 0).reshape(9, -1)
-    return kernels.view(-1, inputs, outputs).to(weight.dtype)
+    """A convolution's weight (O,C,3,3) as its kernels (n²,O,C), n = m + 2."""
+    kernels = FILTERINGS[m].kernel.to(weight.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, -1)
+    return kernels.view(-1, *weight.shape[:2])
 
 
 class Convolution(torch.autograd.Function):
-    """x (B,C,h,w), kernels (n²,C,O) from `spread`, bias (O,) or None -> (B,O,h,w), channels last: conv2d with padding 1. It
+    """x (B,C,h,w), kernels (n²,O,C) from `spread`, bias (O,) or None -> (B,O,h,w), channels last: conv2d with padding 1. It
     keeps nothing of x. The gradient is of x alone, once, each step's transpose in reverse."""
 
     @staticmethod
@@ -88,7 +87,8 @@ class Convolution(torch.autograd.Function):
         down, across = -(-height // m), -(-width // m)
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, across * m + 1 - width, 1, down * m + 1 - height))
         tiles = padded.unfold(1, m + 2, m).unfold(2, m + 2, m).permute(4, 5, 0, 1, 2, 3)  # (n,n,B,down,across,C)
-        products = torch.bmm((tile @ tiles.reshape(len(kernels), -1)).view(len(kernels), -1, channels), kernels)
+        tiles = (tile @ tiles.reshape(len(kernels), -1)).view(len(kernels), -1, channels)
+        products = torch.bmm(tiles, kernels.transpose(1, 2))
         if bias is not None:
             products[m + 3] += bias  # in row 1 and column 1, which A adds to all results alike
         y = (result @ products.view(len(kernels), -1)).view(m, m, batch, down, across, -1).permute(2, 3, 0, 4, 1, 5)
@@ -104,7 +104,7 @@ class Convolution(torch.autograd.Function):
         y = F.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, across * m - width, 0, down * m - height))
         y = y.reshape(batch, down, m, across, m, -1).permute(2, 4, 0, 1, 3, 5)
         products = (result.T @ y.reshape(m * m, -1)).view(len(kernels), -1, gradient.shape[1])
-        tiles = tile.T @ torch.bmm(products, kernels.transpose(1, 2)).view(len(kernels), -1)
+        tiles = tile.T @ torch.bmm(products, kernels).view(len(kernels), -1)
         tiles = tiles.view(m + 2, m + 2, batch, down, across, channels).permute(2, 3, 0, 4, 1, 5)
         x = tiles.new_zeros(batch, down + 1, m, across + 1, m, channels)
         for i, rows in enumerate((slice(0, m), slice(m, m + 2))):  # its own m x m, and what it shares with the next tiles
