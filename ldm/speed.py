@@ -18,17 +18,17 @@ HALVES = {"16": torch.float16, "16-mixed": torch.float16, "bf16": torch.bfloat16
 
 
 def prepare(
-    unet: UNetModel, device: str, precision: str | int = "32", compiled: bool = False, sharded: bool = False
+    unet: UNetModel, device: str, precision: str | int = "32", compiled: bool = False, lean: bool = False
 ) -> None:
     """In place, under the same keys; before anything reads or moves the weights. device: 'cpu' or any other. precision: of
     HALVES, in which frozen weights are then held, or a full one. Frozen convolutions on a CPU get kernels of their own
-    (`ldm.modules.winograd`), unless a U-Net that recomputes or is sharded tells that memory matters more, or a compiler
-    makes them anyway. Raises ConfigError where nothing can compile."""
+    (`ldm.modules.winograd`), unless memory matters more, as to a `lean` one among several processes or one that recomputes, or
+    a compiler makes them anyway. Raises ConfigError where nothing can compile."""
     lay_out(unet, device)
     half = HALVES.get(str(precision))
     if half:
         hold_frozen_in(half, unet)
-    elif torch.device(device).type == "cpu" and not (compiled or sharded or unet.use_checkpoint):
+    elif torch.device(device).type == "cpu" and not (compiled or lean or unet.use_checkpoint):
         use_winograd(unet)
     if compiled:
         if not shutil.which(os.environ.get("CXX", "g++")):

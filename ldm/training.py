@@ -271,13 +271,12 @@ def make_fast(model: pl.LightningModule, trainer: pl.Trainer, config: DictConfig
     """What changes no number of a run beyond rounding. Raises ConfigError where there is nothing to compile, or to divide
     among processes."""
     device, unet = trainer.strategy.root_device.type, getattr(model, "unet", None)
-    sharded = isinstance(trainer.strategy, Sharded)
-    if sharded:
+    if isinstance(trainer.strategy, Sharded):
         refuse_to_shard(model, config.lightning.compile)
     if device == "cpu":
         keep_freed_memory()
     if isinstance(unet, UNetModel):
-        prepare(unet, device, trainer.precision, config.lightning.compile, sharded)
+        prepare(unet, device, trainer.precision, config.lightning.compile, lean=trainer.world_size > 1)
     elif config.lightning.compile:
         raise ConfigError(f"lightning.compile: {type(model).__name__} has no U-Net; leave it out")
 

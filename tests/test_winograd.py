@@ -1,6 +1,7 @@
 """Winograd's convolutions: those of torch in fewer multiplications, and gone where a weight is not for good."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from ldm.bench.timing import flops
 from ldm.models.footprint import settle
 from ldm.modules.frozen import FrozenConv2d
 from ldm.modules.winograd import Convolution, WinogradConv2d, spread, use_winograd
+from ldm.training import make_fast
 
 
 def numbers(*shape, dtype=torch.float32):
@@ -120,12 +122,20 @@ def test_losses_and_gradients_of_a_prepared_model_are_those_of_the_plain_one():
     assert fast.unet.state_dict().keys() == plain.unet.state_dict().keys()
 
 
-@pytest.mark.parametrize("case", [{"device": "cuda"}, {"precision": "bf16-mixed"}, {"sharded": True}, {"use_checkpoint": True}])
+@pytest.mark.parametrize("case", [{"device": "cuda"}, {"precision": "bf16-mixed"}, {"lean": True}, {"use_checkpoint": True}])
 def test_where_memory_matters_more_or_nothing_is_won_it_is_not_used(case):
     unet = wide().unet
     unet.use_checkpoint = case.pop("use_checkpoint", False)
     speed.prepare(unet, **{"device": "cpu", **case})
     assert not any(type(part) is WinogradConv2d for part in unet.modules())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_training_uses_it_in_a_process_alone(processes):
+    model, cpu = wide(), SimpleNamespace(root_device=torch.device("cpu"))
+    trainer = SimpleNamespace(strategy=cpu, precision="32-true", world_size=processes)
+    make_fast(model, trainer, SimpleNamespace(lightning=SimpleNamespace(compile=False)))
+    assert any(type(part) is WinogradConv2d for part in model.unet.modules()) == (processes == 1)
 
 
 def test_an_edit_uses_it_unless_memory_is_to_be_saved():

@@ -156,7 +156,7 @@ def _rate(setting: Setting, rank: int, world: int, meet: str, together: bool) ->
     torch.set_num_threads(1)
     keep_freed_memory()
     model = setting.model().train()
-    prepare(model.unet, "cpu")
+    prepare(model.unet, "cpu", lean=True)  # as training has it in several processes
     batch = _batch(setting, model, cached=True)
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
     if not together:
