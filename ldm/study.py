@@ -173,15 +173,19 @@ def _deaf() -> Iterator[None]:
 
 
 def _begin(prepare: Callable[[], Measure]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
     _worker.append(prepare())
 
 
-def _end_with_parent() -> None:
-    """One that is killed cannot say so, and whoever serves it would wait for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def end_with_parent() -> None:
+    """In a process that serves a pool: one that is killed cannot say so, and whoever serves it would wait for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 _worker: list[Measure] = []  # of a process that serves a pool: what it does with a job

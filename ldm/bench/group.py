@@ -17,6 +17,7 @@ from ldm.bench.profile import Part, parts
 from ldm.bench.setting import Setting
 from ldm.bench.timing import Run, Spread, flops, interleaved, times_as_fast
 from ldm.memory import keep_freed_memory
+from ldm.study import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def measure(
 
 def peak_memory(make: Callable[[Setting], Group], way: str, setting: Setting) -> int:
     """Bytes that a process of its own holds at most, of a GPU's memory or of the machine's, when it does this way twice."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         return pool.submit(_peak, make, way, setting).result()
 
 

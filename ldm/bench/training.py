@@ -22,6 +22,7 @@ from ldm.graph import Batch
 from ldm.memory import keep_freed_memory
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.speed import prepare
+from ldm.study import end_with_parent
 
 
 def step(setting: Setting) -> Group:
@@ -148,7 +149,7 @@ def scaling(
 
 
 def _pool(count: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), end_with_parent)
 
 
 def _rate(setting: Setting, rank: int, world: int, meet: str, together: bool) -> float:
