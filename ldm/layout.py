@@ -49,7 +49,8 @@ def place(
     Where a relation is new and no new box of either object is given, the subject moves the least way after which it and
     all that held before holds, in the picture and onto nothing that it is not asked to overlap; its contents go along
     if they must, and if all that is in vain the object of the relation moves instead. Where nothing has room, something
-    may come to lie over others, as little as can be, and no more than leaves them to be seen. An object that is added without
+    may come to lie over others, as little as can be, and no more than leaves them to be seen. On a floor (`places.on_a_floor`)
+    what is in front is lower, and what moves alone is as large as it looks there (`places.growth`). An object that is added without
     a box is placed by the same rules near what it relates to, or else where there is most room. Boxes that the target
     gives are never changed, but those that it only repeats from the source. Raises a GraphError where a predicate does
     not say where things are, or no place will do.
