@@ -40,6 +40,7 @@ from ldm.util import UserError, nearest
 REGIONS = ("auto", "none")
 WITHIN, EVERYWHERE = "noise", "direct"  # the methods of an edit of a region and of the whole, where none is asked for
 GUIDANCE = 2.0  # towards graph and style, where the model was trained for it
+RESTYLES = 2  # passes of a restyle, where nothing else is asked for: one alone stays too near to the photograph's own style
 LOOKS = 8  # levels at which the U-Net is asked where it sees the objects
 RANDOM = ("ddpm", "noise")  # methods whose edits differ by the seed
 STEPS = {"ddim": 50, "dpm++": 10}  # of each sampler, where nothing else is asked for
@@ -48,7 +49,7 @@ FAST = ("noise", "direct")  # methods that go by dpm++ where no sampler is asked
 
 class Settings(NamedTuple):
     """How an edit was made, with what was chosen where nothing was asked for: the arguments of `edit`. keep: whether that
-    changed anything, where it was asked for."""
+    changed anything, where it was asked for. passes: 1 where there was no style to take over."""
 
     method: str
     sampler: str
@@ -61,6 +62,7 @@ class Settings(NamedTuple):
     keep: bool
     margin: float
     feather: float
+    passes: int
     seed: int
 
 
@@ -120,6 +122,7 @@ def edit(
     keep: bool = False,
     margin: float = 1.0,
     feather: float = 1.0,
+    passes: int | None = None,
     seed: int = 0,
     previews: int = 0,
     attention: bool = False,
@@ -142,8 +145,11 @@ def edit(
     keep         what moves keeps its look, and after a restyle everything its place, by attention to the photograph;
                  twice the U-Net's work
     margin, feather: in latent cells, how far around boxes the region is whole, and how far beyond that it fades
+    passes       how often a restyle is made, each time of the picture that the one before left, whose own style is nearer to
+                 the one that is asked for; by default RESTYLES of the method `direct`, else 1. What the result says of the
+                 inversion is of the first
     seed         of what is drawn, by the methods that draw
-    previews     how many pictures of the way
+    previews     how many pictures of the way, in each pass
     attention    whether to look where the objects are seen, even if boxes tell
     reconstruct  whether to see as well what comes back without an edit
     progress     wraps the steps of each pass, e.g. in a bar: progress(range, 'inverting')
@@ -157,6 +163,8 @@ def edit(
     for name, cells in (("margin", margin), ("feather", feather)):
         if not cells >= 0:
             raise UserError(f"a {name} of {cells}: it is a distance in latent cells, from 0 on")
+    if passes is not None and passes < 1:
+        raise UserError(f"{passes} passes: an edit is made once at least")
     photograph, style, mask = to_rgb(photograph), style and to_rgb(style), mask and to_rgb(mask, "black")
     operations, graph, chosen = understood(source, graph, 1 / (2 * model.latent_size))
     everywhere, method = _way(method, source, style, mask, region)
@@ -165,7 +173,8 @@ def edit(
     settings = Settings(
         method, sampler, STEPS[sampler] if steps is None else steps, strength,
         usual_scale(model) if graph_scale is None else graph_scale,
-        usual_scale(model) if style_scale is None else style_scale, tuple(interval), rescale, keep, margin, feather, seed,
+        usual_scale(model) if style_scale is None else style_scale, tuple(interval), rescale, keep, margin, feather,
+        1 if style is None else passes or (RESTYLES if method == EVERYWHERE else 1), seed,
     )  # fmt: skip
     schedule = _schedule(model, settings)
     model = model.with_unet(merged(model.unet))
@@ -228,7 +237,7 @@ def edit(
             round_trip_error=error(returned) if inverts else None,
             psnr=psnr(reconstruction, look),
         )
-    return result._replace(
+    result = result._replace(
         settings=settings._replace(keep=control is not None),
         image=picture(z),
         region=where.pixels,
@@ -236,6 +245,14 @@ def edit(
         previews=tuple(map(picture, ways)),
         round_trip=torch.no_grad()(lambda: error(back())) if inverts else None,
     )
+    if settings.passes > 1:
+        left = settings._replace(passes=settings.passes - 1)._asdict()
+        again = edit(
+            model, result.image, graph, source and graph, style, mask=mask, region=region, previews=previews,
+            reconstruct=False, progress=progress, **left,
+        )  # fmt: skip
+        result = result._replace(image=again.image, previews=(*result.previews, *again.previews))
+    return result
 
 
 def variants(count: int, *arguments, seed: int = 0, **options) -> list[Edit]:

@@ -22,7 +22,7 @@ METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
 SWEEPS = {name: finite for name in ("graph-scale", "style-scale", "strength", "margin", "feather", "rescale")} | {"steps": int}
 OPTIONS = (
     "method", "sampler", "steps", "graph_scale", "style_scale", "region", "strength", "interval", "rescale", "keep", "margin", "feather",
-    "seed",
+    "passes", "seed",
 )  # fmt: skip
 OF_NOISE = ("sampler", "steps", "graph_scale", "style_scale", "seed")  # those of a picture that is sampled from noise too
 OF_ONE = ("source_sg", "mask", "n", "sweep", "previews", "attention")  # what is neither of noise nor of many
@@ -65,6 +65,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--feather", type=finite, help="how far beyond that it fades (default: 1)")
     add("--keep", action="store_true", default=None, help="what moves keeps its look by attention to the photograph; takes "
         "twice as long")  # fmt: skip
+    add("--passes", type=positive, help="how often a --style is taken over, each time of what the last pass made (default: 2 "
+        "by the method direct, else 1)")  # fmt: skip
     add("--seed", type=int, help="of what is drawn (default: 0)")
     add("--n", type=positive, help="edits that differ by their seeds (default: 1)")
     add("--sweep", type=sweep, metavar="OPTION=VALUES", help=f"an edit for each value, as in graph-scale=1,3,5; of "
@@ -193,6 +195,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.keep and not first.settings.keep:
         nothing = "nothing moves" + " and no style is asked for" * (style is None) if source else "no --source-sg says what moves"
         print(f"--keep: {nothing}, so it changes nothing")
+    if (arguments.passes or 1) > first.settings.passes:
+        print("--passes: no --style is to be taken over, so it changes nothing")
     if first.round_trip_error is not None:
         print(f"round trip: {first.round_trip_error:.1e} of the latent, {first.psnr:.2f} dB "
               f"(the autoencoder alone {first.psnr_autoencoder:.2f} dB)")  # fmt: skip

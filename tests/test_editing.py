@@ -120,6 +120,32 @@ def test_the_region_follows_the_mask_wherever_the_operations_are(model, scene):
         edit(model, photograph, other, source=graph, mask=Image.new("L", (4, 4)), steps=2)
 
 
+def test_a_restyle_of_several_passes_is_an_edit_of_an_edit(model, scene):
+    photograph, graph, other = scene
+    style = Image.new("RGB", (40, 40), (240, 90, 20))
+    options = {"style": style, "steps": 2, "seed": 3}
+    once = edit(model, photograph, other, source=graph, passes=1, **options)
+    twice = edit(model, photograph, other, source=graph, passes=2, previews=2, **options)
+    again = edit(model, once.image, other, source=other, passes=1, **options)
+    assert twice.image.tobytes() == again.image.tobytes() != once.image.tobytes()
+    assert twice.reconstruction.tobytes() == once.reconstruction.tobytes() and twice.operations == once.operations
+    assert len(twice.previews) == 4 and twice.previews[-1].size == photograph.size
+
+
+def test_only_a_style_taken_over_by_the_photographs_own_way_is_gone_over_twice(model, scene):
+    photograph, graph, other = scene
+    mask = Image.new("L", (9, 9), 255)
+
+    def passes(**options) -> int:
+        return edit(model, photograph, other, source=graph, steps=1, **options).settings.passes
+
+    assert passes(style=photograph) == 2
+    assert passes(style=photograph, mask=mask) == passes(style=photograph, method="ddim") == passes() == passes(passes=3) == 1
+    assert passes(style=photograph, passes=3) == 3
+    with pytest.raises(UserError, match="0 passes"):
+        passes(passes=0)
+
+
 def test_pictures_may_be_of_any_mode_and_what_is_transparent_in_a_mask_is_black(model, scene):
     photograph, graph, other = scene
     mask = Image.new("L", photograph.size)
