@@ -1,6 +1,8 @@
 """Editors to compare, each behind one function from a task to a picture: published baselines, and this project's own.
 
     autoencoder   the picture encoded and decoded: what no editor can do better than, and edits nothing
+    ceiling       the right answer encoded and decoded, put into the picture as `edit` does: the most that an editor which
+                  changes latents can reach
     plain         DDIM inversion under the source graph, sampled back under the target's with guidance (2010.02502)
     sdedit        noise on the picture, taken off under the target graph (Meng et al. 2108.01073)
     edit          ldm.editing.edit as it comes; a name of ldm.models.diffusion.inversion.METHODS is edit with that method
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 
 from ldm import editing
 from ldm.data.images import to_image
+from ldm.diff import diff
 from ldm.edit_batch import OPTIONS
 from ldm.edit_tasks import Task
 from ldm.editing import edit
@@ -35,6 +38,7 @@ from ldm.models.diffusion import inversion, paths
 from ldm.models.diffusion.ddim import normal, sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.options import kinds, read, takes
+from ldm.region import Region, paste
 from ldm.sampling import as_seen
 from ldm.util import UserError, nearest, resolve
 
@@ -129,6 +133,14 @@ def autoencoder(model: LatentDiffusion, task: Task) -> Edited:
     return Edited(reconstructed(model, task.picture), 0)
 
 
+def ceiling(model: LatentDiffusion, task: Task) -> Edited:
+    picture, cells = reconstructed(model, task.truth), (model.latent_size, model.latent_size)
+    if task.reference is not None:
+        return Edited(picture, 0)
+    region = Region.of(diff(task.source, task.shown), cells, picture.size)
+    return Edited(paste(picture, task.picture, region.pixels), 0)
+
+
 @torch.no_grad()
 def reconstructed(model: LatentDiffusion, picture: Image.Image) -> Image.Image:
     return _picture(model, model.encode(as_seen(model, picture)), picture)
@@ -180,7 +192,9 @@ def ours(model: LatentDiffusion, task: Task, seed: int = 0, **options: Any) -> E
     return Edited(result.image, rows(), result.round_trip)
 
 
-EDITORS: dict[str, Callable[..., Edited]] = {"autoencoder": autoencoder, "plain": plain, "sdedit": sdedit, "edit": ours}
+EDITORS: dict[str, Callable[..., Edited]] = {
+    "autoencoder": autoencoder, "ceiling": ceiling, "plain": plain, "sdedit": sdedit, "edit": ours,
+}  # fmt: skip
 
 
 def _kinds(function: Callable[..., Edited]) -> dict[str, Any]:

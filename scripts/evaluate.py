@@ -56,10 +56,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     edits = commands.add_parser("edits", help="success and preservation of editors on edits with a known right answer")
     edits.set_defaults(report=report_on_edits)
     add = edits.add_argument
-    add("--methods", type=split, default="plain,sdedit,edit", help="autoencoder, plain (DDIM inversion), sdedit, edit, "
-        "how `edit` inverts (ddim, fixed-point, ...), or package.module.function for an editor of your own (ldm/editors.py "
-        "says what it is given), each with options such as sdedit:strength=0.7:steps=20; `edit` has its own defaults for "
-        "what is not said (default: %(default)s)")  # fmt: skip
+    add("--methods", type=split, default="plain,sdedit,edit", help="autoencoder, ceiling (the right answer through the "
+        "autoencoder), plain (DDIM inversion), sdedit, edit, how `edit` inverts (ddim, fixed-point, ...), or "
+        "package.module.function for an editor of your own (ldm/editors.py says what it is given), each with options such "
+        "as sdedit:strength=0.7:steps=20; `edit` has its own defaults for what is not said (default: %(default)s)")  # fmt: skip
     add("--operations", type=split, help="some of replace,recolour,remove,add,move,resize,relation,restyle,two instead")
     add("--steps", type=at_least(1), default=50, help="DDIM steps of the other methods (default: %(default)s)")
     add("--graph-scale", type=float, default=2.0, help="guidance of the other methods (default: %(default)s)")

@@ -24,8 +24,10 @@ from ldm.data import shapes
 from ldm.data.demo import SCENES, DemoValidation
 from ldm.edit_tasks import OPERATIONS, task
 from ldm.editors import Edited, counted, editor, parse
+from ldm.metrics import check
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import normal
+from ldm.region import in_pixels
 from ldm.sampling import Settings, as_seen, laid_out
 from ldm.study import code, conduct, one_thread, picture_of, wilson
 from ldm.util import UserError
@@ -207,6 +209,23 @@ def test_wilsons_interval_is_the_published_one():
 def test_evaluations_are_the_rows_that_the_u_net_is_given(model, text, rows):
     edited = editor(text, model)(task("shapes", "move", OFFSET))
     assert edited.evaluations == rows and edited.image.size == (64, 64)
+
+
+def test_with_an_autoencoder_that_loses_nothing_the_ceiling_is_the_right_answer(model, monkeypatch):
+    monkeypatch.setattr(editors, "reconstructed", lambda model, picture: picture)
+    for operation in OPERATIONS:
+        one = task("shapes", operation, OFFSET)
+        edited = editor("ceiling", model)(one)
+        assert check(one.target, edited.image).passed and edited.evaluations == 0
+        assert np.array_equal(np.asarray(edited.image), np.asarray(one.truth))
+
+
+def test_what_the_ceiling_leaves_alone_is_the_pictures_own(model, monkeypatch):
+    monkeypatch.setattr(editors, "reconstructed", lambda model, picture: Image.new("RGB", picture.size))
+    one = task("shapes", "recolour", OFFSET)
+    black = ~np.asarray(editor("ceiling", model)(one).image).any(-1)
+    (changed,) = (one.source.boxes[one.source.ids.index(id)] for id in one.changed)
+    assert black[in_pixels(changed, (64, 64), (8, 8)) == 1].all() and 0 < black.sum() < black.size / 2
 
 
 def test_counting_leaves_the_model_alone(model):
