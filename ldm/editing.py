@@ -32,7 +32,7 @@ from ldm.models.diffusion.dpm_solver import predicted
 from ldm.models.diffusion.inversion import Inverted, Source
 from ldm.modules.attention_control import Control, Maps
 from ldm.modules.lora import merged
-from ldm.region import Region, object_maps, paste, touched
+from ldm.region import Region, in_cells, object_maps, paste, touched
 from ldm.sampling import as_seen, as_style, drawing
 from ldm.schedule import DDIMSchedule
 from ldm.util import UserError, nearest
@@ -146,8 +146,8 @@ def edit(
                  twice the U-Net's work
     margin, feather: in latent cells, how far around boxes the region is whole, and how far beyond that it fades
     passes       how often a restyle is made, each time of the picture that the one before left, whose own style is nearer to
-                 the one that is asked for; by default RESTYLES of the method `direct`, else 1. What the result says of the
-                 inversion is of the first
+                 the one that is asked for; by default RESTYLES of the method `direct`, else 1. What the result says of an
+                 inversion is of the first pass
     seed         of what is drawn, by the methods that draw
     previews     how many pictures of the way, in each pass
     attention    whether to look where the objects are seen, even if boxes tell
@@ -191,7 +191,11 @@ def edit(
 
     own = model.condition(_encode(graph, model), look)  # the edited graph in the photograph's own style
     known = model.unconditional(1) if source is None else model.condition(_encode(source, model), style=own.style)
-    ours = Source(model.denoiser(known), _guided(model, known, settings), model.null_tokens, drawing(seed))
+
+    def shown_by(known: Conditioning) -> Source:
+        return Source(model.denoiser(known), _guided(model, known, settings), model.null_tokens, drawing(seed))
+
+    ours = shown_by(known)
     if source is not None and style is None and not (operations if everywhere or mask else _places(operations)):
         inverted = inversion.noise(ours, schedule, z0) if attention else None
         return result._replace(attention=inverted and _seen(model, source, known, schedule, inverted))
@@ -209,14 +213,23 @@ def edit(
 
     target = own if style is None else model.condition(_encode(graph, model), as_style(model, style))
     control = keeping(model, source, graph, operations, everywhere, style is not None) if keep and source else None
-    paired, ways = bool(control or inverted.source), []
-    eps = _guided(model, conditioning.cat(known, target) if paired else target, settings)
-    eps = partial(eps, control=control) if control else eps
-    z = inversion.resample(
-        inverted, schedule, watched(eps, schedule, previews, ways) if previews else eps,
-        None if everywhere and mask is None else where.latent.to(z0), paired, lambda r: progress(r[::-1], "editing"),
-    )  # fmt: skip
-    _refuse_infinite(z)
+    ways: list[Tensor] = []
+
+    def edited(inverted: Inverted, known: Conditioning) -> Tensor:
+        paired = bool(control or inverted.source)
+        eps = _guided(model, conditioning.cat(known, target) if paired else target, settings)
+        eps = partial(eps, control=control) if control else eps
+        return _refuse_infinite(inversion.resample(
+            inverted, schedule, watched(eps, schedule, previews, ways) if previews else eps,
+            None if everywhere and mask is None else where.latent.to(z0), paired, lambda r: progress(r[::-1], "editing"),
+        ))  # fmt: skip
+
+    z = edited(inverted, known)
+    for _ in range(settings.passes - 1):
+        left, shown = _left(model, z, graph, source is not None)
+        if control:
+            control = keeping(model, graph, graph, [], everywhere, True)
+        z = edited(invert(shown_by(shown), schedule, left, lambda steps: progress(steps, "inverting")), shown)
 
     def picture(z: Tensor) -> Image.Image:
         return paste(_own_size(model.decode(z), photograph), photograph, where.pixels)
@@ -237,7 +250,7 @@ def edit(
             round_trip_error=error(returned) if inverts else None,
             psnr=psnr(reconstruction, look),
         )
-    result = result._replace(
+    return result._replace(
         settings=settings._replace(keep=control is not None),
         image=picture(z),
         region=where.pixels,
@@ -245,14 +258,6 @@ def edit(
         previews=tuple(map(picture, ways)),
         round_trip=torch.no_grad()(lambda: error(back())) if inverts else None,
     )
-    if settings.passes > 1:
-        left = settings._replace(passes=settings.passes - 1)._asdict()
-        again = edit(
-            model, result.image, graph, source and graph, style, mask=mask, region=region, previews=previews,
-            reconstruct=False, progress=progress, **left,
-        )  # fmt: skip
-        result = result._replace(image=again.image, previews=(*result.previews, *again.previews))
-    return result
 
 
 def variants(count: int, *arguments, seed: int = 0, **options) -> list[Edit]:
@@ -320,6 +325,19 @@ def _way(
     """Whether the whole picture may change, and the method: where none is asked for, the one that suits that."""
     everywhere = mask is None and (source is None or style is not None or region == "none")
     return everywhere, method or (EVERYWHERE if everywhere else WITHIN)
+
+
+def _left(model: LatentDiffusion, z: Tensor, graph: SceneGraph, told: bool) -> tuple[Tensor, Conditioning]:
+    """What a pass left, as the next one finds it: its latent, and its condition, which is the null graph's if none was
+    `told`. The background goes through the picture, so that it is one the first stage can show; what the graph's boxes
+    hold would only lose by that."""
+    look = model.decode(z).clamp(-1, 1)
+    held = torch.zeros_like(z[:, :1])
+    for box in graph.boxes if told else ():
+        if box is not None:
+            held[in_cells(box, z.shape[-2:], margin=0, feather=0).to(held) > 0] = 1
+    shown = model.condition(_encode(graph, model), look) if told else model.unconditional(1)
+    return torch.lerp(model.encode(look), z, held), shown
 
 
 def _schedule(model: LatentDiffusion, settings: Settings) -> DDIMSchedule:
