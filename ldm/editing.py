@@ -41,6 +41,7 @@ REGIONS = ("auto", "none")
 WITHIN, EVERYWHERE = "noise", "direct"  # the methods of an edit of a region and of the whole, where none is asked for
 GUIDANCE = 2.0  # towards graph and style, where the model was trained for it
 RESTYLES = 2  # passes of a restyle, where nothing else is asked for: one alone stays too near to the photograph's own style
+TRUST = 0.4  # share of the way to the style asked for that a pass is taken to have gone beyond what the picture it left tells
 LOOKS = 8  # levels at which the U-Net is asked where it sees the objects
 RANDOM = ("ddpm", "noise")  # methods whose edits differ by the seed
 STEPS = {"ddim": 50, "dpm++": 10}  # of each sampler, where nothing else is asked for
@@ -226,7 +227,7 @@ def edit(
 
     z = edited(inverted, known)
     for _ in range(settings.passes - 1):
-        left, shown = _left(model, z, graph, source is not None)
+        left, shown = _left(model, z, graph, target, source is not None)
         if control:
             control = keeping(model, graph, graph, [], everywhere, True)
         z = edited(invert(shown_by(shown), schedule, left, lambda steps: progress(steps, "inverting")), shown)
@@ -327,17 +328,23 @@ def _way(
     return everywhere, method or (EVERYWHERE if everywhere else WITHIN)
 
 
-def _left(model: LatentDiffusion, z: Tensor, graph: SceneGraph, told: bool) -> tuple[Tensor, Conditioning]:
+def _left(
+    model: LatentDiffusion, z: Tensor, graph: SceneGraph, target: Conditioning, told: bool
+) -> tuple[Tensor, Conditioning]:
     """What a pass left, as the next one finds it: its latent, and its condition, which is the null graph's if none was
     `told`. The background goes through the picture, so that it is one the first stage can show; what the graph's boxes
-    hold would only lose by that."""
+    hold would only lose by that. Its style is read with an error, by which the next pass would miss the target's: so it is
+    taken for a mixture of both."""
     look = model.decode(z).clamp(-1, 1)
     held = torch.zeros_like(z[:, :1])
     for box in graph.boxes if told else ():
         if box is not None:
             held[in_cells(box, z.shape[-2:], margin=0, feather=0).to(held) > 0] = 1
-    shown = model.condition(_encode(graph, model), look) if told else model.unconditional(1)
-    return torch.lerp(model.encode(look), z, held), shown
+    z = torch.lerp(model.encode(look), z, held)
+    if not told:
+        return z, model.unconditional(1)
+    own = model.condition(_encode(graph, model), look)
+    return z, own._replace(style=torch.lerp(own.style, target.style, TRUST))
 
 
 def _schedule(model: LatentDiffusion, settings: Settings) -> DDIMSchedule:
