@@ -117,4 +117,5 @@ def test_encoding_decoding_and_styles_borrow_their_part(monkeypatch):
     picture = Image.new("RGB", (32, 32), "red")
     edit(model, picture, graph, source=None, style=picture, steps=1, reconstruct=False)
     first, clip = model.first_stage_model, model.global_stage_model
-    assert borrowed == [first, clip, clip, first]  # encode; the picture's style and the other's; decode
+    # Encode; the picture's style and the other's; between the passes decode and encode; decode.
+    assert borrowed == [first, clip, clip, first, first, first]
