@@ -32,7 +32,8 @@ from ldm.models.diffusion.dpm_solver import predicted
 from ldm.models.diffusion.inversion import Inverted, Source
 from ldm.modules.attention_control import Control, Maps
 from ldm.modules.lora import merged
-from ldm.region import Region, in_cells, object_maps, paste, touched
+from ldm.region import Region, object_maps, paste, touched
+from ldm.restyling import PASSES, left_by_a_pass
 from ldm.sampling import as_seen, as_style, drawing
 from ldm.schedule import DDIMSchedule
 from ldm.util import UserError, nearest
@@ -40,8 +41,6 @@ from ldm.util import UserError, nearest
 REGIONS = ("auto", "none")
 WITHIN, EVERYWHERE = "noise", "direct"  # the methods of an edit of a region and of the whole, where none is asked for
 GUIDANCE = 2.0  # towards graph and style, where the model was trained for it
-RESTYLES = 2  # passes of a restyle, where nothing else is asked for: one alone stays too near to the photograph's own style
-TRUST = 0.4  # share of the way to the style asked for that a pass is taken to have gone beyond what the picture it left tells
 LOOKS = 8  # levels at which the U-Net is asked where it sees the objects
 RANDOM = ("ddpm", "noise")  # methods whose edits differ by the seed
 STEPS = {"ddim": 50, "dpm++": 10}  # of each sampler, where nothing else is asked for
@@ -146,9 +145,8 @@ def edit(
     keep         what moves keeps its look, and after a restyle everything its place, by attention to the photograph;
                  twice the U-Net's work
     margin, feather: in latent cells, how far around boxes the region is whole, and how far beyond that it fades
-    passes       how often a restyle is made, each time of the picture that the one before left, whose own style is nearer to
-                 the one that is asked for; by default RESTYLES of the method `direct`, else 1. What the result says of an
-                 inversion is of the first pass
+    passes       how often a style is taken over, each time of the picture that the last pass left (ldm.restyling); by default
+                 PASSES by the method `direct`, else 1. What the result says of an inversion is of the first pass
     seed         of what is drawn, by the methods that draw
     previews     how many pictures of the way, in each pass
     attention    whether to look where the objects are seen, even if boxes tell
@@ -175,7 +173,7 @@ def edit(
         method, sampler, STEPS[sampler] if steps is None else steps, strength,
         usual_scale(model) if graph_scale is None else graph_scale,
         usual_scale(model) if style_scale is None else style_scale, tuple(interval), rescale, keep, margin, feather,
-        1 if style is None else passes or (RESTYLES if method == EVERYWHERE else 1), seed,
+        1 if style is None else passes or (PASSES if method == EVERYWHERE else 1), seed,
     )  # fmt: skip
     schedule = _schedule(model, settings)
     model = model.with_unet(merged(model.unet))
@@ -227,7 +225,7 @@ def edit(
 
     z = edited(inverted, known)
     for _ in range(settings.passes - 1):
-        left, shown = _left(model, z, graph, target, source is not None)
+        left, shown = left_by_a_pass(model, z, graph, target, source is not None)
         if control:
             control = keeping(model, graph, graph, [], everywhere, True)
         z = edited(invert(shown_by(shown), schedule, left, lambda steps: progress(steps, "inverting")), shown)
@@ -326,25 +324,6 @@ def _way(
     """Whether the whole picture may change, and the method: where none is asked for, the one that suits that."""
     everywhere = mask is None and (source is None or style is not None or region == "none")
     return everywhere, method or (EVERYWHERE if everywhere else WITHIN)
-
-
-def _left(
-    model: LatentDiffusion, z: Tensor, graph: SceneGraph, target: Conditioning, told: bool
-) -> tuple[Tensor, Conditioning]:
-    """What a pass left, as the next one finds it: its latent, and its condition, which is the null graph's if none was
-    `told`. The background goes through the picture, so that it is one the first stage can show; what the graph's boxes
-    hold would only lose by that. Its style is read with an error, by which the next pass would miss the target's: so it is
-    taken for a mixture of both."""
-    look = model.decode(z).clamp(-1, 1)
-    held = torch.zeros_like(z[:, :1])
-    for box in graph.boxes if told else ():
-        if box is not None:
-            held[in_cells(box, z.shape[-2:], margin=0, feather=0).to(held) > 0] = 1
-    z = torch.lerp(model.encode(look), z, held)
-    if not told:
-        return z, model.unconditional(1)
-    own = model.condition(_encode(graph, model), look)
-    return z, own._replace(style=torch.lerp(own.style, target.style, TRUST))
 
 
 def _schedule(model: LatentDiffusion, settings: Settings) -> DDIMSchedule:
