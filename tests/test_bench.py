@@ -4,7 +4,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,17 +64,21 @@ def test_the_peak_is_a_rate_that_products_reach(monkeypatch):
     assert 1e6 < timing.peak_flops(torch.float32, "cpu", 1) < 1e16
 
 
-def test_a_row_tells_speed_ratio_and_share_of_the_peak():
-    a, b = torch.randn(40, 30), torch.randn(30, 20)
+def test_a_row_tells_speed_ratio_and_share_of_the_peak(monkeypatch):
+    a, b, clock = torch.randn(40, 30), torch.randn(30, 20), [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
-    def slow():
-        time.sleep(0.02)
-        return a @ b
+    def taking(seconds):
+        def product():
+            clock[0] += seconds
+            return a @ b
 
-    ways = {"plain": Way(lambda: slow), "fast": Way(lambda: lambda: a @ b), "theirs": Way(lambda: slow, peer=True)}
+        return lambda: product
+
+    ways = {"plain": Way(taking(0.5)), "fast": Way(taking(0.125)), "theirs": Way(taking(0.25), peer=True)}
     plain, fast, theirs = measure(Group("product", 2, ways), Setting(repeats=3), {"fp32": 1e9})
-    assert plain.seconds.median > 0.01 and plain.against_plain is None
-    assert fast.against_plain.median > 2 and fast.against_peer.median > 2 and theirs.against_peer is None
+    assert plain.seconds.median == 0.25 and plain.against_plain is None  # of one of the two
+    assert fast.against_plain.median == 4 and fast.against_peer.median == 2 and theirs.against_peer is None
     assert fast.flops == 2 * 40 * 30 * 20 / 2
     assert fast.share == pytest.approx(fast.flops / fast.seconds.median / 1e9)
     assert table([plain, fast]).count("\n") == 3
