@@ -1,8 +1,8 @@
 """Editors to compare, each behind one function from a task to a picture: published baselines, and this project's own.
 
-    autoencoder   the picture encoded and decoded: what no editor can do better than, and edits nothing
-    ceiling       the right answer encoded and decoded, put into the picture as `edit` does: the most that an editor which
-                  changes latents can reach
+    autoencoder   the picture encoded and decoded, which edits nothing
+    truth         the right answer encoded and decoded, put into the picture as `edit` does: what the autoencoder alone loses
+                  of it. No bound: what an editor draws may by chance decode better
     plain         DDIM inversion under the source graph, sampled back under the target's with guidance (2010.02502)
     sdedit        noise on the picture, taken off under the target graph (Meng et al. 2108.01073)
     edit          ldm.editing.edit as it comes; a name of ldm.models.diffusion.inversion.METHODS is edit with that method
@@ -133,7 +133,7 @@ def autoencoder(model: LatentDiffusion, task: Task) -> Edited:
     return Edited(reconstructed(model, task.picture), 0)
 
 
-def ceiling(model: LatentDiffusion, task: Task) -> Edited:
+def truth(model: LatentDiffusion, task: Task) -> Edited:
     picture, cells = reconstructed(model, task.truth), (model.latent_size, model.latent_size)
     if task.reference is not None:
         return Edited(picture, 0)
@@ -193,7 +193,7 @@ def ours(model: LatentDiffusion, task: Task, seed: int = 0, **options: Any) -> E
 
 
 EDITORS: dict[str, Callable[..., Edited]] = {
-    "autoencoder": autoencoder, "ceiling": ceiling, "plain": plain, "sdedit": sdedit, "edit": ours,
+    "autoencoder": autoencoder, "truth": truth, "plain": plain, "sdedit": sdedit, "edit": ours,
 }  # fmt: skip
 
 

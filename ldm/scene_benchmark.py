@@ -1,6 +1,6 @@
 """Pictures sampled of held-out graphs: do they show what the graph says, in the style of the picture they were shown?
 
-The autoencoder's own pictures of the same scenes say what no sampler can exceed.
+The autoencoder's own pictures of the same scenes say what it loses by itself.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     edits = commands.add_parser("edits", help="success and preservation of editors on edits with a known right answer")
     edits.set_defaults(report=report_on_edits)
     add = edits.add_argument
-    add("--methods", type=split, default="plain,sdedit,edit", help="autoencoder, ceiling (the right answer through the "
+    add("--methods", type=split, default="plain,sdedit,edit", help="autoencoder, truth (the right answer through the "
         "autoencoder), plain (DDIM inversion), sdedit, edit, how `edit` inverts (ddim, fixed-point, ...), or "
         "package.module.function for an editor of your own (ldm/editors.py says what it is given), each with options such "
         "as sdedit:strength=0.7:steps=20; `edit` has its own defaults for what is not said (default: %(default)s)")  # fmt: skip

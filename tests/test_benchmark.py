@@ -211,19 +211,19 @@ def test_evaluations_are_the_rows_that_the_u_net_is_given(model, text, rows):
     assert edited.evaluations == rows and edited.image.size == (64, 64)
 
 
-def test_with_an_autoencoder_that_loses_nothing_the_ceiling_is_the_right_answer(model, monkeypatch):
+def test_with_an_autoencoder_that_loses_nothing_the_truth_is_the_right_answer(model, monkeypatch):
     monkeypatch.setattr(editors, "reconstructed", lambda model, picture: picture)
     for operation in OPERATIONS:
         one = task("shapes", operation, OFFSET)
-        edited = editor("ceiling", model)(one)
+        edited = editor("truth", model)(one)
         assert check(one.target, edited.image).passed and edited.evaluations == 0
         assert np.array_equal(np.asarray(edited.image), np.asarray(one.truth))
 
 
-def test_what_the_ceiling_leaves_alone_is_the_pictures_own(model, monkeypatch):
+def test_what_the_truth_leaves_alone_is_the_pictures_own(model, monkeypatch):
     monkeypatch.setattr(editors, "reconstructed", lambda model, picture: Image.new("RGB", picture.size))
     one = task("shapes", "recolour", OFFSET)
-    black = ~np.asarray(editor("ceiling", model)(one).image).any(-1)
+    black = ~np.asarray(editor("truth", model)(one).image).any(-1)
     (changed,) = (one.source.boxes[one.source.ids.index(id)] for id in one.changed)
     assert black[in_pixels(changed, (64, 64), (8, 8)) == 1].all() and 0 < black.sum() < black.size / 2
 
