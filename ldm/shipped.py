@@ -11,9 +11,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import ldm
 from ldm.checkpoint import CheckpointError
 
-ROOT = Path(__file__).resolve().parents[1]  # of the checkout
+ROOT = Path(ldm.__file__).resolve().parents[1]  # of the checkout
 FOLDER = Path("data/demo")  # in it
 ADAPTERS = "adapters.safetensors"
 MANIFEST = "MANIFEST.json"

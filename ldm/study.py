@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+import ldm
 from ldm.util import UserError
 
 ROWS = "rows.jsonl"
@@ -101,7 +102,7 @@ def read(folder: Path, settings: dict) -> dict[Job, dict]:
     return dict(zip(jobs, rows))
 
 
-def code(package: Path = Path(__file__).parent) -> str:
+def code(package: Path = Path(ldm.__file__).parent) -> str:
     """The same for the same source of a package, and for no other."""
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
