@@ -62,9 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     # torch and Lightning only from here on: --help and mistakes in flags need not wait for them
     import torch
 
-    from ldm.callbacks import Interrupted, TrainingStopped
-    from ldm.training import is_first_process, run
-    from ldm.util import UserError
+    from ldm.training.callbacks import Interrupted, TrainingStopped
+    from ldm.training.run import is_first_process, run
+    from ldm.util.errors import UserError
 
     try:
         return run(arguments, overrides)

@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-from ldm.graph import SceneGraph
+from ldm.graph.scene_graph import SceneGraph
 
 INK, PAPER = (28, 30, 34), (255, 255, 255)
 MIN_SIDE = 384  # a smaller image is enlarged before anything is written on it
@@ -240,3 +241,23 @@ def _colour(index: int) -> Colour:
 @lru_cache
 def _font(size: float) -> Font:
     return ImageFont.load_default(size)
+
+
+def shown_region(photograph: Image.Image, region: np.ndarray) -> Image.Image:
+    """The photograph, faded where nothing changes."""
+    pixels, share = np.asarray(photograph.convert("RGB"), np.float32), region[..., None]
+    faded = 0.25 * pixels + 0.75 * np.array(PAPER, np.float32)
+    return Image.fromarray((share * pixels + (1 - share) * faded).round().astype(np.uint8))
+
+
+def heat(photograph: Image.Image, attention: Tensor | np.ndarray, strength: float = 0.75) -> Image.Image:
+    """The photograph, faded, under a map (h,w) of any size and scale: from blue through red to yellow, the highest."""
+    attention = np.asarray(attention, np.float32)
+    spread = np.ptp(attention)
+    level = (attention - attention.min()) / (spread if spread > 0 else 1)
+    level = np.asarray(Image.fromarray(level).resize(photograph.size, Image.Resampling.BICUBIC)).clip(0, 1)
+    stops = np.array([(20, 20, 90), (200, 30, 60), (255, 235, 60)], np.float32)
+    colour = np.stack([np.interp(level, (0, 0.5, 1), stops[:, channel]) for channel in range(3)], -1)
+    share = strength * (0.35 + 0.65 * level)[..., None]
+    mixed = (1 - share) * np.asarray(photograph.convert("RGB"), np.float32) + share * colour
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))

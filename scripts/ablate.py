@@ -21,7 +21,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ldm.util import UserError, writable_folder
+from ldm.util.errors import UserError
+from ldm.util.files import writable_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 UNET = "model.params.unet_config.params"

@@ -27,7 +27,9 @@ import argparse
 import json
 import sys
 
-from ldm.util import UserError, positive, writable_folder
+from ldm.util.cli import positive
+from ldm.util.errors import UserError
+from ldm.util.files import writable_folder
 
 SECTIONS = ("matmul", "unet", "backward", "attention", "encoders", "step", "optimizer", "edit", "scaling", "profile",
             "memory")  # fmt: skip
@@ -84,10 +86,10 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     import torch
 
-    from ldm.bench import report, sections
-    from ldm.bench.setting import Setting
-    from ldm.memory import keep_freed_memory
-    from ldm.run import choose_device
+    from ldm.models.loading import choose_device
+    from ldm.models.runtime import keep_freed_memory
+    from ldm.profiling import report, sections
+    from ldm.profiling.setting import Setting
 
     folder = arguments.out and writable_folder(arguments.out, "--out")
     device = choose_device(arguments.device)

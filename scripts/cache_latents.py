@@ -19,7 +19,9 @@ import argparse
 import os
 import sys
 
-from ldm.util import UserError, at_least, positive, writable_folder
+from ldm.util.cli import at_least, positive
+from ldm.util.errors import UserError
+from ldm.util.files import writable_folder
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,21 +59,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ldm import caching
     from ldm.models.encoders import encode_with
-    from ldm.run import choose_device, load_encoders
+    from ldm.models.loading import choose_device, load_encoders
+    from ldm.training import precompute
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    config = caching.configured(arguments.config, arguments.overrides)
-    datasets = caching.choose(config, arguments.split, arguments.config)  # before the encoders are loaded
+    config = precompute.configured(arguments.config, arguments.overrides)
+    datasets = precompute.choose(config, arguments.split, arguments.config)  # before the encoders are loaded
     folder = writable_folder(arguments.out, "--out")
     device = choose_device(arguments.device)
     encoders = tuple(part and part.to(device) for part in load_encoders(config))
     mirrored = not arguments.no_mirror
     if arguments.estimate:
-        sentences = caching.estimates(datasets, encode_with(*encoders), mirrored, arguments.batch_size)
+        sentences = precompute.estimates(datasets, encode_with(*encoders), mirrored, arguments.batch_size)
     else:
-        sentences = caching.fill_all(
+        sentences = precompute.fill_all(
             datasets, folder, encoders, rank, world, mirrored=mirrored, shard_size=arguments.shard_size,
             batch_size=arguments.batch_size, num_workers=arguments.num_workers,
         )  # fmt: skip

@@ -15,7 +15,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from ldm.util import UserError, finite, positive, writable_folder
+from ldm.util.cli import finite, positive
+from ldm.util.errors import UserError
+from ldm.util.files import writable_folder
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
@@ -122,8 +124,8 @@ def options_of(arguments: argparse.Namespace) -> dict:
 
 
 def run_batch(arguments: argparse.Namespace) -> int:
-    from ldm.edit_batch import edit_all, numbered_lines
-    from ldm.run import choose_device, find_checkpoint, fingerprint, load_model
+    from ldm.editing.batch import edit_all, numbered_lines
+    from ldm.models.loading import choose_device, find_checkpoint, fingerprint, load_model
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.outdir is None and world > 1:
@@ -148,10 +150,10 @@ def run_batch(arguments: argparse.Namespace) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ldm.data.images import read_image
-    from ldm.edit_files import figures, pictures, sentences, write
-    from ldm.editing import variants
-    from ldm.run import choose_device, find_checkpoint, load_model
+    from ldm.editing.edit import variants
+    from ldm.editing.outputs import figures, pictures, sentences, write
+    from ldm.models.loading import choose_device, find_checkpoint, load_model
+    from ldm.util.images import read_image
 
     graph, source = one_graph(arguments.sg), arguments.source_sg and one_graph(arguments.source_sg)
     reference = arguments.ref or (graph.image and Path(arguments.sg).parent / graph.image)
@@ -209,8 +211,8 @@ def run(arguments: argparse.Namespace) -> int:
 def sampled(arguments: argparse.Namespace, model, graph, style) -> tuple[dict, dict]:
     """The picture of a graph, and its panel, where there is no photograph; and what the record says of them."""
     from ldm import plots
-    from ldm.editing import STEPS, WITHIN, usual_sampler, usual_scale
-    from ldm.sampling import Settings, laid_out, sample_images, usual_layout
+    from ldm.editing.options import STEPS, WITHIN, usual_sampler, usual_scale
+    from ldm.sampling.sample import Settings, laid_out, sample_images, usual_layout
 
     print("no photograph to edit: sampling a picture of the graph from noise")
     sampler = arguments.sampler or usual_sampler(WITHIN)  # as the edit that goes on from noise
@@ -229,7 +231,7 @@ def sampled(arguments: argparse.Namespace, model, graph, style) -> tuple[dict, d
 
 
 def settle_on(device: str, model, arguments: argparse.Namespace) -> None:
-    from ldm.models.footprint import settle
+    from ldm.models.runtime import settle
 
     settle(model, device, arguments.precision, arguments.low_memory)
 
@@ -239,7 +241,8 @@ def output_folder(arguments: argparse.Namespace) -> Path:
 
 
 def one_graph(path: str):
-    from ldm.graph import GraphError, read_graphs
+    from ldm.graph.scene_graph import read_graphs
+    from ldm.graph.validation import GraphError
 
     graphs = read_graphs(path)
     if len(graphs) != 1:

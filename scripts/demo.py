@@ -13,18 +13,19 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm import plots, shipped
+from ldm import plots
+from ldm.checkpoints import shipped
 from ldm.data.demo import DemoValidation
-from ldm.diff import diff
-from ldm.edit_tasks import OPERATIONS, Task, task
-from ldm.editing import edit
-from ldm.graph import write_graphs
-from ldm.metrics import check, same_style
+from ldm.editing.edit import edit
+from ldm.evaluation.edit_tasks import OPERATIONS, Task, task
+from ldm.graph.diff import diff
+from ldm.graph.scene_graph import write_graphs
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.perception import see
-from ldm.run import load_model
-from ldm.sampling import Settings, sample_images
-from ldm.util import UserError
+from ldm.models.loading import load_model
+from ldm.sampling.sample import Settings, sample_images
+from ldm.synthetic.checker import check, same_style
+from ldm.synthetic.shapes_vision import see
+from ldm.util.errors import UserError
 
 CONFIG = "configs/demo.yaml"
 FOLDER = Path("outputs/demo")

@@ -23,7 +23,8 @@ import re
 import sys
 from pathlib import Path
 
-from ldm.util import UserError, at_least
+from ldm.util.cli import at_least
+from ldm.util.errors import UserError
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -127,10 +128,11 @@ def main(argv: list[str] | None = None) -> int:
 def report_on_images(arguments: argparse.Namespace) -> None:
     import torch
 
-    from ldm.data.image_sets import Folder, Split, of_one_graph
-    from ldm.evaluation import METRICS, PAIRED, evaluate, find_weights, load_networks
-    from ldm.run import choose_device
-    from ldm.util import nearest, writable_folder
+    from ldm.evaluation.image_quality import METRICS, PAIRED, evaluate, find_weights, load_networks
+    from ldm.evaluation.image_sets import Folder, Split, of_one_graph
+    from ldm.models.loading import choose_device
+    from ldm.util.errors import nearest
+    from ldm.util.files import writable_folder
 
     for metric in arguments.metrics or ():
         if metric not in METRICS:
@@ -163,9 +165,9 @@ def report_on_images(arguments: argparse.Namespace) -> None:
 
 
 def report_on_edits(arguments: argparse.Namespace) -> None:
-    from ldm import benchmark, editors
-    from ldm.edit_tasks import OPERATIONS, task
-    from ldm.study import file_name
+    from ldm.evaluation import edit_benchmark, editors
+    from ldm.evaluation.edit_tasks import OPERATIONS, task
+    from ldm.evaluation.runner import file_name
 
     sys.path += [] if os.getcwd() in sys.path else [os.getcwd()]  # where an editor of the user's may lie
     for method in arguments.methods:
@@ -177,13 +179,13 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
     numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)
     jobs = [(method, operation, number) for number in numbers for operation in operations for method in methods]
     model, files = load(arguments, graphs)
-    folder, settings, rows = study(arguments, model, shared, jobs, benchmark.Recipe(*files, shared))
+    folder, settings, rows = study(arguments, model, shared, jobs, edit_benchmark.Recipe(*files, shared))
     for method in methods:
-        sheet = benchmark.sheet(folder, arguments.scenes, method, jobs, rows, arguments.show)
+        sheet = edit_benchmark.sheet(folder, arguments.scenes, method, jobs, rows, arguments.show)
         save(sheet, folder / f"sheet_{file_name(method)}.png")
-    lines = benchmark.summary(jobs, rows)
+    lines = edit_benchmark.summary(jobs, rows)
     protocol = {**settings, "edit": editors.own_way()}
-    finish(folder, arguments, protocol, benchmark.MEASURES, lines, benchmark.markdown(lines))
+    finish(folder, arguments, protocol, edit_benchmark.MEASURES, lines, edit_benchmark.markdown(lines))
     for method in methods:
         refusals = [row["complaints"][0] for job, row in zip(jobs, rows) if job[0] == method and row.get("refused")]
         if refusals:
@@ -191,16 +193,16 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
 
 
 def report_on_scenes(arguments: argparse.Namespace) -> None:
-    from ldm import scene_benchmark as benchmark
     from ldm.data.demo import DemoValidation
-    from ldm.sampling import LAYOUTS, Settings
-    from ldm.util import nearest
+    from ldm.evaluation import sample_benchmark
+    from ldm.sampling.sample import LAYOUTS, Settings
+    from ldm.util.errors import nearest
 
     layouts = arguments.layout or (["none"] if arguments.scenes == "hard" else ["none", "search"])
     for option, values, known in (
         ("layout", layouts, LAYOUTS),
-        ("boxes", arguments.boxes, benchmark.BOXES),
-        ("references", arguments.references or (), benchmark.REFERENCES),
+        ("boxes", arguments.boxes, sample_benchmark.BOXES),
+        ("references", arguments.references or (), sample_benchmark.REFERENCES),
     ):
         for value in values:
             if value not in known:
@@ -216,14 +218,14 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
             f"--references {','.join(references)}: this model has no image encoder (global_stage_config), so it cannot "
             "follow a style; leave it out, or ask for none"
         )
-    kinds = benchmark.kinds(arguments.boxes, layouts, references)
+    kinds = sample_benchmark.kinds(arguments.boxes, layouts, references)
     numbers = range(arguments.seed_offset, arguments.seed_offset + arguments.n)
     jobs = [(*kind, number) for number in numbers for kind in kinds]
-    recipe = benchmark.Recipe(*files, settings, arguments.seed)
+    recipe = sample_benchmark.Recipe(*files, settings, arguments.seed)
     folder, protocol, rows = study(arguments, model, shared, jobs, recipe)
-    save(benchmark.sheet(folder, arguments.scenes, jobs, rows), folder / "sheet.png")
-    lines = benchmark.summary(jobs, rows)
-    finish(folder, arguments, protocol, benchmark.MEASURES, lines, benchmark.markdown(lines))
+    save(sample_benchmark.sheet(folder, arguments.scenes, jobs, rows), folder / "sheet.png")
+    lines = sample_benchmark.summary(jobs, rows)
+    finish(folder, arguments, protocol, sample_benchmark.MEASURES, lines, sample_benchmark.markdown(lines))
 
 
 def load(arguments: argparse.Namespace, graphs: list) -> tuple:
@@ -231,7 +233,7 @@ def load(arguments: argparse.Namespace, graphs: list) -> tuple:
 
     graphs: some that the model must have words for.
     """
-    from ldm.run import choose_device, find_checkpoint, load_model
+    from ldm.models.loading import choose_device, find_checkpoint, load_model
 
     device = choose_device(arguments.device)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
@@ -243,9 +245,10 @@ def load(arguments: argparse.Namespace, graphs: list) -> tuple:
 
 def study(arguments: argparse.Namespace, model, shared: dict, jobs: list, recipe) -> tuple[Path, dict, list[dict]]:
     """The folder, the protocol of all rows, and the rows of these jobs, each of which recipe.prepare() knows how to do."""
-    from ldm.run import fingerprint
-    from ldm.study import code, conduct, cores
-    from ldm.util import writable_folder
+    from ldm.evaluation.runner import code, conduct
+    from ldm.models.loading import fingerprint
+    from ldm.util.files import writable_folder
+    from ldm.util.processes import cores
 
     settings = {"scenes": arguments.scenes, "weights": fingerprint(model), **shared, "code of ldm/": code()}
     command = "edits" if "methods" in arguments else "scenes"

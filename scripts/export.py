@@ -51,7 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from ldm.util import UserError  # from here on torch is imported, which --help need not wait for
+    from ldm.util.errors import UserError  # from here on torch is imported, which --help need not wait for
 
     try:
         for line in arguments.do(arguments):
@@ -63,9 +63,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export(arguments: argparse.Namespace) -> list[str]:
-    from ldm.export import export_adapters, export_part
-    from ldm.run import checkpoint_of
-    from ldm.util import writable_folder
+    from ldm.models.export import export_adapters, export_part
+    from ldm.models.loading import checkpoint_of
+    from ldm.util.files import writable_folder
 
     path = Path(arguments.out)
     writable_folder(path.parent, "--out")
@@ -81,10 +81,11 @@ def export(arguments: argparse.Namespace) -> list[str]:
 
 
 def export_peft(adapters: Path, folder: Path) -> list[Path]:
-    from ldm.checkpoint import save_safetensors
+    from ldm.checkpoints.loading import save_safetensors
+    from ldm.models.loading import load_model
     from ldm.modules.lora import lora_layers, peft_config, peft_state_dict
-    from ldm.run import load_model
-    from ldm.util import UserError, writable_folder
+    from ldm.util.errors import UserError
+    from ldm.util.files import writable_folder
 
     writable_folder(folder, "--peft")
     unet = load_model(adapters).unet
@@ -99,8 +100,8 @@ def export_peft(adapters: Path, folder: Path) -> list[Path]:
 
 
 def enter(arguments: argparse.Namespace) -> list[str]:
-    from ldm import shipped
-    from ldm.util import UserError
+    from ldm.checkpoints import shipped
+    from ldm.util.errors import UserError
 
     measured = {}
     for pair in arguments.measured:

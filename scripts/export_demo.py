@@ -39,7 +39,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from ldm.util import UserError  # from here on torch is imported, which --help need not wait for
+    from ldm.util.errors import UserError  # from here on torch is imported, which --help need not wait for
 
     try:
         print(f"wrote {arguments.n} scenes to {export(arguments)}")
@@ -56,11 +56,13 @@ def export(arguments: argparse.Namespace) -> Path:
     from PIL import Image
     from tqdm import tqdm
 
-    from ldm.data import demo, shapes, solids
+    from ldm.data import demo
     from ldm.data.demo import DemoTrain, DemoValidation
-    from ldm.data.images import to_image
-    from ldm.graph import write_graphs
-    from ldm.util import UserError, writable_folder
+    from ldm.graph.scene_graph import write_graphs
+    from ldm.synthetic import shapes, solids
+    from ldm.util.errors import UserError
+    from ldm.util.files import writable_folder
+    from ldm.util.images import to_image
 
     for option, value in (("--n", arguments.n), ("--image-size", arguments.image_size)):
         if value is not None and value < 1:

@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from ldm.util import UserError, finite, positive, writable_folder
+from ldm.util.cli import finite, positive
+from ldm.util.errors import UserError
+from ldm.util.files import writable_folder
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -69,10 +71,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ldm.data.images import read_image
-    from ldm.run import choose_device, find_checkpoint, fingerprint, load_model
-    from ldm.sample_set import sample_all
-    from ldm.sampling import Settings, usual_layout
+    from ldm.models.loading import choose_device, find_checkpoint, fingerprint, load_model
+    from ldm.sampling.folder import sample_all
+    from ldm.sampling.sample import Settings, usual_layout
+    from ldm.util.images import read_image
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = choose_folder(arguments.outdir, world)
@@ -105,8 +107,8 @@ def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:
     """Pairs of an image, None for a graph out of a file, and a graph."""
     from torch.utils.data import Subset
 
-    from ldm.graph import read_graphs
-    from ldm.run import load_dataset
+    from ldm.graph.scene_graph import read_graphs
+    from ldm.models.loading import load_dataset
 
     if arguments.sg:
         scenes = [(None, graph) for graph in read_graphs(arguments.sg)]

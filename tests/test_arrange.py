@@ -5,12 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from ldm import metrics
-from ldm.arrange import COARSE, arrange, sizes
-from ldm.data import shapes
 from ldm.data.demo import DemoValidation
-from ldm.graph import SceneGraph
-from ldm.places import FAIRLY, KIND, true_of
+from ldm.graph.layout import COARSE, arrange, sizes
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.spatial_relations import FAIRLY, KIND, true_of
+from ldm.synthetic import checker, shapes
 
 FIRST = 100_000  # of the held-out scenes that nothing was tuned on
 TOUCHING = ("inside", "in front of", "behind")
@@ -55,7 +54,7 @@ def test_true_pictures_of_the_layouts_show_what_the_graphs_say(boxes):
             assert not unasked(graph), index
         else:
             assert all(old in (None, new) for old, new in zip(told.boxes, graph.boxes)), index
-        passed += metrics.check(told, shapes.render(graph, background)).passed
+        passed += checker.check(told, shapes.render(graph, background)).passed
     assert passed >= 99
 
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ldm.modules.attention import Context, CrossAttention, box_coverage, box_preference
+from ldm.modules.attention import Context, CrossAttention
+from ldm.modules.boxes import box_coverage, box_preference
 
 
 def counted_coverage(box, h, w, n=16):

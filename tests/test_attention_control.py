@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
-from ldm import conditioning
-from ldm.conditioning import Conditioning
-from ldm.graph import SceneGraph, Vocab, encode
+from ldm.editing.attention import common_tokens
+from ldm.graph.batch import encode
+from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.modules import conditioning
 from ldm.modules.attention import Context, CrossAttention, SpatialTransformer
-from ldm.modules.attention_control import Control, Maps, Mutual, Pair, Words, common_tokens, warp
+from ldm.modules.attention_control import Control, Maps, Mutual, Pair, Words, warp
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.nsg_encoder import NSGEncoder
 

@@ -11,17 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.bench import editing, group, peer, profile, sections, timing, training, unet
-from ldm.bench.group import Group, Way, measure, peak_memory, resident_peak
-from ldm.bench.report import profiles, table
-from ldm.bench.setting import SIZES, Setting
-from ldm.bench.timing import Spread
-from ldm.conditioning import Conditioning
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.util import UserError
+from ldm.profiling import diffusers_peer, edit, sections, timing, train_step, unet
+from ldm.profiling import measure as group
+from ldm.profiling.measure import Group, Way, measure, peak_memory, resident_peak
+from ldm.profiling.report import profiles, table
+from ldm.profiling.setting import SIZES, Setting
+from ldm.profiling.timing import Spread
+from ldm.util.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-needs_diffusers = pytest.mark.skipif(not peer.available(), reason="diffusers is not installed")
+needs_diffusers = pytest.mark.skipif(not diffusers_peer.available(), reason="diffusers is not installed")
 BODY = {
     "image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32, "attention_resolutions": [2, 1],
     "num_res_blocks": 1, "channel_mult": [1, 2, 2], "context_dim": 24,
@@ -100,7 +101,7 @@ def test_a_row_tells_speed_ratio_and_share_of_the_peak(monkeypatch):
     ],
 )
 def test_operations_are_known_by_their_names(operation, expected):
-    assert profile.kind(operation) == expected
+    assert timing.kind(operation) == expected
 
 
 def test_a_profile_is_of_all_the_time_and_of_all_that_was_counted():
@@ -147,16 +148,16 @@ def test_a_peak_is_of_that_way_alone_and_not_of_the_process_that_asks():
 def test_a_peak_is_of_a_process_that_keeps_what_is_freed_as_training_does(monkeypatch):
     kept, threads = [], torch.get_num_threads()
     monkeypatch.setattr(group, "keep_freed_memory", lambda: kept.append(True))
-    assert group._peak(holding, "none", Setting(threads=threads)) > 0 and kept == [True]
+    assert measure._peak(holding, "none", Setting(threads=threads)) > 0 and kept == [True]
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_processes_that_are_apart_begin_at_the_same_time_too(tmp_path, monkeypatch, together):
     order = []
-    monkeypatch.setattr(training.dist, "barrier", lambda: order.append("barrier"))
-    monkeypatch.setattr(training, "interleaved", lambda *given: order.append("timed") or {"step": [0.5, 0.5]})
-    monkeypatch.setattr(training.torch, "set_num_threads", lambda count: None)
-    assert training._rate(Setting(batch=1), 0, 1, f"file://{tmp_path}/meet", together) == 2
+    monkeypatch.setattr(train_step.dist, "barrier", lambda: order.append("barrier"))
+    monkeypatch.setattr(train_step, "interleaved", lambda *given: order.append("timed") or {"step": [0.5, 0.5]})
+    monkeypatch.setattr(train_step.torch, "set_num_threads", lambda count: None)
+    assert train_step._rate(Setting(batch=1), 0, 1, f"file://{tmp_path}/meet", together) == 2
     assert order == ["barrier", "timed"]
 
 
@@ -166,7 +167,7 @@ def test_diffusers_unet_of_the_same_shape_gives_our_numbers_with_our_weights(hea
     """To 1e-5; with padded tokens, and levels with and without attention."""
     params = {**BODY, **heads}
     ours = UNetModel(**params).requires_grad_(False)
-    theirs = peer.Told(peer.like(ours, params))
+    theirs = diffusers_peer.Told(diffusers_peer.like(ours, params))
     cond = Conditioning.of(torch.randn(2, 5, 24))._replace(mask=torch.tensor([[True] * 3 + [False] * 2, [True] * 5]))
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 500])
     torch.testing.assert_close(theirs(x, t, cond), ours(x, t, cond), rtol=1e-5, atol=1e-5)
@@ -175,16 +176,16 @@ def test_diffusers_unet_of_the_same_shape_gives_our_numbers_with_our_weights(hea
 @needs_diffusers
 def test_training_is_compared_with_diffusers_unet_on_the_same_cache():
     """Not with one that encodes the images in each step, which is here as well."""
-    ways = training.step(Setting(precisions=("fp32", "bf16"))).ways
+    ways = train_step.step(Setting(precisions=("fp32", "bf16"))).ways
     first = {way.precision: name for name, way in reversed(ways.items()) if way.peer}
     assert first == {"fp32": "diffusers, cached", "bf16": "diffusers, cached, bf16"} and "diffusers" in ways
-    assert torch.isfinite(training.step(Setting(batch=1)).ways["diffusers, cached"].build()())
+    assert torch.isfinite(train_step.step(Setting(batch=1)).ways["diffusers, cached"].build()())
 
 
 @needs_diffusers
 def test_an_edit_is_compared_with_the_plain_loop_on_diffusers_unet():
     """As many evaluations, of the same sizes: our adapters and one addition are what makes the counts differ, by 2 %."""
-    ways = editing.edits(Setting(steps=1, precisions=("fp32", "bf16"))).ways
+    ways = edit.edits(Setting(steps=1, precisions=("fp32", "bf16"))).ways
     assert [name for name, way in ways.items() if way.peer] == ["diffusers", "diffusers, bf16"]
     plain, theirs = (sum(timing.flops(ways[name].build()).values()) for name in ("plain", "diffusers"))
     assert theirs == pytest.approx(plain, rel=0.02)
@@ -220,7 +221,7 @@ def test_the_fused_kernel_of_a_gpu_is_one_for_half_precision(precisions):
 
 def test_a_body_that_diffusers_has_not_is_refused():
     with pytest.raises(UserError, match="coordinates"):
-        peer.config_of({**BODY, "num_heads": 2, "coordinates": 4})
+        diffusers_peer.config_of({**BODY, "num_heads": 2, "coordinates": 4})
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,3 +1,4 @@
+
 import copy
 import importlib.util
 import json
@@ -18,19 +19,23 @@ import torch
 from PIL import Image
 from tiny import MODEL, tiny_model
 
-from ldm import editing, editors, scene_benchmark
-from ldm.benchmark import EQUAL, markdown, measure, summary
-from ldm.data import shapes
-from ldm.data.demo import SCENES, DemoValidation
-from ldm.edit_tasks import OPERATIONS, task
-from ldm.editors import Edited, counted, editor, parse
-from ldm.metrics import check
+from ldm.data.demo import DemoValidation
+from ldm.editing import edit, options
+from ldm.editing.region import in_pixels
+from ldm.evaluation import editors, sample_benchmark
+from ldm.evaluation.edit_benchmark import EQUAL, markdown, measure, summary
+from ldm.evaluation.edit_tasks import OPERATIONS, task
+from ldm.evaluation.editors import Edited, counted, editor, parse
+from ldm.evaluation.runner import code, conduct, picture_of, wilson
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import normal
-from ldm.region import in_pixels
-from ldm.sampling import Settings, as_seen, laid_out
-from ldm.study import code, conduct, one_thread, picture_of, wilson
-from ldm.util import UserError
+from ldm.models.preprocess import as_seen
+from ldm.sampling.sample import Settings, laid_out
+from ldm.synthetic import shapes
+from ldm.synthetic.checker import check
+from ldm.synthetic.worlds import SCENES
+from ldm.util.errors import UserError
+from ldm.util.processes import one_thread
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 GOES_ON = "; the same command goes on"
@@ -99,7 +104,7 @@ def script():
 
 @pytest.fixture
 def door(script, monkeypatch):
-    monkeypatch.setattr("ldm.study.code", lambda: "these tests'")  # the real one may change while they run
+    monkeypatch.setattr("ldm.evaluation.runner.code", lambda: "these tests'")  # the real one may change while they run
     return script.main
 
 
@@ -177,10 +182,10 @@ def test_a_summary_counts_and_averages():
 
 
 def test_the_table_ends_with_what_an_edit_by_itself_does(model, monkeypatch):
-    monkeypatch.setitem(editing.STEPS, "dpm++", 3)
+    monkeypatch.setitem(options.STEPS, "dpm++", 3)
     line = markdown([]).splitlines()[-1]
     two = (task("shapes", operation, OFFSET) for operation in ("move", "restyle"))
-    within, everywhere = (editing.edit(model, t.picture, t.target, t.source, t.reference).settings for t in two)
+    within, everywhere = (edit.edit(model, t.picture, t.target, t.source, t.reference).settings for t in two)
     assert f"the method {within.method} where it changes a region and by {everywhere.method} where" in line
     for it in (within, everywhere):
         assert f"the sampler {it.sampler} in {it.steps} steps" in line
@@ -466,7 +471,7 @@ def test_rows_of_other_code_are_refused(run, door, tmp_path, capsys, monkeypatch
     arguments = ["edits", "--run", str(run), "--outdir", str(tmp_path), "--device", "cpu", "--n", "1"]
     arguments += ["--operations", "remove", "--methods", "autoencoder"]
     assert door(arguments) == 0
-    monkeypatch.setattr("ldm.study.code", lambda: "others")
+    monkeypatch.setattr("ldm.evaluation.runner.code", lambda: "others")
     assert door(arguments) == 2
     (error,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert "its rows were made with code of ldm/ " in error and "not others; choose another --outdir" in error
@@ -529,7 +534,7 @@ def test_ctrl_c_is_answered_with_one_sentence_and_130(script, monkeypatch, capsy
     def interrupted(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ldm.run.choose_device", interrupted)
+    monkeypatch.setattr("ldm.models.loading.choose_device", interrupted)
     words = ["--samples", "."] if command == "images" else []
     assert script.main([command, *words]) == 130
     errors = capsys.readouterr().err
@@ -544,8 +549,8 @@ def test_a_sample_is_judged_by_its_graph_and_its_reference(model, monkeypatch, b
     """With the true picture in the place of a sample, all that the graph says is seen, in the style of its own picture."""
     index = OFFSET + 1
     truth = DemoValidation(index + 1).picture(index)
-    monkeypatch.setattr(scene_benchmark, "sample_images", lambda *given: [truth])
-    row, image = scene_benchmark.sampled(model, "shapes", boxes, reference, index, Settings(), 0)
+    monkeypatch.setattr(sample_benchmark, "sample_images", lambda *given: [truth])
+    row, image = sample_benchmark.sampled(model, "shapes", boxes, reference, index, Settings(), 0)
     assert row["success"] and row["objects"] == row["of_objects"] and row["triples"] == row["of_triples"]
     assert image is truth
     if reference == "same":
@@ -564,16 +569,16 @@ def test_a_layout_is_searched_for_where_a_job_says_so_and_the_graph_as_told_is_t
         graph = laid_out(graphs[0], seeds[0], settings)[0]
         return [shapes.render(graph, DemoValidation(OFFSET + 1).scene(OFFSET)[1])]
 
-    monkeypatch.setattr(scene_benchmark, "load_model", lambda *given: model)
-    monkeypatch.setattr(scene_benchmark, "sample_images", drawn)
-    measure = scene_benchmark.Recipe("shapes", None, None, "cpu", Settings(), 0).prepare()
+    monkeypatch.setattr(sample_benchmark, "load_model", lambda *given: model)
+    monkeypatch.setattr(sample_benchmark, "sample_images", drawn)
+    measure = sample_benchmark.Recipe("shapes", None, None, "cpu", Settings(), 0).prepare()
     for job in (("none", "search", "none", OFFSET), ("all", "none", "none", OFFSET)):
         assert measure(job)[0]["success"]
     assert seen == ["search", "none"]
 
 
 def test_where_all_boxes_are_told_there_is_no_layout_to_search_for():
-    assert scene_benchmark.kinds(["all", "none"], ["none", "search"], ["other"]) == [
+    assert sample_benchmark.kinds(["all", "none"], ["none", "search"], ["other"]) == [
         ("autoencoder", "none", "same"),
         ("all", "none", "other"),
         ("none", "none", "other"),
@@ -582,8 +587,8 @@ def test_where_all_boxes_are_told_there_is_no_layout_to_search_for():
 
 
 def test_the_ceiling_of_an_autoencoder_that_loses_nothing_is_the_checkers(model, monkeypatch):
-    monkeypatch.setattr(scene_benchmark, "reconstructed", lambda model, picture: picture)
-    row, _ = scene_benchmark.ceiling(model, "shapes", OFFSET)
+    monkeypatch.setattr(sample_benchmark, "reconstructed", lambda model, picture: picture)
+    row, _ = sample_benchmark.ceiling(model, "shapes", OFFSET)
     assert row["success"] and row["style"] and row["psnr"] == math.inf
 
 

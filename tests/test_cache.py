@@ -20,7 +20,6 @@ from tiny import MODEL, tiny_model
 from torch.utils.data import DataLoader
 
 import trainer
-from ldm.callbacks import ImageLogger, StepSeed
 from ldm.data.cache import Cached, CacheError, read_index
 from ldm.data.cache_writing import estimate, fill
 from ldm.data.clevr import CLEVR
@@ -28,12 +27,14 @@ from ldm.data.coco import COCOTrain
 from ldm.data.datamodule import DataModuleFromConfig
 from ldm.data.demo import DemoTrain
 from ldm.data.flips import Flipping, mirrored
-from ldm.data.shapes import VOCAB
 from ldm.data.vg import VGTrain
-from ldm.graph import Batch, Latents, SceneGraph, Vocab, collate
+from ldm.graph.batch import Batch, Latents, collate
+from ldm.graph.scene_graph import SceneGraph, Vocab
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.encoders import checksum, checksums, encode_with
-from ldm.util import UserError
+from ldm.synthetic.shapes import VOCAB
+from ldm.training.callbacks import ImageLogger, StepSeed
+from ldm.util.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "cache_latents.py"
 IMAGES = 6

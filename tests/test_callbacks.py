@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ldm.callbacks import (
+from ldm.training.callbacks import (
     Checks,
     ImageLogger,
     Interrupted,

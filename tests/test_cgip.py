@@ -7,8 +7,9 @@ import torch
 from conftest import assert_close_to_published
 from torch import nn
 
-from ldm.checkpoint import CheckpointError, load_part
-from ldm.graph import GraphBatch, SceneGraph, Vocab, encode
+from ldm.checkpoints.loading import CheckpointError, load_part
+from ldm.graph.batch import GraphBatch, encode
+from ldm.graph.scene_graph import SceneGraph, Vocab
 from ldm.modules.cgip.cgip import CGIPModel, mean_of
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 

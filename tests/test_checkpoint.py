@@ -15,11 +15,11 @@ import torch
 from conftest import assert_close_to_published
 from torch import nn
 
-from ldm import checkpoint
-from ldm.checkpoint import CheckpointError, load_part, read_state_dict, save_safetensors, trainable_state_dict
-from ldm.conditioning import Conditioning
-from ldm.diffusers_layout import to_ldm_unet, to_ldm_vae
+from ldm.checkpoints import loading
+from ldm.checkpoints.diffusers_layout import to_ldm_unet, to_ldm_vae
+from ldm.checkpoints.loading import CheckpointError, load_part, read_state_dict, save_safetensors, trainable_state_dict
 from ldm.models.autoencoder import AutoencoderKL, VQModelInterface
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.ema import EMA
 
@@ -217,7 +217,7 @@ def test_a_file_cannot_set_an_attribute_of_anything_here(tmp_path, target):
     zip_of(tmp_path / "hostile.ckpt", target.encode() + b"(N}S'poisoned'\nI1\nstb.")
     with pytest.raises(CheckpointError):
         read_state_dict(tmp_path / "hostile.ckpt")
-    from ldm import unpickle
+    from ldm.checkpoints import unpickle
 
     for touched in (torch.Tensor, torch._utils._rebuild_tensor_v2, *unpickle.CALLS.values(), torch.FloatStorage,
                     torch.serialization.StorageType):  # fmt: skip
@@ -350,7 +350,7 @@ def test_the_moving_average_is_preferred_where_there_is_one():
 
 @pytest.mark.parametrize("part", ["unet", "cond_stage"])
 def test_the_average_of_a_checkpoint_of_ours_is_preferred_too(part):
-    model, prefix = nn.ModuleDict(), checkpoint.PARTS[part].prefix
+    model, prefix = nn.ModuleDict(), loading.PARTS[part].prefix
     inner = model
     for name in prefix.split(".")[:-2]:
         inner[name] = nn.ModuleDict()
@@ -400,7 +400,7 @@ def test_a_module_on_the_meta_device_takes_the_tensors_without_a_copy(tmp_path):
 # Full-size manifests, strictly
 
 
-def meta(build, params, shapes: dict, part: str) -> checkpoint.LoadReport:
+def meta(build, params, shapes: dict, part: str) -> loading.LoadReport:
     with torch.device("meta"):
         module = build(**params)
         return load_part(module, {key: torch.empty(shape) for key, shape in shapes.items()}, part)
@@ -513,7 +513,7 @@ def test_a_save_that_fails_leaves_the_file_before_it_whole(tmp_path, monkeypatch
         place.write_bytes(b"half of it")
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint.safetensors.torch, "save_file", fail)
+    monkeypatch.setattr(loading.safetensors.torch, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save_safetensors(path, {"x": torch.zeros(2)})
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

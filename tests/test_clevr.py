@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.data import solids
 from ldm.data.clevr import CLEVR, ClevrError, CLEVRValidation, box, thinned
-from ldm.data.images import read_image
-from ldm.graph import collate
+from ldm.graph.batch import collate
+from ldm.synthetic import solids
+from ldm.util.images import read_image
 
 OPPOSITE = {"left of": "right of", "in front of": "behind"}
 OPPOSITE |= {value: key for key, value in OPPOSITE.items()}

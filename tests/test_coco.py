@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from ldm.data.coco import COCOTrain, COCOValidation, decode_mask, mask_centre, relation
 from ldm.data.coco_annotations import CocoError
-from ldm.data.images import ImageError, read_image
-from ldm.graph import SceneGraph, collate
+from ldm.graph.batch import collate
+from ldm.graph.scene_graph import SceneGraph
+from ldm.util.images import ImageError, read_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, on numpy 2
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm.conditioning import Conditioning, cat
+from ldm.modules.conditioning import Conditioning, cat
 
 
 def make(rows, tokens, style=True, seed=0, dim=5):

@@ -6,10 +6,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import Dataset
 
-from ldm.callbacks import StepSeed
 from ldm.data.datamodule import DataModuleFromConfig, EpochSampler
-from ldm.graph import Batch, SceneGraph, Vocab
-from ldm.util import ConfigError
+from ldm.graph.batch import Batch
+from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.training.callbacks import StepSeed
+from ldm.util.errors import ConfigError
 
 
 class Numbers(Dataset):

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from ldm.models.diffusion.ddim import sample, step
-from ldm.schedule import NoiseSchedule
+from ldm.models.diffusion.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.linear()
 

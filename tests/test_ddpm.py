@@ -10,11 +10,12 @@ import torch
 from omegaconf import OmegaConf
 from tiny import MODEL, tiny_model
 
-from ldm.checkpoint import CheckpointError
+from ldm.checkpoints.loading import CheckpointError
 from ldm.data.demo import DemoTrain
-from ldm.data.shapes import VOCAB
-from ldm.graph import collate
-from ldm.util import UserError, instantiate_from_config
+from ldm.graph.batch import collate
+from ldm.synthetic.shapes import VOCAB
+from ldm.util.config import instantiate_from_config
+from ldm.util.errors import UserError
 
 
 @pytest.fixture(scope="module")

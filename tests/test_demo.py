@@ -10,7 +10,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from ldm.data.demo import DemoTrain, DemoValidation
-from ldm.data.shapes import (
+from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.validation import GraphError
+from ldm.synthetic.shapes import (
     BAND,
     CELLS,
     COLOURS,
@@ -33,7 +35,6 @@ from ldm.data.shapes import (
     render,
     told,
 )
-from ldm.graph import GraphError, SceneGraph, Vocab
 
 GREY = Background((128, 128, 128), (128, 128, 128), 0.0)
 SCENES = [DemoValidation(200).scene(index) for index in range(200)]

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ldm.edit_tasks import OPERATIONS, task
-from ldm.util import UserError
+from ldm.evaluation.edit_tasks import OPERATIONS, task
+from ldm.util.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "demo.py"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ldm.diff import (
+from ldm.graph.diff import (
     Add,
     AddRelation,
     ChangeAttribute,
@@ -20,7 +20,7 @@ from ldm.diff import (
     assign,
     diff,
 )
-from ldm.graph import SceneGraph, read_graphs
+from ldm.graph.scene_graph import SceneGraph, read_graphs
 
 repeatable = settings(derandomize=True, deadline=None, max_examples=100)
 

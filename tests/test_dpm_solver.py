@@ -9,12 +9,12 @@ import torch
 from tiny import tiny_model
 
 from ldm.data.demo import DemoValidation
-from ldm.graph import encode
+from ldm.graph.batch import encode
 from ldm.models.diffusion import ddim, dpm_solver, paths
 from ldm.models.diffusion.dpm_solver import even, invert, log_snr, predicted, sample, step
-from ldm.sampling import Settings, sample_images
-from ldm.schedule import DDIMSchedule, NoiseSchedule
-from ldm.util import UserError
+from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
+from ldm.sampling.sample import Settings, sample_images
+from ldm.util.errors import UserError
 
 SCHEDULE = NoiseSchedule.linear()
 A = SCHEDULE.alphas_cumprod

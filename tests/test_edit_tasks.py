@@ -3,12 +3,13 @@ import math
 import numpy as np
 import pytest
 
-from ldm.data.demo import SCENES, DemoValidation
-from ldm.diff import Add, ChangeAttribute, ChangeRelation, Move, Remove, Replace, Resize, diff
-from ldm.edit_tasks import DIRECTIONS, FARTHER, MOST, OPERATIONS, SINGLE, changed_boxes, task
-from ldm.metrics import same_style, see
-from ldm.study import one_thread
-from ldm.util import UserError
+from ldm.data.demo import DemoValidation
+from ldm.evaluation.edit_tasks import DIRECTIONS, FARTHER, MOST, OPERATIONS, SINGLE, changed_boxes, task
+from ldm.graph.diff import Add, ChangeAttribute, ChangeRelation, Move, Remove, Replace, Resize, diff
+from ldm.synthetic.checker import same_style, see
+from ldm.synthetic.worlds import SCENES
+from ldm.util.errors import UserError
+from ldm.util.processes import one_thread
 
 KINDS = {"replace": Replace, "recolour": ChangeAttribute, "remove": Remove, "add": Add, "move": Move, "resize": Resize}
 OFFSET, COUNT = 5000, 6

@@ -13,21 +13,26 @@ import torch
 from PIL import Image
 from tiny import tiny_model
 
-from ldm import gallery, plots
+from ldm import plots
 from ldm.data.demo import DemoValidation
-from ldm.data.shapes import render
-from ldm.diff import diff
-from ldm.editing import FAST, GUIDANCE, STEPS, edit, psnr, understood, variants
-from ldm.graph import SceneGraph, encode, write_graphs
-from ldm.keeping import keeping
+from ldm.editing.attention import keeping
+from ldm.editing.edit import edit, psnr, variants
+from ldm.editing.options import FAST, GUIDANCE, STEPS
+from ldm.editing.plan import understood
+from ldm.editing.region import Region
+from ldm.graph.batch import encode
+from ldm.graph.diff import diff
+from ldm.graph.scene_graph import SceneGraph, write_graphs
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.dpm_solver import even
 from ldm.models.diffusion.inversion import METHODS, SAMPLERS, SECOND_ORDER
-from ldm.models.footprint import PRECISIONS
-from ldm.region import Region
-from ldm.run import load_model
-from ldm.sampling import Settings, as_seen, laid_out, sample_images
-from ldm.util import UserError
+from ldm.models.loading import load_model
+from ldm.models.preprocess import as_seen
+from ldm.models.runtime import PRECISIONS
+from ldm.sampling.sample import Settings, laid_out, sample_images
+from ldm.synthetic.shapes import render
+from ldm.util import gallery
+from ldm.util.errors import UserError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -443,8 +448,8 @@ def test_the_readmes_lines_of_python_edit_a_photograph_and_its_comment_names_wha
     monkeypatch.chdir(tmp_path)
     Path("data").symlink_to(root / "data")
     Path("lines.py").write_text(lines + f"other = {other}\n")
-    monkeypatch.setattr("ldm.run.find_checkpoint", lambda: checkpoint)
-    monkeypatch.setattr("ldm.run.checkpoint_of", lambda run: checkpoint)
+    monkeypatch.setattr("ldm.models.loading.find_checkpoint", lambda: checkpoint)
+    monkeypatch.setattr("ldm.models.loading.checkpoint_of", lambda run: checkpoint)
     monkeypatch.setitem(STEPS, "dpm++", 2)
     names = runpy.run_path("lines.py")
     with Image.open(root / "data" / "demo" / "example.png") as photograph, Image.open("edited.png") as edited:
@@ -578,7 +583,7 @@ def test_a_batch_that_is_none_is_noticed_before_a_model_is_loaded(door, tmp_path
     path = tmp_path / "edits.jsonl"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    monkeypatch.setattr("ldm.run.load_model", None)
+    monkeypatch.setattr("ldm.models.loading.load_model", None)
     assert door(["--batch", str(path), "--outdir", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
@@ -592,13 +597,13 @@ def test_a_batch_that_is_interrupted_says_how_to_go_on_and_an_edit_that_it_stopp
             raise KeyboardInterrupt
         return edit(*arguments, **options)
 
-    monkeypatch.setattr("ldm.edit_batch.edit", stop)
+    monkeypatch.setattr("ldm.editing.batch.edit", stop)
     assert door(command) == 130 and made(out) == NAMES[:1]
     assert capsys.readouterr().err.endswith(f"ddim_invert_edit.py: stopped; the same command with --outdir {out} goes on\n")
-    monkeypatch.setattr("ldm.edit_batch.edit", edit)
+    monkeypatch.setattr("ldm.editing.batch.edit", edit)
     assert door(command) == 0 and made(out) == NAMES
     capsys.readouterr()
-    monkeypatch.setattr("ldm.editing.edit", stop)
+    monkeypatch.setattr("ldm.editing.edit.edit", stop)
     photograph = ["--ref", str(path.parent / "photo.png"), "--sg", str(path.parent / "source.json")]
     assert door([*photograph, *command[2:]]) == 130
     assert capsys.readouterr().err == "ddim_invert_edit.py: stopped\n"
@@ -709,7 +714,7 @@ def test_a_sampled_picture_is_guided_as_an_edit_and_drawn_with_the_boxes_that_it
 ):
     drawn = []
     monkeypatch.setattr(plots, "draw_graph", lambda graph: drawn.append(graph) or Image.new("RGB", (9, 9)))
-    monkeypatch.setattr("ldm.sampling.usual_layout", lambda model: "search")
+    monkeypatch.setattr("ldm.sampling.sample.usual_layout", lambda model: "search")
     contrary = SceneGraph(("circle", "square"), triples=((0, "left of", 1), (1, "left of", 0)))
     write_graphs(tmp_path / "edited.json", [contrary])
     run = ["--ckpt", str(checkpoint), "--steps", "2", "--device", "cpu", "--outdir", str(tmp_path / "out"), "--seed", str(2**70)]

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.data.image_sets import Folder
-from ldm.evaluation import (
+from ldm.evaluation.image_quality import (
     INCEPTION,
     LPIPS,
     EvaluationError,
@@ -24,7 +23,8 @@ from ldm.evaluation import (
     psnr,
     ssim,
 )
-from ldm.util import UserError
+from ldm.evaluation.image_sets import Folder
+from ldm.util.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 from tiny import DATA, MODEL, tiny_model
 
-from ldm.checkpoint import CheckpointError, load_part, save_safetensors
-from ldm.conditioning import Conditioning
-from ldm.data.shapes import VOCAB
-from ldm.export import averages, export_adapters, export_part, halved
-from ldm.run import load_model
-from ldm.util import ConfigError, instantiate_from_config
+from ldm.checkpoints.loading import CheckpointError, load_part, save_safetensors
+from ldm.models.export import averages, export_adapters, export_part, halved
+from ldm.models.loading import load_model
+from ldm.modules.conditioning import Conditioning
+from ldm.synthetic.shapes import VOCAB
+from ldm.util.config import instantiate_from_config
+from ldm.util.errors import ConfigError
 
 TOWER = MODEL["params"]["global_stage_config"]
 STAGE_1 = {

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ldm.data.demo import DemoTrain, DemoValidation
-from ldm.graph import Vocab, read_graphs
+from ldm.graph.scene_graph import Vocab, read_graphs
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "export_demo.py"
 spec = importlib.util.spec_from_file_location("export_demo", SCRIPT)
@@ -73,7 +73,7 @@ def test_what_is_there_is_not_overwritten(tmp_path, capsys, monkeypatch, before)
         export_demo.main(["--n", "2", "--out", str(tmp_path)])
     elif before == "scenes that other code drew":
         with monkeypatch.context() as then:
-            then.setattr("ldm.data.shapes.__file__", __file__)
+            then.setattr("ldm.synthetic.shapes.__file__", __file__)
             export_demo.main(["--n", "3", "--out", str(tmp_path)])
     else:
         (tmp_path / "graphs.json").write_text("mine")

@@ -8,11 +8,11 @@ from PIL import Image
 from tiny import tiny_model
 from torch import nn
 
-from ldm.conditioning import Conditioning
 from ldm.data.demo import DemoValidation
-from ldm.data.shapes import render
-from ldm.editing import edit
-from ldm.models.footprint import PRECISIONS, lent, settle
+from ldm.editing.edit import edit
+from ldm.models.runtime import PRECISIONS, lent, settle
+from ldm.modules.conditioning import Conditioning
+from ldm.synthetic.shapes import render
 
 CPU = torch.device("cpu")
 
@@ -60,7 +60,7 @@ def test_an_edit_in_half_precision_is_nearly_the_edit(options):
 @pytest.mark.parametrize("device, layout", [("cpu", torch.channels_last), ("meta", torch.contiguous_format)])
 def test_a_settled_model_lies_as_its_device_likes_it_and_a_cpu_keeps_its_memory(device, layout, monkeypatch):
     kept = []
-    monkeypatch.setattr("ldm.models.footprint.keep_freed_memory", lambda: kept.append(device))
+    monkeypatch.setattr("ldm.models.runtime.keep_freed_memory", lambda: kept.append(device))
     model = awake()
     settle(model, "cpu")
     settle(model, device)

@@ -8,10 +8,10 @@ from tiny import tiny_model
 from torch import nn
 
 from ldm.data.demo import DemoTrain
-from ldm.data.shapes import VOCAB
-from ldm.graph import collate
-from ldm.modules.frozen import FrozenConv2d, forget_inputs, hold_frozen_in
-from ldm.modules.sdpa import attend, in_full_precision
+from ldm.graph.batch import collate
+from ldm.modules.kernels.frozen import FrozenConv2d, forget_inputs, hold_frozen_in
+from ldm.modules.kernels.sdpa import attend, in_full_precision
+from ldm.synthetic.shapes import VOCAB
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from ldm.checkpoint import CheckpointError
+from ldm.checkpoints.loading import CheckpointError
 from ldm.modules.global_film import OPENAI, CLIPGlobalEncoder, FiLMGenerator, image_tower, modulate, weights_file
 
 TINY = dict(embed_dim=16, image_size=32, layers=2, width=32, patch_size=8, head_width=16, quick_gelu=True)

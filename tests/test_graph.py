@@ -10,18 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ldm.graph import (
-    Batch,
-    GraphBatch,
-    GraphError,
-    SceneGraph,
-    Vocab,
-    collate,
-    decode,
-    encode,
-    read_graphs,
-    write_graphs,
-)
+from ldm.graph.batch import Batch, GraphBatch, collate, decode, encode
+from ldm.graph.scene_graph import SceneGraph, Vocab, read_graphs, write_graphs
+from ldm.graph.validation import GraphError
 
 repeatable = settings(
     derandomize=True, deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny import MODEL, tiny_model
 
-from ldm import conditioning
-from ldm.conditioning import Conditioning
 from ldm.models.diffusion.guidance import guided
+from ldm.modules import conditioning
 from ldm.modules.attention_control import Control, Maps, Mutual, Pair, Words
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.lora import LoRALinear, merged
 

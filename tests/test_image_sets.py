@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from ldm.data.demo import DemoValidation
-from ldm.data.image_sets import Folder, ImageSetError, Split, match, of_one_graph
-from ldm.data.images import to_tensor
+from ldm.evaluation.image_sets import Folder, ImageSetError, Split, match, of_one_graph
+from ldm.util.images import to_tensor
 
 DEMO = """
 data:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from ldm.data.images import ImageError, image_trouble, read_image, square, to_image, to_tensor, trouble_with
+from ldm.util.images import ImageError, image_trouble, read_image, square, to_image, to_tensor, trouble_with
 
 RAMP = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))  # (48,64), dark to light
 

@@ -6,8 +6,8 @@ from tiny import tiny_model
 
 from ldm.models.diffusion import dpm_solver, paths
 from ldm.models.diffusion.inversion import METHODS, SECOND_ORDER, Source, by, null, resample, visited
-from ldm.schedule import NoiseSchedule
-from ldm.util import UserError
+from ldm.models.diffusion.schedule import NoiseSchedule
+from ldm.util.errors import UserError
 
 SCHEDULE = NoiseSchedule.linear()
 A0 = SCHEDULE.alphas_cumprod[0]

@@ -7,12 +7,13 @@ import random
 import numpy as np
 import pytest
 
-from ldm import edit_tasks
-from ldm.data import shapes, solids
-from ldm.diff import diff
-from ldm.graph import GraphError, SceneGraph
-from ldm.layout import place
-from ldm.places import KIND, Shape, growth, holds, on_a_floor, true_of
+from ldm.evaluation import edit_tasks
+from ldm.graph.diff import diff
+from ldm.graph.placement import place
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.spatial_relations import KIND, Shape, growth, holds, on_a_floor, true_of
+from ldm.graph.validation import GraphError
+from ldm.synthetic import shapes, solids
 
 A, B = (8 / 64, 24 / 64, 24 / 64, 40 / 64), (40 / 64, 24 / 64, 56 / 64, 40 / 64)  # left and right, 16 cells wide
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from ldm import metrics
 from ldm.data.demo import DemoValidation
-from ldm.data.shapes import CELLS, Background, of_boxes, render, told
-from ldm.graph import SceneGraph
-from ldm.metrics import check, follows, outside, psnr, same_style, ssim, style_distance
-from ldm.perception import Look, Seen, see
-from ldm.util import UserError
+from ldm.graph.scene_graph import SceneGraph
+from ldm.synthetic import checker
+from ldm.synthetic.checker import check, follows, same_style, style_distance
+from ldm.synthetic.shapes import CELLS, Background, of_boxes, render, told
+from ldm.synthetic.shapes_vision import Look, Seen, see
+from ldm.util.errors import UserError
+from ldm.util.image_similarity import outside, psnr, ssim
 
 PALE = Background((205, 215, 225), (230, 220, 205), 0.7, "dots")
 LOOK = Look((200, 210, 220), ((0, 0, 0), (0, 0, 0)), "smooth", (0.0, 0.0, 0.0))
@@ -190,7 +191,7 @@ def test_pairs_gain_as_much_together_as_the_best_of_all_ways():
         gains = [[float(rng.choice([0, 1, 2, 5, 9])) for _ in range(columns)] for _ in range(rows)]
         ways = itertools.permutations([*range(columns), *[None] * rows], rows)
         best = max(sum(gains[i][j] for i, j in enumerate(way) if j is not None) for way in ways)
-        pairs = metrics._best_pairs(gains)
+        pairs = checker._best_pairs(gains)
         taken = [j for j, _ in pairs if j is not None]
         assert sum(gain for _, gain in pairs) == best and len(set(taken)) == len(taken)
         assert all(gain == (0 if j is None else gains[i][j]) for i, (j, gain) in enumerate(pairs))

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ldm.graph import GraphBatch, SceneGraph, Vocab, encode
+from ldm.graph.batch import GraphBatch, encode
+from ldm.graph.scene_graph import SceneGraph, Vocab
 from ldm.modules.nsg_encoder import NSGEncoder
 
 VOCAB = Vocab(

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Optional
 
 import pytest
 
-from ldm.options import fits, kinds, read
-from ldm.util import UserError
+from ldm.editing.options import fits, kinds, read
+from ldm.util.errors import UserError
 
 if TYPE_CHECKING:
     from nowhere import Unknown

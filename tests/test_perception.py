@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from ldm.data.demo import DemoTrain, DemoValidation
-from ldm.data.shapes import (
+from ldm.synthetic.checker import check
+from ldm.synthetic.shapes import (
     CELLS,
     COLOURS,
     FILLS,
@@ -24,8 +25,7 @@ from ldm.data.shapes import (
     render,
     told,
 )
-from ldm.metrics import check
-from ldm.perception import Seen, see
+from ldm.synthetic.shapes_vision import Seen, see
 
 PALE = Background((205, 215, 225), (230, 220, 205), 0.7, "checks")
 

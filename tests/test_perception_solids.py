@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from ldm.data import solids
 from ldm.data.demo import DemoValidation
-from ldm.data.solids import CELLS, COLOURS, MATERIALS, SHAPES, Background, box_at, holds, render
-from ldm.graph import SceneGraph
-from ldm.perception_solids import see
+from ldm.graph.scene_graph import SceneGraph
+from ldm.synthetic import solids
+from ldm.synthetic.solids import CELLS, COLOURS, MATERIALS, SHAPES, Background, box_at, holds, render
+from ldm.synthetic.solids_vision import see
 
 HELD_OUT = DemoValidation(10**6, scenes="hard")
 

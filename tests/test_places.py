@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from ldm.places import KIND, LEVELS, holds, true_of
+from ldm.graph.spatial_relations import KIND, LEVELS, holds, true_of
 
 A, B = (8 / 64, 24 / 64, 24 / 64, 40 / 64), (40 / 64, 24 / 64, 56 / 64, 40 / 64)  # left and right, 16 cells wide
 

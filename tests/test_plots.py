@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.graph import SceneGraph
+from ldm.graph.scene_graph import SceneGraph
 from ldm.plots import MIN_SIDE, _ring, draw_boxes, draw_graph, grid, panel
 
 TEN = SceneGraph(

@@ -9,16 +9,16 @@ from omegaconf import OmegaConf
 from torch import distributed
 from torch.nn.functional import mse_loss
 
-from ldm.checkpoint import CheckpointError
+from ldm.checkpoints.loading import CheckpointError
 from ldm.data.datamodule import DataModuleFromConfig
 from ldm.data.demo import DemoTrain
-from ldm.data.shapes import VOCAB
-from ldm.graph import SceneGraph, collate, encode
-from ldm.models.pretraining import GraphImagePretraining, contrastive_loss, recall
+from ldm.graph.batch import collate, encode
+from ldm.graph.scene_graph import SceneGraph
+from ldm.models.pretraining import FILL, GraphImagePretraining, contrastive_loss, draw_objects, mask_objects, recall
 from ldm.modules.cgip.cgip import CGIPModel
 from ldm.modules.global_film import CLIPGlobalEncoder, image_tower
-from ldm.modules.masking import FILL, draw_objects, mask_objects
-from ldm.util import instantiate_from_config, resolve
+from ldm.synthetic.shapes import VOCAB
+from ldm.util.config import instantiate_from_config, resolve
 
 VIT = dict(embed_dim=16, image_size=32, layers=1, width=32, patch_size=8, head_width=16)
 IMAGE = {"target": "ldm.modules.global_film.CLIPGlobalEncoder", "params": {"init": "random", "model_name": VIT}}

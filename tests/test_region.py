@@ -5,10 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.diff import diff
-from ldm.graph import SceneGraph
-from ldm.region import Region, from_attention, heat, in_cells, in_pixels, object_maps, paste, touched
-from ldm.util import UserError
+from ldm.editing.region import Region, from_attention, in_cells, in_pixels, object_maps, paste, touched
+from ldm.graph.diff import diff
+from ldm.graph.scene_graph import SceneGraph
+from ldm.plots import heat
+from ldm.util.errors import UserError
 
 A, B, C = (0.125, 0.125, 0.375, 0.375), (0.625, 0.625, 0.875, 0.875), (0.25, 0.25, 0.5, 0.5)
 CELLS, SIZE = (8, 8), (96, 64)  # h w; width height

@@ -5,8 +5,8 @@ import torch
 from tiny import tiny_model
 
 from ldm.data.demo import DemoValidation
-from ldm.graph import encode
-from ldm.restyling import TRUST, left_by_a_pass
+from ldm.editing.restyle import TRUST, left_by_a_pass
+from ldm.graph.batch import encode
 
 
 @pytest.fixture(scope="module")

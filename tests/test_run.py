@@ -7,10 +7,10 @@ import torch
 import yaml
 from tiny import MODEL, tiny_model
 
-from ldm.checkpoint import CheckpointError
-from ldm.data.shapes import VOCAB
-from ldm.run import fingerprint, load_dataset, load_model
-from ldm.util import UserError
+from ldm.checkpoints.loading import CheckpointError
+from ldm.models.loading import fingerprint, load_dataset, load_model
+from ldm.synthetic.shapes import VOCAB
+from ldm.util.errors import UserError
 
 CGIP = {
     "target": "ldm.modules.cgip.cgip.CGIPModel",

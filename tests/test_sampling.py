@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from tiny import tiny_model
 
-from ldm import gallery
-from ldm.arrange import arrange
 from ldm.data.demo import DemoValidation
-from ldm.graph import SceneGraph, write_graphs
+from ldm.graph.layout import arrange
+from ldm.graph.scene_graph import SceneGraph, write_graphs
+from ldm.models.loading import checkpoint_of, load_model
 from ldm.modules.lora import LoRALinear, lora_layers
-from ldm.run import checkpoint_of, load_model
-from ldm.sampling import ROWS, Settings, _sample_pass, laid_out, sample_images, seed_of, usual_layout
-from ldm.util import UserError
+from ldm.sampling.sample import ROWS, Settings, _sample_pass, laid_out, sample_images, seed_of, usual_layout
+from ldm.util import gallery
+from ldm.util.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "sample.py"
 SETTINGS = Settings(steps=4, eta=1.0, graph_scale=2.0, style_scale=3.0)
@@ -137,14 +137,14 @@ def test_adapters_are_folded_in_and_the_picture_is_the_one_that_they_make(model,
     forward = LoRALinear.forward
     monkeypatch.setattr(LoRALinear, "forward", lambda self, x: layers.append(self) or forward(self, x))
     with monkeypatch.context() as unfolded:
-        unfolded.setattr("ldm.sampling.merged", lambda unet: unet)
+        unfolded.setattr("ldm.sampling.sample.merged", lambda unet: unet)
         sample_images(model, graphs[:1], [1], SETTINGS)
     assert layers
     layers.clear()
     sample_images(model, graphs[:1], [1], SETTINGS)
     assert not layers and lora_layers(model.unet)
     with monkeypatch.context() as without:
-        without.setattr("ldm.sampling.merged", adapters_left_out)
+        without.setattr("ldm.sampling.sample.merged", adapters_left_out)
         sample_images(model, graphs[:1], [1], SETTINGS)
     made, folded, bare = latents
     assert (folded - made).norm() < 1e-4 * made.norm() < (bare - made).norm()
@@ -297,7 +297,7 @@ def test_a_searched_layout_is_in_the_record_and_the_folder_the_same_in_one_go_in
 
 def test_the_layout_is_the_usual_one_where_none_is_asked_for(sample, monkeypatch):
     for usual in ("none", "search"):
-        monkeypatch.setattr("ldm.sampling.usual_layout", lambda model, usual=usual: usual)
+        monkeypatch.setattr("ldm.sampling.sample.usual_layout", lambda model, usual=usual: usual)
         lines = (sample("--split", "validation", outdir=usual) / "index.jsonl").read_text().splitlines()
         assert [json.loads(line)["layout"] for line in lines] == [usual] * 4
 

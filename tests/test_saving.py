@@ -3,7 +3,7 @@
 import pytest
 from tiny import tiny_model
 
-from ldm.checkpoint import CheckpointError
+from ldm.checkpoints.loading import CheckpointError
 
 
 def test_a_checkpoint_of_another_size_is_refused_by_name():

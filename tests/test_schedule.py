@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ldm.schedule import NoiseSchedule
+from ldm.models.diffusion.schedule import NoiseSchedule
 
 
 @pytest.fixture

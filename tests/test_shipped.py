@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from tiny import tiny_model
 
-from ldm import shipped
-from ldm.checkpoint import CheckpointError
-from ldm.diff import ChangeAttribute, Replace, diff
-from ldm.export import export_adapters
-from ldm.graph import SceneGraph, read_graphs, write_graphs
-from ldm.metrics import check
-from ldm.run import find_checkpoint, load_model
+from ldm.checkpoints import shipped
+from ldm.checkpoints.loading import CheckpointError
+from ldm.graph.diff import ChangeAttribute, Replace, diff
+from ldm.graph.scene_graph import SceneGraph, read_graphs, write_graphs
+from ldm.models.export import export_adapters
+from ldm.models.loading import find_checkpoint, load_model
+from ldm.synthetic.checker import check
 
 HOW = {"command": "python trainer.py", "seed": 1, "minutes": 2.0, "cores": 2, "device": "cpu", "measured": {"psnr": 30}}
 SCRIPTS = Path(__file__).parents[1] / "scripts"

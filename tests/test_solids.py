@@ -8,10 +8,23 @@ import time
 import numpy as np
 import pytest
 
-from ldm.data import solids
 from ldm.data.demo import DemoValidation
-from ldm.data.solids import CELLS, COLOURS, FLOOR, MATERIALS, SHAPES, SIDES, Background, box_at, holds, relation, render
-from ldm.graph import GraphError, SceneGraph
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.validation import GraphError
+from ldm.synthetic import solids
+from ldm.synthetic.solids import (
+    CELLS,
+    COLOURS,
+    FLOOR,
+    MATERIALS,
+    SHAPES,
+    SIDES,
+    Background,
+    box_at,
+    holds,
+    relation,
+    render,
+)
 
 GREY = Background((150,) * 3, (150,) * 3, (150,) * 3, 0.0)
 SCENES = [DemoValidation(60, scenes="hard").scene(index) for index in range(60)]

@@ -13,12 +13,12 @@ import torch
 from test_frozen import step, trained
 from tiny import MODEL
 
-from ldm import speed
 from ldm.data.demo import DemoTrain
-from ldm.data.shapes import VOCAB
-from ldm.graph import collate
+from ldm.graph.batch import collate
+from ldm.models import runtime
 from ldm.modules.ema import EMA
-from ldm.util import ConfigError
+from ldm.synthetic.shapes import VOCAB
+from ldm.util.errors import ConfigError
 
 
 def batch_of(size):
@@ -43,7 +43,7 @@ def same(ours, theirs, tolerance):
 def test_on_a_cpu_channels_lie_last_and_losses_and_gradients_are_those_of_the_plain_layout():
     """To 1e-4 of the largest gradient: sums in another order."""
     plain, fast = trained(), trained()
-    speed.prepare(fast.unet, "cpu")
+    runtime.prepare(fast.unet, "cpu")
     weights = [layer.weight for layer in fast.unet.modules() if isinstance(layer, torch.nn.Conv2d)]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     assert fast.unet.state_dict().keys() == plain.unet.state_dict().keys()
@@ -55,7 +55,7 @@ def test_on_a_cpu_channels_lie_last_and_losses_and_gradients_are_those_of_the_pl
 )
 def test_frozen_weights_are_held_as_the_precision_computes(precision, dtype):
     unet = trained().unet
-    speed.prepare(unet, "cuda", precision)
+    runtime.prepare(unet, "cuda", precision)
     halves = {p.dtype for p in unet.parameters()} - {torch.float32}
     assert halves == ({dtype} if dtype else set())
 
@@ -77,7 +77,7 @@ def test_a_compiled_unet_gives_the_same_with_film_lora_masks_boxes_and_a_smaller
     as_it_is = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: as_it_is(self, backend=counting))
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    speed.prepare(model.unet, "cuda", compiled=True)
+    runtime.prepare(model.unet, "cuda", compiled=True)
     for batch, expected in zip(batches, plain, strict=True):
         same(step(model, batch), expected, 1e-4)
     assert len(graphs) == 2
@@ -88,14 +88,14 @@ def test_a_compiled_unet_gives_the_same_with_film_lora_masks_boxes_and_a_smaller
 def test_inductor_gives_the_same():
     model = small()
     plain = step(model, batch_of(3))
-    speed.prepare(model.unet, "cpu", compiled=True)
+    runtime.prepare(model.unet, "cpu", compiled=True)
     same(step(model, batch_of(3)), plain, 1e-4)
 
 
 def test_without_a_compiler_it_says_so(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler"):
-        speed.prepare(small().unet, "cpu", compiled=True)
+        runtime.prepare(small().unet, "cpu", compiled=True)
 
 
 # The optimizer --------------------------------------------------------------------------------------------------------
@@ -200,6 +200,6 @@ def test_memory_that_is_kept_is_not_fetched_again_in_every_step():
 def test_the_average_of_what_is_trained_does_not_see_how_frozen_weights_are_held():
     model = trained()
     before = EMA(model).state_dict()
-    speed.prepare(model.unet, "cpu", "bf16-mixed")
+    runtime.prepare(model.unet, "cpu", "bf16-mixed")
     after = EMA(model).state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)

@@ -17,13 +17,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from ldm import speed
-from ldm.callbacks import frozen_checksums
 from ldm.data.demo import DemoTrain
-from ldm.data.shapes import VOCAB
-from ldm.graph import collate
-from ldm.strategies import DDP, Sharded, refuse_to_shard, shard_frozen, strategy
-from ldm.util import ConfigError
+from ldm.graph.batch import collate
+from ldm.models import runtime
+from ldm.synthetic.shapes import VOCAB
+from ldm.training.callbacks import frozen_checksums
+from ldm.training.strategies import DDP, Sharded, refuse_to_shard, shard_frozen, strategy
+from ldm.util.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,7 +44,7 @@ def one_of_two(rank, folder):
     for precision, recompute, tolerance in ((torch.float32, True, 1e-4), (torch.bfloat16, False, 2e-2)):
         model = trained()
         model.unet.use_checkpoint = recompute
-        speed.prepare(model.unet, "cpu", "bf16-mixed" if precision == torch.bfloat16 else "32")
+        runtime.prepare(model.unet, "cpu", "bf16-mixed" if precision == torch.bfloat16 else "32")
         model.unet.to(memory_format=torch.contiguous_format)  # as shards lie
         whole, (frozen, new) = all_of_it(model, batch, precision), numbers_here(model.unet)
         shard_frozen(model.unet, init_device_mesh("cpu", (2,)))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm import torchscript
+from ldm.checkpoints import torchscript
 
 
 class Inner(nn.Module):

@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import trainer
-from ldm import training
-from ldm.util import instantiate_from_config, plain
+from ldm.training.config import configure, devices
+from ldm.util.config import instantiate_from_config, plain
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -132,7 +132,7 @@ def start(*flags, **kwargs):
 
 def together(*names):
     """The config that these files of configs/ make, each on top of those before it."""
-    return training.configure(*trainer.parse(["--base", *(str(ROOT / "configs" / name) for name in names)]))
+    return configure(*trainer.parse(["--base", *(str(ROOT / "configs" / name) for name in names)]))
 
 
 def weightless(config):
@@ -287,21 +287,21 @@ def test_a_callback_can_be_taken_away(train):
 
 def test_gpus_mean_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert training.devices("0,") == {"accelerator": "gpu", "devices": [0]}
-    assert training.devices("1,3") == {"accelerator": "gpu", "devices": [1, 3]}
-    assert training.devices(2) == {"accelerator": "gpu", "devices": [0, 1]}
-    assert training.devices("-1") == {"accelerator": "gpu", "devices": [0, 1, 2, 3]}
-    assert training.devices(None) == {"accelerator": "gpu", "devices": [0]}
-    assert training.devices("cpu:2") == {"accelerator": "cpu", "devices": 2}
+    assert devices("0,") == {"accelerator": "gpu", "devices": [0]}
+    assert devices("1,3") == {"accelerator": "gpu", "devices": [1, 3]}
+    assert devices(2) == {"accelerator": "gpu", "devices": [0, 1]}
+    assert devices("-1") == {"accelerator": "gpu", "devices": [0, 1, 2, 3]}
+    assert devices(None) == {"accelerator": "gpu", "devices": [0]}
+    assert devices("cpu:2") == {"accelerator": "cpu", "devices": 2}
     with pytest.raises(ValueError, match="--gpus 4,: there are 4 GPUs here"):
-        training.devices("4,")
+        devices("4,")
 
 
 @pytest.mark.parametrize("gpus", [None, "0,", "0,1"])
 def test_without_a_gpu_it_says_how_to_train_on_the_cpu(monkeypatch, gpus):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="to train on the CPU: --gpus cpu"):
-        training.devices(gpus)
+        devices(gpus)
 
 
 def test_help_comes_at_once_and_does_not_load_torch():
@@ -385,4 +385,4 @@ def test_the_demos_adapters_go_on_its_backbone_and_autoencoder(hard):
 
 @pytest.mark.parametrize("devices, count", [(1, 1), (2, 2), ([0], 1), ([0, 1], 2), ("2", 2), ("0,", 1), ("0,1", 2)])
 def test_processes_are_counted_in_each_of_lightnings_ways_to_say_devices(devices, count):
-    assert training.process_count(devices) == count
+    assert config.process_count(devices) == count

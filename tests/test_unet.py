@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import assert_close_to_published
 
-from ldm.conditioning import Conditioning
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import FIXED, UNetModel, coordinates_of, timestep_embedding
 
 SGDIFF_VG = dict(

@@ -6,8 +6,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ldm import util
-from ldm.util import ConfigError, instantiate_from_config, plain, refuse_foreign_targets, resolve
+from ldm.util import cli, errors
+from ldm.util.config import instantiate_from_config, plain, refuse_foreign_targets, resolve
+from ldm.util.errors import ConfigError
 
 
 def test_a_target_is_built_with_its_params():
@@ -107,8 +108,8 @@ def test_a_value_that_is_still_to_be_given_is_named():
 
 
 def test_the_nearest_names_are_offered_only_where_there_are_some():
-    assert util.nearest("batchsize", ["batch_size", "train"]) == "; did you mean 'batch_size'?"
-    assert util.nearest("zzz", ["batch_size"]) == ""
+    assert errors.nearest("batchsize", ["batch_size", "train"]) == "; did you mean 'batch_size'?"
+    assert errors.nearest("zzz", ["batch_size"]) == ""
 
 
 class Broken(torch.utils.data.Dataset):
@@ -127,7 +128,7 @@ def test_a_mistake_is_one_sentence_whichever_process_finds_it(workers):
 
 
 def test_a_whole_number_of_the_command_line_has_a_least_one():
-    assert (util.positive("1"), util.at_least(0)("0"), util.at_least(32)("256")) == (1, 0, 256)
-    for kind, word in ((util.positive, "0"), (util.at_least(0), "-1"), (util.positive, "1.5"), (util.positive, "many")):
+    assert (cli.positive("1"), cli.at_least(0)("0"), cli.at_least(32)("256")) == (1, 0, 256)
+    for kind, word in ((cli.positive, "0"), (cli.at_least(0), "-1"), (cli.positive, "1.5"), (cli.positive, "many")):
         with pytest.raises(argparse.ArgumentTypeError, match=f"'{word}' is not a whole number from [01] on"):
             kind(word)

@@ -12,9 +12,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ldm.data import doctor
-from ldm.data.images import ImageError
 from ldm.data.vg import VGTrain, VGValidation
-from ldm.graph import GraphError, collate
+from ldm.graph.batch import collate
+from ldm.graph.validation import GraphError
+from ldm.util.images import ImageError
 
 
 @pytest.fixture

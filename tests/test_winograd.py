@@ -11,12 +11,12 @@ from test_speed import batch_of, same
 from tiny import MODEL
 from torch import nn
 
-from ldm import speed
-from ldm.bench.timing import flops
-from ldm.models.footprint import settle
-from ldm.modules.frozen import FrozenConv2d
-from ldm.modules.winograd import Convolution, WinogradConv2d, spread, use_winograd
-from ldm.training import make_fast
+from ldm.models import runtime
+from ldm.models.runtime import settle
+from ldm.modules.kernels.frozen import FrozenConv2d
+from ldm.modules.kernels.winograd import Convolution, WinogradConv2d, spread, use_winograd
+from ldm.profiling.timing import flops
+from ldm.training.run import make_fast
 
 
 def numbers(*shape, dtype=torch.float32):
@@ -116,7 +116,7 @@ def test_other_convolutions_are_left_alone(geometry):
 def test_losses_and_gradients_of_a_prepared_model_are_those_of_the_plain_one():
     """To 1e-4 of the largest gradient, on maps of either side of the border; and under the same keys."""
     plain, fast = wide(), wide()
-    speed.prepare(fast.unet, "cpu")
+    runtime.prepare(fast.unet, "cpu")
     assert sum(type(part) is WinogradConv2d for part in fast.unet.modules()) >= 8
     same(step(fast, batch_of(3)), step(plain, batch_of(3)), 1e-4)
     assert fast.unet.state_dict().keys() == plain.unet.state_dict().keys()
@@ -126,7 +126,7 @@ def test_losses_and_gradients_of_a_prepared_model_are_those_of_the_plain_one():
 def test_where_memory_matters_more_or_nothing_is_won_it_is_not_used(case):
     unet = wide().unet
     unet.use_checkpoint = case.pop("use_checkpoint", False)
-    speed.prepare(unet, **{"device": "cpu", **case})
+    runtime.prepare(unet, **{"device": "cpu", **case})
     assert not any(type(part) is WinogradConv2d for part in unet.modules())
 
 

@@ -2,8 +2,8 @@
 
 import copy
 
-from ldm.data.shapes import VOCAB
-from ldm.util import instantiate_from_config
+from ldm.synthetic.shapes import VOCAB
+from ldm.util.config import instantiate_from_config
 
 MODEL = {
     "target": "ldm.models.diffusion.ddpm.LatentDiffusion",

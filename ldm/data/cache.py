@@ -28,8 +28,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.wrapping import Wrapping
-from ldm.graph import Latents, SceneGraph
-from ldm.util import UserError
+from ldm.graph.batch import Latents
+from ldm.graph.scene_graph import SceneGraph
+from ldm.util.errors import UserError
 
 FORMAT = 2  # another one where records, or the way from file to encoder, change
 INDEX = "index.json"

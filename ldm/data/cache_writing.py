@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ldm.data.cache import INDEX, CacheError, Index, image_names, read_index, shard_path
 from ldm.data.datamodule import leave_signals_to_the_main_process
 from ldm.data.wrapping import Wrapping
-from ldm.graph import Latents
+from ldm.graph.batch import Latents
 
 LOOKED_AT = 8  # images, so that flips of half of them go unseen in 1 of 4 ** 8 sets
 

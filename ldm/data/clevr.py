@@ -28,10 +28,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data import solids
-from ldm.data.images import read_image, square, to_tensor, trouble_with
-from ldm.graph import Box, SceneGraph, Triple, Vocab
-from ldm.util import UserError
+from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.validation import Box, Triple
+from ldm.synthetic import solids
+from ldm.util.errors import UserError
+from ldm.util.images import read_image, square, to_tensor, trouble_with
 
 COLOURS = (*solids.COLOURS, "gray", "brown")
 VOCAB = Vocab(solids.VOCAB.objects, solids.VOCAB.predicates, (*solids.SIDES, *COLOURS, *solids.MATERIALS))

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.coco_annotations import CocoError, read_annotations
-from ldm.data.images import read_image, square, to_tensor, trouble_with
-from ldm.graph import Box, SceneGraph
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.validation import Box
+from ldm.util.images import read_image, square, to_tensor, trouble_with
 
 NOT_NEEDED = {
     "mask_size": "; an object's middle is that of its whole mask",

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldm.graph import GAP, IMAGE, IN_IMAGE, Vocab
-from ldm.util import UserError
+from ldm.graph.scene_graph import GAP, IMAGE, IN_IMAGE, Vocab
+from ldm.util.errors import UserError
 
 PREDICATES = (IN_IMAGE, "left of", "right of", "above", "below", "inside", "surrounding")
 _FIELDS = itemgetter("id", "image_id", "category_id", "bbox", "segmentation")

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ldm.data.cache import Cached, read_index
 from ldm.data.flips import Flipping
-from ldm.graph import Vocab, collate
-from ldm.util import ConfigError, instantiate_from_config
+from ldm.graph.batch import collate
+from ldm.graph.scene_graph import Vocab
+from ldm.util.config import instantiate_from_config
+from ldm.util.errors import ConfigError
 
 
 class DataModuleFromConfig(pl.LightningDataModule):

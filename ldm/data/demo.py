@@ -10,12 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data import shapes, solids
-from ldm.data.images import to_tensor
-from ldm.graph import SceneGraph
+from ldm.graph.scene_graph import SceneGraph
+from ldm.synthetic.worlds import SCENES
+from ldm.util.images import to_tensor
 
-# What each kind of scenes is: its VOCAB, its IMAGE_SIZE, random_graph, random_background, told and render.
-SCENES: dict[str, ModuleType] = {"shapes": shapes, "hard": solids}
 BOXES = ("mixed", "all", "part", "none")
 
 

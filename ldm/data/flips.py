@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch.utils.data import Dataset
 
 from ldm.data.wrapping import Wrapping
-from ldm.graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph, Vocab
 
 OTHER_SIDE = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 SIDES = re.compile(rf"\b({'|'.join(OTHER_SIDE)})\b")

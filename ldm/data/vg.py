@@ -12,9 +12,10 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.images import ImageError, read_image, square, to_tensor, trouble_with
 from ldm.data.vg_preprocess import PUBLISHED_VOCABULARY
-from ldm.graph import Box, GraphError, SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.validation import Box, GraphError
+from ldm.util.images import ImageError, read_image, square, to_tensor, trouble_with
 
 
 class VGTrain(Dataset):

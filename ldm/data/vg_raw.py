@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ldm.util import UserError
+from ldm.util.errors import UserError
 
 CHUNK = 1 << 20  # characters read at once
 LONGEST = 1 << 20  # characters that one string in a file may have

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.utils.data import Dataset
 
-from ldm.graph import Vocab
+from ldm.graph.scene_graph import Vocab
 
 
 class Wrapping(Dataset):

@@ -20,8 +20,8 @@ from taming.modules.vqvae.quantize import VectorQuantizer2
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss, pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
 
-from ldm.checkpoint import load_part
-from ldm.models.saving import SavesWhatIsTrained
+from ldm.checkpoints.loading import load_part
+from ldm.checkpoints.saving import SavesWhatIsTrained
 
 
 class FusedAttnBlock(AttnBlock):

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoint import CheckpointError, load_part
-from ldm.graph import Latents
-from ldm.speed import lay_out
-from ldm.util import instantiate_from_config
+from ldm.checkpoints.loading import CheckpointError, load_part
+from ldm.graph.batch import Latents
+from ldm.models.runtime import lay_out
+from ldm.util.config import instantiate_from_config
 
 # Of a first stage, what comes after the latent: another decoder leaves latents as they are.
 BEHIND_THE_LATENT = ("decoder.", "post_quant_conv.", "quantize.", "loss.")

@@ -17,12 +17,11 @@ from open_clip.loss import ClipLoss
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, distributed, nn
 
-from ldm.conditioning import Conditioning
-from ldm.graph import Batch
-from ldm.models.saving import SavesWhatIsTrained
+from ldm.checkpoints.saving import SavesWhatIsTrained
+from ldm.graph.batch import Batch, GraphBatch
 from ldm.modules.attention import BasicTransformerBlock, Context
-from ldm.modules.masking import draw_objects, mask_objects
-from ldm.util import instantiate_from_config
+from ldm.modules.conditioning import Conditioning
+from ldm.util.config import instantiate_from_config
 
 LARGEST_SCALE = 100.0
 CLIP = {"target": "ldm.modules.global_film.CLIPGlobalEncoder"}  # OpenAI's ViT-B/32
@@ -235,3 +234,19 @@ def recall(queries: Tensor, items: Tensor, k: int) -> Tensor:  # (N,E), (N,E) ->
     own = similarity.diagonal()[:, None]
     closer, equal = (similarity > own).sum(1), (similarity == own).sum(1)
     return ((k - closer) / equal).clamp(0, 1).mean()
+FILL = 0.0  # mid grey in [-1,1], close to the mean of CLIP's images
+
+
+def draw_objects(graph: GraphBatch, probability: float) -> Tensor:  # -> (O,) bool
+    """Each object that has a box, on its own, with that probability; never `__image__`, which would be everything."""
+    can_be = (graph.objs != 0) & (graph.boxes[:, 0] >= 0)
+    return can_be & (torch.rand(len(graph.objs), device=graph.objs.device) < probability)
+
+
+def mask_objects(image: Tensor, graph: GraphBatch, hidden: Tensor) -> Tensor:  # (B,3,H,W), (O,) bool -> (B,3,H,W)
+    """The image with FILL at every pixel whose middle lies in the box of a hidden object."""
+    (x0, y0, x1, y1), image_of = graph.boxes[hidden].T[..., None], graph.obj_to_img[hidden]
+    x, y = ((torch.arange(size, device=image.device) + 0.5) / size for size in (image.shape[3], image.shape[2]))
+    inside = ((x0 <= x) & (x < x1))[:, None, :] & ((y0 <= y) & (y < y1))[:, :, None]
+    boxes_over = torch.zeros_like(image[:, 0]).index_add(0, image_of, inside.to(image.dtype))
+    return torch.where(boxes_over[:, None] > 0, FILL, image)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.modules.sdpa import attend
+from ldm.modules.boxes import box_preference
+from ldm.modules.kernels.sdpa import attend
 
 if TYPE_CHECKING:
     from ldm.modules.attention_control import Control, ControlAt
@@ -44,24 +45,6 @@ class Context(NamedTuple):
         bias = torch.zeros_like(seen, dtype=tokens.dtype).masked_fill(~seen, float("-inf"))
         preference = None if boxes is None else {size: box_preference(boxes, *size) for size in sizes}
         return cls(tokens, bias[:, None, None], preference)
-
-
-def box_coverage(boxes: Tensor, h: int, w: int) -> Tensor:  # (B,N,4) -> (B,N,h*w)
-    """Share of each cell of an h x w grid that lies inside each box x0 y0 x1 y1 in [0,1]."""
-
-    def overlap(low: Tensor, high: Tensor, cells: int) -> Tensor:  # (B,N) -> (B,N,cells)
-        start = torch.arange(cells, device=boxes.device, dtype=boxes.dtype)
-        low, high = low[..., None] * cells, high[..., None] * cells
-        return (torch.minimum(high, start + 1) - torch.maximum(low, start)).clamp(min=0)
-
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    return (overlap(y0, y1, h)[..., :, None] * overlap(x0, x1, w)[..., None, :]).flatten(-2)
-
-
-def box_preference(boxes: Tensor, h: int, w: int) -> Tensor:  # (B,N,4) -> (B,1,h*w,N)
-    """2 * coverage - 1, and 0 for a token that has no box (-1 throughout)."""
-    has_box = (boxes != -1).any(dim=-1, keepdim=True)
-    return rearrange(torch.where(has_box, 2 * box_coverage(boxes, h, w) - 1, 0), "b n c -> b 1 c n")
 
 
 class CrossAttention(nn.Module):

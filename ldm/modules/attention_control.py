@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.diff import STILL, same_objects
-from ldm.graph import Box, SceneGraph
-from ldm.modules.attention import box_coverage
+from ldm.graph.validation import Box
+from ldm.modules.boxes import box_coverage
 
 
 class Mutual(NamedTuple):
@@ -193,43 +192,6 @@ def _hiding(
     if (shown == 1).all() or not shown.any():  # nothing left to see: a softmax over nothing is NaN
         return None
     return shown.log().float().view(1, -1).to(device)
-
-
-def common_tokens(source: SceneGraph, target: SceneGraph, layouts: Sequence, style: bool) -> Tensor:  # -> (N + 1,) long
-    """For Words: of each of the target's tokens the source's token that says the same, -1 where none does.
-
-    layouts: of NSGEncoder.layout for each of the two graphs alone. The same is said by an object whose name, attributes
-    and box are unchanged, and by a triple between two such objects. The last number is the style's, which the U-Net
-    joins after the graph's tokens; `style` tells whether it is the same.
-    """
-    match = {j: i for i, j in same_objects(source, target).items()}
-    same = {j: i for j, i in match.items() if _unchanged(source, i, target, j)}
-    same[len(target.objects)] = len(source.objects)  # __image__
-    there, here = layouts
-    result = torch.full((here.mask.shape[1] + 1,), -1)
-
-    def say(own: Tensor, other: Tensor) -> None:
-        if own >= 0 and other >= 0:  # -1: did not fit
-            result[int(own)] = int(other)
-
-    for j, i in same.items():
-        say(here.object_token[j], there.object_token[i])
-    for number, (s, predicate, o) in enumerate(target.triples):
-        triple = same.get(s), predicate, same.get(o)
-        if triple in source.triples:
-            say(here.triple_token[number], there.triple_token[source.triples.index(triple)])
-    for j, i in same.items():
-        if j < len(target.objects):  # its __in_image__
-            say(here.triple_token[len(target.triples) + j], there.triple_token[len(source.triples) + i])
-    if style:
-        result[-1] = there.mask.shape[1]
-    return result
-
-
-def _unchanged(a: SceneGraph, i: int, b: SceneGraph, j: int) -> bool:
-    same_words = a.objects[i] == b.objects[j] and set(a.attributes[i]) == set(b.attributes[j])
-    old, new = a.boxes[i], b.boxes[j]
-    return same_words and (old == new or None not in (old, new) and max(abs(x - y) for x, y in zip(old, new)) <= STILL)
 
 
 def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:  # -> (B,heads,h*w,N)

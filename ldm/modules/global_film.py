@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as images
 
-from ldm import torchscript
-from ldm.checkpoint import CheckpointError, read_state_dict
+from ldm.checkpoints import torchscript
+from ldm.checkpoints.loading import CheckpointError, read_state_dict
 
 # OpenAI's names: open_clip's architecture (theirs has QuickGELU), and where the weights are published.
 OPENAI_URL = "https://openaipublic.azureedge.net/clip/models/"

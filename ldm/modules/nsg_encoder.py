@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.checkpoint import REST_OF_STAGE_1, load_part
-from ldm.conditioning import Conditioning
-from ldm.graph import GraphBatch
+from ldm.checkpoints.loading import REST_OF_STAGE_1, load_part
+from ldm.graph.batch import GraphBatch
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.word_embedding import WordEmbedding
 
 FREQUENCIES = 8  # the finest one has a wavelength of 1/64 of the image

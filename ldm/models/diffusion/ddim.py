@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ldm.schedule import DDIMSchedule
+from ldm.models.diffusion.schedule import DDIMSchedule
 
 # eps(x (B,C,H,W), t (B,) long) -> predicted noise (B,C,H,W). Guidance and conditioning are inside.
 Denoiser = Callable[[Tensor, Tensor], Tensor]

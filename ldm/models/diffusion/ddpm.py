@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ldm import conditioning
-from ldm.checkpoint import CheckpointError, load_part
-from ldm.conditioning import Conditioning
-from ldm.graph import Batch, GraphBatch
+from ldm.checkpoints.loading import CheckpointError, load_part
+from ldm.checkpoints.saving import SavesWhatIsTrained
+from ldm.graph.batch import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser, sample
 from ldm.models.diffusion.guidance import guided
+from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.models.encoders import build_frozen, checksums
-from ldm.models.footprint import lent, send_encoders_home
-from ldm.models.saving import SavesWhatIsTrained
+from ldm.models.runtime import lent, send_encoders_home
+from ldm.modules import conditioning
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.ema import EMA
-from ldm.schedule import NoiseSchedule
-from ldm.util import UserError, instantiate_from_config
+from ldm.util.config import instantiate_from_config
+from ldm.util.errors import UserError
 
 # Keys of published YAML files that ask for what this model does anyway, with the values that do so.
 SETTLED = {

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ldm.models.diffusion.ddim import Denoiser, timestep
 from ldm.models.diffusion.paths import levels
-from ldm.schedule import DDIMSchedule, NoiseSchedule
-from ldm.util import UserError
+from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
+from ldm.util.errors import UserError
 
 
 def step(x: Tensor, x0: Tensor, a_from: Tensor, a_to: Tensor, before: tuple[Tensor, Tensor] | None = None) -> Tensor:

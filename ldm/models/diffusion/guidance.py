@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm import conditioning
-from ldm.conditioning import Conditioning
 from ldm.models.diffusion.ddim import Denoiser
+from ldm.modules import conditioning
 from ldm.modules.attention_control import Control
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import Prepared
-from ldm.util import UserError
+from ldm.util.errors import UserError
 
 
 def guided(

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from ldm.models.diffusion import dpm_solver, paths
 from ldm.models.diffusion.ddim import Denoiser, normal, step, timestep
-from ldm.schedule import DDIMSchedule, NoiseSchedule
-from ldm.util import UserError, nearest
+from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
+from ldm.util.errors import UserError, nearest
 
 
 class Source(NamedTuple):

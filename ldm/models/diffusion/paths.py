@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ldm.models.diffusion.ddim import Denoiser, step, timestep
-from ldm.schedule import DDIMSchedule
+from ldm.models.diffusion.schedule import DDIMSchedule
 
 WINDOW = 4  # earlier iterates that an acceleration looks back on
 

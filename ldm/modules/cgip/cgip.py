@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.checkpoint import REST_OF_STAGE_1, load_part, read_state_dict
-from ldm.conditioning import Conditioning
-from ldm.graph import GraphBatch
+from ldm.checkpoints.loading import REST_OF_STAGE_1, load_part, read_state_dict
+from ldm.graph.batch import GraphBatch
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.word_embedding import WordEmbedding
 
 

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ldm.conditioning import Conditioning
 from ldm.modules.attention import Context, SpatialTransformer
 from ldm.modules.attention_control import Control
-from ldm.modules.frozen import forget_inputs
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.global_film import FiLMGenerator, modulate
+from ldm.modules.kernels.frozen import forget_inputs
 from ldm.modules.lora import LoRALinear
 
 # Published options with one value in every scene-graph and SD-1.x configuration: that value is all there is.

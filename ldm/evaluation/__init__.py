@@ -1,0 +1,1 @@
+"""How good edits, samples and image sets are."""

@@ -1,0 +1,367 @@
+"""Shaded solids on a floor, drawn from a seed in the manner of CLEVR: every word has a visible, exact meaning.
+
+A scene graph here lists objects from back to front. Coordinates are cells, 128 to the picture's side. A solid stands
+where its box ends: the row of the box's bottom edge, its base, says how near it is, and a square box is as large as its
+size word and its base ask for (`box_at`), since what is far looks smaller. Solids are drawn in the order of their bases.
+The rules of the words are:
+
+    in front of, behind     the bases differ by NEARER cells or more, the lower one being in front
+    left of, right of       the middles of the boxes differ by APART cells or more
+
+Both may hold of a pair. A graph says the one that is plainer: in front of or behind where the boxes overlap; otherwise
+the wider of the two differences, a row of the slanting floor counting as DEPTH columns, and no word where these two
+differ by less than MARGIN.
+
+The background is in no graph: its colours and its lamp, which sets shading, highlights and shadows, are the style that
+a reference image carries.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import random
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.validation import Box, GraphError
+from ldm.synthetic import shapes
+
+COLOURS = {
+    "red": (222, 38, 32),
+    "yellow": (248, 198, 20),
+    "green": (32, 158, 54),
+    "cyan": (22, 186, 198),
+    "blue": (34, 72, 216),
+    "purple": (150, 40, 186),
+}
+SHAPES = ("sphere", "cube", "cylinder")
+SIDES = {"small": 26, "large": 40}  # side of a box that stands at the lowest row, in cells
+MATERIALS = ("rubber", "metal")
+LAMPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
+CELLS = 128  # cells are pixels at 128 pixels
+GRID = 2  # cells: boxes have their edges at multiples of so many, as far as `box_at` places them
+FLOOR = (58, 124)  # rows at which a solid may stand
+FAR = 0.78  # how large a solid looks at the farthest row, where it measures 1 at the nearest
+SLACK = 2  # cells by which a side may miss the one that its size and base ask for
+NEARER, APART = 5, 8
+DEPTH, MARGIN = 2, 8
+GAP = 3  # cells between the boxes of two solids of one colour
+VISIBLE = 0.6  # share of each solid that nothing covers, at least
+TRIES = 40  # places tried for a solid before its scene is begun again
+
+HORIZON, HAZE = 0.3, 0.1  # where the wall meets the floor, and how softly, in shares of the picture's side
+SLANT = 0.36  # height to width of a level circle, seen from this far above
+GLOW = 0.08  # how much brighter the lamp's side of the picture is
+SHADOW, REACH = 0.5, 0.18  # how dark a shadow is, and how far it leaves its solid's box, in shares of the box's side
+FINE = 3  # solids are drawn so many times larger and averaged down
+
+VOCAB = Vocab(
+    objects=("__image__", *SHAPES),
+    predicates=("__in_image__", "left of", "right of", "in front of", "behind"),
+    attributes=(*SIDES, *COLOURS, *MATERIALS),
+)
+IMAGE_SIZE = 128
+CONVERSE, told = shapes.CONVERSE, shapes.told  # these words work as they do there
+
+
+class Background(NamedTuple):
+    """Colours (red, green, blue in 0..255) of the wall, of the floor at the horizon and of the floor in front, and the
+    lamp: -1 lights from the left, 0 from above, 1 from the right."""
+
+    wall: tuple[float, float, float]
+    far: tuple[float, float, float]
+    near: tuple[float, float, float]
+    lamp: float = 0.0
+
+
+def random_background(rng: random.Random) -> Background:
+    """Any hue, everywhere paler than every solid, and any lamp."""
+    hue, other = rng.random(), rng.uniform(-0.3, 0.3)
+    wall = (hue + other, rng.uniform(0.05, 0.17), rng.uniform(0.62, 0.9))
+    far = (hue, rng.uniform(0.03, 0.13), rng.uniform(0.78, 0.92))
+    near = (hue + other / 3, rng.uniform(0.05, 0.17), rng.uniform(0.66, 0.92))
+    colours = [colorsys.hsv_to_rgb(h % 1, saturation, value) for h, saturation, value in (wall, far, near)]
+    return Background(*(tuple(255 * channel for channel in colour) for colour in colours), rng.choice(LAMPS))
+
+
+def random_graph(rng: random.Random) -> SceneGraph:
+    """Three to eight solids from back to front, no two alike in shape and colour, with every triple that is plain."""
+    count = rng.randint(3, 8)
+    while True:
+        kinds = rng.sample([(shape, colour) for shape in SHAPES for colour in COLOURS], count)
+        placed = _place([colour for _, colour in kinds], rng)
+        if placed is None:
+            continue
+        sizes, boxes = placed
+        order = sorted(range(count), key=lambda index: boxes[index][3])
+        graph = of_boxes(
+            [kinds[index][0] for index in order],
+            [boxes[index] for index in order],
+            [(sizes[index], kinds[index][1], rng.choice(MATERIALS)) for index in order],
+        )
+        if illegible(graph) is None:
+            return graph
+
+
+def _place(colours: Sequence[str], rng: random.Random) -> tuple[list[str], list[Box]] | None:
+    """Sizes and boxes; every second one is close to one before it, so that few solids cover each other as well."""
+    sizes: list[str] = []
+    boxes: list[Box] = []
+    for colour in colours:
+        for _ in range(TRIES):
+            size, base = rng.choice(tuple(SIDES)), rng.randint(*FLOOR)
+            column = rng.uniform(0, CELLS)
+            if boxes and rng.random() < 0.5:
+                x0, _, x1, y1 = _cells(rng.choice(boxes))
+                column, base = rng.uniform(x0 - 10, x1 + 10), y1 + rng.randint(-24, 24)
+            box = box_at(size, column, base)
+            if not (_on_floor(_cells(box)) and 0 <= box[0] and box[2] <= 1):
+                continue
+            if not any(_unclear(box, other, colour == another) for other, another in zip(boxes, colours)):
+                sizes.append(size)
+                boxes.append(box)
+                break
+        else:
+            return None
+    return sizes, boxes
+
+
+def side(size: str, base: float) -> float:
+    """Cells that the box of a solid of this size measures when it stands at row `base`."""
+    nearness = (base - FLOOR[0]) / (FLOOR[1] - FLOOR[0])
+    return SIDES[size] * (FAR + (1 - FAR) * nearness)
+
+
+def box_at(size: str, column: float, base: float) -> Box:
+    """The box, on the grid, of a solid of this size whose middle stands at a column and a row, in cells."""
+    bottom = GRID * round(base / GRID)
+    length = GRID * round(side(size, bottom) / GRID)
+    left = GRID * round((column - length / 2) / GRID)
+    return tuple(edge / CELLS for edge in (left, bottom - length, left + length, bottom))
+
+
+def of_boxes(
+    objects: Sequence[str], boxes: Sequence[Box], attributes: Sequence[tuple[str, ...]], ids: Sequence[str | None] = ()
+) -> SceneGraph:
+    """The graph of these objects, in their order, with the one triple that is plain between each two, if any."""
+    triples = []
+    for back in range(len(objects)):
+        for front in range(back + 1, len(objects)):
+            predicate = relation(boxes[front], boxes[back])
+            if predicate:
+                triples.append((front, predicate, back))
+    return SceneGraph(tuple(objects), tuple(boxes), tuple(attributes), tuple(triples), tuple(ids))
+
+
+def relation(front: Box, back: Box) -> str | None:
+    """The plainest word of `front` towards `back`, whichever is nearer in truth; None where nothing is clear."""
+    right, nearer = _apart(front, back)
+    if not _overlap(front, back) or abs(nearer) < NEARER:
+        if abs(abs(right) - DEPTH * abs(nearer)) < MARGIN:
+            return None
+        if abs(right) > DEPTH * abs(nearer):
+            return None if abs(right) < APART else "left of" if right < 0 else "right of"
+    return None if abs(nearer) < NEARER else "in front of" if nearer > 0 else "behind"
+
+
+def holds(subject: Box, predicate: str, object: Box, in_front: bool, slack: float = 2) -> bool:
+    """Whether a triple is true of two boxes, the subject drawn `in_front` of the object or behind it.
+
+    Unlike `relation`, which picks one word, this lets every true one pass. `slack` is in cells, for boxes that were
+    measured.
+    """
+    right, nearer = _apart(subject, object)
+    return {
+        "left of": -right >= APART - slack,
+        "right of": right >= APART - slack,
+        "in front of": nearer >= NEARER - slack and in_front,
+        "behind": -nearer >= NEARER - slack and not in_front,
+    }[predicate]
+
+
+def _apart(subject: Box, object: Box) -> tuple[float, float]:
+    """Cells by which the subject's middle lies to the right of the object's, and by which its base is nearer."""
+    (x0, _, x1, base), (u0, _, u1, other) = subject, object
+    return round(CELLS * (x0 + x1 - u0 - u1) / 2, 6), round(CELLS * (base - other), 6)
+
+
+def illegible(graph: SceneGraph) -> str | None:
+    """Why the picture of this graph, whose objects all have boxes, would not show exactly what it says."""
+    shown = np.full((CELLS, CELLS), -1)
+    areas = {}
+    for index in back_to_front(graph):
+        x0, y0, x1, y1 = box = _cells(graph.boxes[index])
+        size, colour = _word(graph, index, SIDES), _word(graph, index, COLOURS)
+        if abs(x1 - x0 - side(size, y1)) > SLACK or x1 - x0 != y1 - y0:
+            return f"object {index} is not of a {size} size at its place"
+        if not _on_floor(box):
+            return f"object {index} does not stand on the floor"
+        for other in areas:
+            alike = colour == _word(graph, other, COLOURS)
+            if _unclear(graph.boxes[index], graph.boxes[other], alike):
+                what = "are of one colour and touch" if alike else "cover each other, but neither is clearly nearer"
+                return f"objects {other} and {index} {what}"
+        inside = _covered(graph.objects[index], x1 - x0)
+        areas[index] = inside.sum()
+        shown[y0:y1, x0:x1][inside] = index
+    for index, area in areas.items():
+        if (shown == index).sum() < VISIBLE * area:
+            return f"object {index} is hidden"
+    return None
+
+
+def _unclear(box: Box, other: Box, alike: bool) -> bool:
+    """Whether two boxes of one colour, or of two, are too close to each other."""
+    return _overlap(box, other, GAP) and (alike or abs(_apart(box, other)[1]) < NEARER)
+
+
+def _overlap(a: Box, b: Box, gap: float = 0) -> bool:
+    gap /= CELLS
+    return a[0] < b[2] + gap and b[0] < a[2] + gap and a[1] < b[3] + gap and b[1] < a[3] + gap
+
+
+def _on_floor(box: Sequence[int]) -> bool:
+    return FLOOR[0] <= box[3] <= FLOOR[1]
+
+
+def _cells(box: Box) -> tuple[int, int, int, int]:
+    return tuple(round(CELLS * edge) for edge in box)
+
+
+def _word(graph: SceneGraph, index: int, known: Sequence[str]) -> str | None:
+    return next((word for word in graph.attributes[index] if word in known), None)
+
+
+def back_to_front(graph: SceneGraph) -> list[int]:
+    """Indices in drawing order, which is that of the bases; objects without a box come first."""
+    return sorted(range(len(graph.objects)), key=lambda index: graph.boxes[index][3] if graph.boxes[index] else 0.0)
+
+
+def render(graph: SceneGraph, background: Background, image_size: int = IMAGE_SIZE) -> Image.Image:
+    """The picture of a graph, drawn or edited: shadows on the floor, then each solid in its box.
+
+    Boxes, shapes, colours and materials say everything (no material is rubber); size words and triples are not read.
+    Raises GraphError for an object that is no known shape or lacks a box or a colour.
+    """
+    canvas = _ground(background, image_size)
+    order = back_to_front(graph)
+    for index in order:
+        if graph.objects[index] not in SHAPES or graph.boxes[index] is None or not _word(graph, index, COLOURS):
+            raise GraphError(
+                f"object {index} ({graph.objects[index]!r}) cannot be drawn; give it a box, one of the shapes "
+                f"{', '.join(SHAPES)} and one of the colours {', '.join(COLOURS)}"
+            )
+        _cast_shadow(canvas, graph.boxes[index], background.lamp)
+    for index in order:
+        x0, y0, x1, y1 = (round(FINE * image_size * edge) for edge in graph.boxes[index])
+        left, top = x0 // FINE, y0 // FINE
+        place = (max(1, x1 - x0), max(1, y1 - y0), x0 - FINE * left, y0 - FINE * top)
+        metal = "metal" in graph.attributes[index]
+        cover, shade, gloss = sprite(graph.objects[index], metal, background.lamp, *place)
+        window = canvas[top : top + cover.shape[0], left : left + cover.shape[1]]
+        window *= 1 - cover
+        window += shade * np.array(COLOURS[_word(graph, index, COLOURS)], np.float32) + 255 * gloss
+    return Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
+
+
+@lru_cache(maxsize=4096)
+def sprite(
+    shape: str, metal: bool, lamp: float, width: int, height: int, left: int, top: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # each (h,w,1)
+    """A solid `width` x `height` fine pixels large, `left` and `top` fine pixels into the window of its pixels: the share
+    of each pixel that it covers, how bright its colour is there, and how much white the light adds."""
+    rows, columns = (-(-(start + length) // FINE) for start, length in ((top, height), (left, width)))
+    u = ((np.arange(FINE * columns) + 0.5 - left) / width)[None, :]
+    v = ((np.arange(FINE * rows) + 0.5 - top) / height)[:, None]
+    inside = silhouette(shape, u, v)
+    brightness, white = _light(shape, metal, lamp, u, v)
+    layers = inside, inside * brightness * (1 - white), inside * white
+    means = (layer.astype(np.float32).reshape(rows, FINE, columns, FINE).mean((1, 3)) for layer in layers)
+    return tuple(mean[..., None] for mean in means)
+
+
+@cache
+def _covered(shape: str, side: int) -> np.ndarray:  # (side,side) bool
+    """The cells of its box whose middles a solid covers."""
+    middles = (np.arange(side) + 0.5) / side
+    return silhouette(shape, middles[None, :], middles[:, None])
+
+
+# A cube turned by 30 degrees: where its corners are in its box, u to the right and v down.
+_FRONT, _BACK = 0.634, 0.366  # columns of the nearest and of the farthest corner
+_LEFT_DROP, _RIGHT_DROP = SLANT * _FRONT, SLANT * _BACK  # rows of the left and right corners below the farthest one
+
+
+def silhouette(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:  # (1,W), (H,1) -> (H,W) bool
+    """Whether a solid covers the place that is u of its box's width and v of its height into the box."""
+    if shape == "sphere":
+        return (u - 0.5) ** 2 + (v - 0.5) ** 2 <= 0.25
+    if shape == "cylinder":
+        rim = SLANT / 2 * (1 - np.sqrt(np.clip(1 - (2 * u - 1) ** 2, 0, 1)))
+    else:
+        rim = np.interp(u, (0, _BACK, 1), (_LEFT_DROP, 0, _RIGHT_DROP))
+    floor = 1 - (rim if shape == "cylinder" else np.interp(u, (0, _FRONT, 1), (_RIGHT_DROP, 0, _LEFT_DROP)))
+    return (0 <= u) & (u <= 1) & (rim <= v) & (v <= floor)
+
+
+def _light(shape: str, metal: bool, lamp: float, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How bright a solid's colour is at each place of its box, and how much white a highlight adds there."""
+    a, b = 2 * u - 1, 2 * v - 1
+    top = np.array((0.0, -np.sqrt(1 - SLANT**2), SLANT))
+    if shape == "sphere":
+        normal = a + 0 * b, b + 0 * a, np.sqrt(np.clip(1 - a**2 - b**2, 0, 1))
+    elif shape == "cylinder":
+        lid = a**2 + ((v - SLANT / 2) / (SLANT / 2)) ** 2 <= 1
+        wall = a + 0 * b, 0 * a * b, np.sqrt(np.clip(1 - a**2, 0, 1)) + 0 * b
+        normal = tuple(np.where(lid, level, around) for level, around in zip(top, wall))
+    else:
+        edge = np.interp(u, (0, _FRONT, 1), (_LEFT_DROP, SLANT, _RIGHT_DROP))
+        faces = np.where(u < _FRONT, -0.5, 0.866), np.zeros_like(u), np.where(u < _FRONT, 0.866, 0.5)
+        normal = tuple(np.where(v < edge, level, upright) for level, upright in zip(top, faces))
+    lit = np.clip(sum(n * l for n, l in zip(normal, _towards(0.6 * lamp, -0.75, 0.65))), 0, 1)
+    if not metal:
+        return 0.52 + 0.54 * lit, np.zeros_like(lit)
+    brightness = 0.29 + 0.32 * lit**2 + 0.16 * np.clip(b, 0, 1) ** 2
+    if shape == "sphere":
+        half = _towards(0.6 * lamp, -0.75, 1.65)
+        gleam = np.exp(-sum((n - h) ** 2 for n, h in zip(normal, half)) / 0.05)
+        return brightness + 0.5 * gleam, 0.52 * gleam  # a highlight has the solid's own hue, so that it is not pale
+    streak = 0.32 * lamp if shape == "cylinder" else np.where(u < _FRONT, -0.4, 0.68) - 0.16 * b
+    gleam = np.exp(-(((a - streak) / 0.15) ** 2)) + 0 * b
+    level = normal[1] < 0  # a lid or top reflects the sky evenly
+    return brightness + np.where(level, 0, 0.45 * gleam), np.where(level, 0.32, 0.36 * gleam)
+
+
+def _towards(*direction: float) -> np.ndarray:
+    return np.array(direction) / np.linalg.norm(direction)
+
+
+def _cast_shadow(canvas: np.ndarray, box: Box, lamp: float) -> None:
+    """Darken the floor around the base, away from the lamp, within REACH of the box."""
+    size = len(canvas)
+    x0, y0, x1, y1 = (size * edge for edge in box)
+    width, height = x1 - x0, y1 - y0
+    across, along = (0.5 + 0.75 * REACH) * width, 0.8 * SLANT * height
+    x, y = (x0 + x1) / 2 - 0.25 * REACH * lamp * width, y1 - along + 0.4 * REACH * height
+    left, right = max(0, int(x - across)), min(size, int(x + across) + 2)
+    top, bottom = max(0, int(y - along)), min(size, int(y + along) + 2)
+    u = (np.arange(left, right) + 0.5 - x) / across
+    v = (np.arange(top, bottom) + 0.5 - y) / along
+    depth = np.clip((1 - np.hypot(u[None, :], v[:, None])) / 0.6, 0, 1)
+    canvas[top:bottom, left:right] *= (1 - SHADOW * depth * depth * (3 - 2 * depth))[..., None]
+
+
+def _ground(background: Background, image_size: int) -> np.ndarray:  # (H,W,3) in 0..255
+    ramp = (np.arange(image_size, dtype=np.float32) + 0.5) / image_size
+    wall, far, near = (np.array(colour, np.float32) for colour in background[:3])
+    down = np.clip((ramp - HORIZON) / (1 - HORIZON), 0, 1)[:, None]
+    floor = np.clip((ramp - HORIZON) / HAZE + 0.5, 0, 1)[:, None]
+    column = wall * (1 - floor) + (far + (near - far) * down) * floor
+    light = 1 + GLOW * background.lamp * (2 * ramp - 1)
+    return column[:, None] * light[None, :, None]

@@ -1,0 +1,67 @@
+"""How several processes train one model: whole in each of them, or with what is frozen in shards."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+from ldm.modules.attention import SpatialTransformer
+from ldm.modules.diffusionmodules.openaimodel import Block, UNetModel
+from ldm.util.errors import ConfigError
+
+
+class DDP(pl.strategies.DDPStrategy):
+    """Lightning moves a batch to its device itself; told of the device, torch would do it again, and to that end take a
+    Batch apart into a plain tuple, without its attributes. No model here has buffers that processes would have to share, so
+    a step waits for the others at its gradients alone; those of frozen parts are none, and in no bucket."""
+
+    def __init__(self):
+        super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def determine_ddp_device_ids(self) -> None:
+        return None
+
+
+class Sharded(DDP):
+    """DDP for what is trained, which stays whole, so that averages, optimizers and checkpoints are those of DDP. What is
+    frozen in the U-Net lies in shards, one in each process (FSDP, Zhao et al. 2304.11277)."""
+
+    def model_to_device(self) -> None:
+        unet = self.lightning_module.unet
+        if not isinstance(unet, FSDPModule):
+            shard_frozen(unet, init_device_mesh(self.root_device.type, (self.world_size,)))
+        super().model_to_device()
+
+
+def strategy(name: str | None, processes: int) -> str | DDP:
+    """For Lightning, by its `strategy`. Raises ConfigError for one that it is not made for."""
+    if name not in (None, "auto", "ddp", "fsdp"):
+        raise ConfigError(f"strategy {name}: not supported; choose ddp or fsdp, or leave it out, which is ddp")
+    if processes == 1:
+        return "auto"
+    return Sharded() if name == "fsdp" else DDP()
+
+
+def refuse_to_shard(model: nn.Module, compiled: bool) -> None:
+    """ConfigError where nothing can be divided."""
+    unet = getattr(model, "unet", None)
+    if not isinstance(unet, UNetModel) or all(p.requires_grad for p in unet.parameters()):
+        raise ConfigError(f"strategy fsdp: divides a frozen U-Net, and {type(model).__name__} has none here; take ddp")
+    if compiled:
+        raise ConfigError("strategy fsdp: a U-Net in shards is not compiled; take ddp, or leave lightning.compile out")
+
+
+def shard_frozen(unet: UNetModel, mesh: DeviceMesh) -> None:
+    """In place and under the same keys: layer by layer to the mesh's device, each process with its share of the frozen
+    weights. A layer is gathered for its passes, of which `forward` and `prepare` take care."""
+    unet.to(memory_format=torch.contiguous_format)  # shards are of rows that lie in a row
+    trained = {p for p in unet.parameters() if p.requires_grad}
+    blocks = [block for block in unet.modules() if isinstance(block, Block)]
+    for layer in (*(layer for block in blocks for layer in block), unet):
+        fully_shard(layer, mesh=mesh, ignored_params=trained)
+        if isinstance(layer, SpatialTransformer):
+            register_fsdp_forward_method(layer, "keys")
+    register_fsdp_forward_method(unet, "prepare")
