@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ldm.models.encoders import encode_with
+    from ldm.models.encoders import make_encode_function
     from ldm.models.loading import choose_device, load_encoders
     from ldm.training import precompute
 
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     encoders = tuple(part and part.to(device) for part in load_encoders(config))
     mirrored = not arguments.no_mirror
     if arguments.estimate:
-        sentences = precompute.estimates(datasets, encode_with(*encoders), mirrored, arguments.batch_size)
+        sentences = precompute.estimates(datasets, make_encode_function(*encoders), mirrored, arguments.batch_size)
     else:
         sentences = precompute.fill_all(
             datasets, folder, encoders, rank, world, mirrored=mirrored, shard_size=arguments.shard_size,

@@ -211,17 +211,17 @@ def run(arguments: argparse.Namespace) -> int:
 def sampled(arguments: argparse.Namespace, model, graph, style) -> tuple[dict, dict]:
     """The picture of a graph, and its panel, where there is no photograph; and what the record says of them."""
     from ldm import plots
-    from ldm.editing.options import STEPS, WITHIN, usual_sampler, usual_scale
-    from ldm.sampling.sample import Settings, laid_out, sample_images, usual_layout
+    from ldm.editing.options import STEPS, WITHIN, default_guidance_scale, default_sampler
+    from ldm.sampling.sample import SampleOptions, apply_layout, default_layout, sample_images
 
     print("no photograph to edit: sampling a picture of the graph from noise")
-    sampler = arguments.sampler or usual_sampler(WITHIN)  # as the edit that goes on from noise
-    usual = {"sampler": sampler, "steps": STEPS[sampler], "layout": usual_layout(model)}
-    usual |= dict.fromkeys(("graph_scale", "style_scale"), usual_scale(model))
+    sampler = arguments.sampler or default_sampler(WITHIN)  # as the edit that goes on from noise
+    usual = {"sampler": sampler, "steps": STEPS[sampler], "layout": default_layout(model)}
+    usual |= dict.fromkeys(("graph_scale", "style_scale"), default_guidance_scale(model))
     asked = usual | {"seed": 0} | {key: value for key, value in options_of(arguments).items() if key in OF_NOISE}
     seed = asked.pop("seed")
-    settings = Settings(**asked)
-    graph, complaint = laid_out(graph, seed, settings)
+    settings = SampleOptions(**asked)
+    graph, complaint = apply_layout(graph, seed, settings)
     if complaint:
         print(complaint)
     picture = sample_images(model, [graph], [seed], settings, style)[0]
@@ -231,9 +231,9 @@ def sampled(arguments: argparse.Namespace, model, graph, style) -> tuple[dict, d
 
 
 def settle_on(device: str, model, arguments: argparse.Namespace) -> None:
-    from ldm.models.runtime import settle
+    from ldm.models.runtime import prepare_for_inference
 
-    settle(model, device, arguments.precision, arguments.low_memory)
+    prepare_for_inference(model, device, arguments.precision, arguments.low_memory)
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:

@@ -22,7 +22,7 @@ from ldm.graph.diff import diff
 from ldm.graph.scene_graph import write_graphs
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.loading import load_model
-from ldm.sampling.sample import Settings, sample_images
+from ldm.sampling.sample import SampleOptions, sample_images
 from ldm.synthetic.checker import check, same_style
 from ldm.synthetic.shapes_vision import see
 from ldm.util.errors import UserError
@@ -31,14 +31,14 @@ CONFIG = "configs/demo.yaml"
 FOLDER = Path("outputs/demo")
 SCENES = 8  # of the validation set: what is sampled, before and after
 FIRST_TASK = 20  # number of the held-out scenes that are edited
-SAMPLING = Settings(steps=30, graph_scale=2.0, style_scale=2.0)
+SAMPLING = SampleOptions(steps=30, graph_scale=2.0, style_scale=2.0)
 
 
 def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)  # there is nothing to choose, but --help explains
     os.chdir(shipped.ROOT)  # from where configs and weights are named
     try:
-        shipped.adapters()
+        shipped.shipped_adapters()
         FOLDER.mkdir(parents=True, exist_ok=True)
         before = samples(load_model(config=CONFIG))
         run = train()

@@ -131,12 +131,12 @@ def report_on_images(arguments: argparse.Namespace) -> None:
     from ldm.evaluation.image_quality import METRICS, PAIRED, evaluate, find_weights, load_networks
     from ldm.evaluation.image_sets import Folder, Split, of_one_graph
     from ldm.models.loading import choose_device
-    from ldm.util.errors import nearest
+    from ldm.util.errors import did_you_mean
     from ldm.util.files import writable_folder
 
     for metric in arguments.metrics or ():
         if metric not in METRICS:
-            raise UserError(f"--metrics {metric}: not one of {', '.join(METRICS)}{nearest(metric, METRICS)}")
+            raise UserError(f"--metrics {metric}: not one of {', '.join(METRICS)}{did_you_mean(metric, METRICS)}")
     device, out = choose_device(arguments.device), Path(arguments.out or Path(arguments.samples) / "report.json")
     writable_folder(out.parent, "--out")
     if out.is_dir():
@@ -195,8 +195,8 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
 def report_on_scenes(arguments: argparse.Namespace) -> None:
     from ldm.data.demo import DemoValidation
     from ldm.evaluation import sample_benchmark
-    from ldm.sampling.sample import LAYOUTS, Settings
-    from ldm.util.errors import nearest
+    from ldm.sampling.sample import LAYOUTS, SampleOptions
+    from ldm.util.errors import did_you_mean
 
     layouts = arguments.layout or (["none"] if arguments.scenes == "hard" else ["none", "search"])
     for option, values, known in (
@@ -206,10 +206,10 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
     ):
         for value in values:
             if value not in known:
-                raise UserError(f"--{option} {value}: not one of {', '.join(known)}{nearest(value, known)}")
+                raise UserError(f"--{option} {value}: not one of {', '.join(known)}{did_you_mean(value, known)}")
     graphs = [DemoValidation(arguments.seed_offset + 1, scenes=arguments.scenes)[arguments.seed_offset][1]]
     shared = {key: getattr(arguments, key) for key in ("sampler", "steps", "graph_scale", "style_scale", "seed")}
-    settings = Settings(arguments.steps, 0.0, arguments.graph_scale, arguments.style_scale, arguments.sampler)
+    settings = SampleOptions(arguments.steps, 0.0, arguments.graph_scale, arguments.style_scale, arguments.sampler)
     model, files = load(arguments, graphs)
     styled = model.global_stage_model is not None
     references = arguments.references or (["same", "other"] if styled else ["none"])
@@ -245,19 +245,19 @@ def load(arguments: argparse.Namespace, graphs: list) -> tuple:
 
 def study(arguments: argparse.Namespace, model, shared: dict, jobs: list, recipe) -> tuple[Path, dict, list[dict]]:
     """The folder, the protocol of all rows, and the rows of these jobs, each of which recipe.prepare() knows how to do."""
-    from ldm.evaluation.runner import code, conduct
+    from ldm.evaluation.runner import run_jobs, source_digest
     from ldm.models.loading import fingerprint
     from ldm.util.files import writable_folder
-    from ldm.util.processes import cores
+    from ldm.util.processes import available_cores
 
-    settings = {"scenes": arguments.scenes, "weights": fingerprint(model), **shared, "code of ldm/": code()}
+    settings = {"scenes": arguments.scenes, "weights": fingerprint(model), **shared, "code of ldm/": source_digest()}
     command = "edits" if "methods" in arguments else "scenes"
     folder = writable_folder(
         arguments.outdir or f"outputs/{command}-{arguments.scenes}-{settings['weights'][:8]}", "--outdir"
     )
     few = 1 + len(jobs) // 100 if recipe.device == "cpu" else 1
-    workers = arguments.workers or min(few, cores())
-    rows = conduct(folder, settings, jobs, recipe.prepare, workers, command)
+    workers = arguments.workers or min(few, available_cores())
+    rows = run_jobs(folder, settings, jobs, recipe.prepare, workers, command)
     return folder, {**settings, "seed_offset": arguments.seed_offset, "workers": workers, "device": recipe.device}, rows
 
 

@@ -113,7 +113,7 @@ def enter(arguments: argparse.Namespace) -> list[str]:
         except ValueError:
             measured[name] = value
     how = {key: getattr(arguments, key) for key in ("command", "seed", "minutes", "cores", "device")}
-    entry = shipped.record(arguments.file, **how, measured=measured)
+    entry = shipped.record_in_manifest(arguments.file, **how, measured=measured)
     return [f"{arguments.file}: {entry.bytes:,} bytes, sha256 {entry.sha256}"]
 
 

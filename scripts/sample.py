@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     from ldm.models.loading import choose_device, find_checkpoint, fingerprint, load_model
     from ldm.sampling.folder import sample_all
-    from ldm.sampling.sample import Settings, usual_layout
+    from ldm.sampling.sample import SampleOptions, default_layout
     from ldm.util.images import read_image
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -83,9 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, device)
     scenes = choose_scenes(arguments, model)
-    layout = arguments.layout or usual_layout(model)
+    layout = arguments.layout or default_layout(model)
     guidance = arguments.graph_scale, arguments.style_scale
-    settings = Settings(arguments.steps, arguments.eta, *guidance, arguments.sampler, layout)
+    settings = SampleOptions(arguments.steps, arguments.eta, *guidance, arguments.sampler, layout)
     made_by = {"style": arguments.style, "device": device.partition(":")[0]}
     made_by |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
     if sample_all(

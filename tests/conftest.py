@@ -1,15 +1,18 @@
 """Fixtures that find the published numbers and the small real samples, or skip with a reason."""
 
+import importlib.util
 import json
 import signal
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import torch
 from safetensors import safe_open
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(2)
 # A shell's job in the background is deaf to Ctrl-C, and so would be every program that a test stops by it.
@@ -23,6 +26,19 @@ class Parity(NamedTuple):
     weights: dict
     inputs: dict
     outputs: dict
+
+
+@pytest.fixture
+def load_script():
+    """load_script(name) -> the module of scripts/<name>.py, loaded anew."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from ldm.checkpoints.loading import CheckpointError, trainable_state_dict
 from ldm.graph.scene_graph import Vocab
 
 
-class SavesWhatIsTrained:
+class SavesTrainableParameters:
     """For a LightningModule, before it in the list of bases. The trainer sets `config` and `vocab`.
 
     Raises CheckpointError when a checkpoint holds other parts than the model trains.

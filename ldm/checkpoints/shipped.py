@@ -34,7 +34,7 @@ class Entry:
     measured: dict[str, float | str]
 
 
-def adapters() -> Path:
+def shipped_adapters() -> Path:
     """The adapters that are used where nothing else is named, once every shipped file is known to be as shipped.
 
     Raises CheckpointError for a file that is missing or another one.
@@ -42,13 +42,13 @@ def adapters() -> Path:
     folder = ROOT / FOLDER
     for name, entry in read_manifest(folder).items():
         # A config's path means the current folder first, so the file that will be read is the one to look at.
-        verify(folder / name if name == ADAPTERS else located(FOLDER / name), entry)
+        verify(folder / name if name == ADAPTERS else find_in_checkout(FOLDER / name), entry)
     if not (folder / ADAPTERS).is_file():
         raise CheckpointError(f"{folder / ADAPTERS}: there is no such file; {_remedy(folder)}")
     return folder / ADAPTERS
 
 
-def located(path: str | Path) -> Path:
+def find_in_checkout(path: str | Path) -> Path:
     """A path as it is, from the current folder; or else from the checkout's root, if something is there."""
     path = Path(path).expanduser()
     return ROOT / path if not path.exists() and (ROOT / path).exists() else path
@@ -76,7 +76,7 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
         raise CheckpointError(f"{path}: not a manifest of weights ({error}); {_remedy(folder)}") from error
 
 
-def record(path: str | Path, **how: object) -> Entry:
+def record_in_manifest(path: str | Path, **how: object) -> Entry:
     """Enter a file as it is now, and how it was made, into the manifest beside it."""
     path = Path(path)
     if not path.is_file():

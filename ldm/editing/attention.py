@@ -13,9 +13,9 @@ from ldm.graph.diff import STILL, Add, ChangeAttribute, Move, Operation, Remove,
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddim import timestep
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.diffusion.inversion import Inverted
+from ldm.models.diffusion.inversion import Inversion
 from ldm.models.diffusion.schedule import DDIMSchedule
-from ldm.models.preprocess import _encode
+from ldm.models.preprocess import encode_graph
 from ldm.modules.attention_control import Control, Maps, Mutual, Pair, Words
 from ldm.modules.conditioning import Conditioning
 
@@ -58,7 +58,7 @@ LOOKS = 8  # levels at which the U-Net is asked where it sees the objects
 
 
 def _seen(
-    model: LatentDiffusion, graph: SceneGraph, cond: Conditioning, schedule: DDIMSchedule, inverted: Inverted
+    model: LatentDiffusion, graph: SceneGraph, cond: Conditioning, schedule: DDIMSchedule, inverted: Inversion
 ) -> Tensor | None:
     """(O,h,w): where each object of the graph is looked at, at levels from little noise to much; None where tokens do not
     stand for objects."""
@@ -70,7 +70,7 @@ def _seen(
     for i in levels.tolist():
         x = inverted.path[i + 1]
         eps(x, timestep(schedule, i, x), control=Control(maps=maps))
-    tokens = model.cond_stage_model.layout(_encode(graph, model)).object_token[: len(graph.objects)]
+    tokens = model.cond_stage_model.layout(encode_graph(graph, model)).object_token[: len(graph.objects)]
     return object_maps(maps.mean()[0].cpu(), tokens.cpu())
 
 

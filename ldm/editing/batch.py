@@ -34,7 +34,7 @@ from ldm.graph.scene_graph import SceneGraph, read_graphs
 from ldm.graph.validation import GraphError
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import gallery
-from ldm.util.errors import UserError, nearest
+from ldm.util.errors import UserError, did_you_mean
 from ldm.util.images import read_image
 
 PICTURES = ("ref", "style", "mask")
@@ -101,7 +101,7 @@ def read_line(line: dict, folder: Path, model: LatentDiffusion) -> Line:
     """Raises UserError for what is missing, unknown, unreadable or of another kind."""
     for key, value in line.items():
         if key not in (*OWN, *OPTIONS):
-            raise UserError(f"{key!r} is nothing that an edit takes{nearest(key, (*OWN, *OPTIONS))}")
+            raise UserError(f"{key!r} is nothing that an edit takes{did_you_mean(key, (*OWN, *OPTIONS))}")
         if key in OPTIONS and not fits(value, OPTIONS[key]):
             raise UserError(f"{key} takes {said(OPTIONS[key])}, not {json.dumps(value)}")
     if "sg" not in line:

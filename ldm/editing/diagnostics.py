@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from ldm.models.diffusion.ddim import Denoiser
-from ldm.models.diffusion.dpm_solver import predicted
+from ldm.models.diffusion.dpm_solver import predict_x0
 from ldm.models.diffusion.schedule import DDIMSchedule
 
 
@@ -18,7 +18,7 @@ def watched(eps: Denoiser, schedule: DDIMSchedule, count: int, ways: list[Tensor
     def eps_(x: Tensor, t: Tensor, *null: Tensor) -> Tensor:
         noise = eps(x, t, *null)
         if int(t[0]) in steps:
-            ways.append(predicted(x[-1:], noise[-1:], schedule.alphas[steps[int(t[0])]]))
+            ways.append(predict_x0(x[-1:], noise[-1:], schedule.alphas[steps[int(t[0])]]))
         return noise
 
     return eps_

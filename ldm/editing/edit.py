@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ldm.editing.attention import _seen, keeping
 from ldm.editing.diagnostics import watched
-from ldm.editing.options import EVERYWHERE, RANDOM, REGIONS, STEPS, Settings, usual_sampler, usual_scale
+from ldm.editing.options import EVERYWHERE, RANDOM, REGIONS, STEPS, Settings, default_guidance_scale, default_sampler
 from ldm.editing.plan import _schedule, _way, understood
 from ldm.editing.region import Region, paste, touched
 from ldm.editing.restyle import PASSES, left_by_a_pass
@@ -29,12 +29,12 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.diffusion.inversion import Inverted, Source
-from ldm.models.preprocess import _encode, _own_size, as_seen, as_style, drawing
+from ldm.models.diffusion.inversion import Inversion, Source
+from ldm.models.preprocess import encode_graph, noise_generator, to_image_like, to_model_input, to_style_input
 from ldm.modules import conditioning
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.lora import merged
-from ldm.util.errors import UserError, nearest
+from ldm.util.errors import UserError, did_you_mean
 from ldm.util.images import to_rgb
 
 
@@ -128,7 +128,7 @@ def edit(
     Where the graphs say the same and there is no style, the photograph is returned as it is. Raises UserError.
     """
     if region not in REGIONS:
-        raise UserError(f"there is no region {region!r}, only {' and '.join(REGIONS)}{nearest(region, REGIONS)}")
+        raise UserError(f"there is no region {region!r}, only {' and '.join(REGIONS)}{did_you_mean(region, REGIONS)}")
     if not 0 < strength <= 1:
         raise UserError(f"a strength of {strength}: it is a share of the noise levels, more than 0 and at most 1")
     for name, cells in (("margin", margin), ("feather", feather)):
@@ -139,17 +139,17 @@ def edit(
     photograph, style, mask = to_rgb(photograph), style and to_rgb(style), mask and to_rgb(mask, "black")
     operations, graph, chosen = understood(source, graph, 1 / (2 * model.latent_size))
     everywhere, method = _way(method, source, style, mask, region)
-    sampler = sampler or usual_sampler(method)
-    invert = inversion.by(method, sampler)
+    sampler = sampler or default_sampler(method)
+    invert = inversion.get_method(method, sampler)
     settings = Settings(
         method, sampler, STEPS[sampler] if steps is None else steps, strength,
-        usual_scale(model) if graph_scale is None else graph_scale,
-        usual_scale(model) if style_scale is None else style_scale, tuple(interval), rescale, keep, margin, feather,
+        default_guidance_scale(model) if graph_scale is None else graph_scale,
+        default_guidance_scale(model) if style_scale is None else style_scale, tuple(interval), rescale, keep, margin, feather,
         1 if style is None else passes or (PASSES if method == EVERYWHERE else 1), seed,
     )  # fmt: skip
     schedule = _schedule(model, settings)
     model = model.with_unet(merged(model.unet))
-    look = as_seen(model, photograph)
+    look = to_model_input(model, photograph)
     z0 = model.encode(look)
     untouched = np.zeros(photograph.size[::-1], np.float32)
     result = Edit(
@@ -160,11 +160,11 @@ def edit(
         quality = psnr(alone, look)
         result = result._replace(reconstruction=photograph.copy(), psnr=quality, psnr_autoencoder=quality)
 
-    own = model.condition(_encode(graph, model), look)  # the edited graph in the photograph's own style
-    known = model.unconditional(1) if source is None else model.condition(_encode(source, model), style=own.style)
+    own = model.condition(encode_graph(graph, model), look)  # the edited graph in the photograph's own style
+    known = model.unconditional(1) if source is None else model.condition(encode_graph(source, model), style=own.style)
 
     def shown_by(known: Conditioning) -> Source:
-        return Source(model.denoiser(known), _guided(model, known, settings), model.null_tokens, drawing(seed))
+        return Source(model.denoiser(known), _guided(model, known, settings), model.null_tokens, noise_generator(seed))
 
     ours = shown_by(known)
     if source is not None and style is None and not (operations if everywhere or mask else _places(operations)):
@@ -182,11 +182,11 @@ def edit(
     else:
         where = Region.of(operations, cells, size, maps, margin, feather)
 
-    target = own if style is None else model.condition(_encode(graph, model), as_style(model, style))
+    target = own if style is None else model.condition(encode_graph(graph, model), to_style_input(model, style))
     control = keeping(model, source, graph, operations, everywhere, style is not None) if keep and source else None
     ways: list[Tensor] = []
 
-    def edited(inverted: Inverted, known: Conditioning) -> Tensor:
+    def edited(inverted: Inversion, known: Conditioning) -> Tensor:
         paired = bool(control or inverted.source)
         eps = _guided(model, conditioning.cat(known, target) if paired else target, settings)
         eps = partial(eps, control=control) if control else eps
@@ -203,7 +203,7 @@ def edit(
         z = edited(invert(shown_by(shown), schedule, left, lambda steps: progress(steps, "inverting")), shown)
 
     def picture(z: Tensor) -> Image.Image:
-        return paste(_own_size(model.decode(z), photograph), photograph, where.pixels)
+        return paste(to_image_like(model.decode(z), photograph), photograph, where.pixels)
 
     def back(progress: Callable = lambda steps, what: steps) -> Tensor:
         eps = ours.guided if method in ("direct", "ddpm", "null") else ours.eps  # the one that the method answers for
@@ -217,7 +217,7 @@ def edit(
         returned = back(progress) if inverts else None
         reconstruction = model.decode(_refuse_infinite(returned)) if inverts else alone
         result = result._replace(
-            reconstruction=_own_size(reconstruction, photograph),
+            reconstruction=to_image_like(reconstruction, photograph),
             round_trip_error=error(returned) if inverts else None,
             psnr=psnr(reconstruction, look),
         )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Union, get_args, get_origin
 import yaml
 
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.util.errors import UserError, nearest
+from ldm.util.errors import UserError, did_you_mean
 
 REGIONS = ("auto", "none")
 WITHIN, EVERYWHERE = "noise", "direct"  # the methods of an edit of a region and of the whole, where none is asked for
@@ -40,12 +40,12 @@ class Settings(NamedTuple):
     seed: int
 
 
-def usual_sampler(method: str) -> str:
+def default_sampler(method: str) -> str:
     """Of a method, where none is asked for: those that are named after DDIM's steps or made of them keep to these."""
     return "dpm++" if method in FAST else "ddim"
 
 
-def usual_scale(model: LatentDiffusion) -> float:
+def default_guidance_scale(model: LatentDiffusion) -> float:
     """Of guidance, towards the graph as towards the style, where none is asked for."""
     return GUIDANCE if model.graph_drop and model.style_drop else 1.0
 REST = "**"  # a function that has it takes any key
@@ -76,7 +76,7 @@ def read(words: Sequence[str], kinds: dict[str, Any], whose: str) -> dict[str, A
         key, equals, text = word.partition("=")
         if not (equals and takes(key, kinds)) or key in options:
             known = ", ".join(kinds) or "none"
-            raise UserError(f"{whose}: {word!r} is no option of it; it takes {known}{nearest(key, kinds)}")
+            raise UserError(f"{whose}: {word!r} is no option of it; it takes {known}{did_you_mean(key, kinds)}")
         kind = kinds.get(key, Any)
         try:
             options[key] = yaml.safe_load(text)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from ldm.editing.options import EVERYWHERE, WITHIN, Settings
 from ldm.graph.diff import Operation, diff
-from ldm.graph.placement import place
+from ldm.graph.placement import place_objects
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddpm import LatentDiffusion
@@ -25,7 +25,7 @@ def understood(
     operations = diff(source, graph)
     if not operations:
         return [], graph, ""
-    graph, chosen = place(source, graph, operations, step)
+    graph, chosen = place_objects(source, graph, operations, step)
     return diff(source, graph), graph, chosen
 
 
@@ -39,5 +39,5 @@ def _way(
 
 def _schedule(model: LatentDiffusion, settings: Settings) -> DDIMSchedule:
     """The timesteps that the edit goes through."""
-    every = inversion.visited(model.schedule, settings.sampler, settings.steps)
+    every = inversion.make_schedule(model.schedule, settings.sampler, settings.steps)
     return every.below(settings.strength * len(model.schedule))

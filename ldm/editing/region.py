@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.graph.diff import Add, AddRelation, ChangeRelation, Move, Operation, RemoveRelation, Resize
-from ldm.graph.spatial_relations import holds
+from ldm.graph.spatial_relations import relation_holds
 from ldm.graph.validation import Box
 from ldm.modules.boxes import box_coverage
 from ldm.util.errors import UserError
@@ -101,7 +101,7 @@ def touched(operation: Operation, operations: Sequence[Operation]) -> Iterator[B
         yield from operation.source[::2] if isinstance(operation, ChangeRelation) else (None,)
         return
     first, second = operation.boxes
-    if holds(first, predicate, second):
+    if relation_holds(first, predicate, second):
         return
     shared = tuple(map(max, first[:2], second[:2])) + tuple(map(min, first[2:], second[2:]))
     yield from (shared,) if shared[0] < shared[2] and shared[1] < shared[3] else (first, second)

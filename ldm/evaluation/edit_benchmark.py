@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from ldm import plots
 from ldm.evaluation.edit_tasks import Task, changed_boxes, task
 from ldm.evaluation.editors import Editor, editor, own_way, reconstructed
-from ldm.evaluation.runner import SHOWN, Measure, picture_of, wilson
+from ldm.evaluation.runner import SHOWN, Measure, picture_path, wilson
 from ldm.models.loading import load_model
 from ldm.synthetic import checker
 from ldm.util import image_similarity
@@ -82,13 +82,13 @@ def measure(
     except UserError as error:
         return {"success": False, "refused": True, "complaints": [str(error)]}, None
     seconds = time.perf_counter() - begun
-    seen = checker.see(task.scenes, edited.image)
+    seen = checker.read_scene(task.scenes, edited.image)
     verdict = checker.check(task.target, seen, task.scenes)
     right = [ok for ok, id in zip(verdict.objects, task.target.ids) if id in task.changed]
     others = [ok for ok, id in zip(verdict.objects, task.target.ids) if id not in task.changed]
     complaints = list(verdict.complaints)
     if task.operation == "restyle":
-        changed = checker.same_style(seen.look, checker.see(task.scenes, task.reference).look)
+        changed = checker.same_style(seen.look, checker.read_scene(task.scenes, task.reference).look)
         if not changed:
             complaints.append("the background is not the reference's")
     else:
@@ -196,7 +196,7 @@ def sheet(
     frame over its first complaint. show: 'any' of them, the first ones, or 'failures' first."""
     groups: dict[str, list[tuple[tuple, dict]]] = {}
     for job, row in zip(jobs, rows):
-        if job[0] == method and picture_of(folder, job).exists():
+        if job[0] == method and picture_path(folder, job).exists():
             groups.setdefault(job[1], []).append((job, row))
     cells = []
     for operation, made in groups.items():
@@ -204,7 +204,7 @@ def sheet(
             made = sorted(made, key=lambda one: one[1]["success"])
         for job, row in made[:SHOWN]:
             one = task(scenes, operation, job[2])
-            edited = Image.open(picture_of(folder, job)).convert("RGB")
+            edited = Image.open(picture_path(folder, job)).convert("RGB")
             pictures = (
                 (f"{operation} {job[2]}", one.picture),
                 ("truth", one.truth),

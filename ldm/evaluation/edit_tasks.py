@@ -20,9 +20,9 @@ from PIL import Image
 from ldm.data.demo import DemoValidation
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
-from ldm.synthetic.checker import same_style, see
+from ldm.synthetic.checker import read_scene, same_style
 from ldm.synthetic.worlds import SCENES
-from ldm.util.errors import UserError, nearest
+from ldm.util.errors import UserError, did_you_mean
 
 SINGLE = ("replace", "recolour", "remove", "add", "move", "resize")  # what happens to one object, its box told
 OPERATIONS = (*SINGLE, "relation", "restyle", "two")
@@ -72,7 +72,7 @@ def task(scenes: str, operation: str, index: int) -> Task:
     say) to one far from all others. Raises UserError for unknown scenes or an unknown operation."""
     for what, value, known in (("scenes", scenes, SCENES), ("operation", operation, OPERATIONS)):
         if value not in known:
-            raise UserError(f"there are no {what} {value!r}, only {', '.join(known)}{nearest(value, known)}")
+            raise UserError(f"there are no {what} {value!r}, only {', '.join(known)}{did_you_mean(value, known)}")
     number = index
     while True:
         rng = random.Random(f"edit/{operation}/{number}")
@@ -234,12 +234,12 @@ def _relate(scenes: str, things: list[Thing], rng: random.Random) -> Change | No
 def _another_style(scenes: str, graph: SceneGraph, background: tuple, rng: random.Random) -> tuple[tuple, Image.Image]:
     """A background that does not pass for the scene's own, and another scene before it in which it can be seen."""
     world = SCENES[scenes]
-    look = see(scenes, world.render(graph, background)).look
+    look = read_scene(scenes, world.render(graph, background)).look
     while True:
         other = world.random_background(rng)
         reference = world.render(world.random_graph(rng), other)
-        wanted = see(scenes, reference).look
-        if not same_style(look, wanted) and same_style(see(scenes, world.render(graph, other)).look, wanted):
+        wanted = read_scene(scenes, reference).look
+        if not same_style(look, wanted) and same_style(read_scene(scenes, world.render(graph, other)).look, wanted):
             return other, reference
 
 

@@ -39,9 +39,9 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import inversion, paths
 from ldm.models.diffusion.ddim import normal, sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.preprocess import as_seen
+from ldm.models.preprocess import to_model_input
 from ldm.util.config import resolve
-from ldm.util.errors import UserError, nearest
+from ldm.util.errors import UserError, did_you_mean
 from ldm.util.images import to_image
 
 
@@ -86,19 +86,19 @@ def parse(text: str) -> tuple[Callable[..., Edited], dict[str, Any]]:
         known = [*EDITORS, *inversion.METHODS]
         raise UserError(
             f"there is no method {name!r}; there are {', '.join(known)}, and functions named as package.module.function"
-            f"{nearest(name, known)}"
+            f"{did_you_mean(name, known)}"
         )
     free = {key: kind for key, kind in _kinds(function).items() if key not in options}
     options |= read(words, free, f"method {text!r}")
     if function is ours:  # refuses what does not go together
         method = options.get("method") or options.WITHIN
-        inversion.by(method, options.get("sampler") or options.usual_sampler(method))
+        inversion.get_method(method, options.get("sampler") or options.default_sampler(method))
     return function, options
 
 
 def own_way() -> str:
     """What 'edit' does where no options say otherwise, as a sentence."""
-    sampler = options.usual_sampler(options.WITHIN)
+    sampler = options.default_sampler(options.WITHIN)
     return (
         f"`edit` by itself goes by the method {options.WITHIN} where it changes a region and by {options.EVERYWHERE} where "
         f"it may change everything, with the sampler {sampler} in {options.STEPS[sampler]} steps."
@@ -145,7 +145,7 @@ def truth(model: LatentDiffusion, task: Task) -> Edited:
 
 @torch.no_grad()
 def reconstructed(model: LatentDiffusion, picture: Image.Image) -> Image.Image:
-    return _picture(model, model.encode(as_seen(model, picture)), picture)
+    return _picture(model, model.encode(to_model_input(model, picture)), picture)
 
 
 @torch.no_grad()
@@ -154,7 +154,7 @@ def plain(
 ) -> Edited:
     """The whole picture is sampled anew from the noise that its inversion ends in."""
     counting, rows = counted(model)
-    schedule, z0 = model.schedule.ddim(steps), model.encode(as_seen(model, task.picture))
+    schedule, z0 = model.schedule.ddim(steps), model.encode(to_model_input(model, task.picture))
     noise = paths.ddim(_denoiser(counting, task.source, task.picture), schedule, z0)[-1]
     target = _denoiser(counting, task.target, task.reference or task.picture, graph_scale, style_scale)
     image = _picture(model, sample(target, schedule, noise), task.picture)
@@ -179,7 +179,7 @@ def sdedit(
     """strength: the share of the noise levels that the picture is taken up; more follows the graph better, and keeps
     less of the picture."""
     counting, rows = counted(model)
-    schedule, z0 = model.schedule.ddim(steps), model.encode(as_seen(model, task.picture))
+    schedule, z0 = model.schedule.ddim(steps), model.encode(to_model_input(model, task.picture))
     schedule = schedule.below(strength * len(model.schedule))
     noise = normal(z0.shape, torch.Generator().manual_seed(seed_of(seed, task))).to(z0)
     z = model.schedule.add_noise(z0, noise, schedule.timesteps[-1:])
@@ -207,7 +207,7 @@ def _kinds(function: Callable[..., Edited]) -> dict[str, Any]:
 
 
 def _denoiser(model: LatentDiffusion, graph: SceneGraph, style: Image.Image, *scales: float):
-    reference = None if model.global_stage_model is None else as_seen(model, style)
+    reference = None if model.global_stage_model is None else to_model_input(model, style)
     return model.denoiser(model.condition(encode([graph], model.vocab).to(model.device), reference), *scales)
 
 

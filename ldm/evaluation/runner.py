@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import ldm
 from ldm.util.errors import UserError
-from ldm.util.processes import end_with_parent, one_thread
+from ldm.util.processes import end_with_parent, single_thread
 
 ROWS = "rows.jsonl"
 SHOWN = 4  # pictures of a group that are kept: so many first ones, and so many first failures
@@ -37,7 +37,7 @@ Job = tuple  # (name, ..., number)
 Measure = Callable[[Job], tuple[dict, Image.Image | None]]  # the row, with a 'success', and what was made
 
 
-def conduct(
+def run_jobs(
     folder: Path,
     settings: dict,
     jobs: Sequence[Job],
@@ -50,7 +50,7 @@ def conduct(
     prepare is called once in each process and gives what does a job; for more than one worker it must be picklable.
     Raises UserError where the folder's rows were made with other settings.
     """
-    rows = read(folder, settings)
+    rows = read_rows(folder, settings)
     places: Counter = Counter()
     keep = set()  # whatever comes of them
     for job in jobs:
@@ -64,7 +64,7 @@ def conduct(
         for job, row, image in done:
             failures[job[:-1]] += not row["success"]
             if image is not None and (job in keep or (not row["success"] and failures[job[:-1]] <= SHOWN)):
-                path = picture_of(folder, job)
+                path = picture_path(folder, job)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 image.save(path)
             file.write(json.dumps({"job": job, **row}) + "\n")
@@ -74,7 +74,7 @@ def conduct(
     return [rows[job] for job in jobs]
 
 
-def read(folder: Path, settings: dict) -> dict[Job, dict]:
+def read_rows(folder: Path, settings: dict) -> dict[Job, dict]:
     """The rows that are there by their jobs, and a file to add to. A line that was being written when the study was
     stopped is taken away. Raises UserError where the file is of another study."""
     path = folder / ROWS
@@ -101,7 +101,7 @@ def read(folder: Path, settings: dict) -> dict[Job, dict]:
     return dict(zip(jobs, rows))
 
 
-def code(package: Path = Path(ldm.__file__).parent) -> str:
+def source_digest(package: Path = Path(ldm.__file__).parent) -> str:
     """The same for the same source of a package, and for no other."""
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
@@ -109,7 +109,7 @@ def code(package: Path = Path(ldm.__file__).parent) -> str:
     return digest.hexdigest()[:16]
 
 
-def picture_of(folder: Path, job: Job) -> Path:
+def picture_path(folder: Path, job: Job) -> Path:
     *names, number = job
     return folder / "pictures" / Path(*map(file_name, names)) / f"{number}.png"
 
@@ -136,7 +136,7 @@ def _done(jobs: Sequence[Job], prepare: Callable, workers: int) -> Iterator[tupl
     if not jobs:
         return
     if workers <= 1:
-        with one_thread():
+        with single_thread():
             measure = prepare()
             for job in jobs:
                 yield job, *measure(job)

@@ -19,10 +19,10 @@ from ldm.data.demo import DemoValidation
 from ldm.evaluation.edit_benchmark import HEIGHT, framed
 from ldm.evaluation.edit_tasks import LATER
 from ldm.evaluation.editors import reconstructed
-from ldm.evaluation.runner import SHOWN, Measure, picture_of, wilson
+from ldm.evaluation.runner import SHOWN, Measure, picture_path, wilson
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.loading import load_model
-from ldm.sampling.sample import Settings, sample_images, seed_of
+from ldm.sampling.sample import SampleOptions, derive_seed, sample_images
 from ldm.synthetic import checker
 from ldm.util import image_similarity
 
@@ -54,7 +54,7 @@ class Recipe(NamedTuple):
     checkpoint: str | None
     config: str | None
     device: str
-    settings: Settings
+    settings: SampleOptions
     seed: int
 
     def prepare(self) -> Measure:
@@ -77,8 +77,8 @@ def ceiling(model: LatentDiffusion, scenes: str, index: int) -> tuple[dict, Imag
     picture = data.picture(index)
     image = reconstructed(model, picture)
     row = _verdict(scenes, data[index][1], image)
-    look = checker.see(scenes, image).look
-    row |= {"style": checker.same_style(look, checker.see(scenes, picture).look), "psnr": image_similarity.psnr(image, picture)}
+    look = checker.read_scene(scenes, image).look
+    row |= {"style": checker.same_style(look, checker.read_scene(scenes, picture).look), "psnr": image_similarity.psnr(image, picture)}
     return row, image
 
 
@@ -89,18 +89,18 @@ def kinds(boxes: Sequence[str], layouts: Sequence[str], references: Sequence[str
 
 
 def sampled(
-    model: LatentDiffusion, scenes: str, boxes: str, reference: str, index: int, settings: Settings, seed: int
+    model: LatentDiffusion, scenes: str, boxes: str, reference: str, index: int, settings: SampleOptions, seed: int
 ) -> tuple[dict, Image.Image]:
     data = _scenes(scenes, index, boxes)
     graph = data[index][1]
     style = _shown(scenes, reference, index)
-    image = sample_images(model, [graph], [seed_of(seed, index, 0)], settings, style)[0]
+    image = sample_images(model, [graph], [derive_seed(seed, index, 0)], settings, style)[0]
     row = _verdict(scenes, graph, image)
     if style is not None:
-        look, wanted, wrong = (checker.see(scenes, p).look for p in (image, style, _shown(scenes, "wrong", index)))
+        look, wanted, wrong = (checker.read_scene(scenes, p).look for p in (image, style, _shown(scenes, "wrong", index)))
         row["style"], row["wrong_style"] = checker.same_style(look, wanted), checker.same_style(look, wrong)
         row["colour"], row["wrong_colour"] = (checker.style_distance(look, one).colour for one in (wanted, wrong))
-        colour, texture = checker.follows(look, wrong, wanted)
+        colour, texture = checker.style_follows(look, wrong, wanted)
         row["towards_colour"], row["towards_texture"] = (None if math.isnan(x) else x for x in (colour, texture))
     return row, image
 
@@ -178,13 +178,13 @@ def sheet(folder: Path, scenes: str, jobs: Sequence[tuple], rows: Sequence[dict]
     """A line for each kind: true pictures beside what was made of their graphs, in a green or red frame; failures first."""
     groups: dict[tuple, list[tuple[tuple, dict]]] = {}
     for job, row in zip(jobs, rows):
-        if picture_of(folder, job).exists():
+        if picture_path(folder, job).exists():
             groups.setdefault(job[:-1], []).append((job, row))
     cells = []
     for (boxes, layout, reference), made in groups.items():
         made = sorted(made, key=lambda one: one[1]["success"])[:SHOWN]
         for job, row in made:
-            image = Image.open(picture_of(folder, job)).convert("RGB")
+            image = Image.open(picture_path(folder, job)).convert("RGB")
             number = job[-1]
             pictures = [(f"{boxes} {number}", _scenes(scenes, number).picture(number))]
             if reference == "other":

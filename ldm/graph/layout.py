@@ -24,11 +24,11 @@ from ldm.graph.spatial_relations import (
     ROUNDING,
     SIZE,
     Shape,
-    holds,
     is_ground,
     kind_of,
-    told_size,
-    true_of,
+    known_size,
+    relation_holds,
+    relation_margin_holds,
 )
 from ldm.graph.validation import Box
 
@@ -56,12 +56,12 @@ ROOM, SHARED = 1.75, 1.3  # side of what holds others, of the largest's side and
 WHOLE = 0.9  # side, at most, of what holds others
 
 
-def arrange(graph: SceneGraph, seed: int) -> tuple[SceneGraph, str]:
+def generate_layout(graph: SceneGraph, seed: int) -> tuple[SceneGraph, str]:
     """The graph with a box for every object, and what could not be had, as a sentence; empty where nothing is wrong.
 
     Boxes that the graph has stay; the others depend on the graph and the seed alone. Every triple whose predicate says
     where things are holds as clearly as can be, nothing overlaps that none of them asks to overlap, but a ground, and all
-    lies in the picture. Sizes are those that the graph tells by what is alike and by words (`places.told_size`), the
+    lies in the picture. Sizes are those that the graph tells by what is alike and by words (`places.known_size`), the
     smaller of the two; else SIZE, less among many objects, more for what holds others. Where nothing else will do,
     things shrink. Of a graph that contradicts itself the layout is the one that breaks least of those tried.
     """
@@ -91,8 +91,8 @@ def sizes(graph: SceneGraph, cells: int = COARSE, unknown: float = 1.0, told: fl
     for index, box in enumerate(graph.boxes):
         if box is not None:
             found[index] = np.subtract(box[2:], box[:2])
-        elif (size := told_size(index, graph.objects, graph.attributes, graph.boxes)) is not None:
-            word = told_size(index, graph.objects, graph.attributes, ())
+        elif (size := known_size(index, graph.objects, graph.attributes, graph.boxes)) is not None:
+            word = known_size(index, graph.objects, graph.attributes, ())
             found[index] = whole(told * np.minimum(size, 1.0 if word is None else word))
             words.append(index)
         else:
@@ -211,7 +211,7 @@ def cost(boxes: np.ndarray, other: np.ndarray, words: Sequence[tuple[str, bool]]
     total, shape = np.zeros(boxes.shape[:-1], int), Shape.of(boxes, other)
     for kind, forward in words:
         subject, object = (boxes, other) if forward else (other, boxes)
-        total += PENALTY[len(LEVELS) - sum(true_of(kind, subject, object, level).astype(int) for level in LEVELS)]
+        total += PENALTY[len(LEVELS) - sum(relation_margin_holds(kind, subject, object, level).astype(int) for level in LEVELS)]
         if kind in ("front", "behind"):
             behind = other if (kind == "front") == forward else boxes
             covered = shape.wide.clip(0) * shape.high.clip(0) / np.prod(behind[..., 2:] - behind[..., :2], axis=-1)
@@ -245,7 +245,7 @@ def _complaint(graph: SceneGraph, boxes: Sequence[Box]) -> str:
 
     words, wrong = _words(graph), []
     for s, predicate, o in dict.fromkeys(graph.triples):
-        if None in (graph.boxes[s], graph.boxes[o]) and holds(boxes[s], predicate, boxes[o]) is False:
+        if None in (graph.boxes[s], graph.boxes[o]) and relation_holds(boxes[s], predicate, boxes[o]) is False:
             wrong.append(f"{name(s)} is {predicate} {name(o)}")
     for i, j in combinations(range(len(boxes)), 2):
         chosen = None in (graph.boxes[i], graph.boxes[j])

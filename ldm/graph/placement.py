@@ -32,14 +32,14 @@ from ldm.graph.spatial_relations import (
     growth,
     is_ground,
     kind_of,
-    on_a_floor,
-    told_size,
-    true_of,
+    known_size,
+    relation_margin_holds,
+    shows_floor,
 )
 from ldm.graph.validation import Box, GraphError, Triple
 
 
-def place(
+def place_objects(
     source: SceneGraph, target: SceneGraph, operations: Sequence[Operation], step: float = 1 / GRID
 ) -> tuple[SceneGraph, str]:
     """The target with a box for each object of which one is known or can be chosen, and what was chosen, as a sentence;
@@ -49,7 +49,7 @@ def place(
     Where a relation is new and no new box of either object is given, the subject moves the least way after which it and
     all that held before holds, in the picture and onto nothing that it is not asked to overlap; its contents go along
     if they must, and if all that is in vain the object of the relation moves instead. Where nothing has room, something
-    may come to lie over others, as little as can be, and no more than leaves them to be seen. On a floor (`places.on_a_floor`)
+    may come to lie over others, as little as can be, and no more than leaves them to be seen. On a floor (`places.shows_floor`)
     what is in front is lower, and what moves alone is as large as it looks there (`places.growth`). An object that is added without
     a box is placed by the same rules near what it relates to, or else where there is most room. Boxes that the target
     gives are never changed, but those that it only repeats from the source. Raises a GraphError where a predicate does
@@ -88,7 +88,7 @@ class _Scene:
         given = {operation.target for operation in operations if isinstance(operation, (Move, Resize))}
         new = {operation.target for operation in operations if isinstance(operation, Add)}
         wanted = {operation.target for operation in operations if isinstance(operation, (ChangeRelation, AddRelation))}
-        floor = on_a_floor(source)
+        floor = shows_floor(source)
         return cls(target, boxes, origin, given, new, wanted, step, floor, growth(source) if floor else 0.0)
 
     # Moving -----------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class _Scene:
         at = {i: boxes[:, g] for g, i in enumerate(group)}
         for s, predicate, o in triples if self.floor is None else ():
             if kind := STANDING.get(self._kind(predicate)):
-                right &= true_of(kind, *(at[i] if i in at else np.array(self.boxes[i]) for i in (s, o)), PLAINLY)
+                right &= relation_margin_holds(kind, *(at[i] if i in at else np.array(self.boxes[i]) for i in (s, o)), PLAINLY)
         return right
 
     def _groups(self, mover: int, others: set[int]) -> Iterator[list[int]]:
@@ -209,7 +209,7 @@ class _Scene:
                 )
         self.wanted -= set(triples)
         triples = [triple for triple in triples if self.boxes[_other(triple, index)] is not None]
-        size = told_size(index, self.target.objects, self.target.attributes, self.boxes)
+        size = known_size(index, self.target.objects, self.target.attributes, self.boxes)
         size = np.full(2, SIZE) if size is None else size
         lattices = [self._places(size, triples, index, step) for step in self.steps]
         for level, (boxes, cost) in product(LEVELS[:LOOSELY], lattices):
@@ -260,7 +260,7 @@ class _Scene:
                 required = next((each for each in LEVELS if self._true(triple, each)), None)
             if required is not None:
                 s, o = (at[i] if i in at else np.array(self.boxes[i]) for i in (s, o))
-                good &= true_of(kind, s, o, required)
+                good &= relation_margin_holds(kind, s, o, required)
         for i in group:
             for other, box in enumerate(self.boxes):
                 if other in at or box is None or is_ground(box) or self.boxes[i] and is_ground(self.boxes[i]):
@@ -290,7 +290,7 @@ class _Scene:
 
     def _true(self, triple: Triple, level: int) -> bool:
         s, predicate, o = triple
-        return bool(true_of(self._kind(predicate), np.array(self.boxes[s]), np.array(self.boxes[o]), level))
+        return bool(relation_margin_holds(self._kind(predicate), np.array(self.boxes[s]), np.array(self.boxes[o]), level))
 
     def _shape(self, i: int, j: int) -> Shape:
         return Shape.of(np.array(self.boxes[i]), np.array(self.boxes[j]))

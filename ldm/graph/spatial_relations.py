@@ -51,7 +51,7 @@ WORDS = {
 }
 KIND = {word: kind for kind, words in WORDS.items() for word in words.split(", ")}
 OVERLAPPING = ("inside", "around", "front", "behind", "on")
-STANDING = {"front": "nearer", "behind": "farther"}  # what these are of things on a floor (`on_a_floor`)
+STANDING = {"front": "nearer", "behind": "farther"}  # what these are of things on a floor (`shows_floor`)
 
 
 class Shape(NamedTuple):
@@ -78,7 +78,7 @@ class Shape(NamedTuple):
         return np.hypot(np.maximum(-self.wide, 0), np.maximum(-self.high, 0))
 
 
-def told_size(
+def known_size(
     index: int, names: Sequence[str], attributes: Sequence[Sequence[str]], boxes: Sequence[Box | None]
 ) -> np.ndarray | None:  # (2,)
     """How large an object is, by what is told of it and of the others: the mean of those whose box is known and that have
@@ -99,7 +99,7 @@ def kind_of(predicate: str) -> str | None:
     return KIND.get(" ".join(predicate.lower().replace("_", " ").split()))
 
 
-def on_a_floor(graph: SceneGraph) -> bool | None:
+def shows_floor(graph: SceneGraph) -> bool | None:
     """Whether a graph shows its things on a floor, where what is in front of another has the lower foot and need not overlap
     it: all of its boxes lie so, and two of those it says that of are apart. None where it may be one, as some lie so and all of
     them overlap."""
@@ -109,7 +109,7 @@ def on_a_floor(graph: SceneGraph) -> bool | None:
         if (kind := kind_of(predicate)) in ("front", "behind") and None not in (graph.boxes[s], graph.boxes[o])
     ]
     pairs = [(np.array(graph.boxes[front]), np.array(graph.boxes[back])) for front, back in ends]
-    if not pairs or not all(true_of("nearer", front, back, BARELY) for front, back in pairs):
+    if not pairs or not all(relation_margin_holds("nearer", front, back, BARELY) for front, back in pairs):
         return False
     return any(Shape.of(front, back).gap >= 0 for front, back in pairs) or None
 
@@ -130,16 +130,16 @@ def growth(graph: SceneGraph) -> float:
     return max(0.0, float(np.dot(lower, larger) / spread)) if spread >= AXIS**2 else 0.0
 
 
-def holds(subject: Box, predicate: str, object: Box) -> bool | None:
+def relation_holds(subject: Box, predicate: str, object: Box) -> bool | None:
     """Whether a triple is true of two boxes, loosely; None where boxes do not tell, as of which of two is in front."""
     kind = kind_of(predicate)
     if kind is None:
         return None
-    true = bool(true_of(kind, np.array(subject), np.array(object), LOOSELY))
+    true = bool(relation_margin_holds(kind, np.array(subject), np.array(object), LOOSELY))
     return None if true and kind in ("front", "behind") else true
 
 
-def true_of(kind: str, s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
+def relation_margin_holds(kind: str, s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
     """Whether a kind of WORDS is true of boxes (...,4) at the level; who is true at one is true at all that follow."""
     shape = Shape.of(s, o)
     dx, dy, wide, high = shape
@@ -152,25 +152,25 @@ def true_of(kind: str, s: np.ndarray, o: np.ndarray, level: int) -> np.ndarray:
     if kind in ("over", "under"):
         down = dy if kind == "under" else -dy
         in_line = np.abs(dx) <= np.maximum(s[..., 2] - s[..., 0], o[..., 2] - o[..., 0]) / 2 + e
-        clear = true_of("below" if kind == "under" else "above", s, o, CLEARLY) & in_line
+        clear = relation_margin_holds("below" if kind == "under" else "above", s, o, CLEARLY) & in_line
         return (clear, clear, clear, (down > 0) & (wide > 0), down > 0)[level]
     if kind == "around":
-        return true_of("inside", o, s, level)
+        return relation_margin_holds("inside", o, s, level)
     if kind == "inside":
         room = np.concatenate([s[..., :2] - o[..., :2], o[..., 2:] - s[..., 2:]], -1).min(-1)
         middle = (np.abs(dx) < (o[..., 2] - o[..., 0]) / 2) & (np.abs(dy) < (o[..., 3] - o[..., 1]) / 2)
         clear = (room >= 1 / GRID - e) & _touching(s, o, CLEARLY)
         return clear if level == CLEARLY else room >= -e if level < LOOSELY else middle & (wide > 0) & (high > 0)
     if kind == "behind":
-        return true_of("front", o, s, level)
+        return relation_margin_holds("front", o, s, level)
     if kind == "front":
         if level == LOOSELY:
             return (wide > 0) & (high > 0)
-        partly = (wide > e) & (high > e) & ~(true_of("inside", s, o, BARELY) | true_of("inside", o, s, BARELY))
+        partly = (wide > e) & (high > e) & ~(relation_margin_holds("inside", s, o, BARELY) | relation_margin_holds("inside", o, s, BARELY))
         hidden = wide * high / np.prod(o[..., 2:] - o[..., :2], axis=-1)
         return partly if level >= PLAINLY else partly & _touching(s, o, level) & (hidden <= HIDDEN[level] + e)
     if kind == "farther":
-        return true_of("nearer", o, s, level)
+        return relation_margin_holds("nearer", o, s, level)
     if kind == "nearer":
         return s[..., 3] - o[..., 3] >= (AXIS, AXIS / 2, AXIS / 2, 2 * ROUNDING, 2 * ROUNDING)[level] - e
     if kind == "on":

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss, pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
 
 from ldm.checkpoints.loading import load_part
-from ldm.checkpoints.saving import SavesWhatIsTrained
+from ldm.checkpoints.saving import SavesTrainableParameters
 
 
 class FusedAttnBlock(AttnBlock):
@@ -34,7 +34,7 @@ class FusedAttnBlock(AttnBlock):
         return x + self.proj_out(h)
 
 
-class Autoencoder(SavesWhatIsTrained, LightningModule):
+class Autoencoder(SavesTrainableParameters, LightningModule):
     """What the quantised and the Gaussian first stage share.
 
     ddconfig     taming's arguments of Encoder and Decoder; `resolution` says only where attention goes

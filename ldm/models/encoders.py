@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ldm.checkpoints.loading import CheckpointError, load_part
 from ldm.graph.batch import Latents
-from ldm.models.runtime import lay_out
+from ldm.models.runtime import set_memory_format
 from ldm.util.config import instantiate_from_config
 
 # Of a first stage, what comes after the latent: another decoder leaves latents as they are.
@@ -41,10 +41,10 @@ def build_frozen(config: Mapping) -> nn.Module:
     return part.eval().requires_grad_(False)
 
 
-def encode_with(first_stage: nn.Module, image_encoder: nn.Module | None) -> Callable[[Tensor], Latents]:
+def make_encode_function(first_stage: nn.Module, image_encoder: nn.Module | None) -> Callable[[Tensor], Latents]:
     """(B,3,H,W) in [-1,1] -> Latents of both encoders, on the first stage's device and in its precision. Lays it out
     for that (`ldm.speed`)."""
-    lay_out(first_stage, next(first_stage.parameters()).device)
+    set_memory_format(first_stage, next(first_stage.parameters()).device)
 
     @torch.no_grad()
     def encode(image: Tensor) -> Latents:

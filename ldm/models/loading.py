@@ -18,7 +18,7 @@ from ldm.graph.scene_graph import Vocab
 from ldm.models import encoders
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.export import averages, read_adapters
-from ldm.models.runtime import settle
+from ldm.models.runtime import prepare_for_inference
 from ldm.util.config import instantiate_from_config, plain, read_config, refuse_foreign_targets
 from ldm.util.errors import UserError
 
@@ -42,7 +42,7 @@ def find_checkpoint(
         return checkpoint_of(run)
     if config:
         return None
-    path = shipped.adapters()
+    path = shipped.shipped_adapters()
     print(f"no --run, --ckpt or --config: using the weights that ship, {path}", flush=True)
     return path
 
@@ -102,7 +102,7 @@ def load_model(
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
     model.vocab = _vocab(saved, model.config["data"]["params"]["train"])
     model.setup("predict")
-    settle(model.eval().requires_grad_(False), device)
+    prepare_for_inference(model.eval().requires_grad_(False), device)
     return model
 
 
@@ -143,7 +143,7 @@ def _located(config: Any) -> Any:
     """The same config with its files of weights where they are."""
     if isinstance(config, dict):
         files = {key: config[key] for key in ("ckpt_path", "pretrained") if isinstance(config.get(key), str)}
-        found = {key: str(shipped.located(path)) for key, path in files.items()}
+        found = {key: str(shipped.find_in_checkout(path)) for key, path in files.items()}
         return {key: _located(value) for key, value in config.items()} | found
     return [_located(value) for value in config] if isinstance(config, list) else config
 

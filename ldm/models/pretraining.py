@@ -17,7 +17,7 @@ from open_clip.loss import ClipLoss
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, distributed, nn
 
-from ldm.checkpoints.saving import SavesWhatIsTrained
+from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.graph.batch import Batch, GraphBatch
 from ldm.modules.attention import BasicTransformerBlock, Context
 from ldm.modules.conditioning import Conditioning
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
     graph: Tensor
 
 
-class GraphImagePretraining(SavesWhatIsTrained, pl.LightningModule):
+class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
     """Trains the graph encoder that `graph_config` describes, as a `cond_stage_config` does: CGIPModel or NSGEncoder.
 
     image_config       a CLIPGlobalEncoder with a ViT; its own settings say which one and where its weights are

@@ -13,7 +13,7 @@ from ldm.editing.edit import Edit, edit
 from ldm.graph.batch import encode
 from ldm.models.diffusion import ddim
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.runtime import settle
+from ldm.models.runtime import prepare_for_inference
 from ldm.profiling import diffusers_peer
 from ldm.profiling.measure import Group, Way
 from ldm.profiling.setting import Setting, without_forgetting
@@ -30,7 +30,7 @@ def edits(setting: Setting) -> Group:
 
     def ours(precision: str, low_memory: bool = False, **options: object) -> Callable[[], Edit]:
         model = _ready(replace(setting, device="cpu"))  # or its peak would be that of moving there
-        settle(model, setting.device, precision, low_memory)
+        prepare_for_inference(model, setting.device, precision, low_memory)
         return lambda: edit(model, photograph, target, source, **options)
 
     ways = {"plain": Way(partial(_plain, setting))}

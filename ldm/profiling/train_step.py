@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ldm.graph.batch import Batch
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.runtime import keep_freed_memory, prepare
+from ldm.models.runtime import keep_freed_memory, prepare_for_training
 from ldm.profiling import diffusers_peer
 from ldm.profiling.measure import Group, Way
 from ldm.profiling.setting import PRECISIONS, Setting, without_forgetting
@@ -45,7 +45,7 @@ def step(setting: Setting) -> Group:
 
         def change(it: LatentDiffusion) -> None:
             it.unet.use_checkpoint = recompute
-            prepare(it.unet, setting.device, mixed, compiled)
+            prepare_for_training(it.unet, setting.device, mixed, compiled)
 
         own = model(f"{precision} {compiled} {recompute}", change)
         return train(own, _batch(setting, own, cached=True), setting.device, precision)
@@ -156,7 +156,7 @@ def _rate(setting: Setting, rank: int, world: int, meet: str, together: bool) ->
     torch.set_num_threads(1)
     keep_freed_memory()
     model = setting.model().train()
-    prepare(model.unet, "cpu", lean=True)  # as training has it in several processes
+    prepare_for_training(model.unet, "cpu", lean=True)  # as training has it in several processes
     batch = _batch(setting, model, cached=True)
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
     if not together:

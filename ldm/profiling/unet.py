@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ldm.models.runtime import prepare
-from ldm.modules.kernels.frozen import forget_inputs, hold_frozen_in
+from ldm.models.runtime import prepare_for_training
+from ldm.modules.kernels.frozen import cast_frozen_weights, skip_saving_inputs
 from ldm.profiling import diffusers_peer
 from ldm.profiling.measure import Group, Way
 from ldm.profiling.setting import PRECISIONS, Setting, without_forgetting
@@ -34,7 +34,7 @@ def forward(setting: Setting) -> Group:
         if layout:
             unet.to(memory_format=layout)
         else:  # as training has it
-            prepare(unet, setting.device, compiled=compiled)
+            prepare_for_training(unet, setting.device, compiled=compiled)
         return evaluate(unet)
 
     def theirs(precision: str) -> Callable[[], Tensor]:
@@ -61,13 +61,13 @@ def backward(setting: Setting) -> Group:
     def ours(precision: str, layout: torch.memory_format | None = None, compiled: bool = False) -> Callable[[], Tensor]:
         unet = setting.unet()
         if layout != torch.contiguous_format or precision != "fp32":  # else the plain path
-            forget_inputs(unet)
+            skip_saving_inputs(unet)
         if precision == "bf16":
-            hold_frozen_in(torch.bfloat16, unet)
+            cast_frozen_weights(torch.bfloat16, unet)
         if layout:
             unet.to(memory_format=layout)
         else:
-            prepare(unet, setting.device, compiled=compiled)
+            prepare_for_training(unet, setting.device, compiled=compiled)
         return differentiate(unet, precision)
 
     def theirs(precision: str) -> Callable[[], Tensor]:

@@ -1,5 +1,5 @@
 """Pictures of scene graphs, sampled from noise."""
 
-from ldm.sampling.sample import Settings, sample_images
+from ldm.sampling.sample import SampleOptions, sample_images
 
-__all__ = ["Settings", "sample_images"]
+__all__ = ["SampleOptions", "sample_images"]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ldm import plots
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.sampling.sample import Settings, laid_out, sample_images, seed_of
+from ldm.sampling.sample import SampleOptions, apply_layout, derive_seed, sample_images
 from ldm.util import gallery
 from ldm.util.images import to_image
 
@@ -27,7 +27,7 @@ def sample_all(
     model: LatentDiffusion,
     scenes: Scenes,
     folder: Path,
-    settings: Settings,
+    settings: SampleOptions,
     style: Image.Image | None = None,
     seed: int = 0,
     repeats: int = 1,
@@ -48,12 +48,12 @@ def sample_all(
             batch, missing = share[start : start + batch_size], []
             for index, repeat in batch:
                 graph = scenes[index][1]
-                own = {"graph_index": index, "repeat": repeat, "seed": seed_of(seed, index, repeat)}
+                own = {"graph_index": index, "repeat": repeat, "seed": derive_seed(seed, index, repeat)}
                 record = {"file": gallery.image_path(index, repeat), **own, **vars(settings), **(made_by or {})}
                 record["graph"] = graph.to_json()
                 if gallery.has(folder, record):
                     continue
-                arranged, complaint = laid_out(graph, record["seed"], settings)
+                arranged, complaint = apply_layout(graph, record["seed"], settings)
                 if arranged is not graph:
                     record["boxes"] = arranged.boxes
                 if complaint:

@@ -18,9 +18,9 @@ import numpy as np
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
-from ldm.synthetic.shapes_vision import Look, Seen
+from ldm.synthetic.shapes_vision import SceneReading, StyleReading
 from ldm.synthetic.worlds import SCENES
-from ldm.util.errors import UserError, nearest
+from ldm.util.errors import UserError, did_you_mean
 from ldm.util.images import Picture
 
 EYES = {"shapes": "ldm.synthetic.shapes_vision", "hard": "ldm.synthetic.solids_vision"}
@@ -46,19 +46,19 @@ class StyleDistance(NamedTuple):
     texture: float  # between the strengths of their textures, in shares of brightness
 
 
-def see(scenes: str, picture: Picture) -> Seen:
+def read_scene(scenes: str, picture: Picture) -> SceneReading:
     """What a picture of these scenes shows, from its pixels."""
     return importlib.import_module(EYES[scenes]).see(picture)
 
 
-def check(target: SceneGraph, image: Picture | Seen, scenes: str = "shapes") -> Verdict:
+def check(target: SceneGraph, image: Picture | SceneReading, scenes: str = "shapes") -> Verdict:
     """What a picture shows, or what was seen in it, against the graph that it should show.
 
     Only what the graph says counts: words, boxes and triples that it lacks are free, objects are not. Raises UserError
     for unknown scenes.
     """
     world = _world(scenes)
-    seen = image if isinstance(image, Seen) else see(scenes, image)
+    seen = image if isinstance(image, SceneReading) else read_scene(scenes, image)
     shown = seen.graph
     partner = _assign(target, shown, world) if shown else [None] * len(target.objects)
     complaints, objects, triples = [], [], []
@@ -81,7 +81,7 @@ def check(target: SceneGraph, image: Picture | Seen, scenes: str = "shapes") -> 
 
 def _world(scenes: str) -> ModuleType:
     if scenes not in EYES or scenes not in SCENES:
-        raise UserError(f"there are no scenes {scenes!r}, only {', '.join(EYES)}{nearest(scenes, EYES)}")
+        raise UserError(f"there are no scenes {scenes!r}, only {', '.join(EYES)}{did_you_mean(scenes, EYES)}")
     return SCENES[scenes]
 
 
@@ -209,7 +209,7 @@ def _best_pairs(gains: list[list[float]]) -> list[tuple[int | None, float]]:
 # Style ---------------------------------------------------------------------------------------------------------------
 
 
-def style_distance(a: Look, b: Look) -> StyleDistance:
+def style_distance(a: StyleReading, b: StyleReading) -> StyleDistance:
     return StyleDistance(
         float(np.linalg.norm(np.subtract(a.mean, b.mean))),
         float(np.linalg.norm(np.subtract(a.ramp, b.ramp))),
@@ -217,12 +217,12 @@ def style_distance(a: Look, b: Look) -> StyleDistance:
     )
 
 
-def same_style(a: Look, b: Look) -> bool:
+def same_style(a: StyleReading, b: StyleReading) -> bool:
     """Of one texture, and near each other in colour."""
     return a.texture == b.texture and style_distance(a, b).colour <= ALIKE
 
 
-def follows(look: Look, source: Look, reference: Look) -> tuple[float, float]:
+def style_follows(look: StyleReading, source: StyleReading, reference: StyleReading) -> tuple[float, float]:
     """How far a background has gone from the source's to the reference's, 0..1: in mean colour, and in texture.
 
     It is the share of the way between the two that the nearest point of the line through them marks; nan where the two

@@ -36,7 +36,7 @@ LACKING = 0.25  # share of what should be seen of an object that may be somethin
 BLEND = 16.0  # levels by which a pixel may depart from the blend of two others
 
 
-class Look(NamedTuple):
+class StyleReading(NamedTuple):
     """A background's style, measured where no object covers it."""
 
     mean: tuple[float, float, float]  # of the whole background, as a plane fitted to what is seen of it; 0..255
@@ -45,10 +45,10 @@ class Look(NamedTuple):
     relief: tuple[float, ...] = ()  # how much darker the dark places of each texture but the first, 'smooth', are
 
 
-class Seen(NamedTuple):
+class SceneReading(NamedTuple):
     graph: SceneGraph | None  # from back to front, complete; None where nothing is seen
     stray: int  # pixels of objects' colours that belong to no object of the graph, in a picture of 64 pixels
-    look: Look
+    look: StyleReading
 
 
 class Found(NamedTuple):
@@ -74,7 +74,7 @@ class Found(NamedTuple):
         return mask
 
 
-def see(image: Image.Image | np.ndarray) -> Seen:
+def see(image: Image.Image | np.ndarray) -> SceneReading:
     """What a picture of any size shows; an array is (H,W,3) uint8."""
     pixels = to_cells(image, CELLS)
     label, weights = _classify(pixels)
@@ -96,7 +96,7 @@ def see(image: Image.Image | np.ndarray) -> Seen:
     covered = np.zeros((CELLS, CELLS), bool)
     for thing in found:
         covered |= thing.mask()
-    return Seen(graph, stray, _look(pixels, ~_grow(_grow(covered)) & (label < 0)))
+    return SceneReading(graph, stray, _look(pixels, ~_grow(_grow(covered)) & (label < 0)))
 
 
 def to_cells(image: Image.Image | np.ndarray, cells: int) -> np.ndarray:  # -> (cells,cells,3) float, 0..255
@@ -284,7 +284,7 @@ def _bands(rows: np.ndarray) -> np.ndarray:
     return 1 - (1 - SHADE) * np.clip(0.5 - 0.9 * np.sin(math.pi * (rows + 0.5) / BAND), 0, 1)
 
 
-def _look(pixels: np.ndarray, where: np.ndarray) -> Look:
+def _look(pixels: np.ndarray, where: np.ndarray) -> StyleReading:
     """Ramp and textures together, by least squares."""
     x, y, patterns = _grid()
     design = np.stack([np.ones_like(x), x, y, *patterns], -1)
@@ -293,7 +293,7 @@ def _look(pixels: np.ndarray, where: np.ndarray) -> Look:
     strongest = int(relief.argmax())
     texture = TEXTURES[1 + strongest] if relief[strongest] > RELIEF / 4 else TEXTURES[0]
     mean, *ramp = (tuple(map(float, row)) for row in fit[:3])
-    return Look(mean, tuple(ramp), texture, tuple(map(float, relief)))
+    return StyleReading(mean, tuple(ramp), texture, tuple(map(float, relief)))
 
 
 @cache

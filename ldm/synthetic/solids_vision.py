@@ -21,7 +21,7 @@ from PIL import Image
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
 from ldm.synthetic import shapes, solids
-from ldm.synthetic.shapes_vision import Look, Seen, to_cells
+from ldm.synthetic.shapes_vision import SceneReading, StyleReading, to_cells
 from ldm.synthetic.solids import CELLS, COLOURS, FINE, GLOW, HAZE, HORIZON, MATERIALS, REACH, SHAPES, SIDES
 
 WORDS = tuple(COLOURS)
@@ -75,7 +75,7 @@ class Found(NamedTuple):
         return mask
 
 
-def see(image: Image.Image | np.ndarray) -> Seen:
+def see(image: Image.Image | np.ndarray) -> SceneReading:
     """What a picture of any size shows; an array is (H,W,3) uint8."""
     pixels = to_cells(image, CELLS)
     label, weight = _classify(pixels)
@@ -91,7 +91,7 @@ def see(image: Image.Image | np.ndarray) -> Seen:
     if found:
         attributes = [(thing.size, WORDS[thing.colour], thing.material) for thing in found]
         graph = solids.of_boxes([thing.shape for thing in found], [thing.box for thing in found], attributes)
-    return Seen(graph, stray, _look(pixels, _bare(found, label)))
+    return SceneReading(graph, stray, _look(pixels, _bare(found, label)))
 
 
 def _classify(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (128,128,3) -> (128,128) twice
@@ -298,7 +298,7 @@ def _slope(pixels: np.ndarray, bare: np.ndarray) -> float:
     return float((x * brightness).sum() / max((x * x).sum(), 1e-6))
 
 
-def _look(pixels: np.ndarray, bare: np.ndarray) -> Look:
+def _look(pixels: np.ndarray, bare: np.ndarray) -> StyleReading:
     """The background that is most like what is seen of it; its `texture` is the side that it is lit from, and its
     `relief` how strongly."""
     slope = _slope(pixels, bare)
@@ -316,7 +316,7 @@ def _look(pixels: np.ndarray, bare: np.ndarray) -> Look:
     mean, right, below = (tuple(map(float, field.mean((0, 1)))) for field in fields)
     lamp = slope / GLOW
     side = LIT[0] if lamp < -0.25 else LIT[2] if lamp > 0.25 else LIT[1]
-    return Look(mean, (right, below), side, (slope,))
+    return StyleReading(mean, (right, below), side, (slope,))
 
 
 def _across() -> np.ndarray:  # (128,)

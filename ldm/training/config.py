@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from ldm.util.config import coming_together, plain, read_config, refuse_foreign_targets, targets
-from ldm.util.errors import ConfigError, UserError, nearest
+from ldm.util.errors import ConfigError, UserError, did_you_mean
 
 SEED = 23  # LDM's
 SECTIONS = {
@@ -72,7 +72,7 @@ def configure(arguments: Namespace, overrides: list[str], resumed: Path | None =
         for key in OmegaConf.select(config, section) if section else config:
             if key not in known:
                 place = f"{section}.{key}" if section else key
-                raise ConfigError(f"{place}: there is no such key in a config{nearest(key, known)}")
+                raise ConfigError(f"{place}: there is no such key in a config{did_you_mean(key, known)}")
     for key in ("model", "data", "model.base_learning_rate"):
         if OmegaConf.select(config, key) is None:
             raise ConfigError(f"the config has no '{key}'")

@@ -13,7 +13,7 @@ from ldm.data.cache import image_names
 from ldm.data.cache_writing import estimate, fill
 from ldm.data.datamodule import build
 from ldm.graph.batch import Latents
-from ldm.models.encoders import checksums, encode_with
+from ldm.models.encoders import checksums, make_encode_function
 from ldm.util.config import coming_together, plain, read_config
 from ldm.util.errors import UserError
 
@@ -65,7 +65,7 @@ def fill_all(
 ) -> Iterator[str]:
     """A sentence per split that this process has done its share of, where it is the first one or the last. options: of
     `fill`."""
-    encode, names = encode_with(*encoders), checksums(*encoders)
+    encode, names = make_encode_function(*encoders), checksums(*encoders)
     for split, dataset in datasets.items():
         filled = fill(dataset, folder / split, encode, names, rank=rank, world=world, **options)
         done = f"{filled.images} images in {folder / split}, {filled.size / 1e6:,.1f} MB"

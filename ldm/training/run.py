@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
-from ldm.models.runtime import keep_freed_memory, prepare
+from ldm.models.runtime import keep_freed_memory, prepare_for_training
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.training.callbacks import parts
 from ldm.training.config import LOST, PRECISIONS, configure, devices, find_run, process_count, save_config
@@ -167,7 +167,7 @@ def make_fast(model: pl.LightningModule, trainer: pl.Trainer, config: DictConfig
     if device == "cpu":
         keep_freed_memory()
     if isinstance(unet, UNetModel):
-        prepare(unet, device, trainer.precision, config.lightning.compile, lean=trainer.world_size > 1)
+        prepare_for_training(unet, device, trainer.precision, config.lightning.compile, lean=trainer.world_size > 1)
     elif config.lightning.compile:
         raise ConfigError(f"lightning.compile: {type(model).__name__} has no U-Net; leave it out")
 

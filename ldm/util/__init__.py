@@ -2,10 +2,10 @@
 
 from ldm.util.cli import at_least, finite, positive
 from ldm.util.config import instantiate_from_config, plain, read_config, resolve
-from ldm.util.errors import ConfigError, UserError, nearest
+from ldm.util.errors import ConfigError, UserError, did_you_mean
 from ldm.util.files import writable_folder
 
 __all__ = [
-    "ConfigError", "UserError", "at_least", "finite", "instantiate_from_config", "nearest", "plain", "positive",
+    "ConfigError", "UserError", "at_least", "finite", "instantiate_from_config", "did_you_mean", "plain", "positive",
     "read_config", "resolve", "writable_folder",
 ]

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.util.errors import ConfigError, nearest
+from ldm.util.errors import ConfigError, did_you_mean
 
 # Names that YAML files use -> where the classes are now: LDM's own, and this project's before its packages.
 RETIRED = {
@@ -62,7 +62,7 @@ def resolve(target: str) -> Any:
             raise ConfigError(f"target {target!r}: there is no module {error.name!r}") from error
         raise ConfigError(f"target {target!r} needs the package {error.name!r}, which is not installed") from error
     if not callable(found):
-        near = nearest(name, vars(importlib.import_module(module)))
+        near = did_you_mean(name, vars(importlib.import_module(module)))
         raise ConfigError(f"target {target!r}: the module {module!r} has no class {name!r}{near}")
     return found
 
@@ -77,7 +77,7 @@ def refuse_unknown_params(build: Any, params: Mapping, target: str) -> None:
     if not any(p.kind is p.VAR_KEYWORD for p in known):
         for name in params:
             if name not in signature.parameters:
-                raise ConfigError(f"{target} takes no parameter {name!r}{nearest(name, signature.parameters)}")
+                raise ConfigError(f"{target} takes no parameter {name!r}{did_you_mean(name, signature.parameters)}")
     try:
         signature.bind(**params)
     except TypeError as error:

@@ -19,7 +19,7 @@ class ConfigError(UserError):
     """A config that cannot be built as it stands."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' or nothing."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=2)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ldm.checkpoints.loading import CheckpointError, load_part
-from ldm.checkpoints.saving import SavesWhatIsTrained
+from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.graph.batch import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser, sample
-from ldm.models.diffusion.guidance import guided
+from ldm.models.diffusion.guidance import guided_denoiser
 from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.models.encoders import build_frozen, checksums
-from ldm.models.runtime import lent, send_encoders_home
+from ldm.models.runtime import offload_encoders, on_device
 from ldm.modules import conditioning
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.ema import EMA
@@ -38,7 +38,7 @@ SETTLED = {
 }
 
 
-class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
+class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
     """Noise prediction in a first stage's latent space, conditioned on a scene graph and a reference image.
 
     unet_config, first_stage_config, cond_stage_config, global_stage_config: `{target, params}` of the parts; the last
@@ -175,7 +175,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,4,H/8,W/8)
-        with lent(self.first_stage_model, self.device) as first_stage:
+        with on_device(self.first_stage_model, self.device) as first_stage:
             return self.scale_factor * first_stage.encode(image).float()  # noise is mixed in float32
 
     def latents(self, batch: Batch) -> Tensor:  # (B,4,h,w)
@@ -184,7 +184,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:  # (B,4,h,w) -> (B,3,8h,8w) in about [-1,1]
-        with lent(self.first_stage_model, self.device) as first_stage:
+        with on_device(self.first_stage_model, self.device) as first_stage:
             return first_stage.decode(z / self.scale_factor)
 
     # Conditioning ----------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         if reference is None:
             self._refuse_unlearned("style", self.style_drop)
             return cond._replace(style=self.null_style.expand(len(cond.tokens), -1))
-        with lent(self.global_stage_model, self.device) as image_encoder:
+        with on_device(self.global_stage_model, self.device) as image_encoder:
             return cond._replace(style=image_encoder(reference))
 
     def conditions(self, batch: Batch) -> Conditioning:
@@ -231,7 +231,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         interval: tuple[float, float] = (0.0, 1.0),
         rescale: float = 0.0,
     ) -> Denoiser:
-        """eps(x, t) under `cond`, guided towards its graph and, apart from that, towards its style (`guidance.guided`, which
+        """eps(x, t) under `cond`, guided towards its graph and, apart from that, towards its style (`guidance.guided_denoiser`, which
         says what the options are). A style that comes from the graph is guided with it.
 
         Raises UserError for guidance away from what was never dropped in training, and for shares outside 0 .. 1.
@@ -243,7 +243,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
         if (graph_scale, style_scale) != (1, 1):
             self._refuse_unlearned("style", self.style_drop)
         steps = len(self.schedule)
-        return guided(self.unet, steps, cond, self.null(), graph_scale, style_scale, interval, rescale)
+        return guided_denoiser(self.unet, steps, cond, self.null(), graph_scale, style_scale, interval, rescale)
 
     def with_unet(self, unet: nn.Module) -> LatentDiffusion:
         """The same model, with its other parts shared, around another U-Net; this one stays as it is."""
@@ -307,7 +307,7 @@ class LatentDiffusion(SavesWhatIsTrained, pl.LightningModule):
 
     def on_fit_start(self):
         if getattr(self.trainer.datamodule, "cache", None):  # then they have nothing to do but for pictures
-            send_encoders_home(self)
+            offload_encoders(self)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int):
         if self.scale_by_std and self.global_step == batch_idx == 0:

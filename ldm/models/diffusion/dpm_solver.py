@@ -4,7 +4,7 @@ In lambda = log(sqrt(a) / sqrt(1 - a)), half the log-SNR, the equation's linear 
 an integral of the predicted x_0 (Prop. 4.1). Where that is taken for constant over a step, this is DDIM; here it goes on
 as it came from the level before. The same steps lead down, from noise to a picture, and up.
 
-The order shows where steps are even in lambda (`even`). DDIM's own timesteps are even in t, which makes the last steps of
+The order shows where steps are even in lambda (`uniform_log_snr_schedule`). DDIM's own timesteps are even in t, which makes the last steps of
 sampling many times as long in lambda as the others, and there the second order gains little over the first.
 """
 
@@ -35,7 +35,7 @@ def step(x: Tensor, x0: Tensor, a_from: Tensor, a_to: Tensor, before: tuple[Tens
     return ((1 - a_to) / (1 - a_from)).sqrt() * x - a_to.sqrt() * torch.expm1(-h) * x0  # Alg. 2
 
 
-def predicted(x: Tensor, eps: Tensor, a: Tensor) -> Tensor:
+def predict_x0(x: Tensor, eps: Tensor, a: Tensor) -> Tensor:
     """The x_0 that the noise in x at alpha-bar `a` leaves."""
     return (x - (1 - a).sqrt() * eps) / a.sqrt()
 
@@ -48,7 +48,7 @@ def sample(denoiser: Denoiser, schedule: DDIMSchedule, x: Tensor, progress: Call
     """
     a, before = levels(schedule), None
     for i in progress(range(len(schedule))):
-        x0 = predicted(x, denoiser(x, timestep(schedule, i, x)), a[i + 1])
+        x0 = predict_x0(x, denoiser(x, timestep(schedule, i, x)), a[i + 1])
         x = step(x, x0, a[i + 1], a[i], before if i > 0 else None)
         before = (x0, a[i + 1])
     return x
@@ -66,13 +66,13 @@ def invert(
     for i in progress(range(len(schedule))):
         x = path[-1]
         t = timestep(schedule, i - 1, x) if i > 0 else torch.zeros(len(x), dtype=torch.long, device=x.device)
-        clean = predicted(x, denoiser(x, t), a[i])
+        clean = predict_x0(x, denoiser(x, t), a[i])
         path.append(step(x, clean, a[i], a[i + 1], before))
         before = (clean, a[i])
     return torch.stack(path)
 
 
-def even(schedule: NoiseSchedule, steps: int) -> DDIMSchedule:
+def uniform_log_snr_schedule(schedule: NoiseSchedule, steps: int) -> DDIMSchedule:
     """Exactly `steps` timesteps, from 1 at the least to T - 1, whose levels are evenly spaced in lambda down to timestep 0's,
     as far as whole timesteps are: many steps lie denser than those at the end of sampling, which are then taken one by one.
 

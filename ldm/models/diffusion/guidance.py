@@ -19,7 +19,7 @@ from ldm.modules.diffusionmodules.openaimodel import Prepared
 from ldm.util.errors import UserError
 
 
-def guided(
+def guided_denoiser(
     unet: nn.Module,
     timesteps: int,
     cond: Conditioning,
@@ -36,7 +36,7 @@ def guided(
     of 1, two where the scales are equal.
 
     interval: the shares of all `timesteps`, first and last, at which to guide (Kynkäänniemi et al. 2404.07724); elsewhere
-    cond alone is computed. rescale: how much of the spread that guidance adds is taken back, 0 to 1 (see `rescaled`).
+    cond alone is computed. rescale: how much of the spread that guidance adds is taken back, 0 to 1 (see `rescale_guidance`).
     eps(x, t, null_tokens (B,N,D)) guides away from other tokens than the null's, and is differentiable with respect to
     those. eps(x, t, control=Control) lets rows of the batch see one another.
 
@@ -70,7 +70,7 @@ def guided(
             away = Branches(unet, (Conditioning.of(null_tokens, style),), (False,))
             out = (*away(x, t, control, keep=False), *out)
         eps = sum(weight * e for weight, e in zip(weights, out))
-        return rescaled(eps, out[-1], rescale) if rescale and len(out) > 1 else eps
+        return rescale_guidance(eps, out[-1], rescale) if rescale and len(out) > 1 else eps
 
     def eps(x: Tensor, t: Tensor, null_tokens: Tensor | None = None, control: Control | None = None) -> Tensor:
         differentiable = null_tokens is not None and null_tokens.requires_grad and torch.is_grad_enabled()
@@ -115,7 +115,7 @@ class Branches:
         return self.prepared[size]
 
 
-def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> (B,C,H,W)
+def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> (B,C,H,W)
     """Guided outputs, `share` of the way towards the spread that each image's has without guidance, which large scales
     exceed (Lin et al. 2305.08891 eq. 15 and 16)."""
     spread, own = (out.std((1, 2, 3), keepdim=True) for out in (guided, conditional))

@@ -1,6 +1,6 @@
 """Invert a picture, and walk back from it under another condition: each method is what it remembers on the way up.
 
-A method takes (source, schedule, x0, progress) and returns an `Inverted`; `resample` walks back along it under the
+A method takes (source, schedule, x0, progress) and returns an `Inversion`; `resample` walks back along it under the
 target's denoiser. Under the source's own it returns x0, as exactly as the method's line says:
 
     method       U-Net calls up, of S steps     returns x0          remembers besides the path
@@ -31,7 +31,7 @@ from torch import Tensor
 from ldm.models.diffusion import dpm_solver, paths
 from ldm.models.diffusion.ddim import Denoiser, normal, step, timestep
 from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
-from ldm.util.errors import UserError, nearest
+from ldm.util.errors import UserError, did_you_mean
 
 
 class Source(NamedTuple):
@@ -51,7 +51,7 @@ class Source(NamedTuple):
     generator: torch.Generator | Sequence[torch.Generator] | None = None
 
 
-class Inverted(NamedTuple):
+class Inversion(NamedTuple):
     """A picture's trajectory, and what walking back along it needs.
 
     path          (S+1,B,C,H,W): path[0] is x0, and path[i + 1] lies where the schedule's i-th timestep is
@@ -74,7 +74,7 @@ class Inverted(NamedTuple):
 
 
 def resample(
-    inverted: Inverted,
+    inverted: Inversion,
     schedule: DDIMSchedule,
     target: Callable[..., Tensor],
     region: Tensor | None = None,
@@ -102,7 +102,7 @@ def resample(
         if inverted.source is None:  # what the source does is nobody's concern
             rows, eps = x, eps[-len(x) :]
         if inverted.second_order:
-            clean = dpm_solver.predicted(rows, eps, a[i + 1])
+            clean = dpm_solver.predict_x0(rows, eps, a[i + 1])
             below = dpm_solver.step(rows, clean, a[i + 1], a[i], before if i > 0 else None)
             before = clean, a[i + 1]
         elif inverted.leaps and last is not None:
@@ -122,19 +122,19 @@ def resample(
 
 def ddim(
     source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
-) -> Inverted:
+) -> Inversion:
     """Plain inversion (`paths.ddim`): returns nearly to x0, the nearer the more steps, and under guidance not at all."""
     if second_order:
-        return Inverted(dpm_solver.invert(source.eps, schedule, x0, progress=progress), second_order=True)
-    return Inverted(paths.ddim(source.eps, schedule, x0, progress))
+        return Inversion(dpm_solver.invert(source.eps, schedule, x0, progress=progress), second_order=True)
+    return Inversion(paths.ddim(source.eps, schedule, x0, progress))
 
 
-def fixed_point(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inverted:
+def fixed_point(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
     """Inversion with each step solved (`paths.fixed_point`)."""
-    return Inverted(paths.fixed_point(source.eps, schedule, x0, progress))
+    return Inversion(paths.fixed_point(source.eps, schedule, x0, progress))
 
 
-def bdia(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inverted:
+def bdia(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
     """An exactly invertible sampler (Zhang et al. 2307.10829): like EDICT, but with one call a step and one trajectory.
 
     Only the first step down has no level before it to go on from, so what that misses is remembered.
@@ -143,12 +143,12 @@ def bdia(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable 
     corrections = torch.zeros_like(path[1:])
     x, a = path[-1], paths.levels(schedule)
     corrections[-1] = path[-2] - step(x, source.eps(x, timestep(schedule, len(schedule) - 1, x)), a[-1], a[-2])
-    return Inverted(path, corrections=corrections, leaps=True)
+    return Inversion(path, corrections=corrections, leaps=True)
 
 
 def direct(
     source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
-) -> Inverted:
+) -> Inversion:
     """Keep the trajectory of plain inversion, and make up for what each step down misses it by (Ju et al. 2310.01506, Alg. 1).
 
     There only the source's branch is corrected, which here is the path. The target has its own eps, and is corrected by
@@ -157,23 +157,23 @@ def direct(
     return ddim(source, schedule, x0, progress, second_order)._replace(source=source.guided or source.eps)
 
 
-def ddpm(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inverted:
+def ddpm(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
     """The edit-friendly noise of DDPM's own steps (Huberman-Spiegelglas et al. 2304.06140, Alg. 1).
 
     Each level has independent noise (eq. 6), and sigma z_i is what a step between them lacks (eq. 5). The target's steps
     add the same. The more of the last levels are left out (`DDIMSchedule.below`), the more of the picture stays.
     """
     independent = torch.stack([normal(x0.shape, source.generator) for _ in range(len(schedule))])
-    return Inverted(paths.noised(x0, schedule, independent), source.guided or source.eps, eta=1.0)
+    return Inversion(paths.noised(x0, schedule, independent), source.guided or source.eps, eta=1.0)
 
 
 def noise(
     source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
-) -> Inverted:
+) -> Inversion:
     """No inversion, but noise on the picture: inpainting with a region (Avrahami et al. 2206.02779), SDEdit with a
     schedule that ends `below` the most noise (Meng et al. 2108.01073)."""
     path = paths.noised(x0, schedule, normal(x0.shape, source.generator)[None])
-    return Inverted(path, second_order=second_order)
+    return Inversion(path, second_order=second_order)
 
 
 def null(
@@ -184,7 +184,7 @@ def null(
     iterations: int = 10,
     rate: float = 0.1,
     tolerance: float = 1e-6,
-) -> Inverted:
+) -> Inversion:
     """The path of plain inversion, and null tokens for each step with which guided sampling follows it (Mokady et al.
     2211.09794, Alg. 1): each step's are found from the step's before, by up to `iterations` of Adam, until every
     image's mean squared distance from its path is within `tolerance`. `rate` is ten times the paper's, as there is one
@@ -202,7 +202,7 @@ def null(
         guides = guides or depends
     if not guides:
         raise UserError("null inversion fits the null graph that guidance goes away from: it needs a graph scale other than 1")
-    return Inverted(path, null=torch.stack(found[::-1]))
+    return Inversion(path, null=torch.stack(found[::-1]))
 
 
 METHODS = {
@@ -218,13 +218,13 @@ SECOND_ORDER = ("ddim", "direct", "noise")
 SAMPLERS = ("ddim", "dpm++")
 
 
-def by(method: str, sampler: str = "ddim") -> Callable[..., Inverted]:
+def get_method(method: str, sampler: str = "ddim") -> Callable[..., Inversion]:
     """The method of that name, with the steps of that sampler. Raises UserError for what does not exist, and for a method
     that is made of DDIM's own steps with any others."""
     if method not in METHODS:
-        raise UserError(f"there is no method {method!r}, only {', '.join(METHODS)}{nearest(method, METHODS)}")
+        raise UserError(f"there is no method {method!r}, only {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
     if sampler not in SAMPLERS:
-        raise UserError(f"there is no sampler {sampler!r}, only {' and '.join(SAMPLERS)}{nearest(sampler, SAMPLERS)}")
+        raise UserError(f"there is no sampler {sampler!r}, only {' and '.join(SAMPLERS)}{did_you_mean(sampler, SAMPLERS)}")
     if sampler == "ddim":
         return METHODS[method]
     if method not in SECOND_ORDER:
@@ -235,9 +235,9 @@ def by(method: str, sampler: str = "ddim") -> Callable[..., Inverted]:
     return partial(METHODS[method], second_order=True)
 
 
-def visited(schedule: NoiseSchedule, sampler: str, steps: int) -> DDIMSchedule:
+def make_schedule(schedule: NoiseSchedule, sampler: str, steps: int) -> DDIMSchedule:
     """The timesteps that suit the sampler. Raises UserError for a number of steps that there is no room for."""
-    return schedule.ddim(steps) if sampler == "ddim" else dpm_solver.even(schedule, steps)
+    return schedule.ddim(steps) if sampler == "ddim" else dpm_solver.uniform_log_snr_schedule(schedule, steps)
 
 
 def _nearest(

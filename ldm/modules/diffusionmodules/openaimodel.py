@@ -18,7 +18,7 @@ from ldm.modules.attention import Context, SpatialTransformer
 from ldm.modules.attention_control import Control
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.global_film import FiLMGenerator, modulate
-from ldm.modules.kernels.frozen import forget_inputs
+from ldm.modules.kernels.frozen import skip_saving_inputs
 from ldm.modules.lora import LoRALinear
 
 # Published options with one value in every scene-graph and SD-1.x configuration: that value is all there is.
@@ -284,7 +284,7 @@ class UNetModel(nn.Module):
         """Leave only what is new to the published U-Net trainable: FiLM, LoRA, box bias, context projections."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(any(part in NEW for part in name.split(".")))
-        forget_inputs(self)
+        skip_saving_inputs(self)
 
 
 def coordinates_of(x: Tensor, frequencies: int) -> Tensor:  # (B,C,h,w) -> (B,4F,h,w)

@@ -38,14 +38,14 @@ class _Convolution(torch.autograd.Function):
         return conv2d_input(ctx.shape, weight, gradient, *ctx.geometry), None, None, None, None, None
 
 
-def forget_inputs(module: nn.Module) -> None:
+def skip_saving_inputs(module: nn.Module) -> None:
     """Make its convolutions FrozenConv2d, under the same keys."""
     for layer in module.modules():
         if type(layer) is nn.Conv2d:
             layer.__class__ = FrozenConv2d
 
 
-def hold_frozen_in(dtype: torch.dtype, module: nn.Module) -> None:
+def cast_frozen_weights(dtype: torch.dtype, module: nn.Module) -> None:
     """Hold the frozen weights of its linear layers and convolutions in a half precision: bit for bit what autocast makes of
     them in each step, at half the memory, and without the copies that autocast keeps for the way back. Norms, which
     autocast computes in full precision, and whatever is trained stay as they are."""

@@ -1,0 +1,168 @@
+"""The shipped weights: known by their sums, refused when they are not, and used where nothing else is named."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_model
+
+from ldm.checkpoints import shipped
+from ldm.checkpoints.loading import CheckpointError
+from ldm.graph.diff import ChangeAttribute, Replace, diff
+from ldm.graph.scene_graph import SceneGraph, read_graphs, write_graphs
+from ldm.models.export import export_adapters
+from ldm.models.loading import find_checkpoint, load_model
+from ldm.synthetic.checker import check
+
+HOW = {"command": "python trainer.py", "seed": 1, "minutes": 2.0, "cores": 2, "device": "cpu", "measured": {"psnr": 30}}
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of its own with adapters of a tiny model, seen from another folder."""
+    folder = tmp_path / "checkout" / shipped.FOLDER
+    folder.mkdir(parents=True)
+    saved = {}
+    tiny_model().on_save_checkpoint(saved)
+    torch.save(saved, tmp_path / "run.ckpt")
+    export_adapters(tmp_path / "run.ckpt", folder / shipped.ADAPTERS)
+    (folder / "vq.safetensors").write_bytes(b"weights")
+    for name in (shipped.ADAPTERS, "vq.safetensors"):
+        shipped.record_in_manifest(folder / name, **HOW)
+    monkeypatch.setattr(shipped, "ROOT", tmp_path / "checkout")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path / "checkout"
+
+
+def test_with_nothing_named_the_shipped_adapters_are_used_and_it_says_so(checkout, capsys):
+    path = find_checkpoint()
+    assert path == checkout / "data/demo/adapters.safetensors"
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and str(path) in said[0] and "the weights that ship" in said[0]
+    assert load_model(path).config["model"]["target"].endswith("LatentDiffusion")
+
+
+def test_what_is_named_is_used_instead(checkout, capsys):
+    (checkout / "checkpoints").mkdir()
+    (checkout / "checkpoints" / "last.ckpt").touch()
+    assert find_checkpoint(run=str(checkout)) == checkout / "checkpoints" / "last.ckpt"
+    assert find_checkpoint(run=str(checkout), ckpt="some.ckpt") == Path("some.ckpt")
+    assert find_checkpoint(config="some.yaml") is None
+    assert capsys.readouterr().out == ""
+
+
+def test_a_changed_file_is_refused_by_name(checkout):
+    (checkout / "data/demo/vq.safetensors").write_bytes(b"Weights")
+    with pytest.raises(CheckpointError, match="vq.safetensors: not the file that MANIFEST.json describes .*sha256"):
+        find_checkpoint()
+
+
+@pytest.mark.parametrize("name", ["adapters.safetensors", "vq.safetensors", "MANIFEST.json"])
+def test_a_missing_file_is_refused_by_name(checkout, name):
+    (checkout / "data/demo" / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name}: there is no such file.*--run, --ckpt or --config"):
+        find_checkpoint()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"vq.safetensors": {"sha256": "0"}}', '{"vq.safetensors": 3}'])
+def test_a_broken_manifest_is_refused_by_name(checkout, text):
+    (checkout / "data/demo/MANIFEST.json").write_text(text)
+    with pytest.raises(CheckpointError, match="MANIFEST.json: not a manifest"):
+        find_checkpoint()
+
+
+def test_a_part_that_would_be_read_in_place_of_a_shipped_one_must_be_the_same(checkout):
+    Path("data/demo").mkdir(parents=True)
+    Path("data/demo/vq.safetensors").write_bytes(b"others")
+    with pytest.raises(CheckpointError, match="^data/demo/vq.safetensors: not the file"):
+        find_checkpoint()
+
+
+def test_a_path_is_looked_for_here_then_in_the_checkout(checkout, tmp_path):
+    (checkout / "both").touch()
+    (checkout / "there").touch()
+    Path("both").touch()
+    assert shipped.find_in_checkout("both") == Path("both")
+    assert shipped.find_in_checkout("there") == checkout / "there"
+    assert shipped.find_in_checkout("nowhere") == Path("nowhere")
+    assert shipped.find_in_checkout(checkout / "there") == checkout / "there"
+
+
+def test_frozen_parts_are_found_from_any_folder(checkout, tmp_path):
+    whole = tiny_model(freeze_unet=False)
+    torch.save({f"model.diffusion_model.{name}": value for name, value in whole.unet.state_dict().items()},
+               checkout / "unet.ckpt")  # fmt: skip
+    model = tiny_model(init=None, ckpt_path=str(checkout / "unet.ckpt"))
+    model.config["model"]["params"]["ckpt_path"] = "unet.ckpt"
+    saved = {}
+    model.on_save_checkpoint(saved)
+    torch.save(saved, tmp_path / "run.ckpt")
+    loaded = load_model(tmp_path / "run.ckpt")
+    assert torch.equal(loaded.unet.time_embed[0].weight, whole.unet.time_embed[0].weight)
+    assert loaded.config["model"]["params"]["ckpt_path"] == "unet.ckpt"
+
+
+def test_an_entry_is_what_the_file_is_and_replaces_an_older_one(checkout):
+    folder = checkout / "data/demo"
+    (folder / "vq.safetensors").write_bytes(b"newer")
+    entry = shipped.record_in_manifest(folder / "vq.safetensors", **{**HOW, "seed": 5})
+    assert entry.bytes == 5 and entry.seed == 5
+    assert entry.sha256 == "804f51f71254c4081e37e7c887073560f4a6fa6cdad202e9ac67e032c43ed1e1"  # sha256sum's
+    assert shipped.read_manifest(folder)["vq.safetensors"] == entry
+    assert set(shipped.read_manifest(folder)) == {shipped.ADAPTERS, "vq.safetensors"}
+
+
+def test_the_scripts_take_the_shipped_weights(checkout, capsys):
+    write_graphs("graph.json", [SceneGraph(("circle",))])
+    for name, arguments in (("ddim_invert_edit", []), ("sample", ["--n", "1"])):
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        here = ["--sg", "graph.json", "--steps", "1", "--device", "cpu", "--outdir", name]
+        assert script.main([*here, *arguments]) == 0
+        assert "using the weights that ship" in capsys.readouterr().out
+    assert json.loads(Path("ddim_invert_edit/record.json").read_text())["checkpoint"].endswith("adapters.safetensors")
+    Path("graph.json").write_text(json.dumps({"objects": ["cirle"]}))
+    assert script.main(here) == 2
+    assert "did you mean 'circle'" in capsys.readouterr().err
+
+
+# What is in this checkout --------------------------------------------------------------------------------------------
+
+DEMO = shipped.ROOT / shipped.FOLDER
+WEIGHTS = sorted(DEMO.glob("*.safetensors"))
+
+
+@pytest.mark.skipif(not WEIGHTS, reason="no weights are in data/demo yet")
+def test_the_manifest_describes_every_shipped_file():
+    manifest = shipped.read_manifest(DEMO)
+    assert set(manifest) == {path.name for path in WEIGHTS}
+    for path in WEIGHTS:
+        shipped.verify(path, manifest[path.name])
+        assert path.stat().st_size == manifest[path.name].bytes
+
+
+def test_what_ships_stays_below_12_megabytes():
+    assert sum(path.stat().st_size for path in DEMO.iterdir()) <= 12_000_000
+
+
+def test_the_example_is_a_picture_of_its_graph_and_an_edit_of_it():
+    (source,), (target,) = (read_graphs(DEMO / name) for name in ("example.json", "edited.json"))
+    assert source.image == target.image == "example.png"
+    picture = Image.open(DEMO / source.image)
+    assert check(source, picture).passed and not check(target, picture).passed
+    assert [type(operation) for operation in diff(source, target)] == [ChangeAttribute, Replace]
+
+
+@pytest.mark.skipif(not WEIGHTS, reason="no weights are in data/demo yet")
+def test_the_shipped_model_knows_the_words_of_the_example(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    model = load_model(find_checkpoint())
+    for name in ("example.json", "edited.json"):
+        for graph in read_graphs(DEMO / name):
+            graph.validate(model.vocab, name)

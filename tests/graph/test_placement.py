@@ -1,0 +1,344 @@
+"""Placing by relations: the least move that does it, against counting all moves and against the shapes' own rules."""
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+
+from ldm.evaluation import edit_tasks
+from ldm.graph.diff import diff
+from ldm.graph.placement import place_objects
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.spatial_relations import KIND, Shape, growth, relation_holds, relation_margin_holds, shows_floor
+from ldm.graph.validation import GraphError
+from ldm.synthetic import shapes, solids
+
+A, B = (8 / 64, 24 / 64, 24 / 64, 40 / 64), (40 / 64, 24 / 64, 56 / 64, 40 / 64)  # left and right, 16 cells wide
+
+
+def change(boxes, before, after, objects=None, given=(), attributes=(), **options):
+    objects = objects or ["circle", "square", "triangle", "star"][: len(boxes)]
+    source, target = SceneGraph(objects, boxes, attributes, before), SceneGraph(objects, given, attributes, after)
+    return place_objects(source, target, diff(source, target), **options)
+
+
+def cells(box):
+    return tuple(round(64 * edge) for edge in box)
+
+
+def seen(graph, subject, object):
+    """The shapes' own word for the two, the subject first; of a thing around another, None."""
+    order = shapes.back_to_front(graph)
+    front, back = sorted((subject, object), key=order.index, reverse=True)
+    word = shapes.relation(graph.boxes[front], graph.boxes[back])
+    return word if front == subject else shapes.CONVERSE.get(word)
+
+
+# By hand --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_shape_crosses_to_the_other_side_by_the_least_that_is_clear():
+    graph, said = change([A, (28 / 64, 24 / 64, 44 / 64, 40 / 64)], [(0, "left of", 1)], [(0, "right of", 1)])
+    assert cells(graph.boxes[0]) == (46, 24, 62, 40) and cells(graph.boxes[1]) == (28, 24, 44, 40)
+    assert said == "move 'circle' (object 0) right by 0.59, so that 'circle' is right of 'square'"
+
+
+def test_a_move_goes_by_whole_steps_and_by_cells_where_none_of_these_will_do():
+    def moved(*boxes):
+        graph, _ = change(boxes, [(0, "left of", 1)], [(0, "right of", 1)], step=1 / 16)
+        return cells(graph.boxes[0])
+
+    assert moved(A, (28 / 64, 24 / 64, 44 / 64, 40 / 64)) == (48, 24, 64, 40)  # 46 would be clear
+    assert moved((10 / 64, 24 / 64, 26 / 64, 40 / 64), (28 / 64, 24 / 64, 46 / 64, 40 / 64)) == (48, 24, 64, 40)  # 50 leaves
+
+
+def test_from_beside_to_above_the_least_move_is_along_a_diagonal():
+    graph, _ = change([A, B], [(0, "left of", 1)], [(0, "above", 1)])
+    (x0, y0, *_), (u0, v0, *_) = cells(graph.boxes[0]), cells(B)
+    across, up = abs(x0 - u0), v0 - y0
+    assert up == max(across + 6, 18)
+    tried = [
+        (math.hypot(dx, dy), dx, dy)
+        for dx, dy in itertools.product(range(-8, 41), range(-24, 25))
+        if -dy >= 18 and -dy >= abs(8 + dx - 40) + 6 or -dy >= abs(8 + dx - 40) + 6 and abs(8 + dx - 40) >= 18
+    ]
+    assert math.hypot(x0 - 8, y0 - 24) == pytest.approx(min(tried)[0])
+
+
+def test_a_box_keeps_its_size_and_other_boxes_their_place():
+    boxes = [(0.1, 0.1, 0.3, 0.4), (0.5, 0.5, 0.9, 0.9)]
+    graph, _ = change(boxes, [(0, "above", 1)], [(0, "inside", 1)])
+    x0, y0, x1, y1 = graph.boxes[0]
+    assert (x1 - x0, y1 - y0) == pytest.approx((0.2, 0.3)) and graph.boxes[1] == boxes[1]
+    assert relation_holds(graph.boxes[0], "inside", boxes[1]) and relation_holds(boxes[1], "surrounding", graph.boxes[0])
+
+
+def test_boxes_that_the_edited_graph_only_repeats_may_move_and_those_that_it_gives_may_not():
+    near = [A, (28 / 64, 24 / 64, 44 / 64, 40 / 64)]
+    repeated, said = change(near, [(0, "left of", 1)], [(0, "right of", 1)], given=near)
+    assert cells(repeated.boxes[0]) == (46, 24, 62, 40) and said
+    own = (2 / 64, 2 / 64, 18 / 64, 18 / 64)
+    given, said = change(near, [(0, "left of", 1)], [(0, "right of", 1)], given=[own, near[1]])
+    assert given.boxes[0] == own and not said
+
+
+def test_where_nothing_relates_anew_boxes_are_carried_over_and_nothing_is_said():
+    graph, said = change([A, B], [(0, "left of", 1)], [(0, "left of", 1)], given=[None, B])
+    assert graph.boxes == (A, B) and said == ""
+
+
+def test_what_is_true_already_stays():
+    overlapping = [A, (16 / 64, 26 / 64, 32 / 64, 42 / 64)]
+    graph, said = change(overlapping, [(0, "behind", 1)], [(0, "in front of", 1)])
+    assert graph.boxes == tuple(overlapping) and "stays where it is" in said
+
+
+def test_on_a_floor_what_comes_nearer_goes_down_and_need_not_cover_anything():
+    """The source shows it: the lower foot of two that are apart is in front."""
+    boxes = [(8 / 64, 20 / 64, 24 / 64, 36 / 64), (40 / 64, 30 / 64, 56 / 64, 46 / 64)]
+    graph, said = change(boxes, [(1, "in front of", 0)], [(1, "behind", 0)])
+    assert cells(graph.boxes[1]) == (40, 14, 56, 30) and "is behind" in said
+    boxes[1] = (16 / 64, 30 / 64, 32 / 64, 46 / 64)  # where they overlap, it shows nothing of the sort
+    graph, _ = change(boxes, [(1, "in front of", 0)], [(0, "in front of", 1)])
+    assert Shape.of(np.array(graph.boxes[0]), np.array(graph.boxes[1])).gap < 0
+
+
+def test_on_a_floor_a_thing_is_as_large_as_where_it_goes():
+    """Spheres and cubes are twice as large at a foot of 0.9 as at 0.3."""
+
+    def standing(side, foot, x):
+        side *= (foot + 0.3) / 0.6
+        return x - side / 2, foot - side, x + side / 2, foot
+
+    boxes = [standing(*it) for it in ((0.1, 0.3, 0.1), (0.1, 0.9, 0.8), (0.2, 0.3, 0.5), (0.2, 0.9, 0.4))]
+    names, before = ["sphere", "sphere", "cube", "cube"], [(3, "in front of", 0)]
+    graph, _ = change(boxes, [*before, (0, "left of", 2)], [*before, (0, "in front of", 2)], names)
+    x0, y0, x1, y1 = graph.boxes[0]
+    assert 0.3 + 6 / 64 <= y1 < 0.3 + 7 / 64
+    assert x1 - x0 == pytest.approx(y1 - y0) == pytest.approx(0.1 * (1 + growth(SceneGraph(names, boxes)) * (y1 - 0.3)))
+
+
+def test_growth_is_a_share_of_the_size_in_the_middle():
+    """Exactly so where sizes are linear in their feet; of things alike alone."""
+
+    def standing(side, foot, g=0.5):
+        side *= 1 + g * (foot - 0.6)
+        return 0.5 - side / 2, foot - side, 0.5 + side / 2, foot
+
+    boxes = [standing(0.1, 0.4), standing(0.1, 0.8), standing(0.3, 0.5), standing(0.3, 0.7), (0, 0, 0.9, 0.2)]
+    assert growth(SceneGraph(["man", "man", "car", "car", "sky"], boxes)) == pytest.approx(0.5)
+    assert growth(SceneGraph(["a", "b", "c", "d", "sky"], boxes)) == 0
+    words = [["small"], ["small"], ["large"], ["large"], []]
+    assert growth(SceneGraph(["a", "b", "c", "d", "sky"], boxes, words)) == pytest.approx(0.5)
+
+
+def test_contents_go_along():
+    hat = (10 / 64, 24 / 64, 16 / 64, 30 / 64)
+    boxes = [A, hat, (28 / 64, 24 / 64, 44 / 64, 40 / 64)]
+    for predicate, subject, object in (("inside", 1, 0), ("wearing", 0, 1), ("surrounding", 0, 1)):
+        kept = (subject, predicate, object)
+        graph, said = change(boxes, [kept, (0, "left of", 2)], [kept, (0, "right of", 2)])
+        assert cells(graph.boxes[0]) == (46, 24, 62, 40) and cells(graph.boxes[1]) == (48, 24, 54, 30), predicate
+        assert said.count("move") == 2
+
+
+def test_nothing_is_moved_onto_another_thing_but_over_the_ground():
+    lower = (28 / 64, 24 / 64, 44 / 64, 40 / 64)
+    in_the_way = (50 / 64, 30 / 64, 62 / 64, 36 / 64)
+    graph, _ = change([A, lower, in_the_way], [(0, "left of", 1)], [(0, "right of", 1)])
+    shape = Shape.of(np.array(graph.boxes[0]), np.array(in_the_way))
+    assert shape.gap >= 2 / 64 and seen(graph, 0, 1) == "right of"
+    sky = (0.0, 0.0, 1.0, 0.75)
+    graph, _ = change([A, lower, sky], [(0, "left of", 1)], [(0, "right of", 1)])
+    assert cells(graph.boxes[0]) == (46, 24, 62, 40)
+
+
+def test_of_several_new_relations_the_thing_that_all_are_about_moves():
+    boxes = [A, (28 / 64, 10 / 64, 40 / 64, 22 / 64), (28 / 64, 42 / 64, 40 / 64, 54 / 64)]
+    graph, said = change(
+        boxes,
+        [(1, "right of", 0), (0, "left of", 2), (1, "above", 2)],
+        [(1, "left of", 0), (0, "right of", 2), (1, "above", 2)],
+    )
+    assert graph.boxes[1:] == tuple(boxes[1:]) and graph.boxes[0] != A
+    assert seen(graph, 0, 1) == seen(graph, 0, 2) == "right of" and said.count("move") == 1
+
+
+def test_what_the_edited_graph_gives_no_box_moves_rather_than_what_it_does():
+    for given in ([A, None], [None, B]):
+        graph, _ = change([A, B], [(0, "left of", 1)], [(0, "above", 1)], given=given)
+        assert [box == old for box, old in zip(graph.boxes, (A, B))] == [box is not None for box in given]
+
+
+def test_an_impossible_wish_is_refused_with_what_to_do():
+    wide = (0.0, 0.4, 1.0, 0.6)
+    with pytest.raises(GraphError, match="'circle' is left of 'square'.*give object 0 of the edited graph a box"):
+        change([wide, wide[:1] + (0.7, 1.0, 0.9)], [(0, "above", 1)], [(0, "left of", 1)])
+
+
+def test_what_has_no_room_comes_to_lie_over_others_as_little_as_can_be():
+    mover, anchor, other = (0.05, 0.6, 0.25, 0.8), (0.3, 0.5, 0.6, 0.8), (0.1, 0.1, 0.95, 0.32)
+    triples = [(2, "above", 1)]
+    graph, said = change([mover, anchor, other], [(0, "left of", 1), *triples], [(0, "above", 1), *triples])
+    assert graph.boxes[1:] == (anchor, other) and seen(graph, 0, 1) == "above" and "since nothing has room" in said
+    covered = []
+    for dx, dy in itertools.product(np.arange(-64, 65) / 64, repeat=2):
+        x0, y0, x1, y1 = (edge + shift for edge, shift in zip(mover, (dx, dy, dx, dy)))
+        aside, down = abs((x0 + x1) / 2 - 0.45), 0.65 - (y0 + y1) / 2
+        if min(x0, y0, 1 - x1, 1 - y1) >= 0 and down >= aside + 6 / 64 and (y1 <= 0.5 - 2 / 64 or aside >= 0.25 + 2 / 64):
+            shared = max(0, min(x1, 0.95) - max(x0, 0.1)) * max(0, min(y1, 0.32) - max(y0, 0.1))
+            covered.append(shared / 0.04)
+    x0, y0, x1, y1 = graph.boxes[0]
+    found = max(0, min(x1, 0.95) - max(x0, 0.1)) * max(0, min(y1, 0.32) - max(y0, 0.1)) / 0.04
+    assert found == pytest.approx(min(covered)) and 0 < found < 0.36
+
+
+def test_a_word_that_is_no_place_asks_for_a_box_and_takes_it():
+    with pytest.raises(GraphError, match="'admiring' does not say where 'circle'.*a box"):
+        change([A, B], [(0, "near", 1)], [(0, "admiring", 1)])
+    graph, _ = change([A, B], [(0, "near", 1)], [(0, "admiring", 1)], given=[A, None])
+    assert graph.boxes == (A, B)
+
+
+def test_without_known_boxes_the_choice_is_the_models():
+    graph, said = change([None, None], [(0, "left of", 1)], [(0, "above", 1)])
+    assert graph.boxes == (None, None) and "the model chooses" in said
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("predicate", sorted(KIND))
+def test_every_known_word_can_be_wished_for_and_then_holds(predicate):
+    boxes = [(0.1, 0.1, 0.3, 0.3), (0.4, 0.4, 0.6, 0.6)]
+    if KIND[predicate] == "inside":
+        boxes[1] = (0.4, 0.4, 0.7, 0.7)
+    if KIND[predicate] == "around":
+        boxes[0] = (0.0, 0.0, 0.3, 0.3)
+    graph, _ = change(boxes, [(0, "looking at", 1)], [(0, predicate, 1)])
+    assert relation_margin_holds(KIND[predicate], *map(np.array, graph.boxes), 1)
+    assert relation_holds(graph.boxes[0], predicate, graph.boxes[1]) is not False
+
+
+# Adding ---------------------------------------------------------------------------------------------------------------
+
+
+def add(boxes, name, words, triples=(), attributes=None):
+    objects, attributes = ["circle", "square"][: len(boxes)], attributes or [()] * len(boxes)
+    source = SceneGraph(objects, boxes, attributes)
+    target = SceneGraph([*objects, name], [*boxes, None], [*attributes, words], triples)
+    return place_objects(source, target, diff(source, target))
+
+
+def test_what_is_added_stands_where_its_relations_say():
+    left, right = (0.0, 0.375, 0.1875, 0.5625), (0.8125, 0.375, 1.0, 0.5625)
+    graph, said = add([left, right], "triangle", (), [(2, "right of", 0), (1, "right of", 2)])
+    assert seen(graph, 2, 0) == "right of" and seen(graph, 1, 2) == "right of"
+    assert said == (
+        "put 'triangle' (object 2 of the new graph) of 0.30 x 0.30 at 0.49 0.46, "
+        "so that 'triangle' is right of 'circle' and 'square' is right of 'triangle'"
+    )
+
+
+def test_what_is_added_without_relations_has_the_most_room():
+    corner = (0.0, 0.0, 0.25, 0.25)
+    graph, _ = add([corner], "square", ("small",))
+    x0, y0, x1, y1 = graph.boxes[1]
+    assert x1 - x0 == y1 - y0 == 0.25
+    room = min(max(x0, y0) - 0.25, 1 - x1, 1 - y1)
+    assert room == pytest.approx(0.25, abs=1 / 64)  # 3/4 - 1/4 is shared by both sides
+
+
+def test_the_size_of_what_is_added_is_its_likes():
+    words = [("large", "red"), ("small", "blue")]
+    boxes = [(0.0, 0.0, 26 / 64, 26 / 64), (0.5, 0.5, 0.75, 0.75)]
+    for own, side in ((("small",), 16), (("large",), 26), ((), 16)):
+        graph, _ = add(boxes, "square", own, attributes=words)
+        assert cells(graph.boxes[2])[2] - cells(graph.boxes[2])[0] == side, own
+
+
+def test_no_room_is_said():
+    tiles = [(x / 2, y / 2, (x + 1) / 2, (y + 1) / 2) for x in range(2) for y in range(2)]
+    source = SceneGraph(["square"] * 4, tiles)
+    target = SceneGraph(["square"] * 4 + ["circle"], [*tiles, None])
+    with pytest.raises(GraphError, match="no room for 'circle'"):
+        place_objects(source, target, diff(source, target))
+
+
+def test_with_no_box_known_at_all_what_is_added_gets_none():
+    graph, said = add([None, None], "triangle", (), [(2, "above", 0)])
+    assert graph.boxes == (None,) * 3 and said == ""
+
+
+# The shapes' own rules ------------------------------------------------------------------------------------------------
+
+
+def moved_scene(seed):
+    """A scene told in any order with all boxes; another in which one shape lies elsewhere, told without boxes."""
+    rng = random.Random(seed)
+    before = shapes.random_graph(rng)
+    count = len(before.objects)
+    order = rng.sample(range(count), count)
+
+    def told(graph, boxes):
+        return SceneGraph(
+            [graph.objects[i] for i in order],
+            [graph.boxes[i] for i in order] if boxes else (),
+            [graph.attributes[i] for i in order],
+            [(order.index(s), predicate, order.index(o)) for s, predicate, o in graph.triples],
+        )
+
+    for _ in range(200):
+        index = rng.randrange(count)
+        side = cells(before.boxes[index])[2] - cells(before.boxes[index])[0]
+        x, y = rng.randint(1, 63 - side), rng.randint(1, 63 - side)
+        boxes = list(before.boxes)
+        boxes[index] = (x / 64, y / 64, (x + side) / 64, (y + side) / 64)
+        after = shapes.of_boxes(before.objects, boxes, before.attributes)
+        new, pairs = (
+            set(after.triples) - set(before.triples),
+            [{(s, o) for s, _, o in g.triples} for g in (after, before)],
+        )
+        if shapes.illegible(after) is None and new and pairs[0] == pairs[1]:
+            return told(before, True), told(after, False)
+    return None
+
+
+def test_scenes_are_placed_so_that_their_own_rules_say_every_word_of_the_graph():
+    placed = legible = refused = 0
+    for seed in range(150):
+        scenes = moved_scene(seed)
+        if scenes is None:
+            continue
+        source, target = scenes
+        try:
+            graph, said = place_objects(source, target, diff(source, target))
+        except GraphError:
+            refused += 1
+            continue
+        assert said and all(seen(graph, s, o) == predicate for s, predicate, o in graph.triples), (seed, said)
+        placed += 1
+        order = shapes.back_to_front(graph)
+        fields = (graph.objects, graph.boxes, graph.attributes)
+        legible += shapes.illegible(SceneGraph(*(tuple(field[i] for i in order) for field in fields))) is None
+    assert placed > 100 and refused <= 0.02 * placed and legible > 0.85 * placed
+
+
+def test_on_a_floor_new_words_are_true_by_the_solids_own_rules():
+    """But where their graph says of none that it is before another without covering it, or nothing has room."""
+    floors = 0
+    for number in range(30):
+        task = edit_tasks.task("hard", "relation", number)
+        if not shows_floor(task.source):
+            continue
+        try:
+            graph, _ = place_objects(task.source, task.target, diff(task.source, task.target), 1 / 16)
+        except GraphError:
+            continue
+        for s, predicate, o in set(graph.triples) - set(task.source.triples):
+            subject, object = graph.boxes[s], graph.boxes[o]
+            assert solids.holds(subject, predicate, object, subject[3] > object[3], slack=0), number
+        floors += 1
+    assert floors > 24
