@@ -5,11 +5,10 @@ import json
 import signal
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 import pytest
 import torch
-from safetensors import safe_open
+from parity import read_parity
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -17,15 +16,6 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(2)
 # A shell's job in the background is deaf to Ctrl-C, and so would be every program that a test stops by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class Parity(NamedTuple):
-    """One published computation: constructor arguments, state dict (float32), inputs, outputs."""
-
-    params: dict
-    weights: dict
-    inputs: dict
-    outputs: dict
 
 
 @pytest.fixture
@@ -52,37 +42,29 @@ def realdata() -> Path:
 
 @pytest.fixture
 def parity_dir() -> Path:
-    """The folder of numbers that the published code computed."""
+    """The folder ../shared/parity: outputs and weights of the published code, and key manifests of full-size checkpoints."""
     folder = SHARED / "parity"
     if not folder.is_dir():
-        pytest.skip(f"the published numbers are not beside the checkout ({folder})")
+        pytest.skip(f"the larger set of published outputs is not beside the checkout ({folder})")
     return folder
 
 
+@pytest.fixture(params=["small", "large"])
+def parity(request):
+    """parity(name) -> Parity of a published module: from tests/parity_small, and from ../shared/parity where that exists."""
+    if request.param == "small":
+        return lambda name: read_parity(ROOT / "tests" / "parity_small" / f"{name}.safetensors")
+    folder = request.getfixturevalue("parity_dir")
+    return lambda name: read_parity(folder / f"{name}_small.safetensors")
+
+
 @pytest.fixture
-def parity(parity_dir):
-    """parity(name) -> Parity, from <name>.safetensors."""
-
-    def read(name: str) -> Parity:
-        groups = {"weights": {}, "in": {}, "out": {}}
-        with safe_open(parity_dir / f"{name}.safetensors", "pt") as file:
-            params = json.loads(file.metadata()["params"])
-            for key in file.keys():
-                group, rest = key.split(".", 1)
-                groups[group][rest] = file.get_tensor(key)
-        weights = {key: value.float() for key, value in groups["weights"].items()}
-        return Parity(params, weights, groups["in"], groups["out"])
-
-    return read
+def diffusers_parity(parity_dir):
+    """diffusers_parity(name) -> Parity of a module of diffusers, which only ../shared/parity holds."""
+    return lambda name: read_parity(parity_dir / f"diffusers_{name}_small.safetensors")
 
 
 @pytest.fixture
 def manifest(parity_dir):
     """manifest(name) -> {key: shape} of a full-size published checkpoint."""
     return lambda name: json.loads((parity_dir / f"manifest_{name}.json").read_text())
-
-
-def assert_close_to_published(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5):
-    """max |ours - theirs| <= tolerance * max |theirs|."""
-    error = (ours - theirs).abs().max() / theirs.abs().max()
-    assert error <= tolerance, f"relative error {error:.2e}"

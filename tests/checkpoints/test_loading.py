@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import assert_close_to_published
+from parity import assert_close_to_published
 from torch import nn
 
 from ldm.checkpoints import loading

@@ -3,8 +3,8 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import assert_close_to_published
 from omegaconf import OmegaConf
+from parity import assert_close_to_published
 from safetensors.torch import save_file
 from taming.modules.diffusionmodules.model import AttnBlock
 
@@ -28,13 +28,13 @@ def small_kl(**params) -> AutoencoderKL:
 
 def loaded(build, published):
     model = build(**published.params)
-    model.load_state_dict(published.weights)  # strictly: the published keys, and none besides
+    model.load_state_dict(published.weights_for(model))  # strictly: the published keys, and none besides
     return model.eval()
 
 
 @torch.no_grad()
 def test_the_quantised_first_stage_computes_the_published_numbers(parity):
-    published = parity("ldm_vq_small")
+    published = parity("ldm_vq")
     model = loaded(VQModelInterface, published)
     assert_close_to_published(model.encode(published.inputs["image"]), published.outputs["latent"])
     latent = published.outputs["latent"]
@@ -44,7 +44,7 @@ def test_the_quantised_first_stage_computes_the_published_numbers(parity):
 
 @torch.no_grad()
 def test_the_gaussian_first_stage_computes_the_published_numbers(parity):
-    published = parity("ldm_kl_small")
+    published = parity("ldm_kl")
     model = loaded(AutoencoderKL, published)
     mean, logvar = model.posterior(published.inputs["image"])
     assert_close_to_published(mean, published.outputs["mean"])
@@ -62,18 +62,19 @@ def test_the_log_variance_is_clamped_as_published():
 
 
 def test_the_weights_come_from_the_path_in_the_config(parity, tmp_path, capsys):
-    published = parity("ldm_vq_small")
+    published = parity("ldm_vq")
+    weights = published.weights_for(VQModelInterface(**published.params))
     path = tmp_path / "model.safetensors"
-    save_file({**published.weights, "loss.logvar": torch.zeros(1)}, path)
+    save_file({**weights, "loss.logvar": torch.zeros(1)}, path)
     frozen = {"lossconfig": {"target": "torch.nn.Identity"}, "monitor": "val/rec_loss", "image_key": "image"}
     config = OmegaConf.create({**published.params, **frozen, "ckpt_path": str(path)})
     model = VQModelInterface(**config)
-    assert all(torch.equal(value, published.weights[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     assert model.weights_from == str(path) and str(path) in capsys.readouterr().out
 
 
 def test_a_model_says_where_its_weights_are_from(parity, tmp_path):
-    params = parity("ldm_kl_small").params
+    params = parity("ldm_kl").params
     assert AutoencoderKL(**params).weights_from is None
     assert "random" in AutoencoderKL(**params, init="random").weights_from
     assert "random" in AutoencoderKL(**params, init="random", ckpt_path=tmp_path / "absent.ckpt").weights_from

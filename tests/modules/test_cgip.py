@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from conftest import assert_close_to_published
+from parity import assert_close_to_published
 from torch import nn
 
 from ldm.checkpoints.loading import CheckpointError, load_part
@@ -38,9 +38,9 @@ def random_graphs(count):
 
 
 def test_the_published_weights_give_the_published_numbers(parity):
-    published = parity("sgdiff_cgip_small")
+    published = parity("sgdiff_cgip")
     model = CGIPModel(**published.params)
-    model.load_state_dict(published.weights)
+    model.load_state_dict(published.weights_for(model))
     cond = model(published_batch(published.inputs))
     assert_close_to_published(cond.tokens, published.outputs["local"])
     assert_close_to_published(cond.style, published.outputs["global"])

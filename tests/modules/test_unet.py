@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import assert_close_to_published
+from parity import assert_close_to_published
 
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import FIXED, UNetModel, coordinates_of, timestep_embedding
@@ -22,9 +22,9 @@ SD1 = dict(
 
 
 def test_sgdiffs_unet_gives_the_published_numbers(parity):
-    published = parity("sgdiff_unet_small")
+    published = parity("sgdiff_unet")
     unet = UNetModel(**published.params).eval()
-    unet.load_state_dict(published.weights)
+    unet.load_state_dict(published.weights_for(unet))
     given = published.inputs
     cond = Conditioning.of(given["c_local"], style=given["c_global"][:, 0])
     with torch.no_grad():
@@ -32,9 +32,9 @@ def test_sgdiffs_unet_gives_the_published_numbers(parity):
 
 
 def test_stable_diffusions_unet_gives_the_published_numbers(parity):
-    published = parity("ldm_unet_small")
+    published = parity("ldm_unet")
     unet = UNetModel(**published.params).eval()
-    unet.load_state_dict(published.weights)
+    unet.load_state_dict(published.weights_for(unet))
     given = published.inputs
     with torch.no_grad():
         eps = unet(given["x"], given["t"], Conditioning.of(given["context"]))
