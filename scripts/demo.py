@@ -24,7 +24,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.loading import load_model
 from ldm.sampling.sample import SampleOptions, sample_images
 from ldm.synthetic.checker import check, same_style
-from ldm.synthetic.shapes_vision import see
+from ldm.synthetic.shapes_vision import read_scene
 from ldm.util.errors import UserError
 
 CONFIG = "configs/demo.yaml"
@@ -133,7 +133,7 @@ def first(sentences: list[str]) -> str:
 def complaints(this: Task, image: Image.Image) -> list[str]:
     """What the checker has against an edit: nothing, if the picture shows the whole target graph."""
     faults = list(check(this.target, image).complaints)
-    if this.reference and not same_style(see(image).look, see(this.reference).look):
+    if this.reference and not same_style(read_scene(image).look, read_scene(this.reference).look):
         faults.append("the background is not the style picture's")
     return faults
 

@@ -61,7 +61,7 @@ class _Demo(Dataset):
     def __getitem__(self, index: int) -> tuple:  # (3,H,W) in [-1,1], the graph as told, with `reference` (3,H,W)
         graph, background = self.scene(index)
         rng = random.Random(f"told/{self._key(index)}")
-        sample = self._draw(graph, background), self.scenes.told(graph, rng, self.boxes)
+        sample = self._draw(graph, background), self.scenes.subsample_graph(graph, rng, self.boxes)
         return (*sample, self._draw(self.scenes.random_graph(rng), background)) if self.reference else sample
 
     def _draw(self, graph: SceneGraph, background: tuple) -> Tensor:

@@ -262,7 +262,7 @@ def _complete(world: ModuleType, things: Sequence[Thing]) -> SceneGraph:
     if hasattr(world, "FLOOR"):
         things = sorted(things, key=lambda thing: thing.box[3])
     ids, names, boxes, words = zip(*things)
-    return world.of_boxes(names, boxes, words, ids)
+    return world.graph_from_boxes(names, boxes, words, ids)
 
 
 def _told(world: ModuleType, graph: SceneGraph, ids: Sequence[str], number: int) -> SceneGraph:
@@ -289,7 +289,7 @@ def _told(world: ModuleType, graph: SceneGraph, ids: Sequence[str], number: int)
 def _is_good(world: ModuleType, things: Sequence[Thing]) -> bool:
     """Whether a picture of them shows each clearly, and no two are alike in shape and colour."""
     kinds = {(thing.name, thing.words[1]) for thing in things}
-    return len(kinds) == len(things) and world.illegible(_complete(world, things)) is None
+    return len(kinds) == len(things) and world.find_ambiguity(_complete(world, things)) is None
 
 
 def _side(scenes: str, things: Sequence[Thing], subject: str, object: str) -> str | None:
@@ -305,7 +305,7 @@ def _side(scenes: str, things: Sequence[Thing], subject: str, object: str) -> st
 
 def _holds(world: ModuleType, things: Sequence[Thing], subject: Thing, predicate: str, object: Thing) -> bool:
     ids = _complete(world, things).ids
-    return world.holds(subject.box, predicate, object.box, ids.index(subject.id) > ids.index(object.id))
+    return world.relation_holds(subject.box, predicate, object.box, ids.index(subject.id) > ids.index(object.id))
 
 
 def _place(world: ModuleType, size: str, rng: random.Random, like: Box | None = None) -> Box:

@@ -48,7 +48,7 @@ class StyleDistance(NamedTuple):
 
 def read_scene(scenes: str, picture: Picture) -> SceneReading:
     """What a picture of these scenes shows, from its pixels."""
-    return importlib.import_module(EYES[scenes]).see(picture)
+    return importlib.import_module(EYES[scenes]).read_scene(picture)
 
 
 def check(target: SceneGraph, image: Picture | SceneReading, scenes: str = "shapes") -> Verdict:
@@ -129,7 +129,7 @@ def _holds(
 ) -> bool:
     if subject is None or object_ is None:
         return False
-    return world.holds(shown.boxes[subject], predicate, shown.boxes[object_], subject > object_)
+    return world.relation_holds(shown.boxes[subject], predicate, shown.boxes[object_], subject > object_)
 
 
 def _assign(target: SceneGraph, shown: SceneGraph, world: ModuleType) -> list[int | None]:

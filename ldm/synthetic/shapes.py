@@ -40,12 +40,12 @@ TEXTURES = ("smooth", "checks", "dots", "lines")
 
 CELLS = 64  # cells are pixels at 64 pixels
 GRID = 4  # cells: boxes have their edges at multiples of so many, as far as `random_graph` places them
-BAND, SHADE = 4, 0.45  # a striped shape's bands: cells in height, and how dark every second one is
-PERIOD, RELIEF = 8, 0.2  # of a texture: cells after which it repeats, and how much darker its dark places are
+STRIPE_HEIGHT, STRIPE_BRIGHTNESS = 4, 0.45  # a striped shape's bands: cells in height, and how dark every second one is
+TEXTURE_PERIOD, TEXTURE_CONTRAST = 8, 0.2  # of a texture: cells after which it repeats, and how much darker its dark places are
 GAP = 2  # cells between two boxes that do not overlap
 OVERLAP = 32  # cells that two overlapping shapes share at least, so that one is seen to be in front
-VISIBLE = 0.6  # share of each shape that nothing covers, at least
-MARGIN = 6
+MIN_VISIBLE = 0.6  # share of each shape that nothing covers, at least
+DIAGONAL_MARGIN = 6
 FINE = 4  # shapes are drawn so many times larger and averaged down
 TRIES = 30  # places tried for an object before its scene is begun again
 
@@ -90,12 +90,12 @@ def random_graph(rng: random.Random, apart: float = 0.74) -> SceneGraph:
         if placed is None:
             continue
         sizes, boxes = placed
-        graph = of_boxes(
+        graph = graph_from_boxes(
             [shape for shape, _ in kinds],
             boxes,
             [(size, colour, rng.choice(FILLS)) for size, (_, colour) in zip(sizes, kinds)],
         )
-        if illegible(graph) is None:
+        if find_ambiguity(graph) is None:
             return graph
 
 
@@ -131,20 +131,20 @@ def _on_grid(rng: random.Random, low: int, high: int) -> int:
     return GRID * rng.randint(-(-low // GRID), high // GRID)
 
 
-def of_boxes(
+def graph_from_boxes(
     objects: Sequence[str], boxes: Sequence[Box], attributes: Sequence[tuple[str, ...]], ids: Sequence[str | None] = ()
 ) -> SceneGraph:
     """The graph of these objects, from back to front, with the one triple that holds between each two, if any."""
     triples = []
     for back in range(len(objects)):
         for front in range(back + 1, len(objects)):
-            predicate = relation(boxes[front], boxes[back])
+            predicate = main_relation(boxes[front], boxes[back])
             if predicate:
                 triples.append((front, predicate, back))
     return SceneGraph(tuple(objects), tuple(boxes), tuple(attributes), tuple(triples), tuple(ids))
 
 
-def relation(front: Box, back: Box) -> str | None:
+def main_relation(front: Box, back: Box) -> str | None:
     """What holds of `front` towards `back`, which is drawn before it; None where nothing is clear."""
     front, back = _cells(front), _cells(back)
     if back[0] <= front[0] and back[1] <= front[1] and front[2] <= back[2] and front[3] <= back[3]:
@@ -153,17 +153,17 @@ def relation(front: Box, back: Box) -> str | None:
         return "in front of"
     dx = (front[0] + front[2] - back[0] - back[2]) / 2
     dy = (front[1] + front[3] - back[1] - back[3]) / 2
-    if abs(abs(dx) - abs(dy)) < MARGIN:
+    if abs(abs(dx) - abs(dy)) < DIAGONAL_MARGIN:
         return None
     if abs(dx) > abs(dy):
         return "left of" if dx < 0 else "right of"
     return "above" if dy < 0 else "below"
 
 
-def holds(subject: Box, predicate: str, object: Box, in_front: bool, slack: float = 2) -> bool:
+def relation_holds(subject: Box, predicate: str, object: Box, in_front: bool, slack: float = 2) -> bool:
     """Whether a triple is true of two boxes, the subject drawn `in_front` of the object or behind it.
 
-    Unlike `relation`, which picks one word, this lets every true one pass: of two overlapping shapes one may also be left
+    Unlike `main_relation`, which picks one word, this lets every true one pass: of two overlapping shapes one may also be left
     of the other. `slack` is in cells, for boxes that were measured.
     """
     (x0, y0, x1, y1), (u0, v0, u1, v1) = ([CELLS * edge for edge in box] for box in (subject, object))
@@ -180,7 +180,7 @@ def holds(subject: Box, predicate: str, object: Box, in_front: bool, slack: floa
     }[predicate]
 
 
-def told(graph: SceneGraph, rng: random.Random, boxes: str = "mixed", share: float = 0.6) -> SceneGraph:
+def subsample_graph(graph: SceneGraph, rng: random.Random, boxes: str = "mixed", share: float = 0.6) -> SceneGraph:
     """As much of a complete graph as data sets tell, in another order.
 
     boxes   'all', 'none', 'part' of the objects have theirs, or 'mixed': one of these, every second time 'all'
@@ -208,7 +208,7 @@ def told(graph: SceneGraph, rng: random.Random, boxes: str = "mixed", share: flo
     )
 
 
-def illegible(graph: SceneGraph) -> str | None:
+def find_ambiguity(graph: SceneGraph) -> str | None:
     """Why the picture of this graph, listed from back to front with every box, would not show exactly what it says."""
     shown = np.full((CELLS, CELLS), -1)
     areas, boxes = [], [_cells(box) for box in graph.boxes]
@@ -219,7 +219,7 @@ def illegible(graph: SceneGraph) -> str | None:
             return f"object {index} is not of a {size} size"
         if min(box) < 0 or max(box) > CELLS:
             return f"object {index} leaves the picture"
-        inside = _covered(shape, side)
+        inside = shape_mask(shape, side)
         areas.append(inside.sum())
         for other in range(index):
             if not _overlap(box, boxes[other], GAP):
@@ -233,13 +233,13 @@ def illegible(graph: SceneGraph) -> str | None:
         window = shown[box[1] : box[3], box[0] : box[2]]
         window[inside] = index
     for index, area in enumerate(areas):
-        if (shown == index).sum() < VISIBLE * area:
+        if (shown == index).sum() < MIN_VISIBLE * area:
             return f"object {index} is hidden"
     return None
 
 
 @lru_cache(maxsize=None)
-def _covered(shape: str, side: int) -> np.ndarray:  # (side,side) bool
+def shape_mask(shape: str, side: int) -> np.ndarray:  # (side,side) bool
     """The cells of its box whose middles a shape covers."""
     y, x = (np.mgrid[:side, :side] + 0.5) / side
     return {
@@ -286,8 +286,8 @@ def render(graph: SceneGraph, background: Background, image_size: int = IMAGE_SI
         paint = colour
         if "striped" in words:
             rows = (np.arange(FINE * image_size) + 0.5) / (FINE * image_size) * CELLS - CELLS * box[1]
-            dark = (rows // BAND % 2).reshape(image_size, FINE).mean(1)  # share of each pixel row
-            bands = np.array(colour) * (1 - (1 - SHADE) * dark[:, None])
+            dark = (rows // STRIPE_HEIGHT % 2).reshape(image_size, FINE).mean(1)  # share of each pixel row
+            bands = np.array(colour) * (1 - (1 - STRIPE_BRIGHTNESS) * dark[:, None])
             paint = Image.fromarray(np.repeat(bands[:, None], image_size, 1).round().astype(np.uint8))
         canvas.paste(paint, (0, 0, image_size, image_size), mask.reduce(FINE))
     return canvas
@@ -314,11 +314,11 @@ def _ground(background: Background, image_size: int) -> Image.Image:
     along = np.cos(background.angle) * (x - 0.5) + np.sin(background.angle) * (y - 0.5)
     along = (along / np.ptp(along) + 0.5)[..., None]
     start, end = np.array(background.start), np.array(background.end)
-    shade = 1 - RELIEF * pattern(background.texture, x * CELLS / PERIOD, y * CELLS / PERIOD)
+    shade = 1 - TEXTURE_CONTRAST * texture_pattern(background.texture, x * CELLS / TEXTURE_PERIOD, y * CELLS / TEXTURE_PERIOD)
     return Image.fromarray(((start + (end - start) * along) * shade[..., None]).round().astype(np.uint8))
 
 
-def pattern(texture: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:  # (1,W), (H,1) in periods -> (H,W) in [0,1]
+def texture_pattern(texture: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:  # (1,W), (H,1) in periods -> (H,W) in [0,1]
     """Where a texture is dark, 1, and where it is not, 0."""
     if texture == "checks":
         return ((np.floor(2 * x) + np.floor(2 * y)) % 2) * 1.0

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.synthetic import shapes
-from ldm.synthetic.shapes import BAND, CELLS, COLOURS, PERIOD, RELIEF, SHADE, SHAPES, SIDES, TEXTURES
+from ldm.synthetic.shapes import STRIPE_HEIGHT, CELLS, COLOURS, TEXTURE_PERIOD, TEXTURE_CONTRAST, STRIPE_BRIGHTNESS, SHAPES, SIDES, TEXTURES
 
 WORDS = tuple(COLOURS)
 PALETTE = np.array([COLOURS[word] for word in WORDS], float)
@@ -74,7 +74,7 @@ class Found(NamedTuple):
         return mask
 
 
-def see(image: Image.Image | np.ndarray) -> SceneReading:
+def read_scene(image: Image.Image | np.ndarray) -> SceneReading:
     """What a picture of any size shows; an array is (H,W,3) uint8."""
     pixels = to_cells(image, CELLS)
     label, weights = _classify(pixels)
@@ -92,7 +92,7 @@ def see(image: Image.Image | np.ndarray) -> SceneReading:
             ("large" if thing.side > LARGE else "small", WORDS[thing.colour], *_fill(thing, found, label, pixels))
             for thing in found
         ]
-        graph = shapes.of_boxes([thing.shape for thing in found], [thing.box for thing in found], attributes)
+        graph = shapes.graph_from_boxes([thing.shape for thing in found], [thing.box for thing in found], attributes)
     covered = np.zeros((CELLS, CELLS), bool)
     for thing in found:
         covered |= thing.mask()
@@ -116,8 +116,8 @@ def _classify(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (64,64,3)
     pale = (brightest - faintest <= PALE * brightest) & (brightest >= 255 * BRIGHT)
     inner = ~_grow(~pale)
     pale = inner if inner.sum() > CELLS else pale
-    ground = _from_line(pixels, _plane(pixels, pale), 1 - 1.2 * RELIEF, 1.05)
-    colours = np.stack([_from_line(pixels, colour, SHADE, 1.1) for colour in PALETTE])
+    ground = _from_line(pixels, _plane(pixels, pale), 1 - 1.2 * TEXTURE_CONTRAST, 1.05)
+    colours = np.stack([_from_line(pixels, colour, STRIPE_BRIGHTNESS, 1.1) for colour in PALETTE])
     distances = np.concatenate([colours, ground[None]])
     label = distances.argmin(0)
     label = _without_blends(pixels, label)
@@ -228,7 +228,7 @@ def _templates() -> tuple[torch.Tensor, torch.Tensor]:  # (K,64,33) complex, (K,
 @cache
 def _coverage(shape: str, side: int) -> np.ndarray:  # (side,side) in 0..1
     fine = 4
-    return shapes._covered(shape, fine * side).reshape(side, fine, side, fine).mean((1, 3))
+    return shapes.shape_mask(shape, fine * side).reshape(side, fine, side, fine).mean((1, 3))
 
 
 def _back_to_front(found: list[Found], label: np.ndarray) -> list[Found]:
@@ -281,7 +281,7 @@ def _fill(thing: Found, found: list[Found], label: np.ndarray, pixels: np.ndarra
 
 def _bands(rows: np.ndarray) -> np.ndarray:
     """How bright rows of cells below a box's top are in a striped shape, with edges as soft as an autoencoder's."""
-    return 1 - (1 - SHADE) * np.clip(0.5 - 0.9 * np.sin(math.pi * (rows + 0.5) / BAND), 0, 1)
+    return 1 - (1 - STRIPE_BRIGHTNESS) * np.clip(0.5 - 0.9 * np.sin(math.pi * (rows + 0.5) / STRIPE_HEIGHT), 0, 1)
 
 
 def _look(pixels: np.ndarray, where: np.ndarray) -> StyleReading:
@@ -291,7 +291,7 @@ def _look(pixels: np.ndarray, where: np.ndarray) -> StyleReading:
     fit = np.linalg.lstsq(design[where], pixels[where], rcond=None)[0] if where.any() else np.zeros((6, 3))
     relief = -fit[3:].mean(1) / max(fit[0].mean(), 1)
     strongest = int(relief.argmax())
-    texture = TEXTURES[1 + strongest] if relief[strongest] > RELIEF / 4 else TEXTURES[0]
+    texture = TEXTURES[1 + strongest] if relief[strongest] > TEXTURE_CONTRAST / 4 else TEXTURES[0]
     mean, *ramp = (tuple(map(float, row)) for row in fit[:3])
     return StyleReading(mean, tuple(ramp), texture, tuple(map(float, relief)))
 
@@ -300,8 +300,8 @@ def _look(pixels: np.ndarray, where: np.ndarray) -> StyleReading:
 def _grid() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """x and y from -0.5 to 0.5, and each texture less its mean; all (64,64)."""
     middle = (np.arange(CELLS) + 0.5) / CELLS
-    cells = middle * CELLS / PERIOD
-    patterns = [shapes.pattern(texture, cells[None, :], cells[:, None]) for texture in TEXTURES[1:]]
+    cells = middle * CELLS / TEXTURE_PERIOD
+    patterns = [shapes.texture_pattern(texture, cells[None, :], cells[:, None]) for texture in TEXTURES[1:]]
     y, x = np.meshgrid(middle - 0.5, middle - 0.5, indexing="ij")
     return x, y, [pattern - pattern.mean() for pattern in patterns]
 

@@ -67,7 +67,7 @@ VOCAB = Vocab(
     attributes=(*SIDES, *COLOURS, *MATERIALS),
 )
 IMAGE_SIZE = 128
-CONVERSE, told = shapes.CONVERSE, shapes.told  # these words work as they do there
+CONVERSE, subsample_graph = shapes.CONVERSE, shapes.subsample_graph  # these words work as they do there
 
 
 class Background(NamedTuple):
@@ -100,12 +100,12 @@ def random_graph(rng: random.Random) -> SceneGraph:
             continue
         sizes, boxes = placed
         order = sorted(range(count), key=lambda index: boxes[index][3])
-        graph = of_boxes(
+        graph = graph_from_boxes(
             [kinds[index][0] for index in order],
             [boxes[index] for index in order],
             [(sizes[index], kinds[index][1], rng.choice(MATERIALS)) for index in order],
         )
-        if illegible(graph) is None:
+        if find_ambiguity(graph) is None:
             return graph
 
 
@@ -146,20 +146,20 @@ def box_at(size: str, column: float, base: float) -> Box:
     return tuple(edge / CELLS for edge in (left, bottom - length, left + length, bottom))
 
 
-def of_boxes(
+def graph_from_boxes(
     objects: Sequence[str], boxes: Sequence[Box], attributes: Sequence[tuple[str, ...]], ids: Sequence[str | None] = ()
 ) -> SceneGraph:
     """The graph of these objects, in their order, with the one triple that is plain between each two, if any."""
     triples = []
     for back in range(len(objects)):
         for front in range(back + 1, len(objects)):
-            predicate = relation(boxes[front], boxes[back])
+            predicate = main_relation(boxes[front], boxes[back])
             if predicate:
                 triples.append((front, predicate, back))
     return SceneGraph(tuple(objects), tuple(boxes), tuple(attributes), tuple(triples), tuple(ids))
 
 
-def relation(front: Box, back: Box) -> str | None:
+def main_relation(front: Box, back: Box) -> str | None:
     """The plainest word of `front` towards `back`, whichever is nearer in truth; None where nothing is clear."""
     right, nearer = _apart(front, back)
     if not _overlap(front, back) or abs(nearer) < NEARER:
@@ -170,10 +170,10 @@ def relation(front: Box, back: Box) -> str | None:
     return None if abs(nearer) < NEARER else "in front of" if nearer > 0 else "behind"
 
 
-def holds(subject: Box, predicate: str, object: Box, in_front: bool, slack: float = 2) -> bool:
+def relation_holds(subject: Box, predicate: str, object: Box, in_front: bool, slack: float = 2) -> bool:
     """Whether a triple is true of two boxes, the subject drawn `in_front` of the object or behind it.
 
-    Unlike `relation`, which picks one word, this lets every true one pass. `slack` is in cells, for boxes that were
+    Unlike `main_relation`, which picks one word, this lets every true one pass. `slack` is in cells, for boxes that were
     measured.
     """
     right, nearer = _apart(subject, object)
@@ -191,7 +191,7 @@ def _apart(subject: Box, object: Box) -> tuple[float, float]:
     return round(CELLS * (x0 + x1 - u0 - u1) / 2, 6), round(CELLS * (base - other), 6)
 
 
-def illegible(graph: SceneGraph) -> str | None:
+def find_ambiguity(graph: SceneGraph) -> str | None:
     """Why the picture of this graph, whose objects all have boxes, would not show exactly what it says."""
     shown = np.full((CELLS, CELLS), -1)
     areas = {}

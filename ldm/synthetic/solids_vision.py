@@ -75,7 +75,7 @@ class Found(NamedTuple):
         return mask
 
 
-def see(image: Image.Image | np.ndarray) -> SceneReading:
+def read_scene(image: Image.Image | np.ndarray) -> SceneReading:
     """What a picture of any size shows; an array is (H,W,3) uint8."""
     pixels = to_cells(image, CELLS)
     label, weight = _classify(pixels)
@@ -90,7 +90,7 @@ def see(image: Image.Image | np.ndarray) -> SceneReading:
     graph = None
     if found:
         attributes = [(thing.size, WORDS[thing.colour], thing.material) for thing in found]
-        graph = solids.of_boxes([thing.shape for thing in found], [thing.box for thing in found], attributes)
+        graph = solids.graph_from_boxes([thing.shape for thing in found], [thing.box for thing in found], attributes)
     return SceneReading(graph, stray, _look(pixels, _bare(found, label)))
 
 

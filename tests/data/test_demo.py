@@ -13,27 +13,27 @@ from ldm.data.demo import DemoTrain, DemoValidation
 from ldm.graph.scene_graph import SceneGraph, Vocab
 from ldm.graph.validation import GraphError
 from ldm.synthetic.shapes import (
-    BAND,
+    STRIPE_HEIGHT,
     CELLS,
     COLOURS,
     CONVERSE,
     FILLS,
-    MARGIN,
-    RELIEF,
-    SHADE,
+    DIAGONAL_MARGIN,
+    TEXTURE_CONTRAST,
+    STRIPE_BRIGHTNESS,
     SHAPES,
     SIDES,
     TEXTURES,
-    VISIBLE,
+    MIN_VISIBLE,
     VOCAB,
     Background,
     back_to_front,
-    holds,
-    illegible,
-    of_boxes,
-    relation,
+    relation_holds,
+    find_ambiguity,
+    graph_from_boxes,
+    main_relation,
     render,
-    told,
+    subsample_graph,
 )
 
 GREY = Background((128, 128, 128), (128, 128, 128), 0.0)
@@ -90,7 +90,7 @@ def test_stripes_begin_bright_at_the_top_and_change_every_few_cells(image_size):
         fine = image_size // CELLS
         for cell in range(24):
             shade = drawn[(21 + cell) * fine, 20 * fine] / np.array(COLOURS[colour])
-            assert shade == pytest.approx(SHADE if cell // BAND % 2 else 1, abs=0.03)
+            assert shade == pytest.approx(STRIPE_BRIGHTNESS if cell // STRIPE_HEIGHT % 2 else 1, abs=0.03)
 
 
 def test_backgrounds_ramp_from_one_colour_to_the_other():
@@ -106,7 +106,7 @@ def test_a_texture_darkens_as_far_as_its_relief_says_and_keeps_its_place(texture
     ground = Background((200, 200, 200), (200, 200, 200), 0.0, texture)
     drawn = pixels(pixel, ground, 256)[:128]
     assert drawn.max() == 200
-    assert drawn.min() == pytest.approx(200 if texture == "smooth" else 200 * (1 - RELIEF), abs=1)
+    assert drawn.min() == pytest.approx(200 if texture == "smooth" else 200 * (1 - TEXTURE_CONTRAST), abs=1)
     assert (drawn[:32, :32] == drawn[32:64, 96:128]).all()  # a period of 8 cells is 32 pixels here
 
 
@@ -115,7 +115,7 @@ def test_every_background_is_paler_than_every_shape():
     for _, background in SCENES:
         ends = [np.ptp(end) / max(end) for end in (background.start, background.end)]
         assert max(ends) < 0.36 < 0.7 < shapes
-        assert min(max(end) for end in (background.start, background.end)) * (1 - RELIEF) > 128
+        assert min(max(end) for end in (background.start, background.end)) * (1 - TEXTURE_CONTRAST) > 128
 
 
 # What is in the graphs -----------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_scenes_are_as_described():
             shortest, longest = SIDES[size]
             assert shortest <= CELLS * (x1 - x0) <= longest and x1 - x0 == y1 - y0
             assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
-        assert illegible(graph) is None
+        assert find_ambiguity(graph) is None
         graph.validate(VOCAB)
     assert counts == {2, 3, 4, 5}
     assert words == {*SHAPES, *SIDES, *COLOURS, *FILLS}
@@ -161,29 +161,29 @@ def test_every_relation_occurs_and_some_pairs_have_none():
         (box(12, 2, 16), box(10, 40, 16), "above"),
         (box(10, 40, 16), box(12, 2, 16), "below"),
         (box(0, 0, 16), box(30, 30, 16), None),
-        (box(0, 0, 16), box(30, 30 - MARGIN, 16), "left of"),
-        (box(0, 0, 16), box(30, 31 - MARGIN, 16), None),
+        (box(0, 0, 16), box(30, 30 - DIAGONAL_MARGIN, 16), "left of"),
+        (box(0, 0, 16), box(30, 31 - DIAGONAL_MARGIN, 16), None),
         (box(0, 0, 16), box(16, 0, 16), "left of"),
     ],
 )
 def test_relations_follow_the_stated_rules(front, back, predicate):
-    assert relation(front, back) == predicate
+    assert main_relation(front, back) == predicate
 
 
 def test_every_triple_of_a_graph_holds_and_so_does_its_converse():
     for graph, _ in SCENES:
         for subject, predicate, object in graph.triples:
             a, b = graph.boxes[subject], graph.boxes[object]
-            assert holds(a, predicate, b, subject > object, slack=0)
+            assert relation_holds(a, predicate, b, subject > object, slack=0)
             if predicate in CONVERSE:
-                assert holds(b, CONVERSE[predicate], a, object > subject, slack=0)
-                assert not holds(b, predicate, a, object > subject)
+                assert relation_holds(b, CONVERSE[predicate], a, object > subject, slack=0)
+                assert not relation_holds(b, predicate, a, object > subject)
 
 
 def test_overlapping_shapes_may_also_be_left_of_each_other():
     a, b = box(0, 0, 16), box(10, 2, 16)
-    assert holds(a, "left of", b, False) and holds(a, "behind", b, False) and holds(a, "in front of", b, True)
-    assert not holds(a, "in front of", b, False) and not holds(a, "right of", b, True)
+    assert relation_holds(a, "left of", b, False) and relation_holds(a, "behind", b, False) and relation_holds(a, "in front of", b, True)
+    assert not relation_holds(a, "in front of", b, False) and not relation_holds(a, "right of", b, True)
 
 
 def test_what_is_in_front_is_what_is_seen_where_two_overlap():
@@ -204,7 +204,7 @@ def test_what_is_in_front_is_what_is_seen_where_two_overlap():
             if u0 < column < u1 and v0 < row < v1 and apart:
                 (colour,) = saying(graph, subject, COLOURS)
                 shade = drawn[row, column] / np.array(COLOURS[colour])
-                assert np.ptp(shade) < 0.05 or shade.max() < SHADE + 0.05
+                assert np.ptp(shade) < 0.05 or shade.max() < STRIPE_BRIGHTNESS + 0.05
                 seen.add(predicate)
     assert seen == {"inside", "in front of"}
 
@@ -213,16 +213,16 @@ def test_every_shape_shows_most_of_itself():
     for graph, _ in SCENES[:60]:
         for index in range(len(graph.objects)):
             attributes = list(graph.attributes)
-            whole = of_boxes([graph.objects[index]], [graph.boxes[index]], [attributes[index]])
+            whole = graph_from_boxes([graph.objects[index]], [graph.boxes[index]], [attributes[index]])
             other = next(colour for colour in COLOURS if colour not in attributes[index])
             attributes[index] = tuple(other if word in COLOURS else word for word in attributes[index])
             changed = (pixels(graph) != pixels(dataclasses.replace(graph, attributes=tuple(attributes)))).any(-1)
-            assert changed.sum() >= 0.95 * VISIBLE * (pixels(whole) != 128).any(-1).sum()
+            assert changed.sum() >= 0.95 * MIN_VISIBLE * (pixels(whole) != 128).any(-1).sum()
 
 
 def scene(*objects) -> SceneGraph:
     shapes, boxes, attributes = zip(*objects)
-    return of_boxes(shapes, boxes, attributes)
+    return graph_from_boxes(shapes, boxes, attributes)
 
 
 RED, BLUE = ("large", "red", "plain"), ("small", "blue", "plain")
@@ -241,7 +241,7 @@ RED, BLUE = ("large", "red", "plain"), ("small", "blue", "plain")
     ],
 )
 def test_what_cannot_be_read_off_a_picture_is_illegible(graph, reason):
-    assert illegible(graph) is None if reason is None else reason in illegible(graph)
+    assert find_ambiguity(graph) is None if reason is None else reason in find_ambiguity(graph)
 
 
 # What graphs tell ----------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_what_cannot_be_read_off_a_picture_is_illegible(graph, reason):
 def test_what_is_told_is_true_and_in_another_order(boxes):
     orders, boxed = set(), set()
     for index, (graph, _) in enumerate(SCENES):
-        less = told(graph, random.Random(index), boxes)
+        less = subsample_graph(graph, random.Random(index), boxes)
         assert sorted(names(less)) == sorted(names(graph))
         place = [names(graph).index(name) for name in names(less)]  # each name is there once
         orders.add(tuple(place))
@@ -269,20 +269,20 @@ def test_what_is_told_is_true_and_in_another_order(boxes):
 def test_who_covers_whom_is_always_told():
     for index, (graph, _) in enumerate(SCENES):
         covering = ("inside", "in front of", "behind")
-        kept = [t for t in told(graph, random.Random(index)).triples if t[1] in covering]
+        kept = [t for t in subsample_graph(graph, random.Random(index)).triples if t[1] in covering]
         assert len(kept) == len([t for t in graph.triples if t[1] in covering])
 
 
 def test_a_share_of_the_other_triples_is_told():
     said = sum(len(graph.triples) for graph, _ in SCENES)
-    kept = sum(len(told(graph, random.Random(i), share=0.5).triples) for i, (graph, _) in enumerate(SCENES))
-    all_kept = sum(len(told(graph, random.Random(i), share=1).triples) for i, (graph, _) in enumerate(SCENES))
+    kept = sum(len(subsample_graph(graph, random.Random(i), share=0.5).triples) for i, (graph, _) in enumerate(SCENES))
+    all_kept = sum(len(subsample_graph(graph, random.Random(i), share=1).triples) for i, (graph, _) in enumerate(SCENES))
     assert all_kept == said and 0.45 * said < kept < 0.75 * said
 
 
 def test_a_told_graph_with_boxes_and_depth_draws_the_same_picture():
     for index, (graph, background) in enumerate(SCENES):
-        again = told(graph, random.Random(index), "all", share=0)
+        again = subsample_graph(graph, random.Random(index), "all", share=0)
         assert (pixels(again, background) == pixels(graph, background)).all()
 
 

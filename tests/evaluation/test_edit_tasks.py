@@ -43,8 +43,8 @@ def test_the_source_is_a_held_out_scene_told_whole(scenes, operation):
         source = one.source
         assert all(source.boxes) and all(source.ids) and len(set(source.ids)) == len(source.ids)
         order = sorted(range(len(source.objects)), key=lambda i: source.ids[i])  # ids are numbered from back to front
-        complete = world.of_boxes(*([f[i] for i in order] for f in (source.objects, source.boxes, source.attributes)))
-        assert world.illegible(complete) is None and len(complete.triples) == len(source.triples)
+        complete = world.graph_from_boxes(*([f[i] for i in order] for f in (source.objects, source.boxes, source.attributes)))
+        assert world.find_ambiguity(complete) is None and len(complete.triples) == len(source.triples)
         assert one.picture.size == one.truth.size == (world.IMAGE_SIZE,) * 2
     scene, background = DemoValidation(OFFSET + 1, scenes=scenes).scene(OFFSET)
     first = task(scenes, "remove", OFFSET)
@@ -57,7 +57,7 @@ def test_the_source_is_a_held_out_scene_told_whole(scenes, operation):
 def test_the_truth_is_legible_and_no_two_objects_are_alike(scenes, operation):
     for one in several(scenes, operation):
         shown = one.shown
-        assert SCENES[scenes].illegible(shown) is None
+        assert SCENES[scenes].find_ambiguity(shown) is None
         kinds = {(name, words[1]) for name, words in zip(shown.objects, shown.attributes)}
         assert len(kinds) == len(shown.objects) <= MOST[scenes]
         assert one.truth.tobytes() != one.picture.tobytes()
@@ -108,9 +108,9 @@ def test_a_relation_is_changed_without_saying_where_to_and_does_not_hold_before(
         ends = [one.target.ids[claim[0]], one.target.ids[claim[2]]]
         assert [op for op in diff(one.source, one.target) if isinstance(op, ChangeRelation) and op.target == claim]
         boxes = [one.source.boxes[one.source.ids.index(end)] for end in ends]
-        assert not world.holds(boxes[0], claim[1], boxes[1], ends[0] > ends[1])
+        assert not world.relation_holds(boxes[0], claim[1], boxes[1], ends[0] > ends[1])
         boxes = [one.shown.boxes[one.shown.ids.index(end)] for end in ends]
-        assert world.holds(boxes[0], claim[1], boxes[1], one.shown.ids.index(ends[0]) > one.shown.ids.index(ends[1]))
+        assert world.relation_holds(boxes[0], claim[1], boxes[1], one.shown.ids.index(ends[0]) > one.shown.ids.index(ends[1]))
         others = [triple for triple in one.target.triples if moved not in (triple[0], triple[2])]
         assert set(others) <= set(one.source.triples)
 

@@ -32,7 +32,7 @@ def seen(graph, subject, object):
     """The shapes' own word for the two, the subject first; of a thing around another, None."""
     order = shapes.back_to_front(graph)
     front, back = sorted((subject, object), key=order.index, reverse=True)
-    word = shapes.relation(graph.boxes[front], graph.boxes[back])
+    word = shapes.main_relation(graph.boxes[front], graph.boxes[back])
     return word if front == subject else shapes.CONVERSE.get(word)
 
 
@@ -296,12 +296,12 @@ def moved_scene(seed):
         x, y = rng.randint(1, 63 - side), rng.randint(1, 63 - side)
         boxes = list(before.boxes)
         boxes[index] = (x / 64, y / 64, (x + side) / 64, (y + side) / 64)
-        after = shapes.of_boxes(before.objects, boxes, before.attributes)
+        after = shapes.graph_from_boxes(before.objects, boxes, before.attributes)
         new, pairs = (
             set(after.triples) - set(before.triples),
             [{(s, o) for s, _, o in g.triples} for g in (after, before)],
         )
-        if shapes.illegible(after) is None and new and pairs[0] == pairs[1]:
+        if shapes.find_ambiguity(after) is None and new and pairs[0] == pairs[1]:
             return told(before, True), told(after, False)
     return None
 
@@ -322,7 +322,7 @@ def test_scenes_are_placed_so_that_their_own_rules_say_every_word_of_the_graph()
         placed += 1
         order = shapes.back_to_front(graph)
         fields = (graph.objects, graph.boxes, graph.attributes)
-        legible += shapes.illegible(SceneGraph(*(tuple(field[i] for i in order) for field in fields))) is None
+        legible += shapes.find_ambiguity(SceneGraph(*(tuple(field[i] for i in order) for field in fields))) is None
     assert placed > 100 and refused <= 0.02 * placed and legible > 0.85 * placed
 
 
@@ -339,6 +339,6 @@ def test_on_a_floor_new_words_are_true_by_the_solids_own_rules():
             continue
         for s, predicate, o in set(graph.triples) - set(task.source.triples):
             subject, object = graph.boxes[s], graph.boxes[o]
-            assert solids.holds(subject, predicate, object, subject[3] > object[3], slack=0), number
+            assert solids.relation_holds(subject, predicate, object, subject[3] > object[3], slack=0), number
         floors += 1
     assert floors > 24

@@ -13,8 +13,8 @@ from ldm.data.demo import DemoValidation
 from ldm.graph.scene_graph import SceneGraph
 from ldm.synthetic import checker
 from ldm.synthetic.checker import check, same_style, style_distance, style_follows
-from ldm.synthetic.shapes import CELLS, Background, of_boxes, render, told
-from ldm.synthetic.shapes_vision import SceneReading, StyleReading, see
+from ldm.synthetic.shapes import CELLS, Background, graph_from_boxes, render, subsample_graph
+from ldm.synthetic.shapes_vision import SceneReading, StyleReading, read_scene
 from ldm.util.errors import UserError
 from ldm.util.image_similarity import outside, psnr, ssim
 
@@ -29,7 +29,7 @@ def box(x, y, side) -> tuple[float, ...]:
 OBJECTS = ["square", "circle", "triangle"]
 BOXES = [box(4, 4, 24), box(22, 6, 16), box(40, 28, 16)]
 WORDS = [("large", "red", "striped"), ("small", "blue", "plain"), ("small", "green", "plain")]
-GRAPH = of_boxes(OBJECTS, BOXES, WORDS)
+GRAPH = graph_from_boxes(OBJECTS, BOXES, WORDS)
 BARE = SceneGraph(GRAPH.objects, (), GRAPH.attributes, GRAPH.triples)
 
 
@@ -43,7 +43,7 @@ def but(index, shape=None, where=None, words=None, drop=False) -> SceneGraph:
     attributes[index] = words or attributes[index]
     if drop:
         del objects[index], boxes[index], attributes[index]
-    return of_boxes(objects, boxes, attributes)
+    return graph_from_boxes(objects, boxes, attributes)
 
 
 def seen(graph: SceneGraph | None, stray: int = 0) -> SceneReading:
@@ -91,13 +91,13 @@ def test_a_picture_of_the_graph_passes():
             "object 2, the small green plain triangle, stands 9 % of the picture too far right",
         ),
         (
-            of_boxes([*OBJECTS, "circle"], [*BOXES, box(44, 8, 16)], [*WORDS, ("small", "orange", "plain")]),
+            graph_from_boxes([*OBJECTS, "circle"], [*BOXES, box(44, 8, 16)], [*WORDS, ("small", "orange", "plain")]),
             (True, True, True),
             1,
             "there is a small orange plain circle that the graph lacks",
         ),
         (
-            of_boxes([OBJECTS[i] for i in (1, 0, 2)], [BOXES[i] for i in (1, 0, 2)], [WORDS[i] for i in (1, 0, 2)]),
+            graph_from_boxes([OBJECTS[i] for i in (1, 0, 2)], [BOXES[i] for i in (1, 0, 2)], [WORDS[i] for i in (1, 0, 2)]),
             (True, True, True),
             0,
             "'in front of' does not hold between object 1, the small blue plain circle and object 0, "
@@ -131,9 +131,9 @@ def test_a_target_asks_only_for_the_words_that_it_says():
 def test_the_order_of_the_target_does_not_matter():
     for number in range(10):
         graph, background = DemoValidation(10).scene(number)
-        shown = see(render(graph, background))
+        shown = read_scene(render(graph, background))
         for seed in range(4):
-            assert check(told(graph, random.Random(seed)), shown).passed
+            assert check(subsample_graph(graph, random.Random(seed)), shown).passed
 
 
 @pytest.mark.parametrize("cells, passes", [(1, True), (2, True), (4, False), (6, False)])
@@ -164,7 +164,7 @@ def test_much_that_looks_like_an_object_and_is_none_is_complained_of():
 
 def test_triples_tell_which_of_two_alike_is_which():
     red = ("small", "red", "plain")
-    shown = of_boxes(["circle"] * 2 + ["square"], [box(2, 4, 16), box(46, 4, 16), box(24, 40, 16)], [red] * 3)
+    shown = graph_from_boxes(["circle"] * 2 + ["square"], [box(2, 4, 16), box(46, 4, 16), box(24, 40, 16)], [red] * 3)
     for left, right in ((0, 1), (1, 0)):
         target = SceneGraph(("circle", "circle"), (), (("red",),) * 2, ((left, "left of", right),))
         verdict = check(target, seen(shown))
@@ -174,7 +174,7 @@ def test_triples_tell_which_of_two_alike_is_which():
 
 
 def test_one_object_seen_is_not_two():
-    shown = of_boxes(["circle"], [box(4, 4, 16)], [("small", "red", "plain")])
+    shown = graph_from_boxes(["circle"], [box(4, 4, 16)], [("small", "red", "plain")])
     verdict = check(SceneGraph(("circle", "circle"), (), (("red",),) * 2), seen(shown))
     assert sorted(verdict.objects) == [False, True]
 
@@ -201,7 +201,7 @@ def test_pairs_gain_as_much_together_as_the_best_of_all_ways():
 
 
 def look_of(background, graph=GRAPH) -> StyleReading:
-    return see(render(graph, background)).look
+    return read_scene(render(graph, background)).look
 
 
 def test_one_background_behind_other_objects_is_one_style():

@@ -13,19 +13,19 @@ from ldm.synthetic.shapes import (
     CELLS,
     COLOURS,
     FILLS,
-    RELIEF,
+    TEXTURE_CONTRAST,
     SHAPES,
     SIDES,
     TEXTURES,
     Background,
-    holds,
-    illegible,
-    of_boxes,
-    pattern,
+    relation_holds,
+    find_ambiguity,
+    graph_from_boxes,
+    texture_pattern,
     render,
-    told,
+    subsample_graph,
 )
-from ldm.synthetic.shapes_vision import SceneReading, see
+from ldm.synthetic.shapes_vision import SceneReading, read_scene
 
 PALE = Background((205, 215, 225), (230, 220, 205), 0.7, "checks")
 
@@ -72,7 +72,7 @@ def mistake(graph, seen: SceneReading) -> str | None:
             return f"object {index} is seen at {seen.graph.boxes[other]}, not at {graph.boxes[index]}"
     for subject, predicate, object in graph.triples:
         s, o = place[subject], place[object]
-        if not holds(seen.graph.boxes[s], predicate, seen.graph.boxes[o], s > o):
+        if not relation_holds(seen.graph.boxes[s], predicate, seen.graph.boxes[o], s > o):
             return f"{subject} {predicate} {object} is not seen"
     return f"{seen.stray} pixels are left over" if seen.stray else None
 
@@ -89,21 +89,21 @@ def changed(graph, index, rng):
 
     if len(objects) > 1:
         rest = [i for i in range(len(objects)) if i != index]
-        yield "removed", of_boxes(*([values[i] for i in rest] for values in (objects, boxes, attributes)))
+        yield "removed", graph_from_boxes(*([values[i] for i in rest] for values in (objects, boxes, attributes)))
     other = rng.choice([word for word in COLOURS if word != colour])
-    yield "recoloured", of_boxes(objects, boxes, but(attributes, (size, other, fill)))
+    yield "recoloured", graph_from_boxes(objects, boxes, but(attributes, (size, other, fill)))
     other = rng.choice([shape for shape in SHAPES if shape != objects[index]])
-    yield "swapped", of_boxes(but(objects, other), boxes, attributes)
+    yield "swapped", graph_from_boxes(but(objects, other), boxes, attributes)
     other = next(word for word in FILLS if word != fill)
-    yield "refilled", of_boxes(objects, boxes, but(attributes, (size, colour, other)))
+    yield "refilled", graph_from_boxes(objects, boxes, but(attributes, (size, colour, other)))
     other = next(word for word in SIDES if word != size)
     longer = rng.randint(*SIDES[other])
     place = [min(max(edge + (side - longer) // 2, 0), CELLS - longer) for edge in (x, y)]
-    yield "resized", of_boxes(objects, but(boxes, box(*place, longer)), but(attributes, (other, colour, fill)))
+    yield "resized", graph_from_boxes(objects, but(boxes, box(*place, longer)), but(attributes, (other, colour, fill)))
     reach = [
         (u, v) for u in range(CELLS - side + 1) for v in range(CELLS - side + 1) if max(abs(u - x), abs(v - y)) == 6
     ]
-    yield "moved", of_boxes(objects, but(boxes, box(*rng.choice(reach), side)), attributes)
+    yield "moved", graph_from_boxes(objects, but(boxes, box(*rng.choice(reach), side)), attributes)
 
 
 def agreement(data, numbers, worsen) -> list[str]:
@@ -111,11 +111,11 @@ def agreement(data, numbers, worsen) -> list[str]:
     wrong = []
     for number in numbers:
         graph, background = data.scene(number)
-        seen = see(worsen(render(graph, background), number))
+        seen = read_scene(worsen(render(graph, background), number))
         fault = mistake(graph, seen)
         if fault:
             wrong.append(f"scene {number}: {fault}")
-        said = check(told(graph, random.Random(number)), seen)
+        said = check(subsample_graph(graph, random.Random(number)), seen)
         if not said.passed:
             wrong.append(f"scene {number} is refused: {said.complaints}")
         if seen.look.texture != background.texture:
@@ -127,8 +127,8 @@ def agreement(data, numbers, worsen) -> list[str]:
 
 def mean_colour(background) -> np.ndarray:
     middles = (np.arange(CELLS) + 0.5) / 8
-    dark = pattern(background.texture, middles[None, :], middles[:, None]).mean()
-    return np.add(background.start, background.end) / 2 * (1 - RELIEF * dark)
+    dark = texture_pattern(background.texture, middles[None, :], middles[:, None]).mean()
+    return np.add(background.start, background.end) / 2 * (1 - TEXTURE_CONTRAST * dark)
 
 
 def taken_in(data, numbers, worsen) -> list[str]:
@@ -138,10 +138,10 @@ def taken_in(data, numbers, worsen) -> list[str]:
         graph, background = data.scene(number)
         rng = random.Random(f"changed/{number}")
         for what, other in changed(graph, rng.randrange(len(graph.objects)), rng):
-            seen = see(worsen(render(other, background), number))
+            seen = read_scene(worsen(render(other, background), number))
             if check(graph, seen).passed:
                 wrong.append(f"scene {number}, one object {what}, passes")
-            if what != "moved" and check(told(graph, rng, "none", share=1), seen).passed:  # its triples may still hold
+            if what != "moved" and check(subsample_graph(graph, rng, "none", share=1), seen).passed:  # its triples may still hold
                 wrong.append(f"scene {number}, one object {what}, passes for the graph without boxes")
     return wrong
 
@@ -180,8 +180,8 @@ def test_at_most_1_in_100_changed_pictures_passes(worse):
 def test_each_kind_of_object_is_seen_alone(shape, colour):
     for size in SIDES:
         for fill in FILLS:
-            graph = of_boxes([shape], [box(19, 23, SIDES[size][1])], [(size, colour, fill)])
-            assert mistake(graph, see(render(graph, PALE))) is None
+            graph = graph_from_boxes([shape], [box(19, 23, SIDES[size][1])], [(size, colour, fill)])
+            assert mistake(graph, read_scene(render(graph, PALE))) is None
 
 
 @pytest.mark.parametrize("image_size", [32, 64, 96, 128, 256])
@@ -189,19 +189,19 @@ def test_a_picture_of_any_size_shows_the_same(image_size):
     for number in range(6):
         graph, background = DemoValidation(6).scene(number)
         if image_size >= 64 or len(graph.objects) < 4:  # at 32 pixels an edge is as wide as what it hides
-            assert mistake(graph, see(render(graph, background, image_size))) is None
+            assert mistake(graph, read_scene(render(graph, background, image_size))) is None
 
 
 def test_an_array_is_seen_as_the_picture_is():
     picture = DemoValidation(1).picture(0)
-    assert see(np.array(picture)) == see(picture)
+    assert read_scene(np.array(picture)) == read_scene(picture)
 
 
 def test_an_object_behind_another_has_its_whole_box():
     boxes = [box(8, 8, 24), box(20, 20, 24)]
     for shape in SHAPES:
-        graph = of_boxes([shape, "square"], boxes, [("large", "yellow", "plain"), ("large", "purple", "plain")])
-        seen = see(render(graph, PALE)).graph
+        graph = graph_from_boxes([shape, "square"], boxes, [("large", "yellow", "plain"), ("large", "purple", "plain")])
+        seen = read_scene(render(graph, PALE)).graph
         assert seen.objects == graph.objects and seen.boxes == graph.boxes
         assert seen.triples == ((1, "in front of", 0),)
 
@@ -211,52 +211,52 @@ def test_who_is_in_front_is_seen(front):
     objects, boxes = ["circle", "square"], [box(10, 10, 24), box(24, 16, 24)]
     attributes = [("large", "red", "striped"), ("large", "blue", "striped")]
     order = [1 - front, front]
-    graph = of_boxes(*([values[i] for i in order] for values in (objects, boxes, attributes)))
-    assert illegible(graph) is None
-    assert see(render(graph, PALE)).graph.objects == (objects[1 - front], objects[front])
+    graph = graph_from_boxes(*([values[i] for i in order] for values in (objects, boxes, attributes)))
+    assert find_ambiguity(graph) is None
+    assert read_scene(render(graph, PALE)).graph.objects == (objects[1 - front], objects[front])
 
 
 def test_an_empty_picture_shows_nothing():
-    ground = np.asarray(render(of_boxes(["square"], [box(0, 0, 16)], [("small", "red", "plain")]), PALE)).copy()
+    ground = np.asarray(render(graph_from_boxes(["square"], [box(0, 0, 16)], [("small", "red", "plain")]), PALE)).copy()
     ground[:16, :16] = ground[16:32, :16]
-    seen = see(ground)
+    seen = read_scene(ground)
     assert seen.graph is None and seen.stray == 0
     assert seen.look.texture == "checks"
 
 
 def test_what_is_no_known_object_is_stray():
-    graph = of_boxes(["square"], [box(4, 4, 24)], [("large", "red", "plain")])
+    graph = graph_from_boxes(["square"], [box(4, 4, 24)], [("large", "red", "plain")])
     picture = np.asarray(render(graph, PALE)).copy()
     picture[40:46, 6:60] = COLOURS["blue"]  # a bar, 6 by 54 pixels
-    seen = see(picture)
+    seen = read_scene(picture)
     assert seen.graph.objects == ("square",) and seen.stray == pytest.approx(6 * 54, rel=0.1)
-    assert see(Image.fromarray(picture).resize((192, 192), 0)).stray == seen.stray
+    assert read_scene(Image.fromarray(picture).resize((192, 192), 0)).stray == seen.stray
 
 
 def test_an_object_with_a_piece_bitten_out_is_none():
-    graph = of_boxes(["square"], [box(20, 20, 24)], [("large", "red", "plain")])
+    graph = graph_from_boxes(["square"], [box(20, 20, 24)], [("large", "red", "plain")])
     picture, bare = np.asarray(render(graph, PALE)).copy(), np.full((64, 64, 3), 215, np.uint8)
     picture[20:36, 20:36] = bare[20:36, 20:36]
-    seen = see(picture)
+    seen = read_scene(picture)
     assert seen.graph is None or "large" not in seen.graph.attributes[0] or seen.graph.objects != ("square",)
 
 
 def test_bands_that_are_no_stripes_get_no_word():
-    graph = of_boxes(["square"], [box(20, 20, 24)], [("large", "red", "plain")])
+    graph = graph_from_boxes(["square"], [box(20, 20, 24)], [("large", "red", "plain")])
     picture = np.asarray(render(graph, PALE)).copy()
     picture[20:44, 20:44] = np.multiply(COLOURS["red"], 0.5)  # dark all over: neither plain nor striped
-    assert see(picture).graph.attributes == (("large", "red"),)
+    assert read_scene(picture).graph.attributes == (("large", "red"),)
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
 def test_a_background_is_measured_around_the_objects(texture):
-    graph = of_boxes(
+    graph = graph_from_boxes(
         ["square", "circle"],
         [box(4, 4, 24), box(36, 30, 24)],
         [("large", "red", "plain"), ("large", "green", "striped")],
     )
     ground = Background((180, 200, 220), (240, 210, 190), 0.0, texture)  # from left to right
-    look = see(render(graph, ground)).look
+    look = read_scene(render(graph, ground)).look
     assert look.texture == texture
     assert look.mean == pytest.approx(mean_colour(ground), abs=1)
     dark = 1 - mean_colour(ground)[0] / 210
@@ -264,13 +264,13 @@ def test_a_background_is_measured_around_the_objects(texture):
     assert look.ramp[1] == pytest.approx([0, 0, 0], abs=1.5)
     strengths = dict(zip(TEXTURES[1:], look.relief))
     for name, strength in strengths.items():
-        assert strength == pytest.approx(RELIEF / (1 - dark) if name == texture else 0, abs=0.005)
+        assert strength == pytest.approx(TEXTURE_CONTRAST / (1 - dark) if name == texture else 0, abs=0.005)
 
 
 def test_objects_do_not_colour_their_background():
     looks = []
     for colours in (("red", "blue"), ("yellow", "purple")):
         attributes = [("large", colour, "plain") for colour in colours]
-        graph = of_boxes(["square", "circle"], [box(4, 4, 24), box(36, 30, 24)], attributes)
-        looks.append(see(render(graph, PALE)).look)
+        graph = graph_from_boxes(["square", "circle"], [box(4, 4, 24), box(36, 30, 24)], attributes)
+        looks.append(read_scene(render(graph, PALE)).look)
     assert looks[0].mean == pytest.approx(looks[1].mean, abs=0.5)

@@ -21,8 +21,8 @@ from ldm.synthetic.solids import (
     SIDES,
     Background,
     box_at,
-    holds,
-    relation,
+    relation_holds,
+    main_relation,
     render,
 )
 
@@ -81,7 +81,7 @@ def test_scenes_are_as_described():
             for b in graph.boxes[:i]
         )
         graph.validate(solids.VOCAB)
-        assert solids.illegible(graph) is None
+        assert solids.find_ambiguity(graph) is None
     assert counts == set(range(3, 9))
     assert covered >= 30
 
@@ -100,10 +100,10 @@ def test_every_triple_holds_and_its_converse_from_the_other_end():
         for subject, predicate, object in graph.triples:
             a, b = graph.boxes[subject], graph.boxes[object]
             words.add(predicate)
-            assert holds(a, predicate, b, subject > object, slack=0)
-            assert holds(b, solids.CONVERSE[predicate], a, object > subject, slack=0)
-            assert not holds(b, predicate, a, object > subject)
-            assert relation(b, a) == solids.CONVERSE[predicate]
+            assert relation_holds(a, predicate, b, subject > object, slack=0)
+            assert relation_holds(b, solids.CONVERSE[predicate], a, object > subject, slack=0)
+            assert not relation_holds(b, predicate, a, object > subject)
+            assert main_relation(b, a) == solids.CONVERSE[predicate]
     assert words == {"left of", "right of", "in front of"}
 
 
@@ -113,13 +113,13 @@ def test_every_triple_holds_and_its_converse_from_the_other_end():
     + [(76, 108, "in front of"), (74, 102, None), (114, 76, None)],
 )
 def test_relations_are_those_of_the_stated_rules(column, base, word):
-    assert relation(box_at("small", column, base), box_at("small", 64, 100)) == word
+    assert main_relation(box_at("small", column, base), box_at("small", 64, 100)) == word
 
 
 def test_either_of_two_words_may_be_true():
     nearer, farther = box_at("small", 80, 120), box_at("small", 50, 70)
-    assert holds(nearer, "right of", farther, True) and holds(nearer, "in front of", farther, True)
-    assert not holds(nearer, "left of", farther, True) and not holds(nearer, "behind", farther, True)
+    assert relation_holds(nearer, "right of", farther, True) and relation_holds(nearer, "in front of", farther, True)
+    assert not relation_holds(nearer, "left of", farther, True) and not relation_holds(nearer, "behind", farther, True)
 
 
 def test_the_nearer_solid_hides_the_farther_one_whatever_their_order():
@@ -210,7 +210,7 @@ def scene(*parts) -> SceneGraph:
     ],
 )
 def test_what_cannot_be_told_from_the_picture_is_illegible(graph, why):
-    assert why in solids.illegible(graph)
+    assert why in solids.find_ambiguity(graph)
 
 
 @pytest.mark.parametrize(
@@ -233,9 +233,9 @@ def test_a_scene_takes_milliseconds():
 
 def test_a_told_graph_keeps_what_its_words_mean():
     for index, (graph, _) in enumerate(SCENES):
-        told = solids.told(graph, random.Random(index), boxes="all")
+        told = solids.subsample_graph(graph, random.Random(index), boxes="all")
         order = solids.back_to_front(told)
         assert [told.boxes[i][3] for i in order] == [box[3] for box in graph.boxes]
         for subject, predicate, object in told.triples:
             nearer = order.index(subject) > order.index(object)
-            assert holds(told.boxes[subject], predicate, told.boxes[object], nearer)
+            assert relation_holds(told.boxes[subject], predicate, told.boxes[object], nearer)

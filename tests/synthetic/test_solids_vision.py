@@ -9,8 +9,8 @@ from PIL import Image, ImageFilter
 from ldm.data.demo import DemoValidation
 from ldm.graph.scene_graph import SceneGraph
 from ldm.synthetic import solids
-from ldm.synthetic.solids import CELLS, COLOURS, MATERIALS, SHAPES, Background, box_at, holds, render
-from ldm.synthetic.solids_vision import see
+from ldm.synthetic.solids import CELLS, COLOURS, MATERIALS, SHAPES, Background, box_at, relation_holds, render
+from ldm.synthetic.solids_vision import read_scene
 
 HELD_OUT = DemoValidation(10**6, scenes="hard")
 
@@ -24,7 +24,7 @@ def kinds(graph: SceneGraph) -> dict:
 
 def agrees(graph: SceneGraph, image: Image.Image, tolerance: float = 2.0) -> bool:
     """Whether all that the graph says is seen, and nothing else."""
-    seen = see(image)
+    seen = read_scene(image)
     if seen.graph is None or seen.stray > 8:
         return False
     said, shown = kinds(graph), kinds(seen.graph)
@@ -36,7 +36,7 @@ def agrees(graph: SceneGraph, image: Image.Image, tolerance: float = 2.0) -> boo
     place = {said[kind][0]: shown[kind][0] for kind in said}
     boxes = seen.graph.boxes
     return all(
-        holds(boxes[place[s]], predicate, boxes[place[o]], place[s] > place[o]) for s, predicate, o in graph.triples
+        relation_holds(boxes[place[s]], predicate, boxes[place[o]], place[s] > place[o]) for s, predicate, o in graph.triples
     )
 
 
@@ -61,8 +61,8 @@ def changed(graph: SceneGraph, how: str, rng: random.Random) -> SceneGraph | Non
         boxes[index] = box_at(size, (x0 + x1) / 2 + dx, y1 + dy)
         if not 0 <= boxes[index][0] < boxes[index][2] <= 1:
             return None
-    edited = solids.of_boxes(objects, boxes, words)
-    return edited if solids.illegible(edited) is None else None
+    edited = solids.graph_from_boxes(objects, boxes, words)
+    return edited if solids.find_ambiguity(edited) is None else None
 
 
 CHANGES = ("removed", "recoloured", "material", "swapped", "moved")
@@ -102,7 +102,7 @@ def test_the_truth_is_seen_in_nearly_all_scenes_and_changes_in_nearly_all_pictur
 def test_boxes_are_exact_in_true_renderings():
     for index in range(1100, 1105):
         graph, background = HELD_OUT.scene(index)
-        seen = kinds(see(render(graph, background)).graph)
+        seen = kinds(read_scene(render(graph, background)).graph)
         for kind, (_, _, box) in kinds(graph).items():
             assert np.abs(seen[kind][2] - box).max() <= 1
 
@@ -116,21 +116,21 @@ def test_larger_pictures_show_the_same(size):
 def test_an_array_is_seen_as_a_picture_is():
     graph, background = HELD_OUT.scene(1201)
     picture = render(graph, background)
-    assert see(np.asarray(picture)) == see(picture)
+    assert read_scene(np.asarray(picture)) == read_scene(picture)
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (127, 127, 127), (255, 255, 255), (200, 210, 190)])
 def test_nothing_is_seen_where_nothing_is(colour):
-    seen = see(Image.new("RGB", (CELLS, CELLS), colour))
+    seen = read_scene(Image.new("RGB", (CELLS, CELLS), colour))
     assert seen.graph is None and seen.stray == 0
 
 
 def test_noise_and_colour_that_is_no_solid_make_no_answer_that_holds():
     noise = np.random.default_rng(0).integers(0, 256, (CELLS, CELLS, 3), np.uint8)
-    see(noise)
+    read_scene(noise)
     stripe = np.full((CELLS, CELLS, 3), 200, np.uint8)
     stripe[60:68, 10:118] = COLOURS["red"]
-    seen = see(stripe)
+    seen = read_scene(stripe)
     assert seen.graph is None and seen.stray > 100
 
 
@@ -138,11 +138,11 @@ def test_the_look_is_the_background_s():
     dot = SceneGraph(("sphere",), (box_at("small", 30, 100),), (("small", "red", "rubber"),))
     pale = Background((180, 190, 200), (200, 205, 200), (190, 180, 170), 0.0)
     for lamp, side in ((-1.0, "from the left"), (0.0, "from above"), (0.5, "from the right")):
-        look = see(render(dot, pale._replace(lamp=lamp))).look
+        look = read_scene(render(dot, pale._replace(lamp=lamp))).look
         assert look.texture == side
         assert look.relief[0] == pytest.approx(lamp * solids.GLOW, abs=0.01)
         away = SceneGraph(("sphere",), (box_at("small", 90, 70),), (("small", "blue", "rubber"),))
-        elsewhere = see(render(away, pale._replace(lamp=lamp))).look
+        elsewhere = read_scene(render(away, pale._replace(lamp=lamp))).look
         assert np.allclose(look.mean, elsewhere.mean, atol=1.5) and np.allclose(look.ramp, elsewhere.ramp, atol=3)
     ground = np.asarray(render(dot, pale), float)[:, 64:].mean((0, 1))
-    assert np.allclose(see(render(dot, pale)).look.mean, ground, atol=1.5)
+    assert np.allclose(read_scene(render(dot, pale)).look.mean, ground, atol=1.5)
