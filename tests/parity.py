@@ -75,7 +75,7 @@ def read_parity(path: Path) -> Parity:
     groups: dict[str, dict[str, Tensor]] = {"weights": {}, "in": {}, "out": {}}
     with safe_open(path, "pt") as file:
         metadata: Mapping[str, str] = file.metadata()
-        for key in file.keys():
+        for key in file.keys():  # noqa: SIM118 - the handle is no dict and cannot be iterated
             group, rest = key.split(".", 1)
             groups[group][rest] = file.get_tensor(key)
     stored = {key: value.float() for key, value in groups["weights"].items()} or None

@@ -1,9 +1,11 @@
-"""What the command-line programs share: argument types, the options that name a model, and exit codes."""
+"""What the command-line programs share: argument types, the options that name a model, log messages, and exit codes."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import math
+import os
 import sys
 from collections.abc import Callable
 
@@ -50,7 +52,53 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, else the CPU)")
 
 
-def run_program(main: Callable[[], int | None], name: str, if_stopped: str = "", if_out_of_memory: str = "") -> int:
+def add_verbose_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --verbose, whose value goes to `configure_logging`, or to `run_program`, which calls that."""
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print which keys of each checkpoint were loaded, and which were not and why (default: one line per part)",
+    )
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints each message once: warnings and errors on stderr, the rest on stdout."""
+
+    def __init__(self):
+        super().__init__()
+        self.printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = self.format(record)
+        if message not in self.printed:
+            self.printed.add(message)
+            # the stream is looked up anew for each message, since tests and progress bars replace it
+            print(message, file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+
+
+def configure_logging(verbose: bool = False) -> None:
+    """Prints the log messages of the package `ldm`, as a program does; a library's user configures `logging` instead.
+
+    Of several processes that run one program (torchrun, Lightning's DDP), only the first prints anything below an error.
+
+    Args:
+        verbose: print DEBUG messages too, such as the long form of the loading reports.
+    """
+    first_process = all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    logger = logging.getLogger("ldm")
+    for handler in [handler for handler in logger.handlers if isinstance(handler, ConsoleHandler)]:
+        logger.removeHandler(handler)
+    logger.addHandler(ConsoleHandler())
+    logger.setLevel((logging.DEBUG if verbose else logging.INFO) if first_process else logging.ERROR)
+
+
+def run_program(
+    main: Callable[[], int | None],
+    name: str,
+    if_stopped: str = "",
+    if_out_of_memory: str = "",
+    verbose: bool = False,
+) -> int:
     """Runs the body of a command-line program and turns its exceptions into one line on stderr and an exit code.
 
     Args:
@@ -58,10 +106,12 @@ def run_program(main: Callable[[], int | None], name: str, if_stopped: str = "",
         name: the program's file name, which begins each message.
         if_stopped: what to say after Ctrl-C, such as "the same command continues".
         if_out_of_memory: what to do when the GPU's memory is too small.
+        verbose: the value of --verbose, see `configure_logging`.
 
     Returns:
         The exit code: 2 after a user's mistake or too little GPU memory, 130 after Ctrl-C.
     """
+    configure_logging(verbose)
     try:
         return main() or 0
     except UserError as error:

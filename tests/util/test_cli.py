@@ -1,0 +1,87 @@
+"""Log messages of the programs, and the exit codes of what goes wrong in them."""
+
+import argparse
+import logging
+
+import pytest
+
+from ldm.util.cli import add_verbose_argument, configure_logging, run_program
+from ldm.util.errors import UserError
+
+logger = logging.getLogger("ldm.some.module")
+
+
+@pytest.fixture(autouse=True)
+def restored_logger():
+    package = logging.getLogger("ldm")
+    handlers, level = list(package.handlers), package.level
+    yield
+    package.handlers[:] = handlers
+    package.setLevel(level)
+
+
+@pytest.mark.parametrize("verbose, shown", [(False, "short\n"), (True, "short\nlong\n")])
+def test_each_message_is_printed_once_and_the_long_form_if_verbose(capsys, verbose, shown):
+    configure_logging(verbose)
+    for _ in range(2):
+        logger.info("short")
+        logger.debug("long")
+    assert capsys.readouterr() == (shown, "")
+
+
+def test_another_program_in_the_same_process_prints_the_message_again_and_only_once(capsys):
+    for _ in range(2):
+        configure_logging()
+        logger.info("short")
+    assert capsys.readouterr().out == "short\nshort\n"
+
+
+def test_warnings_go_to_stderr(capsys):
+    configure_logging()
+    logger.warning("not loaded")
+    assert capsys.readouterr() == ("", "not loaded\n")
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "NODE_RANK"])
+def test_only_the_first_process_prints_messages(capsys, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    configure_logging()
+    logger.info("short")
+    logger.warning("not loaded")
+    logger.error("failed")
+    assert capsys.readouterr() == ("", "failed\n")
+
+
+def test_the_verbose_option_is_off_by_default():
+    parser = argparse.ArgumentParser()
+    add_verbose_argument(parser)
+    assert not parser.parse_args([]).verbose and parser.parse_args(["--verbose"]).verbose
+
+
+def test_a_program_shows_the_messages_of_its_body(capsys):
+    assert run_program(lambda: logger.debug("long"), "program.py", verbose=True) == 0
+    assert capsys.readouterr().out == "long\n"
+
+
+def test_a_users_mistake_is_one_line_on_stderr_and_exit_code_2(capsys):
+    def body():
+        raise UserError("wrong\n   option")
+
+    assert run_program(body, "program.py") == 2
+    assert capsys.readouterr() == ("", "program.py: wrong option\n")
+
+
+def test_an_interrupted_program_says_how_to_continue_and_exits_with_130(capsys):
+    def body():
+        raise KeyboardInterrupt
+
+    assert run_program(body, "program.py", if_stopped="the same command continues") == 130
+    assert capsys.readouterr().err == "program.py: stopped; the same command continues\n"
+
+
+def test_other_errors_are_not_hidden():
+    def body():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="bug"):
+        run_program(body, "program.py")
