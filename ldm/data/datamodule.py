@@ -92,9 +92,9 @@ class DataModuleFromConfig(pl.LightningDataModule):
         return Flipping(dataset, flip, self.seed) if flip else dataset
 
     def _refuse_stale(self, model: pl.LightningModule) -> None:
-        if not hasattr(model, "encoders"):
+        if not hasattr(model, "encoder_checksums"):
             raise ConfigError(f"data.params.cache: {type(model).__name__} learns from images; leave it out")
-        encoders = model.encoders()
+        encoders = model.encoder_checksums()
         for split in self.served:
             folder = Path(self.cache, split)
             read_index(folder).refuse_other(folder, encoders=encoders)

@@ -27,7 +27,7 @@ LARGEST_SCALE = 100.0
 CLIP = {"target": "ldm.modules.global_film.CLIPGlobalEncoder"}  # OpenAI's ViT-B/32
 
 
-class Outcome(NamedTuple):
+class PretrainingOutput(NamedTuple):
     """What a batch gave.
 
     contrastive, masked   the losses
@@ -131,7 +131,7 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def losses(self, batch: Batch) -> Outcome:
+    def losses(self, batch: Batch) -> PretrainingOutput:
         batch = Batch.of(batch)
         cond = self.cond_stage_model(batch.graph)
         embedding, patches = self.image_features(batch.image)
@@ -142,10 +142,10 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
             style = contrastive_loss(*(F.normalize(self.to_style(x).float(), dim=-1) for x in pair), self.scale)
 
         with torch.no_grad():
-            hidden = draw_objects(batch.graph, self.mask_probability)
+            hidden = sample_masked_objects(batch.graph, self.mask_probability)
             _, covered = self.image_features(mask_objects(batch.image, batch.graph, hidden))
         uncovered, target = self.decoder(covered, Context.of(cond.tokens, cond.mask), None), patches.detach().float()
-        return Outcome(
+        return PretrainingOutput(
             contrastive=contrastive_loss(image, graph, self.scale),
             masked=F.mse_loss(uncovered.float(), target),
             style=style,
@@ -165,7 +165,7 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
         self.log("val/masked_of_mean", outcome.of_mean, batch_size=len(outcome.image), sync_dist=True)
         self.validated.append((outcome.image, outcome.graph))
 
-    def _log_losses(self, split: str, outcome: Outcome) -> Tensor:
+    def _log_losses(self, split: str, outcome: PretrainingOutput) -> Tensor:
         loss = outcome.contrastive + outcome.masked + outcome.style
         values = {"loss": loss, "contrastive": outcome.contrastive, "masked": outcome.masked, "style": outcome.style}
         values = {f"{split}/{name}": value for name, value in values.items()}
@@ -179,8 +179,8 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
         """How often an image's graph is among the nearest of the whole set's, and the other way round."""
         image, graph = (self.all_gather(torch.cat(x)).flatten(0, -2) for x in zip(*self.validated))
         for k in (1, 5):
-            self.log(f"val/image_to_graph_R@{k}", recall(image, graph, k), sync_dist=True)
-            self.log(f"val/graph_to_image_R@{k}", recall(graph, image, k), sync_dist=True)
+            self.log(f"val/image_to_graph_R@{k}", recall_at_k(image, graph, k), sync_dist=True)
+            self.log(f"val/graph_to_image_R@{k}", recall_at_k(graph, image, k), sync_dist=True)
             self.log(f"val/chance_R@{k}", min(1.0, k / len(image)), sync_dist=True)
 
     def on_train_batch_end(self, *_):
@@ -209,7 +209,7 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
     @torch.no_grad()
     def log_images(self, batch: Batch, n: int = 8) -> dict[str, Tensor]:  # name -> (n,3,H,W) in [-1,1]
         batch = Batch.of(batch)
-        hidden = draw_objects(batch.graph, self.mask_probability)
+        hidden = sample_masked_objects(batch.graph, self.mask_probability)
         return {"inputs": batch.image[:n], "masked": mask_objects(batch.image, batch.graph, hidden)[:n]}
 
 
@@ -224,7 +224,7 @@ def contrastive_loss(image: Tensor, graph: Tensor, scale: Tensor) -> Tensor:  # 
     return ClipLoss(gather_with_grad=True, rank=rank, world_size=world)(image, graph, scale)
 
 
-def recall(queries: Tensor, items: Tensor, k: int) -> Tensor:  # (N,E), (N,E) -> ()
+def recall_at_k(queries: Tensor, items: Tensor, k: int) -> Tensor:  # (N,E), (N,E) -> ()
     """The share of queries whose own item, the one in the same row, is among the k most similar.
 
     Items that are equally similar come in random order; this is the mean over all orders, so that a model to which
@@ -234,10 +234,10 @@ def recall(queries: Tensor, items: Tensor, k: int) -> Tensor:  # (N,E), (N,E) ->
     own = similarity.diagonal()[:, None]
     closer, equal = (similarity > own).sum(1), (similarity == own).sum(1)
     return ((k - closer) / equal).clamp(0, 1).mean()
-FILL = 0.0  # mid grey in [-1,1], close to the mean of CLIP's images
+MASK_VALUE = 0.0  # mid grey in [-1,1], close to the mean of CLIP's images
 
 
-def draw_objects(graph: GraphBatch, probability: float) -> Tensor:  # -> (O,) bool
+def sample_masked_objects(graph: GraphBatch, probability: float) -> Tensor:  # -> (O,) bool
     """Each object that has a box, on its own, with that probability; never `__image__`, which would be everything."""
     can_be = (graph.objs != 0) & (graph.boxes[:, 0] >= 0)
     return can_be & (torch.rand(len(graph.objs), device=graph.objs.device) < probability)
@@ -249,4 +249,4 @@ def mask_objects(image: Tensor, graph: GraphBatch, hidden: Tensor) -> Tensor:  #
     x, y = ((torch.arange(size, device=image.device) + 0.5) / size for size in (image.shape[3], image.shape[2]))
     inside = ((x0 <= x) & (x < x1))[:, None, :] & ((y0 <= y) & (y < y1))[:, :, None]
     boxes_over = torch.zeros_like(image[:, 0]).index_add(0, image_of, inside.to(image.dtype))
-    return torch.where(boxes_over[:, None] > 0, FILL, image)
+    return torch.where(boxes_over[:, None] > 0, MASK_VALUE, image)

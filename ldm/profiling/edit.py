@@ -61,10 +61,10 @@ def _plain(setting: Setting, theirs: str | None = None) -> Callable[[], Tensor]:
         known, cond = (model.condition(encode([graph], VOCAB).to(setting.device), image) for graph in (source, target))
         null = model.unconditional(1)
         for i in range(len(schedule)):
-            eps = model.unet(z, ddim.timestep(schedule, i, z), known)
+            eps = model.unet(z, ddim.timestep_batch(schedule, i, z), known)
             z = ddim.step(z, eps, schedule.alphas_prev[i], schedule.alphas[i])
         for i in reversed(range(len(schedule))):
-            t = ddim.timestep(schedule, i, z)
+            t = ddim.timestep_batch(schedule, i, z)
             eps, away = model.unet(z, t, cond), model.unet(z, t, null)
             z = ddim.step(z, away + GUIDANCE * (eps - away), schedule.alphas[i], schedule.alphas_prev[i])
         return model.decode(z)

@@ -93,7 +93,7 @@ def model():
 
 
 def encoders_of(model):
-    return make_encode_function(model.first_stage_model, model.global_stage_model), model.encoders()
+    return make_encode_function(model.first_stage_model, model.global_stage_model), model.encoder_checksums()
 
 
 @pytest.fixture
@@ -413,14 +413,14 @@ def test_a_cache_of_other_weights_is_stale_for_training_and_for_writing(source, 
 
 @pytest.mark.parametrize("part", ["decoder.conv_in", "quantize.embedding"])
 def test_a_better_decoder_leaves_a_cache_as_good_as_it_was(model, part):
-    assert changed(model, f"first_stage_model.{part}.weight").encoders() == model.encoders()
+    assert changed(model, f"first_stage_model.{part}.weight").encoder_checksums() == model.encoder_checksums()
 
 
 def test_the_same_weights_under_other_settings_are_another_encoder(model):
-    before = model.encoders()["image encoder"]
+    before = model.encoder_checksums()["image encoder"]
     other = copy.deepcopy(model)
     other.global_stage_model.normalize = False
-    assert other.encoders()["image encoder"] != before
+    assert other.encoder_checksums()["image encoder"] != before
     plain = MODEL["params"]["global_stage_config"]
     quick = copy.deepcopy(plain)
     quick["params"]["model_name"]["quick_gelu"] = True  # another activation of the same weights
@@ -438,7 +438,7 @@ def test_the_same_weights_under_other_settings_are_another_encoder(model):
         assert checksum(tower) != checksum(towers[0]), setting
     ddconfig = MODEL["params"]["first_stage_config"]["params"]["ddconfig"]
     gaussian = AutoencoderKL(embed_dim=4, ddconfig={**ddconfig, "double_z": True}, init="random")
-    assert checksum(gaussian) != model.encoders()["first stage"]
+    assert checksum(gaussian) != model.encoder_checksums()["first stage"]
 
 
 @pytest.mark.parametrize(
@@ -553,9 +553,9 @@ def test_the_encoders_are_hashed_once_for_all_splits(source, cache, model):
     asked = []
 
     class Model(pl.LightningModule):
-        def encoders(self):
+        def encoder_checksums(self):
             asked.append(True)
-            return model.encoders()
+            return model.encoder_checksums()
 
     module = data(source, cache=str(cache))
     module.trainer = type("Trainer", (), {"lightning_module": Model()})

@@ -10,8 +10,8 @@ from tiny import tiny_model
 
 from ldm.data.demo import DemoValidation
 from ldm.graph.batch import encode
-from ldm.models.diffusion import ddim, dpm_solver, paths
-from ldm.models.diffusion.dpm_solver import invert, log_snr, predict_x0, sample, step, uniform_log_snr_schedule
+from ldm.models.diffusion import ddim, dpm_solver, inversion_paths
+from ldm.models.diffusion.dpm_solver import invert, half_log_snr, predict_x0, sample, step, uniform_log_snr_schedule
 from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
 from ldm.sampling.sample import SampleOptions, sample_images
 from ldm.util.errors import UserError
@@ -133,9 +133,9 @@ def test_inverting_in_ten_steps_it_is_nearer_to_the_truth_than_ddim_of_as_many()
     few, x_T = uniform_log_snr_schedule(SCHEDULE, 10), latents()
     x_0 = transported(x_T, few.alphas[-1], A[0])
     path = invert(mixture, few, x_0)
-    for level, a in zip(path, paths.levels(few)):
+    for level, a in zip(path, inversion_paths.alpha_levels(few)):
         assert error(level, transported(x_T, few.alphas[-1], a)) < 0.08
-    assert error(path[-1], x_T) < 0.5 * error(paths.ddim(mixture, SCHEDULE.ddim(10), x_0)[-1], x_T)
+    assert error(path[-1], x_T) < 0.5 * error(inversion_paths.ddim(mixture, SCHEDULE.ddim(10), x_0)[-1], x_T)
 
 
 def test_up_and_down_in_twenty_steps_returns_nearer_than_ddim_in_fifty():
@@ -143,7 +143,7 @@ def test_up_and_down_in_twenty_steps_returns_nearer_than_ddim_in_fifty():
     for eps in (gaussian(), gaussian(1.0), mixture):
         x_0 = transported(latents(), few.alphas[-1], A[0])
         ours = error(sample(eps, few, invert(eps, few, x_0)[-1]), x_0)
-        theirs = error(ddim.sample(eps, many, paths.ddim(eps, many, x_0)[-1]), x_0)
+        theirs = error(ddim.sample(eps, many, inversion_paths.ddim(eps, many, x_0)[-1]), x_0)
         assert ours < 0.6 * theirs and ours < 0.003
 
 
@@ -224,10 +224,10 @@ def test_any_number_of_timesteps_is_kept_up_to_the_one_with_most_noise(steps):
 
 
 def test_few_levels_are_as_even_in_log_snr_as_whole_timesteps_can_be():
-    found = log_snr(paths.levels(uniform_log_snr_schedule(SCHEDULE, 10)))
-    assert log_snr(torch.tensor(0.5)) == 0
+    found = half_log_snr(inversion_paths.alpha_levels(uniform_log_snr_schedule(SCHEDULE, 10)))
+    assert half_log_snr(torch.tensor(0.5)) == 0
     torch.testing.assert_close(found.diff(), found.diff().mean().expand(10), rtol=0.1, atol=0)
-    in_time = log_snr(paths.levels(SCHEDULE.ddim(10))).diff().abs()
+    in_time = half_log_snr(inversion_paths.alpha_levels(SCHEDULE.ddim(10))).diff().abs()
     assert in_time.max() > 4 * in_time.min()
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from ldm.models.diffusion import dpm_solver, paths
-from ldm.models.diffusion.inversion import METHODS, SECOND_ORDER, Source, get_method, make_schedule, null, resample
+from ldm.models.diffusion import dpm_solver, inversion_paths
+from ldm.models.diffusion.inversion import METHODS, SECOND_ORDER, SourceBranch, get_method, make_schedule, null, resample
 from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.util.errors import UserError
 
@@ -67,8 +67,8 @@ def guided(denoiser, scale=10.0):
 
 def source_of(name, denoiser, seed=0):
     if name == "null":
-        return Source(denoiser, guided(denoiser), NULL)
-    return Source(denoiser, generator=seeded(seed))
+        return SourceBranch(denoiser, guided(denoiser), NULL)
+    return SourceBranch(denoiser, generator=seeded(seed))
 
 
 def inverted_by(name, denoiser=smooth, steps=20, x0=None):
@@ -96,16 +96,16 @@ def test_walking_back_under_the_source_returns_the_picture(name, denoiser, toler
 def test_with_its_null_tokens_guided_sampling_comes_as_near_as_plain_inversion_does_without_guidance(denoiser):
     x0, denoiser = pictures(), DENOISERS[denoiser]
     inverted, schedule, source = inverted_by("null", denoiser, 20, x0)
-    without = error(resample(inverted._replace(null=None), schedule, denoiser), x0)
+    without = error(resample(inverted._replace(null_tokens=None), schedule, denoiser), x0)
     assert error(resample(inverted, schedule, source), x0) < without + 0.02
-    assert error(resample(inverted._replace(null=None), schedule, source), x0) > without + 0.1
+    assert error(resample(inverted._replace(null_tokens=None), schedule, source), x0) > without + 0.1
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_an_exact_method_is_exact_with_few_steps_and_from_any_level(name):
     x0, source = pictures(), source_of(name, mixture)
     for top in (0, 200, 400, 600, 999):
-        schedule = SCHEDULE.ddim(6).below(top)
+        schedule = SCHEDULE.ddim(6).up_to(top)
         assert error(resample(METHODS[name](source, schedule, x0), schedule, mixture), x0) < 1e-5
 
 
@@ -125,7 +125,7 @@ def test_under_a_constant_noise_no_step_is_implicit_and_every_path_is_the_closed
     noise = constant(x0, None)
     clean = (x0 - (1 - A0).sqrt() * noise) / A0.sqrt()
     inverted, _, source = inverted_by(name, constant, 50, x0)
-    for level, a in zip(inverted.path, paths.levels(schedule)):
+    for level, a in zip(inverted.path, inversion_paths.alpha_levels(schedule)):
         torch.testing.assert_close(level, a.sqrt() * clean + (1 - a).sqrt() * noise)
     torch.testing.assert_close(resample(inverted, schedule, source), x0)
 
@@ -133,7 +133,7 @@ def test_under_a_constant_noise_no_step_is_implicit_and_every_path_is_the_closed
 def test_leaping_comes_nearer_to_the_true_noise_than_plain_inversion():
     """The trajectory of N(0, s^2) data is known: x scales with the standard deviation of its level."""
     x0, schedule = pictures(), SCHEDULE.ddim(100)
-    spread = (paths.levels(schedule) * 0.5**2 + 1 - paths.levels(schedule)).sqrt()
+    spread = (inversion_paths.alpha_levels(schedule) * 0.5**2 + 1 - inversion_paths.alpha_levels(schedule)).sqrt()
     true = x0 * float(spread[-1] / spread[0])
     plain, leaping = (error(inverted_by(name, gaussian(), 100, x0)[0].path[-1], true) for name in ("ddim", "bdia"))
     assert leaping < 0.5 * plain
@@ -142,7 +142,7 @@ def test_leaping_comes_nearer_to_the_true_noise_than_plain_inversion():
 def test_what_guidance_does_to_the_source_is_made_up_for_where_the_method_is_told_of_it():
     x0, schedule, away = pictures(), SCHEDULE.ddim(20), guided(mixture)
     for name in ("direct", "ddpm"):
-        inverted = METHODS[name](Source(mixture, away, generator=seeded()), schedule, x0)
+        inverted = METHODS[name](SourceBranch(mixture, away, generator=seeded()), schedule, x0)
         assert error(resample(inverted, schedule, away), x0) < 1e-5
     plain, schedule, _ = inverted_by("ddim", mixture, 20, x0)
     assert error(resample(plain, schedule, away), x0) > 0.1
@@ -241,7 +241,7 @@ def test_a_method_calls_the_denoiser_as_often_as_it_says(name, up):
 
     inverted, schedule, _ = inverted_by(name, counted, 7)
     assert len(calls) == up
-    down, times = schedule.timesteps.flip(0), 1 if inverted.source is None else 2
+    down, times = schedule.timesteps.flip(0), 1 if inverted.source_denoiser is None else 2
     for paired in (False, True):
         calls.clear()
         resample(inverted, schedule, counted, paired=paired)
@@ -276,11 +276,11 @@ def test_without_an_edit_second_order_corrections_return_the_picture_and_its_inv
         schedule = make_schedule(SCHEDULE, "dpm++", steps)
         for denoiser in DENOISERS.values():
             away = guided(denoiser)
-            inverted = get_method("direct", "dpm++")(Source(denoiser, away), schedule, x0)
+            inverted = get_method("direct", "dpm++")(SourceBranch(denoiser, away), schedule, x0)
             assert torch.equal(resample(inverted, schedule, away), x0)
             assert torch.equal(inverted.path, dpm_solver.invert(denoiser, schedule, x0))
     schedule = make_schedule(SCHEDULE, "dpm++", 20)
-    inverted = get_method("ddim", "dpm++")(Source(mixture), schedule, x0)
+    inverted = get_method("ddim", "dpm++")(SourceBranch(mixture), schedule, x0)
     assert error(resample(inverted, schedule, mixture), x0) < 0.01
 
 
@@ -295,9 +295,9 @@ def test_without_a_region_walking_back_is_what_the_solver_samples(steps):
 
 def test_going_back_by_steps_of_second_order_comes_nearer_to_the_picture_than_by_ddims():
     x0, schedule = pictures(), make_schedule(SCHEDULE, "dpm++", 8)
-    inverted = get_method("direct", "dpm++")(Source(mixture), schedule, x0)
-    plain = resample(inverted._replace(source=None), schedule, mixture)
-    first = resample(inverted._replace(source=None, second_order=False), schedule, mixture)
+    inverted = get_method("direct", "dpm++")(SourceBranch(mixture), schedule, x0)
+    plain = resample(inverted._replace(source_denoiser=None), schedule, mixture)
+    first = resample(inverted._replace(source_denoiser=None, second_order=False), schedule, mixture)
     assert error(plain, x0) < 0.5 * error(first, x0) and error(plain, x0) > 1e-4
 
 
@@ -332,7 +332,7 @@ def test_an_unknown_method_or_sampler_is_named():
 
 def test_the_levels_of_edit_friendly_noise_are_independent_and_without_inversion_they_share_theirs():
     x0 = pictures(64)
-    share = (paths.levels(SCHEDULE.ddim(5)) / A0)[1:].view(-1, 1, 1, 1, 1)
+    share = (inversion_paths.alpha_levels(SCHEDULE.ddim(5)) / A0)[1:].view(-1, 1, 1, 1, 1)
     for name, correlation in (("ddpm", 0.0), ("noise", 1.0)):
         path = inverted_by(name, smooth, 5, x0)[0].path
         noise = ((path[1:] - share.sqrt() * x0) / (1 - share).sqrt()).flatten(1)
@@ -351,7 +351,7 @@ def test_the_denoiser_that_knows_the_noise_takes_it_off_from_any_level():
 
     # The forward process leaves x0's own share of noise at its own level, of which this denoiser knows nothing.
     for top in (200, 999):
-        schedule = SCHEDULE.ddim(10).below(top)
+        schedule = SCHEDULE.ddim(10).up_to(top)
         back = resample(METHODS["noise"](source_of("noise", eps), schedule, x0), schedule, eps)
         assert (back - x0).abs().max() < 5 * (1 - A0).sqrt()
 
@@ -365,13 +365,13 @@ def test_null_tokens_are_found_where_the_answer_is_known():
     def eps(x, t, tokens):
         return 3 * constant(x, t) - 2 * tokens.sum(1)[..., None, None]
 
-    source = Source(constant, eps, learned)
+    source = SourceBranch(constant, eps, learned)
     with torch.no_grad():
         inverted = null(source, schedule, x0, iterations=300, tolerance=1e-9)
-    assert inverted.null.shape == (10, 2, 2, 4)
-    torch.testing.assert_close(inverted.null.sum(2), constant(x0, None)[:, :, 0, 0].expand(10, 2, 4), rtol=0, atol=2e-2)
+    assert inverted.null_tokens.shape == (10, 2, 2, 4)
+    torch.testing.assert_close(inverted.null_tokens.sum(2), constant(x0, None)[:, :, 0, 0].expand(10, 2, 4), rtol=0, atol=2e-2)
     assert error(resample(inverted, schedule, eps), x0) < 1e-3
-    unfitted = inverted._replace(null=learned.expand(10, 2, 2, 4))
+    unfitted = inverted._replace(null_tokens=learned.expand(10, 2, 2, 4))
     assert error(resample(unfitted, schedule, eps), x0) > 0.3
 
 
@@ -385,10 +385,10 @@ def test_null_tokens_are_found_through_a_unet_and_leave_it_as_it_was():
     x0, schedule = pictures(), SCHEDULE.ddim(3)
     cond = model.unconditional(2)._replace(tokens=torch.randn(2, 1, 32))
     guided = model.denoiser(cond, 8.0, 8.0)
-    source = Source(model.denoiser(cond), guided, model.null_tokens)
+    source = SourceBranch(model.denoiser(cond), guided, model.null_tokens)
     with torch.no_grad():
         inverted = null(source, schedule, x0, iterations=4, rate=0.1)
-    learned = inverted._replace(null=model.null_tokens.expand(3, 2, 1, 32))
+    learned = inverted._replace(null_tokens=model.null_tokens.expand(3, 2, 1, 32))
     fitted, unfitted = (error(resample(i, schedule, guided), x0) for i in (inverted, learned))
     assert fitted < 0.8 * unfitted
     assert all(p.grad is None for p in model.parameters())
@@ -397,20 +397,20 @@ def test_null_tokens_are_found_through_a_unet_and_leave_it_as_it_was():
 def test_null_inversion_without_guidance_is_refused():
     x0, schedule = pictures(), SCHEDULE.ddim(3)
     with pytest.raises(UserError, match="guided denoiser"):
-        null(Source(smooth), schedule, x0)
+        null(SourceBranch(smooth), schedule, x0)
     with pytest.raises(UserError, match="graph scale"):
-        null(Source(smooth, lambda x, t, tokens: smooth(x, t), NULL), schedule, x0)
+        null(SourceBranch(smooth, lambda x, t, tokens: smooth(x, t), NULL), schedule, x0)
 
 
 def test_steps_that_do_not_converge_are_told():
     with pytest.warns(UserWarning, match="more --steps"):
-        paths.fixed_point(lambda x, t: (40 * x).sin(), SCHEDULE.ddim(3), torch.ones(1, 4, 2, 2), iterations=4)
+        inversion_paths.fixed_point(lambda x, t: (40 * x).sin(), SCHEDULE.ddim(3), torch.ones(1, 4, 2, 2), iterations=4)
 
 
 def test_fixed_points_are_found_where_plain_iteration_runs_away():
     """x = g(x) of a linear g with eigenvalues from -3 to 0.9, of which plain iteration would blow up the first."""
     matrix = torch.diag(torch.tensor([-3.0, -2.0, 0.5, 0.9], dtype=torch.float64))
     given = torch.tensor([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]], dtype=torch.float64)
-    x, residual = paths._solve(lambda x: x @ matrix + given, torch.zeros(2, 4, dtype=torch.float64), 50, 1e-9)
+    x, residual = inversion_paths._solve(lambda x: x @ matrix + given, torch.zeros(2, 4, dtype=torch.float64), 50, 1e-9)
     torch.testing.assert_close(x, given @ torch.linalg.inv(torch.eye(4, dtype=torch.float64) - matrix))
     assert residual <= 1e-9

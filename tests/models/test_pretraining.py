@@ -14,7 +14,7 @@ from ldm.data.datamodule import DataModuleFromConfig
 from ldm.data.demo import DemoTrain
 from ldm.graph.batch import collate, encode
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.pretraining import FILL, GraphImagePretraining, contrastive_loss, draw_objects, mask_objects, recall
+from ldm.models.pretraining import MASK_VALUE, GraphImagePretraining, contrastive_loss, sample_masked_objects, mask_objects, recall_at_k
 from ldm.modules.cgip.cgip import CGIPModel
 from ldm.modules.global_film import CLIPGlobalEncoder, image_tower
 from ldm.synthetic.shapes import VOCAB
@@ -74,7 +74,7 @@ def graph_of(*boxes):
 def test_a_cover_takes_the_pixels_whose_middle_is_in_the_box_and_no_other():
     image = torch.ones(1, 3, 4, 8)
     graph = graph_of((0.3, 0.2, 0.7, 0.6))  # from 2.4 to 5.6 across, from 0.8 to 2.4 down
-    covered = (mask_objects(image, graph, torch.tensor([True, False])) == FILL)[0]
+    covered = (mask_objects(image, graph, torch.tensor([True, False])) == MASK_VALUE)[0]
     rows, columns = covered[0].nonzero().T
     assert set(rows.tolist()) == {1} and set(columns.tolist()) == {2, 3, 4, 5}
     assert torch.equal(covered, covered[:1].expand(3, -1, -1))
@@ -83,26 +83,26 @@ def test_a_cover_takes_the_pixels_whose_middle_is_in_the_box_and_no_other():
 def test_where_boxes_overlap_the_cover_is_no_thicker():
     image, graph = torch.full((1, 3, 8, 8), -0.75), graph_of(LEFT, RIGHT)
     covered = mask_objects(image, graph, torch.tensor([True, True, False]))
-    assert set(covered.flatten().tolist()) == {FILL, -0.75}
+    assert set(covered.flatten().tolist()) == {MASK_VALUE, -0.75}
 
 
 def test_with_every_object_covered_the_rest_of_the_picture_is_still_there():
     graph = graph_of(LEFT)
-    hidden = draw_objects(graph, 1.0)
+    hidden = sample_masked_objects(graph, 1.0)
     assert hidden.tolist() == [True, False]  # the second is __image__, whose box is all of the image
     image = torch.rand(1, 3, 8, 8)
     assert torch.equal(mask_objects(image, graph, hidden)[..., 4:], image[..., 4:])
 
 
 def test_objects_without_a_box_and_with_probability_zero_are_not_covered():
-    assert not draw_objects(graph_of(None), 1.0).any()
-    assert not draw_objects(graph_of(LEFT, RIGHT), 0.0).any()
+    assert not sample_masked_objects(graph_of(None), 1.0).any()
+    assert not sample_masked_objects(graph_of(LEFT, RIGHT), 0.0).any()
 
 
 def test_objects_are_drawn_one_by_one_with_the_given_probability():
     torch.manual_seed(0)
     graph = graph_of(LEFT, RIGHT)
-    drawn = torch.stack([draw_objects(graph, 0.3) for _ in range(4000)]).float()[:, :2]
+    drawn = torch.stack([sample_masked_objects(graph, 0.3) for _ in range(4000)]).float()[:, :2]
     assert drawn.mean(0).tolist() == pytest.approx([0.3, 0.3], abs=0.03)
     assert (drawn[:, 0] * drawn[:, 1]).mean().item() == pytest.approx(0.09, abs=0.02)
 
@@ -126,12 +126,12 @@ def test_the_contrastive_loss_of_perfect_and_of_equal_embeddings_is_the_closed_f
 def test_recall_counts_how_many_are_closer():
     items = torch.eye(4)
     queries = torch.tensor([[4.0, 1, 2, 3], [4, 3, 2, 1], [4, 3, 2, 1], [4, 3, 2, 1]])  # own item: 1st, 2nd, 3rd, 4th
-    assert [recall(queries, items, k).item() for k in (1, 2, 3, 4, 5)] == [0.25, 0.5, 0.75, 1, 1]
+    assert [recall_at_k(queries, items, k).item() for k in (1, 2, 3, 4, 5)] == [0.25, 0.5, 0.75, 1, 1]
 
 
 def test_a_model_to_which_everything_is_alike_recalls_what_chance_does():
     alike = torch.ones(8, 3)
-    assert recall(alike, alike, 1) == 1 / 8 and recall(alike, alike, 5) == 5 / 8
+    assert recall_at_k(alike, alike, 1) == 1 / 8 and recall_at_k(alike, alike, 5) == 5 / 8
 
 
 def test_each_loss_is_logged_under_its_own_name():
@@ -323,7 +323,7 @@ def test_pictures_are_inputs_and_the_same_under_covers():
     batch, pictures = demo(), make(mask_probability=1.0).log_images(demo(), n=4)
     assert torch.equal(pictures["inputs"], batch.image[:4]) and pictures["masked"].shape == (4, 3, 32, 32)
     changed = (pictures["masked"] != pictures["inputs"]).any(1)
-    assert 0.05 < changed.float().mean() < 0.9 and (pictures["masked"].permute(1, 0, 2, 3)[:, changed] == FILL).all()
+    assert 0.05 < changed.float().mean() < 0.9 and (pictures["masked"].permute(1, 0, 2, 3)[:, changed] == MASK_VALUE).all()
 
 
 @pytest.mark.parametrize("name", ["vg", "coco"])

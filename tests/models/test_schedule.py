@@ -91,7 +91,7 @@ def test_a_half_precision_latent_is_mixed_in_full_precision(schedule):
 def test_what_is_below_a_timestep_are_the_first_timesteps_and_at_least_one(schedule):
     whole = schedule.ddim(10)
     for top, count in ((0, 1), (1, 1), (100, 1), (101, 2), (500, 5), (999, 10)):
-        part = whole.below(top)
+        part = whole.up_to(top)
         assert len(part) == count and torch.equal(part.timesteps, whole.timesteps[:count])
         assert torch.equal(part.alphas, whole.alphas[:count]) and torch.equal(
             part.alphas_prev, whole.alphas_prev[:count]

@@ -35,18 +35,18 @@ def sample(
     """
     sigmas = schedule.sigmas(eta)
     for i in progress(range(len(schedule))):
-        noise = normal(x.shape, generator).to(x) if eta else 0.0
-        eps = denoiser(x, timestep(schedule, i, x))
+        noise = gaussian_noise(x.shape, generator).to(x) if eta else 0.0
+        eps = denoiser(x, timestep_batch(schedule, i, x))
         x = step(x, eps, schedule.alphas[i], schedule.alphas_prev[i], sigmas[i], noise)
     return x
 
 
-def timestep(schedule: DDIMSchedule, i: int, x: Tensor) -> Tensor:  # -> (B,) long
+def timestep_batch(schedule: DDIMSchedule, i: int, x: Tensor) -> Tensor:  # -> (B,) long
     """The i-th timestep, for each image of x."""
     return torch.full((len(x),), int(schedule.timesteps[i]), device=x.device)
 
 
-def normal(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+def gaussian_noise(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
     """Noise drawn from one generator, or the noise of each image from its own."""
     if generator is None or isinstance(generator, torch.Generator):
         return torch.randn(shape, generator=generator)

@@ -209,7 +209,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         """Of a batch's graphs and references, or the styles that it brings."""
         return self.condition(batch.graph, batch.reference, batch.latents and batch.latents.style)
 
-    def encoders(self) -> dict[str, str]:
+    def encoder_checksums(self) -> dict[str, str]:
         """What latents and styles depend on: the frozen encoders by name, each with its checksum."""
         return checksums(self.first_stage_model, self.global_stage_model)
 

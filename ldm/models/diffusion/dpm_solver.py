@@ -15,8 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion.ddim import Denoiser, timestep
-from ldm.models.diffusion.paths import levels
+from ldm.models.diffusion.ddim import Denoiser, timestep_batch
+from ldm.models.diffusion.inversion_paths import alpha_levels
 from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
 from ldm.util.errors import UserError
 
@@ -27,10 +27,10 @@ def step(x: Tensor, x0: Tensor, a_from: Tensor, a_to: Tensor, before: tuple[Tens
     before: the x_0 predicted at the level that x was reached from, and that level's alpha-bar; without it the step is of
     first order.
     """
-    h = log_snr(a_to) - log_snr(a_from)
+    h = half_log_snr(a_to) - half_log_snr(a_from)
     if before is not None:
         x0_before, a_before = before
-        r = (log_snr(a_from) - log_snr(a_before)) / h
+        r = (half_log_snr(a_from) - half_log_snr(a_before)) / h
         x0 = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * x0_before
     return ((1 - a_to) / (1 - a_from)).sqrt() * x - a_to.sqrt() * torch.expm1(-h) * x0  # Alg. 2
 
@@ -46,9 +46,9 @@ def sample(denoiser: Denoiser, schedule: DDIMSchedule, x: Tensor, progress: Call
     The first step has no level before it. The last one looks back on none either, which few steps are steadier for.
     `progress` turns range(S) into the steps from the last to the first: wrap it to show a bar.
     """
-    a, before = levels(schedule), None
+    a, before = alpha_levels(schedule), None
     for i in progress(range(len(schedule))):
-        x0 = predict_x0(x, denoiser(x, timestep(schedule, i, x)), a[i + 1])
+        x0 = predict_x0(x, denoiser(x, timestep_batch(schedule, i, x)), a[i + 1])
         x = step(x, x0, a[i + 1], a[i], before if i > 0 else None)
         before = (x0, a[i + 1])
     return x
@@ -57,15 +57,15 @@ def sample(denoiser: Denoiser, schedule: DDIMSchedule, x: Tensor, progress: Call
 def invert(
     denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter
 ) -> Tensor:  # -> (S+1,B,C,H,W)
-    """x_0 -> its path, as those of `ldm.models.diffusion.paths`; one call a step.
+    """x_0 -> its path, as those of `ldm.models.diffusion.inversion_paths`; one call a step.
 
-    Each level is asked at its own timestep, and x_0 itself at 0. `paths.ddim` asks at the next one, which suits eps, as
+    Each level is asked at its own timestep, and x_0 itself at 0. `inversion_paths.ddim` asks at the next one, which suits eps, as
     that hardly changes over a step; for the predicted x_0 it would be wrong by the difference of the levels.
     """
-    a, before, path = levels(schedule), None, [x0]
+    a, before, path = alpha_levels(schedule), None, [x0]
     for i in progress(range(len(schedule))):
         x = path[-1]
-        t = timestep(schedule, i - 1, x) if i > 0 else torch.zeros(len(x), dtype=torch.long, device=x.device)
+        t = timestep_batch(schedule, i - 1, x) if i > 0 else torch.zeros(len(x), dtype=torch.long, device=x.device)
         clean = predict_x0(x, denoiser(x, t), a[i])
         path.append(step(x, clean, a[i], a[i + 1], before))
         before = (clean, a[i])
@@ -81,7 +81,7 @@ def uniform_log_snr_schedule(schedule: NoiseSchedule, steps: int) -> DDIMSchedul
     total = len(schedule)
     if not 1 <= steps < total:
         raise UserError(f"{steps} steps of a schedule over {total}: choose between 1 and {total - 1}")
-    found = log_snr(schedule.alphas_cumprod)
+    found = half_log_snr(schedule.alphas_cumprod)
     wanted = torch.linspace(float(found[0]), float(found[-1]), steps + 1, dtype=found.dtype)[1:]
     places = torch.arange(steps)
     closest = (found[:, None] - wanted).abs().argmin(0)
@@ -91,6 +91,6 @@ def uniform_log_snr_schedule(schedule: NoiseSchedule, steps: int) -> DDIMSchedul
     return DDIMSchedule(timesteps, alphas, torch.cat([schedule.alphas_cumprod[:1], alphas[:-1]]))
 
 
-def log_snr(a: Tensor) -> Tensor:
+def half_log_snr(a: Tensor) -> Tensor:
     """lambda: half the logarithm of the signal's share of the variance, `a`, over the noise's."""
     return (a / (1 - a)).log() / 2

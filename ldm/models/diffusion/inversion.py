@@ -28,13 +28,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion import dpm_solver, paths
-from ldm.models.diffusion.ddim import Denoiser, normal, step, timestep
+from ldm.models.diffusion import dpm_solver, inversion_paths
+from ldm.models.diffusion.ddim import Denoiser, gaussian_noise, step, timestep_batch
 from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
 from ldm.util.errors import UserError, did_you_mean
 
 
-class Source(NamedTuple):
+class SourceBranch(NamedTuple):
     """The denoisers of the picture as it is.
 
     eps        under the picture's own condition, without guidance: what makes the path of an ODE
@@ -45,9 +45,9 @@ class Source(NamedTuple):
     generator  of the noise that `ddpm` and `noise` draw; or one for each image
     """
 
-    eps: Denoiser
+    unguided: Denoiser
     guided: Callable[..., Tensor] | None = None
-    null: Tensor | None = None
+    null_tokens: Tensor | None = None
     generator: torch.Generator | Sequence[torch.Generator] | None = None
 
 
@@ -59,17 +59,17 @@ class Inversion(NamedTuple):
                   target's; or None, and nothing is corrected so
     corrections   (S,B,C,H,W): corrections[i] is added to the step from path[i + 1] to path[i]; or None
     eta           of the steps: at 1 what the source's steps miss is their noise
-    leaps         whether a step goes on from the level before as well (`paths.leap`)
+    leaps         whether a step goes on from the level before as well (`inversion_paths.bdia_step`)
     null          (S,B,N,D): the tokens that guidance goes away from at each step; or None
     second_order  whether the steps are DPM-Solver++'s (`dpm_solver.step`)
     """
 
     path: Tensor
-    source: Denoiser | None = None
+    source_denoiser: Denoiser | None = None
     corrections: Tensor | None = None
     eta: float = 0.0
-    leaps: bool = False
-    null: Tensor | None = None
+    bidirectional: bool = False
+    null_tokens: Tensor | None = None
     second_order: bool = False
 
 
@@ -87,29 +87,29 @@ def resample(
     (Avrahami et al. 2206.02779, Alg. 1), and in between a mixture; so outside they end as exactly x0.
     target: eps(x, t); eps(x, t, null tokens) for an `inverted` that has some.
     paired: it is called for rows of the source, at its path, and as many of the target, (2B,C,H,W), and answers for
-    both; `inverted.source` is then not called.
+    both; `inverted.source_denoiser` is then not called.
     """
-    path, a, sigmas = inverted.path, paths.levels(schedule), schedule.sigmas(inverted.eta)
+    path, a, sigmas = inverted.path, inversion_paths.alpha_levels(schedule), schedule.sigmas(inverted.eta)
     x, last, before = path[-1], None, None
     for i in progress(range(len(schedule))):
-        rows, t = torch.cat([path[i + 1], x]), timestep(schedule, i, x)
-        null = () if inverted.null is None else (inverted.null[i],)
+        rows, t = torch.cat([path[i + 1], x]), timestep_batch(schedule, i, x)
+        null = () if inverted.null_tokens is None else (inverted.null_tokens[i],)
         if paired:
             eps = target(rows, t.repeat(2), *(tokens.repeat(2, 1, 1) for tokens in null))
         else:
-            theirs = () if inverted.source is None else (inverted.source(path[i + 1], t),)
+            theirs = () if inverted.source_denoiser is None else (inverted.source_denoiser(path[i + 1], t),)
             eps = torch.cat([*theirs, target(x, t, *null)])
-        if inverted.source is None:  # what the source does is nobody's concern
+        if inverted.source_denoiser is None:  # what the source does is nobody's concern
             rows, eps = x, eps[-len(x) :]
         if inverted.second_order:
             clean = dpm_solver.predict_x0(rows, eps, a[i + 1])
             below = dpm_solver.step(rows, clean, a[i + 1], a[i], before if i > 0 else None)
             before = clean, a[i + 1]
-        elif inverted.leaps and last is not None:
-            below = paths.leap(last, x, eps, a[i + 2], a[i + 1], a[i])
+        elif inverted.bidirectional and last is not None:
+            below = inversion_paths.bdia_step(last, x, eps, a[i + 2], a[i + 1], a[i])
         else:
             below = step(rows, eps, a[i + 1], a[i], sigmas[i])
-        if inverted.source is not None:
+        if inverted.source_denoiser is not None:
             theirs, below = below.chunk(2)
             below = path[i] + (below - theirs)
         if inverted.corrections is not None:
@@ -121,63 +121,63 @@ def resample(
 
 
 def ddim(
-    source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
+    source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
 ) -> Inversion:
-    """Plain inversion (`paths.ddim`): returns nearly to x0, the nearer the more steps, and under guidance not at all."""
+    """Plain inversion (`inversion_paths.ddim`): returns nearly to x0, the nearer the more steps, and under guidance not at all."""
     if second_order:
-        return Inversion(dpm_solver.invert(source.eps, schedule, x0, progress=progress), second_order=True)
-    return Inversion(paths.ddim(source.eps, schedule, x0, progress))
+        return Inversion(dpm_solver.invert(source.unguided, schedule, x0, progress=progress), second_order=True)
+    return Inversion(inversion_paths.ddim(source.unguided, schedule, x0, progress))
 
 
-def fixed_point(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
-    """Inversion with each step solved (`paths.fixed_point`)."""
-    return Inversion(paths.fixed_point(source.eps, schedule, x0, progress))
+def fixed_point(source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
+    """Inversion with each step solved (`inversion_paths.fixed_point`)."""
+    return Inversion(inversion_paths.fixed_point(source.unguided, schedule, x0, progress))
 
 
-def bdia(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
+def bdia(source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
     """An exactly invertible sampler (Zhang et al. 2307.10829): like EDICT, but with one call a step and one trajectory.
 
     Only the first step down has no level before it to go on from, so what that misses is remembered.
     """
-    path = paths.bdia(source.eps, schedule, x0, progress)
+    path = inversion_paths.bdia(source.unguided, schedule, x0, progress)
     corrections = torch.zeros_like(path[1:])
-    x, a = path[-1], paths.levels(schedule)
-    corrections[-1] = path[-2] - step(x, source.eps(x, timestep(schedule, len(schedule) - 1, x)), a[-1], a[-2])
-    return Inversion(path, corrections=corrections, leaps=True)
+    x, a = path[-1], inversion_paths.alpha_levels(schedule)
+    corrections[-1] = path[-2] - step(x, source.unguided(x, timestep_batch(schedule, len(schedule) - 1, x)), a[-1], a[-2])
+    return Inversion(path, corrections=corrections, bidirectional=True)
 
 
 def direct(
-    source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
+    source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
 ) -> Inversion:
     """Keep the trajectory of plain inversion, and make up for what each step down misses it by (Ju et al. 2310.01506, Alg. 1).
 
     There only the source's branch is corrected, which here is the path. The target has its own eps, and is corrected by
     the same besides: so what the two conditions agree on returns as it was, at any guidance if `source.guided` has it.
     """
-    return ddim(source, schedule, x0, progress, second_order)._replace(source=source.guided or source.eps)
+    return ddim(source, schedule, x0, progress, second_order)._replace(source_denoiser=source.guided or source.unguided)
 
 
-def ddpm(source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
+def ddpm(source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
     """The edit-friendly noise of DDPM's own steps (Huberman-Spiegelglas et al. 2304.06140, Alg. 1).
 
     Each level has independent noise (eq. 6), and sigma z_i is what a step between them lacks (eq. 5). The target's steps
     add the same. The more of the last levels are left out (`DDIMSchedule.below`), the more of the picture stays.
     """
-    independent = torch.stack([normal(x0.shape, source.generator) for _ in range(len(schedule))])
-    return Inversion(paths.noised(x0, schedule, independent), source.guided or source.eps, eta=1.0)
+    independent = torch.stack([gaussian_noise(x0.shape, source.generator) for _ in range(len(schedule))])
+    return Inversion(inversion_paths.noised_path(x0, schedule, independent), source.guided or source.unguided, eta=1.0)
 
 
 def noise(
-    source: Source, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
+    source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
 ) -> Inversion:
     """No inversion, but noise on the picture: inpainting with a region (Avrahami et al. 2206.02779), SDEdit with a
     schedule that ends `below` the most noise (Meng et al. 2108.01073)."""
-    path = paths.noised(x0, schedule, normal(x0.shape, source.generator)[None])
+    path = inversion_paths.noised_path(x0, schedule, gaussian_noise(x0.shape, source.generator)[None])
     return Inversion(path, second_order=second_order)
 
 
 def null(
-    source: Source,
+    source: SourceBranch,
     schedule: DDIMSchedule,
     x0: Tensor,
     progress: Callable = iter,
@@ -192,17 +192,17 @@ def null(
 
     Raises UserError where the guided denoiser does not depend on null tokens at any step.
     """
-    if source.guided is None or source.null is None:
+    if source.guided is None or source.null_tokens is None:
         raise UserError("null inversion needs a guided denoiser, and the null tokens that it goes away from")
-    path = paths.ddim(source.eps, schedule, x0, progress)
-    x, tokens, found, guides = path[-1], source.null.detach().expand(len(x0), -1, -1), [], False
+    path = inversion_paths.ddim(source.unguided, schedule, x0, progress)
+    x, tokens, found, guides = path[-1], source.null_tokens.detach().expand(len(x0), -1, -1), [], False
     for i in progress(range(len(schedule))[::-1]):
         tokens, x, depends = _nearest(source.guided, schedule, i, x, path[i], tokens, iterations, rate, tolerance)
         found.append(tokens)
         guides = guides or depends
     if not guides:
         raise UserError("null inversion fits the null graph that guidance goes away from: it needs a graph scale other than 1")
-    return Inversion(path, null=torch.stack(found[::-1]))
+    return Inversion(path, null_tokens=torch.stack(found[::-1]))
 
 
 METHODS = {
@@ -253,7 +253,7 @@ def _nearest(
 ) -> tuple[Tensor, Tensor, bool]:
     """Of the null tokens that Adam passes through, each image's with which step i from x lands nearest to its goal; where
     it lands; and whether that depends on the tokens at all."""
-    t = timestep(schedule, i, x)
+    t = timestep_batch(schedule, i, x)
     tokens = tokens.clone().requires_grad_()
     optimizer = torch.optim.Adam([tokens], rate)
     for iteration in range(iterations + 1):

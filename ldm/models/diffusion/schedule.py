@@ -26,7 +26,7 @@ class DDIMSchedule:
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def below(self, timestep: float) -> DDIMSchedule:
+    def up_to(self, timestep: float) -> DDIMSchedule:
         """Its timesteps up to this one, but at least the first."""
         count = max(1, int((self.timesteps <= timestep).sum()))
         return DDIMSchedule(self.timesteps[:count], self.alphas[:count], self.alphas_prev[:count])

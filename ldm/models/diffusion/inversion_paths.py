@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion.ddim import Denoiser, step, timestep
+from ldm.models.diffusion.ddim import Denoiser, step, timestep_batch
 from ldm.models.diffusion.schedule import DDIMSchedule
 
 WINDOW = 4  # earlier iterates that an acceleration looks back on
@@ -60,41 +60,41 @@ def fixed_point(
 
 
 def bdia(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Tensor:
-    """The path that `leap` undoes level by level, with the very values of eps that it was made of (Zhang et al. 2307.10829,
+    """The path that `bdia_step` undoes level by level, with the very values of eps that it was made of (Zhang et al. 2307.10829,
     gamma 1). One call a step.
 
     The first level has none before its neighbour, and comes from plain DDIM inversion.
     """
-    a = levels(schedule)
+    a = alpha_levels(schedule)
     path = [x0]
     for i in progress(range(len(schedule))):
         x = path[-1]
-        eps = denoiser(x, timestep(schedule, max(i - 1, 0), x))
-        path.append(step(x, eps, a[0], a[1]) if i == 0 else leap(path[-2], x, eps, a[i - 1], a[i], a[i + 1]))
+        eps = denoiser(x, timestep_batch(schedule, max(i - 1, 0), x))
+        path.append(step(x, eps, a[0], a[1]) if i == 0 else bdia_step(path[-2], x, eps, a[i - 1], a[i], a[i + 1]))
     return torch.stack(path)
 
 
-def leap(x_last: Tensor, x: Tensor, eps: Tensor, a_last: Tensor, a: Tensor, a_next: Tensor) -> Tensor:
+def bdia_step(x_last: Tensor, x: Tensor, eps: Tensor, a_last: Tensor, a: Tensor, a_next: Tensor) -> Tensor:
     """On from `x`, with eps there, past the neighbour that it was reached from: what DDIM's step from x to that
     neighbour misses it by, the step onwards makes good. Up and down are each other's inverse."""
     return x_last - step(x, eps, a, a_last) + step(x, eps, a, a_next)
 
 
-def noised(x0: Tensor, schedule: DDIMSchedule, noise: Tensor) -> Tensor:
+def noised_path(x0: Tensor, schedule: DDIMSchedule, noise: Tensor) -> Tensor:
     """Each level as the forward process reaches it from x0 (DDPM eq. 4): by noise of its own, (S,B,C,H,W), or all of
     them by the same, (1,B,C,H,W). No call."""
     share = (schedule.alphas / schedule.alphas_prev[0]).view(-1, 1, 1, 1, 1)  # of the signal that x0 has
     return torch.cat([x0[None], share.sqrt().to(x0) * x0 + (1 - share).sqrt().to(x0) * noise.to(x0)])
 
 
-def levels(schedule: DDIMSchedule) -> Tensor:  # -> (S+1,)
+def alpha_levels(schedule: DDIMSchedule) -> Tensor:  # -> (S+1,)
     """alpha-bar at each level of a path."""
     return torch.cat([schedule.alphas_prev[:1], schedule.alphas])
 
 
 def _up(denoiser: Denoiser, schedule: DDIMSchedule, i: int, below: Tensor) -> Callable[[Tensor], Tensor]:
     """The right side of step i's equation, as a function of x_i."""
-    t = timestep(schedule, i, below)
+    t = timestep_batch(schedule, i, below)
     return lambda x: step(below, denoiser(x, t), schedule.alphas_prev[i], schedule.alphas[i])
 
 
