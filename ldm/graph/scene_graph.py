@@ -120,6 +120,14 @@ def read_graphs(path: str | os.PathLike) -> list[SceneGraph]:
     return [SceneGraph.from_json(graph, f"{path}: graph {index}") for index, graph in enumerate(data)]
 
 
+def read_graph(path: str | os.PathLike) -> SceneGraph:
+    """The graph of a file that holds exactly one. Raises GraphError for anything else."""
+    graphs = read_graphs(path)
+    if len(graphs) != 1:
+        raise GraphError(f"{path}: holds {len(graphs)} graphs, but one is needed; put it into a file of its own")
+    return graphs[0]
+
+
 def write_graphs(path: str | os.PathLike, graphs: Sequence[SceneGraph]) -> None:
     """One graph is written as itself, several as a list; the file is there as a whole or not at all."""
     if not graphs:
