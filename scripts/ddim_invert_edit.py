@@ -1,9 +1,9 @@
-"""Edit a photograph: say by two scene graphs what is to change, and it changes there; or take on another look by a style.
+"""Edit a photograph by its scene graph: two graphs say what changes, a reference image says how everything looks.
 
     python scripts/ddim_invert_edit.py --ref photo.jpg --source-sg photo.json --sg edited.json
     torchrun --nproc-per-node 4 -- scripts/ddim_invert_edit.py --batch edits.jsonl --outdir outputs/edits
 
-(Without the --, torchrun would take --run for its own.)
+(Without the --, torchrun takes --run for an option of its own.)
 """
 
 from __future__ import annotations
@@ -12,248 +12,257 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
-from ldm.util.cli import finite, positive
-from ldm.util.errors import UserError
+from ldm.editing.options import DEFAULT_STEPS, LOCAL_METHOD, EditOptions, default_guidance_scale, default_sampler
+from ldm.util.cli import add_model_arguments, positive, run_program
+from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import writable_folder
+from ldm.util.options import add_arguments, given_values, option_types
 
 PRECISIONS = ("fp32", "fp16", "bf16")
-METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
-SWEEPS = {name: finite for name in ("graph-scale", "style-scale", "strength", "margin", "feather", "rescale")} | {"steps": int}
-OPTIONS = (
-    "method", "sampler", "steps", "graph_scale", "style_scale", "region", "strength", "interval", "rescale", "keep", "margin", "feather",
-    "passes", "seed",
-)  # fmt: skip
-OF_NOISE = ("sampler", "steps", "graph_scale", "style_scale", "seed")  # those of a picture that is sampled from noise too
-OF_ONE = ("source_sg", "mask", "n", "sweep", "previews", "attention")  # what is neither of noise nor of many
+PROGRAM = "ddim_invert_edit.py"
+SAMPLING_OPTIONS = ("sampler", "steps", "graph_scale", "style_scale", "seed")  # of an image sampled from noise, too
+SINGLE_EDIT_OPTIONS = ("source_sg", "mask", "n", "sweep", "previews", "attention")  # of the edit of one photograph only
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--sg", metavar="JSON", help="scene graph of what the edited picture should show")
-    what.add_argument("--batch", metavar="JSONL", help='many edits, a line each: {"ref": ..., "source_sg": ..., "sg": ..., '
-        '"style": ..., "mask": ..., "out": ...}, with names of files from the folder of this one, and options such as '
-        '"graph_scale": 3; goes on with the same --outdir')  # fmt: skip
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--sg", metavar="JSON", help="scene graph of what the edited image should show")
+    target.add_argument(
+        "--batch",
+        metavar="JSONL",
+        help='many edits, one JSON object per line: {"ref": ..., "source_sg": ..., "sg": ..., "style": ..., "mask": ..., '
+        '"out": ...} and options such as "graph_scale": 3; file names are relative to this file; the same command with '
+        "the same --outdir continues",
+    )
     add = parser.add_argument
-    add("--ref", metavar="IMAGE", help="the photograph to edit (default: the `image` that the graph names; with neither "
-        "a picture is sampled from noise)")  # fmt: skip
-    add("--source-sg", metavar="JSON", help="scene graph of the photograph as it is (default: inversion under the null "
-        "graph)")  # fmt: skip
-    add("--style", metavar="IMAGE", help="another image to take the look from, everywhere (default: the photograph itself)")
-    add("--mask", metavar="IMAGE", help="white where the picture may change (default: where the operations say)")
-    add("--region", choices=["auto", "none"], help="none lets the whole picture change (default: auto)")
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config "
-        "(with none of --run, --ckpt and --config: the weights that ship)")  # fmt: skip
-    weights.add_argument("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, or adapters exported from one")
-    add("--config", metavar="YAML", help="a config, instead of the one in the checkpoint")
-    add("--method", choices=METHODS, help="how the photograph is inverted (default: noise, which inverts nothing, within a "
-        "region; direct without one)")  # fmt: skip
-    add("--sampler", choices=["ddim", "dpm++"], help="dpm++ is of second order, and needs fewer steps; with the methods "
-        "ddim, direct and noise (default: dpm++ of noise and direct, and without a photograph; else ddim)")  # fmt: skip
-    add("--steps", type=int, help="of the sampler, down and up (default: 50 of ddim, 10 of dpm++)")
-    add("--strength", type=finite, help="share of the noise levels that the edit goes through; less stays nearer to the "
-        "photograph (default: 1)")  # fmt: skip
-    add("--graph-scale", type=finite, help="guidance towards the graph; 1 is none (default: 2 where the model was trained "
-        "for it)")  # fmt: skip
-    add("--style-scale", type=finite, help="guidance towards the style (default: 2 likewise)")
-    add("--interval", type=finite, nargs=2, metavar=("LOW", "HIGH"), help="shares of the noise levels at which to guide "
-        "(default: 0 1)")  # fmt: skip
-    add("--rescale", type=finite, help="share of the contrast that guidance adds to take back (default: 0)")
-    add("--margin", type=finite, help="how far around boxes the region is whole, in latent cells (default: 1)")
-    add("--feather", type=finite, help="how far beyond that it fades (default: 1)")
-    add("--keep", action="store_true", default=None, help="what moves keeps its look by attention to the photograph; takes "
-        "twice as long")  # fmt: skip
-    add("--passes", type=positive, help="how often a --style is taken over, each time of what the last pass made (default: 2 "
-        "by the method direct, else 1)")  # fmt: skip
-    add("--seed", type=int, help="of what is drawn (default: 0)")
-    add("--n", type=positive, help="edits that differ by their seeds (default: 1)")
-    add("--sweep", type=sweep, metavar="OPTION=VALUES", help=f"an edit for each value, as in graph-scale=1,3,5; of "
-        f"{', '.join(SWEEPS)}")  # fmt: skip
-    add("--previews", type=positive, nargs="?", const=8, metavar="N", help="also show what the edit was heading "
-        "for at some steps (8)")  # fmt: skip
-    add("--attention", action="store_true", default=None, help="also show where the model sees each object")
-    add("--outdir", metavar="DIR", help="where the pictures and the record go (default: outputs/<date and time>)")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    add("--precision", choices=PRECISIONS, default="fp32", help="what the U-Net computes in; the halves are for GPUs, which "
-        "are much faster by them and hold its weights in half the memory (default: %(default)s)")  # fmt: skip
-    add("--low-memory", action="store_true", help="slower, for GPUs of 8 GB: keep the autoencoder and CLIP on the CPU but "
-        "for their own passes; where all is on a CPU, hold no second form of the U-Net's convolutions")  # fmt: skip
+    add(
+        "--ref",
+        metavar="IMAGE",
+        help="the photograph to edit (default: the `image` that the graph names; without either, an image is sampled from "
+        "noise)",
+    )
+    add("--source-sg", metavar="JSON", help="scene graph of the photograph as it is (default: the null graph)")
+    add("--style", metavar="IMAGE", help="another image to take the look from (default: the photograph itself)")
+    add("--mask", metavar="IMAGE", help="white where the image may change (default: what the operations touch)")
+    add_model_arguments(parser)
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="precision of the U-Net; fp16 and bf16 halve its memory and are much faster on GPUs (default: %(default)s)",
+    )
+    add(
+        "--low-memory",
+        action="store_true",
+        help="slower, for GPUs with 8 GB: autoencoder and image encoder stay on the CPU except while they run; on a CPU, "
+        "convolutions use less memory",
+    )
+    add("--outdir", metavar="DIR", help="output folder (default: outputs/<date and time>)")
+    add_arguments(parser.add_argument_group("how to edit"), EditOptions)
+    several = parser.add_argument_group("several edits, and diagnostics")
+    add = several.add_argument
+    add("--n", type=positive, help="number of edits, with different seeds (default: 1)")
+    add("--sweep", type=sweep, metavar="OPTION=VALUES", help="one edit per value, as in graph-scale=1,3,5")
+    add("--previews", type=positive, nargs="?", const=8, metavar="N", help="also show N steps of the way (8)")
+    add("--attention", action="store_true", default=None, help="also show where the U-Net attends to each object")
     arguments = parser.parse_args(argv)
-    if arguments.batch and (alone := given(arguments, ("ref", "style", *OF_ONE))):
-        parser.error(f"{alone}: of one edit, and --batch names many; its lines may say more")
+    if arguments.batch and (given := _given(arguments, ("ref", "style", *SINGLE_EDIT_OPTIONS))):
+        parser.error(f"{given}: for a single edit; with --batch, write it into the lines of the file")
     return arguments
 
 
-def given(arguments: argparse.Namespace, names: Iterable[str]) -> str:
-    """Those of the options that were given, as they are written."""
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None)
-
-
 def sweep(word: str) -> tuple[str, list]:
+    """'graph-scale=1,3' -> ("graph_scale", [1.0, 3.0])."""
+    types = {name: kind for name, kind in option_types(EditOptions).items() if name != "seed"}
+    number = {name: int if "int" in str(kind) else float for name, kind in types.items() if _is_number(kind)}
     name, _, values = word.partition("=")
+    name = name.replace("-", "_")
+    if name not in number:
+        known = [known.replace("_", "-") for known in number]
+        raise argparse.ArgumentTypeError(f"{word!r}: sweep one of {', '.join(known)}{did_you_mean(name, known)}")
     try:
-        return name, [SWEEPS[name](value) for value in values.split(",")]
-    except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(f"{word!r} is not as graph-scale=1,3,5, of {', '.join(SWEEPS)}") from None
+        return name, [getattr(EditOptions(**{name: number[name](value)}), name) for value in values.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form graph-scale=1,3,5 ({error})") from None
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    import torch  # only now, as --help need not wait for it
-
-    try:
-        return run_batch(arguments) if arguments.batch else run(arguments)
-    except UserError as error:
-        print(f"ddim_invert_edit.py: {error}", file=sys.stderr)
-    except torch.OutOfMemoryError:
-        print("ddim_invert_edit.py: out of GPU memory: free some of it, or choose another --device", file=sys.stderr)
-    except KeyboardInterrupt:
-        goes_on = f"; the same command with --outdir {arguments.outdir} goes on" * bool(arguments.batch and arguments.outdir)
-        print(f"ddim_invert_edit.py: stopped{goes_on}", file=sys.stderr)
-        return 130
-    return 2
+    arguments.outdir, explicit = arguments.outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", arguments.outdir
+    return run_program(
+        lambda: edit_batch(arguments, explicit) if arguments.batch else edit_one(arguments),
+        PROGRAM,
+        if_stopped=f"the same command with --outdir {arguments.outdir} continues" if arguments.batch else "",
+        if_out_of_memory="try --precision fp16, --low-memory or another --device",
+    )
 
 
-def options_of(arguments: argparse.Namespace) -> dict:
-    """Of `edit`, those that were given: the others are its own to choose."""
-    return {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
-
-
-def run_batch(arguments: argparse.Namespace) -> int:
+def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> int:
+    """Makes the edits of a JSON Lines file."""
     from ldm.editing.batch import edit_all, numbered_lines
-    from ldm.models.loading import choose_device, find_checkpoint, fingerprint, load_model
+    from ldm.models.loading import fingerprint
 
+    options = _options(arguments)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if arguments.outdir is None and world > 1:
-        raise UserError("--outdir is missing: several processes must agree where the pictures go")
+    if explicit_outdir is None and world > 1:
+        raise UserError("--outdir is missing: several processes need a common output folder")
     path = Path(arguments.batch)
-    texts = numbered_lines(path)
-    folder = output_folder(arguments)
-    arguments.outdir = str(folder)
-    device = choose_device(arguments.device)
-    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    model = load_model(checkpoint, arguments.config)
-    made_by = {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model), "device": device.partition(":")[0]}
-    made_by["precision"] = arguments.precision
-    settle_on(device, model, arguments)
-    failures = edit_all(model, path, texts, folder, options_of(arguments), made_by, rank, world)
+    texts, folder = numbered_lines(path), writable_folder(arguments.outdir, "--outdir")
+    model, device, checkpoint = _load(arguments)
+    provenance = {"checkpoint": checkpoint, "weights": fingerprint(model), "device": device.partition(":")[0]}
+    provenance["precision"] = arguments.precision
+    _prepare(model, device, arguments)
+    failures = edit_all(model, path, texts, folder, options, provenance, rank, world)
     if rank > 0:
         return 2 if failures else 0
     if failures:
-        raise UserError(f"{failures} of the lines could not be edited; the same command goes on with them when they are right")
-    print(f"edited pictures in {folder}, with index.jsonl and sheet.png")
+        raise UserError(f"{failures} lines could not be edited; correct them and run the same command again")
+    print(f"edited images in {folder}, with index.jsonl and sheet.png")
     return 0
 
 
-def run(arguments: argparse.Namespace) -> int:
-    from ldm.editing.edit import variants
-    from ldm.editing.outputs import figures, pictures, sentences, write
-    from ldm.models.loading import choose_device, find_checkpoint, load_model
+def edit_one(arguments: argparse.Namespace) -> int:
+    """Edits one photograph, or samples an image of the graph where there is no photograph."""
+    from ldm.graph.scene_graph import read_graph
     from ldm.util.images import read_image
 
-    graph, source = one_graph(arguments.sg), arguments.source_sg and one_graph(arguments.source_sg)
+    options = _options(arguments)
+    graph, source = read_graph(arguments.sg), arguments.source_sg and read_graph(arguments.source_sg)
     reference = arguments.ref or (graph.image and Path(arguments.sg).parent / graph.image)
-    if not reference and (alone := given(arguments, (*OF_ONE, *(name for name in OPTIONS if name not in OF_NOISE)))):
-        raise UserError(f"{alone}: of the edit of a photograph, and there is none; name one by --ref, or leave that out")
+    edit_only = [*SINGLE_EDIT_OPTIONS, *(field.name for field in fields(EditOptions) if field.name not in SAMPLING_OPTIONS)]
+    if not reference and (given := _given(arguments, edit_only)):
+        raise UserError(f"{given}: only for the edit of a photograph; name one with --ref, or leave these options out")
     photograph, style = (name and read_image(name, upright=True) for name in (reference, arguments.style))
     mask = arguments.mask and read_image(arguments.mask, upright=True, ground="black")
-    device = choose_device(arguments.device)
-    folder = output_folder(arguments)
-    arguments.outdir = str(folder)
-    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    model = load_model(checkpoint, arguments.config)
-    settle_on(device, model, arguments)
-    room = model.cond_stage_model.max_objects
-    graph.validate(model.vocab, arguments.sg, room)
+    folder = writable_folder(arguments.outdir, "--outdir")
+    model, device, checkpoint = _load(arguments)
+    limit = model.cond_stage_model.max_objects
+    graph.validate(model.vocab, arguments.sg, limit)
     if source:
-        source.validate(model.vocab, arguments.source_sg, room)
-    record = {"arguments": vars(arguments), "checkpoint": checkpoint and str(checkpoint)}
+        source.validate(model.vocab, arguments.source_sg, limit)
+    _prepare(model, device, arguments)
+    record = {"arguments": vars(arguments), "checkpoint": checkpoint}
     if photograph is None:
-        made, facts = sampled(arguments, model, graph, style)
-        write(folder, made, {**record, **facts})
-        print(f"wrote {folder}/edited.png, panel.png and record.json")
-        return 0
-
-    if source is None:
-        whole = "" if mask else ", so the whole of it may change"
-        print(f"no --source-sg: the photograph is inverted under the null graph{whole}")
-    runs, count, options = [], arguments.n or 1, options_of(arguments)
-    what, values = arguments.sweep or ("", [None])
-    for value in values:
-        chosen = {what.replace("-", "_"): value} if what else {}
-        made = variants(
-            count, model, photograph, graph, source, style, mask=mask, previews=0 if runs else arguments.previews or 0,
-            attention=bool(arguments.attention) and not runs, reconstruct=not runs, progress=bar, **{**options, **chosen},
-        )  # fmt: skip
-        title, several = [f"{what} {value}"] if what else [], count > 1
-        runs += [(" ".join([*title, *[f"seed {it.settings.seed}"] * several]), it) for it in made]
-    first = runs[0][1]
-    if source:
-        print("\n".join(f"  {sentence}" for sentence in sentences(first, source)))
-    if arguments.keep and not first.settings.keep:
-        nothing = "nothing moves" + " and no style is asked for" * (style is None) if source else "no --source-sg says what moves"
-        print(f"--keep: {nothing}, so it changes nothing")
-    if (arguments.passes or 1) > first.settings.passes:
-        print("--passes: no --style is to be taken over, so it changes nothing")
-    if first.round_trip_error is not None:
-        print(f"round trip: {first.round_trip_error:.1e} of the latent, {first.psnr:.2f} dB "
-              f"(the autoencoder alone {first.psnr_autoencoder:.2f} dB)")  # fmt: skip
-    found = pictures(runs, count if count > 1 else len(runs), photograph, source, style)
-    write(folder, found, {**record, "reference": str(reference), **figures(first)})
-    print(f"wrote {folder}/{', '.join(f'{name}.png' for name in found)} and record.json")
+        _sample(model, graph, style, options, folder, record)
+    else:
+        _edit(model, (photograph, graph, source, style, mask), options, arguments, folder, record | {"reference": str(reference)})
     return 0
 
 
-def sampled(arguments: argparse.Namespace, model, graph, style) -> tuple[dict, dict]:
-    """The picture of a graph, and its panel, where there is no photograph; and what the record says of them."""
+def _edit(model, images_and_graphs: tuple, options: dict, arguments: argparse.Namespace, folder: Path, record: dict) -> None:
+    from ldm.editing.options import EditRequest
+    from ldm.editing.outputs import images_of, measurements, sentences, write
+    from ldm.editing.pipeline import variants
+
+    request = EditRequest(*images_and_graphs)
+    if request.source_graph is None:
+        whole = "" if request.mask else ", so the whole image may change"
+        print(f"no --source-sg: the photograph is inverted under the null graph{whole}")
+    runs, count = [], arguments.n or 1
+    swept, values = arguments.sweep or ("", [None])
+    for value in values:
+        chosen = EditOptions(**options | ({swept: value} if swept else {}))
+        first = not runs
+        edits = variants(
+            count,
+            model,
+            request,
+            chosen,
+            previews=(arguments.previews or 0) if first else 0,
+            attention=bool(arguments.attention) and first,
+            reconstruction=first,
+            progress=_progress_bar,
+        )
+        title = [f"{swept.replace('_', '-')} {value}"] if swept else []
+        for edit in edits:
+            seed = [f"seed {edit.plan.options.seed}"] if count > 1 else []
+            runs.append((" ".join([*title, *seed]), edit))
+    edit = runs[0][1]
+    _report(edit, request, options, sentences(edit, request))
+    images = images_of(runs, count if count > 1 else len(runs), request)
+    write(folder, images, {**record, **measurements(edit)})
+    print(f"wrote {folder}/{', '.join(f'{name}.png' for name in images)} and record.json")
+
+
+def _report(edit, request, options: dict, lines: list[str]) -> None:
+    """Says what was done, which options had no effect, and how good the reconstruction is."""
+    if request.source_graph:
+        print("\n".join(f"  {line}" for line in lines))
+    if options.get("keep") and not edit.keeps_appearance:
+        nothing_moves = "nothing moves" + ("" if request.style else " and no style is given")
+        print(f"--keep has no effect: {nothing_moves if request.source_graph else 'without --source-sg nothing is known to move'}")
+    if options.get("passes", 1) > edit.plan.options.passes:
+        print("--passes has no effect: no --style is given")
+    again = edit.reconstruction
+    if again and again.round_trip_error is not None:
+        print(
+            f"reconstruction: relative error of the latent {again.round_trip_error:.1e}, PSNR {again.psnr:.2f} dB "
+            f"(autoencoder alone {again.psnr_autoencoder:.2f} dB)"
+        )
+
+
+def _sample(model, graph, style, options: dict, folder: Path, record: dict) -> None:
+    """Samples an image of the graph from noise, with the defaults of an edit."""
     from ldm import plots
-    from ldm.editing.options import STEPS, WITHIN, default_guidance_scale, default_sampler
+    from ldm.editing.outputs import write
     from ldm.sampling.sample import SampleOptions, apply_layout, default_layout, sample_images
 
-    print("no photograph to edit: sampling a picture of the graph from noise")
-    sampler = arguments.sampler or default_sampler(WITHIN)  # as the edit that goes on from noise
-    usual = {"sampler": sampler, "steps": STEPS[sampler], "layout": default_layout(model)}
-    usual |= dict.fromkeys(("graph_scale", "style_scale"), default_guidance_scale(model))
-    asked = usual | {"seed": 0} | {key: value for key, value in options_of(arguments).items() if key in OF_NOISE}
-    seed = asked.pop("seed")
-    settings = SampleOptions(**asked)
+    print("no photograph to edit: sampling an image of the graph from noise")
+    sampler, scale = options.get("sampler") or default_sampler(LOCAL_METHOD), default_guidance_scale(model)
+    values = {"sampler": sampler, "steps": DEFAULT_STEPS[sampler], "graph_scale": scale, "style_scale": scale, "seed": 0}
+    values |= {"layout": default_layout(model)} | options
+    seed = values.pop("seed")
+    settings = SampleOptions(**values)
     graph, complaint = apply_layout(graph, seed, settings)
     if complaint:
         print(complaint)
-    picture = sample_images(model, [graph], [seed], settings, style)[0]
-    panel = plots.panel([("sampled", picture), ("graph", plots.draw_graph(graph))], [complaint] if complaint else [])
+    image = sample_images(model, [graph], [seed], settings, style)[0]
+    panel = plots.panel([("sampled", image), ("graph", plots.draw_graph(graph))], [complaint] if complaint else [])
     facts = {"settings": {**vars(settings), "seed": seed}, "graph": graph.to_json(), "complaint": complaint}
-    return {"edited": picture, "panel": panel}, facts
+    write(folder, {"edited": image, "panel": panel}, {**record, **facts})
+    print(f"wrote {folder}/edited.png, panel.png and record.json")
 
 
-def settle_on(device: str, model, arguments: argparse.Namespace) -> None:
+def _options(arguments: argparse.Namespace) -> dict:
+    """The options given on the command line; checks them. Raises UserError."""
+    options = given_values(arguments, EditOptions)
+    EditOptions(**options)
+    return options
+
+
+def _load(arguments: argparse.Namespace) -> tuple:
+    """Model, device, and the checkpoint's path or None."""
+    from ldm.models.loading import choose_device, find_checkpoint, load_model
+
+    device = choose_device(arguments.device)
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    return load_model(checkpoint, arguments.config), device, checkpoint and str(checkpoint)
+
+
+def _prepare(model, device: str, arguments: argparse.Namespace) -> None:
     from ldm.models.runtime import prepare_for_inference
 
     prepare_for_inference(model, device, arguments.precision, arguments.low_memory)
 
 
-def output_folder(arguments: argparse.Namespace) -> Path:
-    return writable_folder(arguments.outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir")
+def _given(arguments: argparse.Namespace, names: Iterable[str]) -> str:
+    """Those of the options that are on the command line, as they are written there."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False))
 
 
-def one_graph(path: str):
-    from ldm.graph.scene_graph import read_graphs
-    from ldm.graph.validation import GraphError
-
-    graphs = read_graphs(path)
-    if len(graphs) != 1:
-        raise GraphError(f"{path}: holds {len(graphs)} graphs; an edit takes one, so put it in a file of its own")
-    return graphs[0]
+def _is_number(kind: object) -> bool:
+    return kind in (int, float) or str(kind) in ("typing.Optional[int]", "typing.Optional[float]")
 
 
-def bar(steps: range, what: str):
+def _progress_bar(steps, description: str):
     from tqdm import tqdm
 
-    return tqdm(steps, what, unit="step", leave=False)
+    return tqdm(steps, description, unit="step", leave=False)
 
 
 if __name__ == "__main__":

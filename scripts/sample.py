@@ -1,12 +1,12 @@
-"""Sample pictures of scene graphs: of those in a file, or of a data set's split.
+"""Sample images of scene graphs, from a file or from a split of the data set.
 
     python scripts/sample.py --sg graph.json --n-per-graph 4
     torchrun --nproc-per-node 8 -- scripts/sample.py --run logs/<run> --split test --n 1000 --outdir outputs/test
 
-(Without the --, torchrun would take --run and --n for its own.)
-Started again with the same --outdir, it makes what is missing. A picture depends on the model, the settings, the seed
-and its graph's place among the graphs, and on nothing else: not on --batch-size, --n or the number of processes.
-With --layout search, its line in index.jsonl has the boxes that it was made with, and what these could not be made to show.
+(Without the --, torchrun takes --run and --n for options of its own.)
+The same command with the same --outdir samples what is missing. An image depends only on the model, the options, the seed
+and the index of its graph: not on --batch-size, --n or the number of processes. With --layout search, its line in
+index.jsonl has the boxes that it was sampled with, and the relations that these could not satisfy.
 """
 
 from __future__ import annotations
@@ -18,62 +18,46 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from ldm.util.cli import finite, positive
+from ldm.sampling.options import SampleOptions
+from ldm.util.cli import add_model_arguments, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
+from ldm.util.options import add_arguments, given_values
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--sg", metavar="JSON", help="a scene graph, or a list of them")
-    what.add_argument("--split", choices=["train", "validation", "test"], help="graphs of this set in the run's config")
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--run", metavar="DIR", help="log folder of a training run, for its last checkpoint and its config "
-        "(with none of --run, --ckpt and --config: the weights that ship)")  # fmt: skip
-    weights.add_argument("--ckpt", metavar="FILE", help="a checkpoint of trainer.py, adapters exported from one, or, with "
-        "--config, a published one")  # fmt: skip
-    add("--config", metavar="YAML", help="a config, instead of the one in the checkpoint")
-    add("--n", type=positive, help="take the first N graphs (default: all)")
-    add("--n-per-graph", type=positive, default=1, metavar="N", help="pictures of each (default: %(default)s)")
-    add("--style", metavar="IMAGE", help="the image to take the look from (default: none, as learned)")
-    add("--layout", choices=["search", "none"], help="boxes for objects that have none, so that what the graph says holds: "
-        "searched before sampling, for each picture its own, or left to the model (default: search for a model whose "
-        "attention leans towards boxes, else none)")  # fmt: skip
-    add("--sampler", choices=["ddim", "dpm++"], default="ddim", help="dpm++ is of second order, and needs fewer steps "
-        "(default: %(default)s)")  # fmt: skip
-    add("--steps", type=positive, default=50, help="of the sampler, a call of the U-Net each (default: %(default)s)")
-    add("--eta", type=finite, default=0.0, help="of ddim; 0 is deterministic, 1 is DDPM's noise (default: %(default)s)")
-    add("--graph-scale", type=finite, default=1.0, help="guidance towards the graph; 1 is none (default: %(default)s)")
-    add("--style-scale", type=finite, default=1.0, help="guidance towards the style; 1 is none (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of all the pictures' own seeds (default: %(default)s)")
-    add("--batch-size", type=positive, default=16, help="pictures between two writes to disk (default: %(default)s)")
-    add("--outdir", metavar="DIR", help="where the pictures go (default: outputs/<date and time>)")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, each process its own)")
+    graphs = parser.add_mutually_exclusive_group(required=True)
+    graphs.add_argument("--sg", metavar="JSON", help="file with a scene graph or a list of them")
+    graphs.add_argument("--split", choices=["train", "validation", "test"], help="graphs of this split of the run's data")
+    add_model_arguments(parser)
+    add("--n", type=positive, help="use the first N graphs (default: all)")
+    add("--n-per-graph", type=positive, default=1, metavar="N", help="images per graph (default: %(default)s)")
+    add("--style", metavar="IMAGE", help="image to take the look from (default: none)")
+    add("--seed", type=int, default=0, help="seed from which each image's own seed is derived (default: %(default)s)")
+    add("--batch-size", type=positive, default=16, help="images between two writes to disk (default: %(default)s)")
+    add("--outdir", metavar="DIR", help="output folder (default: outputs/<date and time>)")
+    add_arguments(parser.add_argument_group("how to sample"), SampleOptions)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    import torch  # only now, as --help need not wait for it
-
-    try:
-        return run(arguments)
-    except UserError as error:
-        print(f"sample.py: {error}", file=sys.stderr)
-    except torch.OutOfMemoryError:
-        print("sample.py: out of GPU memory: free some of it, or choose another --device", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("sample.py: stopped; the same command with this --outdir goes on", file=sys.stderr)
-        return 130
-    return 2
+    return run_program(
+        lambda: run(arguments),
+        "sample.py",
+        if_stopped="the same command with this --outdir continues",
+        if_out_of_memory="choose another --device",
+    )
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
+    given = given_values(arguments, SampleOptions)
+    SampleOptions(**given)
     from ldm.models.loading import choose_device, find_checkpoint, fingerprint, load_model
     from ldm.sampling.folder import sample_all
-    from ldm.sampling.sample import SampleOptions, default_layout
+    from ldm.sampling.sample import default_layout
     from ldm.util.images import read_image
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -83,28 +67,24 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, device)
     scenes = choose_scenes(arguments, model)
-    layout = arguments.layout or default_layout(model)
-    guidance = arguments.graph_scale, arguments.style_scale
-    settings = SampleOptions(arguments.steps, arguments.eta, *guidance, arguments.sampler, layout)
-    made_by = {"style": arguments.style, "device": device.partition(":")[0]}
-    made_by |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
-    if sample_all(
-        model, scenes, folder, settings, style, arguments.seed, arguments.n_per_graph, made_by, arguments.batch_size,
-        rank, world,
-    ):  # fmt: skip
+    options = SampleOptions(**{"layout": default_layout(model)} | given)
+    provenance = {"style": arguments.style, "device": device.partition(":")[0]}
+    provenance |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
+    sizes = arguments.n_per_graph, provenance, arguments.batch_size
+    if sample_all(model, scenes, folder, options, style, arguments.seed, *sizes, rank, world):
         count = len(scenes) * arguments.n_per_graph
-        print(f"{count} pictures in {folder}: images/, graphs/, index.jsonl and sheet.png")
-    return 0
+        print(f"{count} images in {folder}: images/, graphs/, index.jsonl and sheet.png")
 
 
 def choose_folder(outdir: str | None, world: int) -> Path:
+    """The output folder. Raises UserError if it cannot be written to, or if several processes have none in common."""
     if outdir is None and world > 1:
-        raise UserError("--outdir is missing: several processes must agree where the pictures go")
+        raise UserError("--outdir is missing: several processes need a common output folder")
     return writable_folder(outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir")
 
 
 def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:
-    """Pairs of an image, None for a graph out of a file, and a graph."""
+    """Pairs of an image (None for a graph from a file) and a graph. Raises UserError for unknown names or too few graphs."""
     from torch.utils.data import Subset
 
     from ldm.graph.scene_graph import read_graphs
@@ -118,7 +98,7 @@ def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:
         scenes = load_dataset(model, arguments.split)
     count = arguments.n or len(scenes)
     if count > len(scenes):
-        raise UserError(f"--n {count}: there are {len(scenes)} graphs in {arguments.sg or arguments.split}; take fewer")
+        raise UserError(f"--n {count}: {arguments.sg or arguments.split} has only {len(scenes)} graphs; take fewer")
     return Subset(scenes, range(count))
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import signal
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 from parity import read_parity
+from tiny import randomize_trainable, tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -16,6 +18,16 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(2)
 # A shell's job in the background is deaf to Ctrl-C, and so would be every program that a test stops by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def restored_logging():
+    """A program that a test runs in this process configures the logger of `ldm` (ldm.util.cli), for that test only."""
+    logger = logging.getLogger("ldm")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture
@@ -68,3 +80,18 @@ def diffusers_parity(parity_dir):
 def manifest(parity_dir):
     """manifest(name) -> {key: shape} of a full-size published checkpoint."""
     return lambda name: json.loads((parity_dir / f"manifest_{name}.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """checkpoints/last.ckpt in the log folder of a run: a tiny model whose adapters have an effect."""
+    torch.manual_seed(0)
+    model = tiny_model()
+    randomize_trainable(model, std=0.05)
+    model.model_ema.update(model)
+    saved = {}
+    model.on_save_checkpoint(saved)
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    folder.mkdir()
+    torch.save(saved, folder / "last.ckpt")
+    return folder / "last.ckpt"

@@ -1,4 +1,4 @@
-"""What moves keeps its look, by attention to the photograph: what of it the edit is to see is told from the operations."""
+"""Attention in edits: which parts of the photograph the edit attends to, and where the U-Net attends to each object."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import torch
 from torch import Tensor
 
 from ldm.editing.region import Region, object_maps
-from ldm.graph.batch import encode
 from ldm.graph.diff import STILL, Add, ChangeAttribute, Move, Operation, Remove, Replace, Resize, same_objects
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddim import timestep
+from ldm.models.diffusion.ddim import timestep_batch
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.inversion import Inversion
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import encode_graph
-from ldm.modules.attention_control import Control, Maps, Mutual, Pair, Words
+from ldm.modules.attention_control import Control, AttentionStore, MutualSelfAttention, RowPair, TokenInjection
 from ldm.modules.conditioning import Conditioning
 
+MAP_LEVELS = 8  # noise levels at which attention maps are read
+MAP_SHARE = 0.7  # of all noise levels, from the lowest on: above, there is little of the photograph to attend to
 
-def keeping(
+
+def appearance_control(
     model: LatentDiffusion,
     source: SceneGraph,
     graph: SceneGraph,
@@ -28,81 +30,96 @@ def keeping(
     everywhere: bool,
     restyled: bool,
 ) -> Control | None:
-    """What the target's row, the second, sees of the source's, the first; None where that would change nothing.
+    """Attention control by which objects keep their appearance (the option `keep`).
 
-    Mutual self-attention carries moved things to their new boxes, and shows no thing that goes or is to look otherwise;
-    places that are to look new look at themselves. Without a region, words that both graphs say are also looked at from
-    the same places; within one the rest of the picture keeps itself.
+    The target is the second row of the batch and attends to the source, the first. MutualSelfAttention self-attention (MasaCtrl,
+    2304.08465) carries moved objects to their new boxes and hides objects that are removed or change their look; boxes with
+    new content attend to themselves. Where everything may change, cross-attention to the tokens that both graphs share is
+    taken from the source (prompt-to-prompt, 2208.01626); within a region, the rest of the image is kept anyway.
+
+    Returns:
+        None where this would change nothing.
     """
-    shifts, new = [], []
-    for operation in operations:
-        if isinstance(operation, (Move, Resize)):
-            shifts.append(operation.boxes)  # of a thing that does both, twice the same
-        elif isinstance(operation, Remove):
-            shifts += [(box, None) for box in operation.boxes]
-        elif isinstance(operation, (Add, Replace, ChangeAttribute)):
-            new += operation.boxes
-            shifts += [(box, None) for box in operation.boxes[:1] if not isinstance(operation, Add)]
-    moved = {old for old, goal in shifts if goal is not None}
-    shifts = list(dict.fromkeys(shift for shift in shifts if shift[1] is not None or shift[0] not in moved))
-    mutual = words = None
-    if any(goal is not None for _, goal in shifts):
+    mutual = tokens = None
+    shifts, new_boxes = _shifts(operations)
+    if any(new is not None for _, new in shifts):
         size = model.latent_size, model.latent_size
-        covered = Region.of([Add(0, "", (box,)) for box in dict.fromkeys(new)], size, size, margin=0.0)
-        mutual = Mutual(tuple(shifts), where=1 - covered.latent[0, 0])
-    if everywhere and hasattr(model.cond_stage_model, "layout"):
-        layouts = [model.cond_stage_model.layout(encode([it], model.vocab).to(model.device)) for it in (source, graph)]
-        words = Words(common_tokens(source, graph, layouts, style=not restyled and model.null_style is not None))
-    return Control((Pair(0, 1, mutual, words),)) if mutual or words else None
-LOOKS = 8  # levels at which the U-Net is asked where it sees the objects
+        covered = Region.of([Add(0, "", (box,)) for box in dict.fromkeys(new_boxes)], size, size, margin=0.0)
+        mutual = MutualSelfAttention(shifts, blend=1 - covered.latent[0, 0])
+    if everywhere and model.cond_stage_model.has_layout:
+        layouts = [model.cond_stage_model.layout(encode_graph(each, model)) for each in (source, graph)]
+        tokens = TokenInjection(common_tokens(source, graph, layouts, style=not restyled and model.null_style is not None))
+    return Control((RowPair(0, 1, mutual, tokens),)) if mutual or tokens else None
 
 
-def _seen(
-    model: LatentDiffusion, graph: SceneGraph, cond: Conditioning, schedule: DDIMSchedule, inverted: Inversion
+def attention_maps(
+    model: LatentDiffusion, graph: SceneGraph, cond: Conditioning, schedule: DDIMSchedule, inversion: Inversion
 ) -> Tensor | None:
-    """(O,h,w): where each object of the graph is looked at, at levels from little noise to much; None where tokens do not
-    stand for objects."""
-    if not hasattr(model.cond_stage_model, "layout"):
+    """Mean cross-attention to each object of a graph, over layers and over noise levels from low to high.
+
+    Returns:
+        (O,h,w), or None for a graph encoder whose tokens do not stand for single objects.
+    """
+    if not model.cond_stage_model.has_layout:
         return None
-    first, last = schedule.timesteps[0], schedule.timesteps[-1]
-    wanted = torch.linspace(float(first), float(first + 0.7 * (last - first)), LOOKS)
-    levels, maps, eps = (schedule.timesteps[:, None] - wanted).abs().argmin(0).unique(), Maps(), model.denoiser(cond)
+    first, last = float(schedule.timesteps[0]), float(schedule.timesteps[-1])
+    wanted = torch.linspace(first, first + MAP_SHARE * (last - first), MAP_LEVELS)
+    levels = (schedule.timesteps[:, None] - wanted).abs().argmin(0).unique()
+    maps, denoiser = AttentionStore(), model.denoiser(cond)
     for i in levels.tolist():
-        x = inverted.path[i + 1]
-        eps(x, timestep(schedule, i, x), control=Control(maps=maps))
+        x = inversion.path[i + 1]
+        denoiser(x, timestep_batch(schedule, i, x), control=Control(maps=maps))
     tokens = model.cond_stage_model.layout(encode_graph(graph, model)).object_token[: len(graph.objects)]
     return object_maps(maps.mean()[0].cpu(), tokens.cpu())
 
 
-def common_tokens(source: SceneGraph, target: SceneGraph, layouts: Sequence, style: bool) -> Tensor:  # -> (N + 1,) long
-    """For Words: of each of the target's tokens the source's token that says the same, -1 where none does.
+def common_tokens(source: SceneGraph, target: SceneGraph, layouts: Sequence, style: bool) -> Tensor:
+    """For each token of the target graph, the token of the source graph with the same meaning.
 
-    layouts: of NSGEncoder.layout for each of the two graphs alone. The same is said by an object whose name, attributes
-    and box are unchanged, and by a triple between two such objects. The last number is the style's, which the U-Net
-    joins after the graph's tokens; `style` tells whether it is the same.
+    Two objects have the same meaning if name, attributes and box are unchanged, two triples if they connect such objects
+    by the same predicate.
+
+    Args:
+        layouts: NSGEncoder.layout of the source graph and of the target graph.
+        style: whether both have the same style. The U-Net appends the style token after the graph's tokens.
+
+    Returns:
+        (N + 1,) long, with -1 where there is no such token; the last element is the style token's.
     """
-    match = {j: i for i, j in same_objects(source, target).items()}
-    same = {j: i for j, i in match.items() if _unchanged(source, i, target, j)}
-    same[len(target.objects)] = len(source.objects)  # __image__
-    there, here = layouts
-    result = torch.full((here.mask.shape[1] + 1,), -1)
-
-    def say(own: Tensor, other: Tensor) -> None:
-        if own >= 0 and other >= 0:  # -1: did not fit
-            result[int(own)] = int(other)
-
-    for j, i in same.items():
-        say(here.object_token[j], there.object_token[i])
-    for number, (s, predicate, o) in enumerate(target.triples):
-        triple = same.get(s), predicate, same.get(o)
+    unchanged = {j: i for i, j in same_objects(source, target).items() if _unchanged(source, i, target, j)}
+    unchanged[len(target.objects)] = len(source.objects)  # the __image__ object, the last one of each graph
+    of_source, of_target = layouts
+    pairs = [(of_target.object_token[j], of_source.object_token[i]) for j, i in unchanged.items()]
+    for number, (subject, predicate, object_) in enumerate(target.triples):
+        triple = unchanged.get(subject), predicate, unchanged.get(object_)
         if triple in source.triples:
-            say(here.triple_token[number], there.triple_token[source.triples.index(triple)])
-    for j, i in same.items():
-        if j < len(target.objects):  # its __in_image__
-            say(here.triple_token[len(target.triples) + j], there.triple_token[len(source.triples) + i])
+            pairs.append((of_target.triple_token[number], of_source.triple_token[source.triples.index(triple)]))
+    for j, i in unchanged.items():
+        if j < len(target.objects):  # the __in_image__ triples follow the graph's own
+            first, second = len(target.triples), len(source.triples)
+            pairs.append((of_target.triple_token[first + j], of_source.triple_token[second + i]))
+    tokens = torch.full((of_target.mask.shape[1] + 1,), -1)
+    for target_token, source_token in pairs:
+        if target_token >= 0 and source_token >= 0:  # -1: the token did not fit into the encoder's limit
+            tokens[int(target_token)] = int(source_token)
     if style:
-        result[-1] = there.mask.shape[1]
-    return result
+        tokens[-1] = of_source.mask.shape[1]
+    return tokens
+
+
+def _shifts(operations: Sequence[Operation]) -> tuple[tuple, list]:
+    """Pairs of a source box and the box that its content moves to (None: it is hidden); and boxes with new content."""
+    shifts, new_boxes = [], []
+    for operation in operations:
+        if isinstance(operation, (Move, Resize)):
+            shifts.append(operation.boxes)  # twice the same for an object that does both
+        elif isinstance(operation, Remove):
+            shifts += [(box, None) for box in operation.boxes]
+        elif isinstance(operation, (Add, Replace, ChangeAttribute)):
+            new_boxes += operation.boxes
+            shifts += [(box, None) for box in operation.boxes[:1] if not isinstance(operation, Add)]
+    moved = {old for old, new in shifts if new is not None}
+    return tuple(dict.fromkeys(pair for pair in shifts if pair[1] is not None or pair[0] not in moved)), new_boxes
 
 
 def _unchanged(a: SceneGraph, i: int, b: SceneGraph, j: int) -> bool:

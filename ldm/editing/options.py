@@ -1,117 +1,138 @@
-""""""
+"""What is asked of an edit, and how it is to be done: `EditRequest` and `EditOptions`.
+
+`EditOptions` is the one list of options. The command line, batch files, sweeps, benchmark specifications, the record of an
+edit and the documentation are all made from its fields.
+"""
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Callable, Collection, Sequence
-from types import NoneType, UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional, Tuple  # noqa: UP035  OmegaConf reads these forms only
 
-import yaml
+from ldm.util.options import option, validate
 
-from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.util.errors import UserError, did_you_mean
+if TYPE_CHECKING:
+    from PIL import Image
 
-REGIONS = ("auto", "none")
-WITHIN, EVERYWHERE = "noise", "direct"  # the methods of an edit of a region and of the whole, where none is asked for
-GUIDANCE = 2.0  # towards graph and style, where the model was trained for it
-RANDOM = ("ddpm", "noise")  # methods whose edits differ by the seed
-STEPS = {"ddim": 50, "dpm++": 10}  # of each sampler, where nothing else is asked for
-FAST = ("noise", "direct")  # methods that go by dpm++ where no sampler is asked for
+    from ldm.graph.scene_graph import SceneGraph
+    from ldm.models.diffusion.ddpm import LatentDiffusion
+
+METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
+SAMPLERS = ("ddim", "dpm++")
+LOCAL_METHOD, GLOBAL_METHOD = "noise", "direct"  # defaults within a region, and where everything may change
+RANDOM_METHODS = ("ddpm", "noise")  # their edits differ by the seed
+FAST_METHODS = ("noise", "direct")  # their default sampler is dpm++
+DEFAULT_STEPS = {"ddim": 50, "dpm++": 10}
+DEFAULT_GUIDANCE = 2.0  # for models that were trained for guidance
+RESTYLE_PASSES = 2  # after a single pass, too much of the photograph's own style remains
 
 
-class Settings(NamedTuple):
-    """How an edit was made, with what was chosen where nothing was asked for: the arguments of `edit`. keep: whether that
-    changed anything, where it was asked for. passes: 1 where there was no style to take over."""
+@dataclass(frozen=True)
+class EditRequest:
+    """What is asked for.
 
-    method: str
-    sampler: str
-    steps: int
-    strength: float
-    graph_scale: float
-    style_scale: float
-    interval: tuple[float, float]
-    rescale: float
-    keep: bool
-    margin: float
-    feather: float
-    passes: int
-    seed: int
+    Args:
+        photograph: the image to edit, of any size and mode.
+        graph: scene graph of what the edited image should show.
+        source_graph: scene graph of the photograph; without it the photograph is inverted under the null graph and all
+            of it may change.
+        style: another image to take the look from, everywhere; without it the photograph keeps its own.
+        mask: white where the image may change; without it the region follows from the operations.
+    """
+
+    photograph: Image.Image
+    graph: SceneGraph
+    source_graph: SceneGraph | None = None
+    style: Image.Image | None = None
+    mask: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """How an edit is done. None stands for a default that depends on the request and the model (`ldm.editing.plan`).
+
+    Raises:
+        UserError: an option is out of its bounds.
+    """
+
+    method: Optional[str] = option(
+        None,
+        "inversion method; noise adds noise to the photograph and inverts nothing",
+        choices=METHODS,
+        default_text="noise within a region, direct where everything may change",
+    )
+    sampler: Optional[str] = option(
+        None,
+        "sampler, for inversion as well; dpm++ (second order) needs fewer steps and works with the methods ddim, direct "
+        "and noise",
+        choices=SAMPLERS,
+        default_text="dpm++ with the methods noise and direct, else ddim",
+    )
+    steps: Optional[int] = option(None, "sampler steps over all noise levels", default_text="10 of dpm++, 50 of ddim")
+    strength: float = option(
+        1.0,
+        "share of the noise levels that the edit goes through; a smaller share stays closer to the photograph",
+        above=0,
+        maximum=1,
+    )
+    graph_scale: Optional[float] = option(
+        None,
+        "guidance scale of the graph; 1 is no guidance",
+        default_text="2 for models trained with graph and style dropout, else 1",
+    )
+    style_scale: Optional[float] = option(
+        None, "guidance scale of the style; 1 is no guidance", default_text="as --graph-scale"
+    )
+    interval: Tuple[float, float] = option(
+        (0.0, 1.0),
+        "shares of the noise levels between which guidance is applied (Kynkäänniemi et al. 2404.07724)",
+        minimum=0,
+        maximum=1,
+        metavar=("LOW", "HIGH"),
+    )
+    rescale: float = option(
+        0.0,
+        "share of the contrast added by guidance that is taken back (Lin et al. 2305.08891)",
+        minimum=0,
+        maximum=1,
+    )
+    region: str = option(
+        "auto", "auto: change only what the operations touch; none: everything may change", choices=("auto", "none")
+    )
+    margin: float = option(1.0, "distance around boxes at which the region is still full, in latent cells", minimum=0)
+    feather: float = option(1.0, "further distance over which the region fades out, in latent cells", minimum=0)
+    keep: bool = option(
+        False,
+        "objects that move keep their appearance, by attention to the photograph (MasaCtrl, prompt-to-prompt); doubles "
+        "the U-Net's work",
+    )
+    passes: Optional[int] = option(
+        None,
+        "how often a style is transferred, each pass starting from the result of the previous one",
+        minimum=1,
+        default_text="2 with a style and the method direct, else 1",
+    )
+    seed: int = option(0, "seed of the noise, any whole number")
+
+    def __post_init__(self):
+        validate(self)
+        object.__setattr__(self, "interval", tuple(self.interval))
+
+    def replace(self, **changes: object) -> EditOptions:
+        """A copy with some options changed."""
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict:
+        """The options by name, for JSON."""
+        return dataclasses.asdict(self)
 
 
 def default_sampler(method: str) -> str:
-    """Of a method, where none is asked for: those that are named after DDIM's steps or made of them keep to these."""
-    return "dpm++" if method in FAST else "ddim"
+    """The sampler of a method where none is given."""
+    return "dpm++" if method in FAST_METHODS else "ddim"
 
 
 def default_guidance_scale(model: LatentDiffusion) -> float:
-    """Of guidance, towards the graph as towards the style, where none is asked for."""
-    return GUIDANCE if model.graph_drop and model.style_drop else 1.0
-REST = "**"  # a function that has it takes any key
-SAID = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", NoneType: "nothing"}
-
-
-def kinds(function: Callable, without: Collection[str] = ()) -> dict[str, Any]:
-    """The kind of each of the function's parameters but those `without`: as annotated, or else its default's kind."""
-    try:
-        hints = get_type_hints(function)
-    except (NameError, TypeError, AttributeError):  # names that only a type checker imports
-        hints = {}
-    parameters = inspect.signature(function).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in without]
-    rest = {REST: Any} if any(p.kind is p.VAR_KEYWORD for p in parameters) else {}
-    return {p.name: hints.get(p.name) or kind_of(p.default) for p in named} | rest
-
-
-def takes(key: str, kinds: dict[str, Any]) -> bool:
-    return key in kinds or REST in kinds
-
-
-def read(words: Sequence[str], kinds: dict[str, Any], whose: str) -> dict[str, Any]:
-    """'key=value' words, the values as in YAML. Raises UserError, beginning with `whose` they are, for a key that is none
-    of the `kinds` or is there twice, and for a value of another kind."""
-    options: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not (equals and takes(key, kinds)) or key in options:
-            known = ", ".join(kinds) or "none"
-            raise UserError(f"{whose}: {word!r} is no option of it; it takes {known}{did_you_mean(key, kinds)}")
-        kind = kinds.get(key, Any)
-        try:
-            options[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"{whose}: {text!r} cannot be read as YAML; {key} takes {said(kind)}") from None
-        if not fits(options[key], kind):
-            raise UserError(f"{whose}: {key} takes {said(kind)}, not {text!r}")
-    return options
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value out of YAML or JSON is of this kind; of a kind that is not known here, anything is."""
-    parts = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return any(fits(value, part) for part in parts)
-    if get_origin(kind) is tuple and Ellipsis not in parts:
-        return isinstance(value, (list, tuple)) and len(value) == len(parts) and all(map(fits, value, parts))
-    if kind is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    return kind not in SAID or type(value) is kind
-
-
-def said(kind: Any) -> str:
-    parts = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(said(part) for part in parts if part is not NoneType)
-    if get_origin(kind) is tuple:
-        return f"[{', '.join(map(said, parts))}]"
-    return SAID.get(kind, "something else")
-
-
-def kind_of(default: Any) -> Any:
-    """A whole number as a default says no more than that a number is meant; None says nothing."""
-    if isinstance(default, (tuple, list)):
-        return tuple[tuple(map(kind_of, default))]
-    if default is None or default is inspect.Parameter.empty:
-        return Any
-    return float if type(default) is int else type(default)
+    """The guidance scale of graph and style where none is given."""
+    return DEFAULT_GUIDANCE if model.graph_drop and model.style_drop else 1.0

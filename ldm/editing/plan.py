@@ -1,10 +1,20 @@
-"""What an edit is going to do: operations, the places of what has none yet, the method and its schedule."""
+"""The plan of an edit: operations, placement of what has no box yet, and complete options. No tensors are computed."""
 
 from __future__ import annotations
 
-from PIL import Image
+from dataclasses import dataclass
 
-from ldm.editing.options import EVERYWHERE, WITHIN, Settings
+from ldm.editing.options import (
+    DEFAULT_STEPS,
+    GLOBAL_METHOD,
+    LOCAL_METHOD,
+    RESTYLE_PASSES,
+    EditOptions,
+    EditRequest,
+    default_guidance_scale,
+    default_sampler,
+)
+from ldm.editing.region import touched_places
 from ldm.graph.diff import Operation, diff
 from ldm.graph.placement import place_objects
 from ldm.graph.scene_graph import SceneGraph
@@ -13,31 +23,108 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.schedule import DDIMSchedule
 
 
-def understood(
+@dataclass(frozen=True)
+class EditPlan:
+    """What an edit will do.
+
+    Args:
+        request: what was asked for.
+        operations: changes from the source graph to the edited graph, each with the boxes that it touches; empty without
+            a source graph.
+        graph: the edited graph, with a box for each object whose place is known or was chosen.
+        placement: a sentence on the places that were chosen; empty where there was nothing to choose.
+        everywhere: whether the whole image may change.
+        options: all options, with defaults filled in.
+    """
+
+    request: EditRequest
+    operations: tuple[Operation, ...]
+    graph: SceneGraph
+    placement: str
+    everywhere: bool
+    options: EditOptions
+
+    @property
+    def places(self) -> list:
+        """What the operations touch: boxes, or indices of source objects without one, or None where nothing is known."""
+        return touched_places(self.operations)
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the two graphs say the same, or differ in nothing that can be seen, and no style is given."""
+        request = self.request
+        if request.source_graph is None or request.style is not None:
+            return False
+        return not (self.operations if self.everywhere or request.mask else self.places)
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether the region depends on where the U-Net attends to objects that have no box."""
+        if self.everywhere or self.request.mask:
+            return False
+        return not all(isinstance(place, tuple) for place in self.places)
+
+
+def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion) -> EditPlan:
+    """Works out what an edit will do.
+
+    Raises:
+        GraphError: a new relation is not spatial, or there is no room for it.
+        UserError: the method does not exist or does not work with the sampler.
+    """
+    half_a_cell = 1 / (2 * model.latent_size)  # as fine as a U-Net can place
+    operations, graph, placement = understand(request.source_graph, request.graph, half_a_cell)
+    everywhere = may_change_everywhere(request, options)
+    method = options.method or default_method(request, options)
+    sampler = options.sampler or default_sampler(method)
+    inversion.get_method(method, sampler)
+    scale = default_guidance_scale(model)
+    passes = options.passes or (RESTYLE_PASSES if method == GLOBAL_METHOD else 1)
+    complete = options.replace(
+        method=method,
+        sampler=sampler,
+        steps=DEFAULT_STEPS[sampler] if options.steps is None else options.steps,
+        graph_scale=scale if options.graph_scale is None else options.graph_scale,
+        style_scale=scale if options.style_scale is None else options.style_scale,
+        passes=1 if request.style is None else passes,
+    )
+    return EditPlan(request, tuple(operations), graph, placement, everywhere, complete)
+
+
+def understand(
     source: SceneGraph | None, graph: SceneGraph, step: float = 0.0
 ) -> tuple[list[Operation], SceneGraph, str]:
-    """What to do, the graph with a box for each object that one is known of or was chosen for, and what was chosen. Moves
-    go by whole steps, shares of the picture's side: half a latent cell is as fine as a U-Net can place.
+    """Finds the operations from one graph to another and a place for each object that needs one.
 
-    Raises GraphError where a relation is new that says nothing about places, or that there is no room for."""
-    if source is None:
-        return [], graph, ""
-    operations = diff(source, graph)
+    Args:
+        step: objects move by multiples of this share of the image's side; 0 for any distance.
+
+    Returns:
+        The operations, the graph with the boxes that are known or were chosen, and a sentence on what was chosen.
+
+    Raises:
+        GraphError: a new relation is not spatial, or there is no room for it.
+    """
+    operations = [] if source is None else diff(source, graph)
     if not operations:
         return [], graph, ""
-    graph, chosen = place_objects(source, graph, operations, step)
-    return diff(source, graph), graph, chosen
+    graph, placement = place_objects(source, graph, operations, step)
+    return diff(source, graph), graph, placement
 
 
-def _way(
-    method: str | None, source: SceneGraph | None, style: Image.Image | None, mask: Image.Image | None, region: str | None
-) -> tuple[bool, str]:
-    """Whether the whole picture may change, and the method: where none is asked for, the one that suits that."""
-    everywhere = mask is None and (source is None or style is not None or region == "none")
-    return everywhere, method or (EVERYWHERE if everywhere else WITHIN)
+def may_change_everywhere(request: EditRequest, options: EditOptions) -> bool:
+    """Whether an edit has no region: a style is transferred, nothing is known of the photograph, or it was asked for."""
+    return request.mask is None and (
+        request.source_graph is None or request.style is not None or options.region == "none"
+    )
 
 
-def _schedule(model: LatentDiffusion, settings: Settings) -> DDIMSchedule:
-    """The timesteps that the edit goes through."""
-    every = inversion.make_schedule(model.schedule, settings.sampler, settings.steps)
-    return every.below(settings.strength * len(model.schedule))
+def default_method(request: EditRequest, options: EditOptions) -> str:
+    """The inversion method where none is given."""
+    return GLOBAL_METHOD if may_change_everywhere(request, options) else LOCAL_METHOD
+
+
+def make_schedule(model: LatentDiffusion, options: EditOptions) -> DDIMSchedule:
+    """The timesteps that an edit goes through. Raises UserError for a number of steps that the model cannot take."""
+    schedule = inversion.make_schedule(model.schedule, options.sampler, options.steps)
+    return schedule.up_to(options.strength * len(model.schedule))

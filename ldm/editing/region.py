@@ -1,8 +1,8 @@
-"""Where an edit may change the picture: softly in latent cells for the sampler, and in pixels for what is put back.
+"""Where an edit may change the image: a soft mask of latent cells for the sampler, and one of pixels for compositing.
 
-What an operation touches is known from boxes, old and new, where there are any, and else from where the U-Net looked
-for that object while it saw the source. In latents a region is 1 wherever a touched box reaches, grown by a margin, and
-fades out beyond; in pixels it fades to 0 within that margin, so whatever is further away is the photograph's own.
+An operation touches boxes, old and new; where objects have no boxes, it touches the cells from which the U-Net attends to
+them. In latents, the region is 1 wherever a touched box reaches, grown by a margin, and fades out beyond. In pixels, it
+fades to 0 within that margin, so everything further away is exactly the photograph.
 """
 
 from __future__ import annotations
@@ -23,26 +23,36 @@ from ldm.graph.validation import Box
 from ldm.modules.boxes import box_coverage
 from ldm.util.errors import UserError
 
-LOW, HIGH = 0.35, 0.65  # of an object's strongest attention: where its region begins, and where it is whole
+LOW, HIGH = 0.35, 0.65  # share of an object's strongest attention at which its region begins, and at which it is full
 
 
 class Region(NamedTuple):
-    """latent (1,1,h,w) and pixels (H,W) of the photograph, both in [0,1]: 1 where the edit decides, 0 the source."""
+    """Soft masks of an edit: 1 where the edit decides, 0 where the photograph stays.
+
+    Args:
+        latent: (1,1,h,w) in [0,1].
+        pixels: (H,W) in [0,1], at the photograph's size.
+    """
 
     latent: Tensor
     pixels: np.ndarray
 
     @classmethod
     def everywhere(cls, cells: tuple[int, int], size: tuple[int, int]) -> Region:
-        """Of `cells` (h,w) and a photograph of `size` (width, height): 1 throughout, for an edit without a region."""
+        """1 throughout, for an edit without a region.
+
+        Args:
+            cells: (h, w) of the latent.
+            size: (width, height) of the photograph.
+        """
         return cls(torch.ones(1, 1, *cells), np.ones(size[::-1], np.float32))
 
     @classmethod
     def of_mask(cls, mask: Image.Image, cells: tuple[int, int], size: tuple[int, int]) -> Region:
-        """What is white in a picture of any size, as the user says. Raises UserError where nothing is."""
+        """The white parts of a mask of any size. Raises UserError for a mask without any."""
         mask = mask.convert("L")
         if not mask.getextrema()[1]:
-            raise UserError("the mask is black throughout: paint white what the edit may change")
+            raise UserError("the mask is entirely black: paint white what the edit may change")
         small = mask.resize(cells[::-1], Image.Resampling.BOX)
         pixels = mask.resize(size, Image.Resampling.BILINEAR)
         return cls(_tensor(small)[None, None], _tensor(pixels).numpy())
@@ -57,22 +67,22 @@ class Region(NamedTuple):
         margin: float = 1.0,
         feather: float = 1.0,
     ) -> Region:
-        """The union over operations; nothing, 0 throughout, where they change nothing that can be seen.
+        """The union over operations; 0 throughout where they change nothing that can be seen.
 
-        attention: (O,h',w') of each object of the source graph (see `object_maps`), for operations without a box;
-        without it these change everything. margin and feather in latent cells: how far from a box the region is whole,
-        and how far beyond that it fades.
+        Args:
+            cells: (h, w) of the latent.
+            size: (width, height) of the photograph.
+            attention: (O,h',w'), attention to each object of the source graph (see `object_maps`), for operations
+                without a box; without it, these change everything.
+            margin: distance from a box at which the region is still full, in latent cells.
+            feather: further distance over which it fades out, in latent cells.
         """
         latent, pixels = torch.zeros(1, 1, *cells), np.zeros(size[::-1], np.float32)
-        boxes, unplaced = [], []
-        for operation in operations:
-            own = list(touched(operation, operations))
-            boxes += [box for box in own if isinstance(box, tuple)]
-            unplaced += [index for index in own if not isinstance(index, tuple)]
-        for box in dict.fromkeys(boxes):
+        places = dict.fromkeys(touched_places(operations))
+        for box in (place for place in places if isinstance(place, tuple)):
             latent = torch.maximum(latent, in_cells(box, cells, margin, feather))
             pixels = np.maximum(pixels, in_pixels(box, size, cells, margin))
-        for index in dict.fromkeys(unplaced):
+        for index in (place for place in places if not isinstance(place, tuple)):
             if attention is None or index is None:
                 return cls.everywhere(cells, size)
             soft = _dilate(from_attention(attention[index], cells), margin)
@@ -81,20 +91,28 @@ class Region(NamedTuple):
         return cls(latent, pixels)
 
 
-def touched(operation: Operation, operations: Sequence[Operation]) -> Iterator[Box | int | None]:
-    """What an operation changes in the picture: boxes, or else indices of objects of the source graph, or None where
-    nothing is known.
+def touched_places(operations: Sequence[Operation]) -> list[Box | int | None]:
+    """What the operations change in the image: boxes, or indices of source objects without one, or None where unknown."""
+    return [place for operation in operations for place in touched(operation, operations)]
 
-    A relation that changes between things that stay changes what they share, or both where they are apart, unless
-    their boxes say already that it holds; where one of its ends moves or is new, that is what changes."""
+
+def touched(operation: Operation, operations: Sequence[Operation]) -> Iterator[Box | int | None]:
+    """What one of the operations changes in the image, as in `touched_places`.
+
+    A changed relation between objects that stay changes the intersection of their boxes, or both boxes if they do not
+    overlap, unless the boxes satisfy it already. Where one of its objects moves or is new, that operation covers it.
+    """
     if isinstance(operation, RemoveRelation):
         return
     if not isinstance(operation, (ChangeRelation, AddRelation)):
-        yield from operation.boxes or (getattr(operation, "source", None),)
+        if operation.boxes:
+            yield from operation.boxes
+        else:
+            yield None if isinstance(operation, Add) else operation.source
         return
-    subject, predicate, object = operation.target
+    subject, predicate, object_ = operation.target
     moved = {other.target for other in operations if isinstance(other, (Move, Resize, Add))}
-    if moved & {subject, object}:
+    if moved & {subject, object_}:
         return
     if len(operation.boxes) < 2:
         yield from operation.boxes
@@ -107,8 +125,8 @@ def touched(operation: Operation, operations: Sequence[Operation]) -> Iterator[B
     yield from (shared,) if shared[0] < shared[2] and shared[1] < shared[3] else (first, second)
 
 
-def in_cells(box: Box, cells: tuple[int, int], margin: float = 1.0, feather: float = 1.0) -> Tensor:  # (1,1,h,w)
-    """Coverage of cells by the box grown by `margin` cells, averaged over what it is on growing by `feather` more."""
+def in_cells(box: Box, cells: tuple[int, int], margin: float = 1.0, feather: float = 1.0) -> Tensor:
+    """(1,1,h,w): coverage of latent cells by a box grown by `margin` cells, averaged over growing by up to `feather` more."""
     h, w = cells
     x0, y0, x1, y1 = box
     growths = [margin + feather * (k + 0.5) / 8 for k in range(8)] if feather else [margin]
@@ -117,51 +135,56 @@ def in_cells(box: Box, cells: tuple[int, int], margin: float = 1.0, feather: flo
     return coverage.mean(1).view(1, 1, h, w).float()
 
 
-def in_pixels(box: Box, size: tuple[int, int], cells: tuple[int, int], margin: float = 1.0) -> np.ndarray:  # (H,W)
-    """1 at each pixel that the box reaches, 0 at `margin` latent cells from it, along a cosine in between."""
+def in_pixels(box: Box, size: tuple[int, int], cells: tuple[int, int], margin: float = 1.0) -> np.ndarray:
+    """(H,W) float32: 1 at each pixel that a box reaches, 0 at a distance of `margin` latent cells, a cosine in between."""
 
     def along(low: float, high: float, pixels: int, cells: int) -> np.ndarray:
         edge = np.arange(pixels) / pixels
-        apart = np.maximum(np.maximum(low - edge - 1 / pixels, edge - high), 0)  # from the box to the pixel
-        far = apart * cells / margin if margin else np.where(apart > 0, 1.0, 0.0)
-        return 0.5 + 0.5 * np.cos(math.pi * np.minimum(far + 1e-9 * (far > 0), 1))
+        gap = np.maximum(np.maximum(low - edge - 1 / pixels, edge - high), 0)  # from the box to the pixel
+        distance = gap * cells / margin if margin else np.where(gap > 0, 1.0, 0.0)
+        return 0.5 + 0.5 * np.cos(math.pi * np.minimum(distance + 1e-9 * (distance > 0), 1))
 
-    return (along(box[1], box[3], size[1], cells[0])[:, None] * along(box[0], box[2], size[0], cells[1])).astype(
-        np.float32
-    )
+    rows, columns = along(box[1], box[3], size[1], cells[0]), along(box[0], box[2], size[0], cells[1])
+    return (rows[:, None] * columns).astype(np.float32)
 
 
-def object_maps(attention: Tensor, object_token: Tensor) -> Tensor:  # (N,h,w), (O,) -> (O,h,w)
-    """Attention to each object's token, of a row of Maps.mean; object_token as in NSGEncoder.layout of its one graph,
-    0 for an object that had no token."""
+def object_maps(attention: Tensor, object_token: Tensor) -> Tensor:
+    """Attention to each object.
+
+    Args:
+        attention: (N,h,w), attention to each token of one graph.
+        object_token: (O,), NSGEncoder.layout's token of each object, -1 for an object without one.
+
+    Returns:
+        (O,h,w), 0 for an object without a token.
+    """
     maps = attention[object_token.clamp(min=0)]
     return maps * (object_token >= 0).to(maps)[:, None, None]
 
 
-def from_attention(attention: Tensor, cells: tuple[int, int]) -> Tensor:  # (h',w') -> (1,1,h,w)
-    """1 where an object is looked at nearly as much as anywhere, 0 where little, smoothly."""
+def from_attention(attention: Tensor, cells: tuple[int, int]) -> Tensor:
+    """(h',w') -> (1,1,h,w): a soft mask, 1 where attention to an object is close to its maximum, 0 where it is weak."""
     smooth = _blur(attention[None, None].float())
     smooth = F.interpolate(smooth, size=cells, mode="bilinear", align_corners=False)
     low, high = smooth.amin(), smooth.amax()
     if high <= low:
-        return torch.ones_like(smooth)  # looked at alike everywhere: it may be anywhere
+        return torch.ones_like(smooth)  # uniform attention: the object may be anywhere
     return (((smooth - low) / (high - low) - LOW) / (HIGH - LOW)).clamp(0, 1)
 
 
 def paste(edited: Image.Image, photograph: Image.Image, pixels: np.ndarray) -> Image.Image:
-    """The photograph with the edit in the region; where `pixels` is 0, the photograph's own to the last bit."""
+    """Blends the edit into the photograph by a mask (H,W) in [0,1]; where it is 0, the pixels are exactly the photograph's."""
     new, old = (np.asarray(image.convert("RGB"), np.float32) for image in (edited, photograph))
     mixed = old + pixels[..., None] * (new - old)
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
 
 def _dilate(soft: Tensor, margin: float) -> Tensor:
-    reach = math.ceil(min(margin, max(soft.shape)))  # beyond the picture there is nothing
+    reach = math.ceil(min(margin, max(soft.shape)))
     return _blur(F.max_pool2d(soft, 2 * reach + 1, 1, reach)).maximum(soft) if reach else soft
 
 
-def _blur(maps: Tensor) -> Tensor:  # (1,1,h,w)
-    """Binomial, over three cells each way."""
+def _blur(maps: Tensor) -> Tensor:  # (1,1,h,w), binomial over 3 x 3 cells
     taps = torch.tensor([0.25, 0.5, 0.25], dtype=maps.dtype, device=maps.device)
     return F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), (taps[:, None] * taps)[None, None])
 

@@ -23,7 +23,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.inversion import make_schedule
 from ldm.models.preprocess import noise_generator, to_style_input
 from ldm.modules import conditioning
-from ldm.modules.lora import merged
+from ldm.modules.lora import merge_lora
 from ldm.sampling.options import SampleOptions
 from ldm.util.images import to_image
 
@@ -70,7 +70,7 @@ def sample_images(
     rows = 1 if model.device.type == "cpu" else ROWS
     chunks = [slice(start, start + rows) for start in range(0, len(graphs), rows)]
     with _worker_pool(model.device) as pool:
-        plain = model.with_unet(merged(model.unet))  # merged on one thread too, since bits depend on it
+        plain = model.with_unet(merge_lora(model.unet))  # merged on one thread too, since bits depend on it
         passes = [pool.submit(_sample_pass, plain, graphs[c], seeds[c], options, style, rows) for c in chunks]
         return [image for future in passes for image in future.result()]
 

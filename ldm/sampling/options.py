@@ -1,0 +1,38 @@
+"""How images of scene graphs are sampled: the one list of options of the command line, the records and the docs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from ldm.util.errors import UserError
+from ldm.util.options import option, validate
+
+SAMPLERS = ("ddim", "dpm++")
+LAYOUTS = ("search", "none")
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """What all images of a set share.
+
+    Raises:
+        UserError: an option is out of its bounds, or `eta` is used with another sampler than ddim.
+    """
+
+    steps: int = option(50, "sampler steps, one call of the U-Net each", minimum=1)
+    eta: float = option(0.0, "noise of the sampler ddim; 0 is deterministic, 1 is DDPM", minimum=0)
+    graph_scale: float = option(1.0, "guidance scale of the graph; 1 is no guidance")
+    style_scale: float = option(1.0, "guidance scale of the style; 1 is no guidance")
+    sampler: str = option("ddim", "dpm++ (second order) needs fewer steps", choices=SAMPLERS)
+    layout: Optional[str] = option(
+        "none",
+        "search: objects without a box get one before sampling, so that the relations hold; none: the model places them",
+        choices=LAYOUTS,
+        default_text="search for models whose attention is biased towards boxes, else none",
+    )
+
+    def __post_init__(self):
+        validate(self)
+        if self.eta and self.sampler != "ddim":
+            raise UserError(f"eta {self.eta}: only the sampler ddim adds noise; leave eta at 0 with {self.sampler}")
