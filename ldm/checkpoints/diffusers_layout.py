@@ -1,7 +1,7 @@
-"""diffusers' names for a U-Net's and a first stage's parameters, turned into LDM's.
+"""Renames the parameters of diffusers' U-Nets and autoencoders to LDM's layout.
 
-diffusers counts blocks per level (down_blocks.1.resnets.0), LDM counts them through (input_blocks.4.0), so the
-number of residual blocks per level, read off the keys, gives one from the other.
+diffusers numbers blocks within each level (down_blocks.1.resnets.0), LDM numbers them across levels (input_blocks.4.0).
+The number of residual blocks per level, taken from the keys, converts one into the other.
 """
 
 from __future__ import annotations
@@ -12,54 +12,69 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 UNET_LAYERS = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
 UNET_ENDS = {
-    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
-}  # fmt: skip
-# Attention in a first stage is called by one of two sets of names, the second before diffusers 0.17.
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+# Two sets of names for the attention layers of an autoencoder, the second from before diffusers 0.17.
 VAE_ATTENTION = {
-    "group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
-    "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out",
-}  # fmt: skip
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+    "query": "q",
+    "key": "k",
+    "value": "v",
+    "proj_attn": "proj_out",
+}
 
 
 def is_diffusers(state: Mapping[str, Tensor]) -> bool:
+    """Whether the keys of a U-Net or an autoencoder are in diffusers' layout."""
     return any(re.match(r"(encoder\.|decoder\.)?(down|up|mid)_block", key) for key in state)
 
 
-def levels(state: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the greatest number that `pattern`'s group finds at the beginning of a key."""
+def count_blocks(state: Mapping[str, Tensor], pattern: str) -> int:
+    """One more than the largest index that the group of `pattern` matches at the start of a key."""
     return 1 + max((int(found[1]) for found in (re.match(pattern, key) for key in state) if found), default=0)
 
 
-def renamed(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
-    """The same tensors, each layer's name through `rename`, its `weight` and `bias` as they are.
+def rename_layers(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Applies `rename` to each layer's name and keeps the suffix `weight` or `bias`.
 
-    A name that no rule knows stays as it is, for whoever loads it to complain about.
+    Unknown names stay unchanged, so that `load_part` reports them as unexpected.
     """
     names = {key: key.rpartition(".") for key in state}
     return {f"{rename(layer)}.{kind}": state[key] for key, (layer, _, kind) in names.items()}
 
 
 def to_ldm_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A UNet2DConditionModel's parameters (Stable Diffusion 1.x) under the names of LDM's UNetModel."""
-    blocks = levels(state, r"down_blocks\.0\.resnets\.(\d+)\.")
+    """Renames the parameters of diffusers' UNet2DConditionModel (Stable Diffusion 1.x) to those of LDM's UNetModel."""
+    blocks = count_blocks(state, r"down_blocks\.0\.resnets\.(\d+)\.")
 
     def rename(name: str) -> str:
         if name in UNET_ENDS:
             return UNET_ENDS[name]
         if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", name):
             kind, number, layer = found[1], int(found[2]), found[3]
-            return inner(f"middle_block.{2 * number if kind == 'resnets' else 1}", kind, layer)
+            return rename_inner(f"middle_block.{2 * number if kind == 'resnets' else 1}", kind, layer)
         if found := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)", name):
             side, level, kind, number, layer = found[1], int(found[2]), found[3], int(found[4]), found[5]
-            # a level is `blocks` residual blocks and a downsampler; upwards it has one block more instead
+            # a level has `blocks` residual blocks and a downsampler; on the way up, one more block instead of that
             first = "input_blocks.{}" if side == "down" else "output_blocks.{}"
             block = first.format(level * (blocks + 1) + number + (side == "down"))
-            return inner(f"{block}.{int(kind == 'attentions')}", kind, layer)
+            return rename_inner(f"{block}.{int(kind == 'attentions')}", kind, layer)
         if found := re.fullmatch(r"down_blocks\.(\d+)\.downsamplers\.0\.conv", name):
             return f"input_blocks.{(int(found[1]) + 1) * (blocks + 1)}.0.op"
         if found := re.fullmatch(r"up_blocks\.(\d+)\.upsamplers\.0\.conv", name):
@@ -68,22 +83,26 @@ def to_ldm_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return f"output_blocks.{level * (blocks + 1) + blocks}.{1 + attends}.conv"
         return name
 
-    def inner(block: str, kind: str, layer: str) -> str:  # attention has the same names on both sides
+    def rename_inner(block: str, kind: str, layer: str) -> str:  # attention layers have the same names in both layouts
         return f"{block}.{UNET_LAYERS.get(layer, layer) if kind == 'resnets' else layer}"
 
-    return renamed(state, rename)
+    return rename_layers(state, rename)
 
 
 def to_ldm_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An AutoencoderKL's (or VQModel's) parameters under the names of LDM's, attention as 1 x 1 convolutions."""
-    top = levels(state, r"decoder\.up_blocks\.(\d+)\.") - 1
+    """Renames the parameters of diffusers' AutoencoderKL or VQModel to LDM's.
+
+    The linear layers of its attention (out, in) become LDM's 1 x 1 convolutions (out, in, 1, 1).
+    """
+    top = count_blocks(state, r"decoder\.up_blocks\.(\d+)\.") - 1
 
     def rename(name: str) -> str:
         name = re.sub(r"conv_norm_out$", "norm_out", name)
         name = re.sub(r"conv_shortcut$", "nin_shortcut", name)
         name = re.sub(r"mid_block\.resnets\.(\d+)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
         name = re.sub(r"down_blocks\.(\d+)", r"down.\1", name)
-        name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up.{top - int(found[1])}", name)  # LDM counts from the image
+        # LDM numbers the levels of the decoder from the image, diffusers from the latent
+        name = re.sub(r"up_blocks\.(\d+)", lambda found: f"up.{top - int(found[1])}", name)
         name = re.sub(r"\.resnets\.", ".block.", name)
         name = re.sub(r"\.(down|up)samplers\.0", r".\1sample", name)
         if found := re.fullmatch(r"(.+)\.attentions\.(\d+)\.(.+)", name):
@@ -94,5 +113,5 @@ def to_ldm_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     linear = re.compile(r"\.attn(_1|\.\d+)\.(q|k|v|proj_out)\.weight$")
     return {
         key: value[:, :, None, None] if linear.search(key) and value.ndim == 2 else value
-        for key, value in renamed(state, rename).items()
+        for key, value in rename_layers(state, rename).items()
     }

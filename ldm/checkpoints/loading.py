@@ -1,247 +1,274 @@
-"""Published weights into our modules by key, with nothing left out in silence; and the trained part out again.
+"""Loads published weights into this project's modules by key.
 
-A file is read in whatever format it comes (ldm/unpickle.py), its names are brought to LDM's (ldm/diffusers_layout.py),
-and every key on either side that does not find its match needs a reason from the tables below, or loading fails.
+The keys of the file are renamed to LDM's layout and matched with those of the module. A key on either side without a
+counterpart needs a reason from the tables below, or loading fails.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import re
-import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 from torch import Tensor, nn
 
-from ldm.checkpoints import unpickle
 from ldm.checkpoints.diffusers_layout import is_diffusers, to_ldm_unet, to_ldm_vae
-from ldm.util.errors import UserError
+from ldm.checkpoints.reading import PARTS, CheckpointError, list_names, read_state_dict
 
+logger = logging.getLogger(__name__)
 
-class CheckpointError(UserError):
-    """A checkpoint that is missing, cannot be read, or does not fit: what, where, what to do."""
-
-
-@dataclass(frozen=True)
-class Part:
-    prefix: str  # of its keys in a file that holds the whole model
-    folders: tuple[str, ...]  # in a diffusers folder
-    source: str  # for whoever has to find one
-
-
-PARTS = {
-    "unet": Part(
-        "model.diffusion_model.",
-        ("unet",),
-        "an LDM, SGDiff or Stable Diffusion 1.x checkpoint (.ckpt or .safetensors), or a diffusers folder",
-    ),
-    "first_stage": Part(
-        "first_stage_model.",
-        ("vae", "vqvae"),
-        "model.ckpt from https://ommer-lab.com/files/latent-diffusion/vq-f8.zip, a checkpoint that holds a first "
-        "stage, or a diffusers folder",
-    ),
-    "cond_stage": Part("cond_stage_model.", (), "the checkpoint that this encoder was trained in"),
+# Pattern of a key in the file -> why it may stay unused.
+UNUSED_KEYS = {
+    r"(^|\.)loss\.": "training loss",
+    r"^model_ema\.": "EMA of other parts, or its counters",
+    r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar)$": "noise schedule, given by the config",
+    r"^scale_factor$": "scale factor of the latents",
+    r"^(model\.diffusion_model|\w+_stage_model)\.": "another part of the model",
+    r"^context_local_mlp\.": "projection for the graph encoder that it was trained with",
+    r"^null_(tokens|style)$": "null conditioning of its training run",
 }
+# Keys of a module that published files lack, or hold in another shape: adapters trained here, and an unused buffer.
+OPTIONAL_KEYS = (
+    r"(^|\.)(film|lora_A|lora_B|box_bias|context_local_mlp|context_global_mlp)(\.|$)",
+    r"^logit_scale$",
+)
+# Prefixes of what the checkpoints of a graph encoder's pre-training hold besides the encoder: SGDiff's sip_*.pt and those
+# of ldm.models.pretraining.
+PRETRAINING_PREFIXES = ("clip_model.", "image_model.", "decoder.", "to_image_space.", "logit_scale")
 
-# Why a key of the file may stay where it is.
-LEFT = {
-    r"(^|\.)loss\.": "the loss that it was trained with",
-    r"^model_ema\.": "a moving average of other parts, or its counters",
-    r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar)$": "given by the config",
-    r"^scale_factor$": "of the latents that its U-Net learned",
-    r"^(model\.diffusion_model|\w+_stage_model)\.": "another part of the same file",
-    r"^context_local_mlp\.": "belongs to the encoder that it was trained with",
-    r"^null_(tokens|style)$": "belongs to the training that learned it",
-}
-# What published files lack, or hold in another shape, because it is trained here; and a buffer that nothing reads.
-OURS = (r"(^|\.)(film|lora_A|lora_B|box_bias|context_local_mlp|context_global_mlp)(\.|$)", r"^logit_scale$")
-
-# Of a graph encoder's pre-training, what its checkpoints hold beside it: SGDiff's sip_*.pt, and ldm.models.pretraining's.
-REST_OF_STAGE_1 = ("clip_model.", "image_model.", "decoder.", "to_image_space.", "logit_scale")
+NEW = "new here"
+OTHER_SHAPE = "other shape in the file"
+IGNORED = "ignored by prefix"
+REPLACED_BY_EMA = "replaced by its EMA"
 
 
 @dataclass(frozen=True)
 class LoadReport:
+    """What was loaded into a module, and what was not.
+
+    Attributes:
+        part: a key of PARTS.
+        source: path of the file, or "memory".
+        layout: "LDM" or "diffusers".
+        loaded: keys of the module whose values come from the file.
+        ema_count: how many of them are the exponential moving average (EMA) of the parameter.
+        not_loaded: key of the module that keeps its initial value -> the reason.
+        unused: key of the file that was not loaded -> the reason.
+        lost: keys of `not_loaded` for which the file holds a value that this module could not or must not take.
+        scale_factor: scale factor of the latents that the file's U-Net was trained on, if the file holds it.
+    """
+
     part: str
     source: str
-    layout: str  # "LDM" or "diffusers"
-    taken: tuple[str, ...]  # keys of the module
-    averaged: int  # how many of them were taken as their moving average
-    left: dict[str, str]  # keys of the file that were not taken -> why
-    ours: tuple[str, ...]  # keys of the module that keep their own initialisation
-    scale_factor: Tensor | None = None  # of the latents that the file's U-Net learned, where it says
+    layout: str
+    loaded: tuple[str, ...]
+    ema_count: int
+    not_loaded: Mapping[str, str]
+    unused: Mapping[str, str]
+    lost: tuple[str, ...] = ()
+    scale_factor: Tensor | None = None
 
     def __str__(self) -> str:
-        average = f", {self.averaged} of them the moving average (EMA)" if self.averaged else ""
-        lines = [f"{self.part}: {len(self.taken)} tensors from {self.source}, {self.layout} layout{average}"]
-        for why in dict.fromkeys(self.left.values()):
-            lines.append(f"    left: {some(key for key, reason in self.left.items() if reason == why)}: {why}")
-        if self.ours:
-            lines.append(f"    ours: {some(self.ours)}: from their own initialisation")
+        """One line: the file, its layout, the number of tensors, and how many keys were left on either side and why."""
+        ema = {0: "no EMA", len(self.loaded): "EMA weights"}.get(self.ema_count, f"{self.ema_count} from EMA")
+        line = f"{self.part}: {len(self.loaded)} tensors from {self.source} ({self.layout} layout, {ema})"
+        for title, reasons in (("not loaded", self.not_loaded), ("unused keys", self.unused)):
+            if reasons:
+                counts = ", ".join(f"{count} ({reason})" for reason, count in Counter(reasons.values()).items())
+                line += f"; {title}: {counts}"
+        return line
+
+    def details(self) -> str:
+        """The long form: every key that was not loaded or not used, grouped by the reason."""
+        lines = [f"{self.part}: keys loaded from {self.source}: {', '.join(self.loaded)}"]
+        for title, reasons in (("not loaded", self.not_loaded), ("unused", self.unused)):
+            for reason in dict.fromkeys(reasons.values()):
+                keys = [key for key, why in reasons.items() if why == reason]
+                lines.append(f"    {title}, {reason}: {', '.join(keys)}")
         return "\n".join(lines)
 
 
-def some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (f", ... ({len(names)} in all)" if len(names) > 3 else "")
+@dataclass(frozen=True)
+class KeyMatch:
+    """How the keys of a state dict and of a module correspond."""
+
+    tensors: dict[str, Tensor]  # key of the module -> value in the file, of the same shape
+    ema_count: int  # how many of them are moving averages
+    not_loaded: dict[str, str]  # key of the module -> reason
+    unused: dict[str, str]  # key of the file -> reason
+    lost: list[str]  # see LoadReport
+    missing: list[str]  # keys of the module without a reason
+    mismatched: list[str]  # the same, with both shapes
+    unexpected: list[str]  # keys of the file without a reason
 
 
 def load_part(
     module: nn.Module,
     source: str | Path | Mapping[str, Tensor],
     part: str,
-    ours: Iterable[str] = OURS,
+    optional: Iterable[str] = OPTIONAL_KEYS,
     ignore: Iterable[str] = (),
     prefer_ema: bool = True,
+    name: str | None = None,
 ) -> LoadReport:
-    """Load the part ("unet", "first_stage" or "cond_stage") into `module`, and print what came from where.
+    """Loads a part of a checkpoint into `module`, sets `module.weights_from`, and logs what was loaded.
 
-    source       a path or a state dict, of the whole model or of this part alone
-    ours         patterns of the module's keys that the file may lack, or hold in another shape
-    ignore       beginnings of keys to leave, as LDM's `ignore_keys`, on either side
-    prefer_ema   take the moving average of a parameter where the file has one
+    A module on the meta device receives the file's tensors themselves, without a copy; keys that are not loaded stay on
+    that device.
 
-    Sets module.weights_from. A module on the meta device takes the tensors themselves, without a copy; what is ours
-    stays on that device.
-    Raises CheckpointError for keys missing, unexpected or of another shape without a reason above.
+    Args:
+        module: has LDM's keys; frozen and trainable parameters are treated alike.
+        source: a path (see `read_state_dict`) or a state dict, of the whole model or of this part alone.
+        part: "unet", "first_stage" or "cond_stage".
+        optional: regular expressions of the module's keys that the file may lack, or hold in another shape.
+        ignore: prefixes of keys to leave out on either side, LDM's `ignore_keys`.
+        prefer_ema: load the exponential moving average of a parameter where the file has one.
+        name: the source for messages and `module.weights_from` (default: the path, or "memory" for a state dict).
+
+    Raises:
+        CheckpointError: the file cannot be read, or keys are missing, unexpected or of another shape without a reason in
+            OPTIONAL_KEYS or UNUSED_KEYS. The module is unchanged then.
     """
-    name = "memory" if isinstance(source, Mapping) else str(source)
+    name = name or ("memory" if isinstance(source, Mapping) else str(source))
     state = source if isinstance(source, Mapping) else read_state_dict(source, part)
     layout = "diffusers" if is_diffusers(state) else "LDM"
     if layout == "diffusers":
         state = to_ldm_unet(state) if part == "unet" else to_ldm_vae(state)
-    prefix = PARTS[part].prefix if any(key.startswith(PARTS[part].prefix) for key in state) else ""
-    expected, ignore = module.state_dict(), tuple(ignore)
-
-    averages = {key: average for key in expected for average in names_of_average(prefix + key) if average in state}
-    origin = {key: averages.get(key, prefix + key) if prefer_ema else prefix + key for key in expected}
-    offered = {key: state[origin[key]] for key in expected if origin[key] in state and not key.startswith(ignore)}
-    taken = {key: value for key, value in offered.items() if value.shape == expected[key].shape}
-
-    unmet = [key for key in expected if key not in taken]
-    kept = [key for key in unmet if key.startswith(ignore) or any(re.search(pattern, key) for pattern in ours)]
-    wrong = [key for key in unmet if key not in kept]
-
-    def why_left(key: str) -> str | None:
-        if key in expected:
-            return "its moving average is taken instead" if key in taken else "ours is kept instead"
-        if key.startswith(ignore):
-            return "ignore_keys"
-        return next((why for pattern, why in LEFT.items() if re.search(pattern, key)), None)
-
-    used = {origin[key] for key in taken}
-    left = {key: why_left(key.removeprefix(prefix)) for key in state if key not in used}
-
-    complaints = {
-        "missing": [key for key in wrong if key not in offered],
-        "of another shape": [
-            f"{key} {shape(offered[key])} for {shape(expected[key])}" for key in wrong if key in offered
-        ],
-        "unexpected": [key for key, why in left.items() if why is None],
-    }
-    if not taken:
-        raise CheckpointError(f"{name}: nothing in it belongs to the {part}, which should be in {PARTS[part].source}")
-    if any(complaints.values()):
-        found = "; ".join(f"{len(keys)} {what}: {some(keys)}" for what, keys in complaints.items() if keys)
-        raise CheckpointError(f"{name}: does not fit the {part} that the config describes ({found})")
-
-    on_meta = any(parameter.is_meta for parameter in module.parameters())
-    if on_meta:
-        taken = {key: value.to(expected[key].dtype) for key, value in taken.items()}
-    module.load_state_dict(taken, strict=False, assign=on_meta)
-    module.weights_from = name
-    averaged = sum(origin[key] == averages.get(key) for key in taken)
-    report = LoadReport(part, name, layout, tuple(taken), averaged, left, tuple(kept), state.get("scale_factor"))
-    print(report)
+    match = match_keys(state, module.state_dict(), PARTS[part].prefix, tuple(optional), tuple(ignore), prefer_ema)
+    refuse_mismatch(match, part, name)
+    assign_tensors(module, match.tensors)
+    module.weights_from = name  # pyright: ignore[reportArgumentType] - torch's stubs allow tensors and modules only
+    report = LoadReport(
+        part,
+        name,
+        layout,
+        tuple(match.tensors),
+        match.ema_count,
+        match.not_loaded,
+        match.unused,
+        tuple(match.lost),
+        state.get("scale_factor"),
+    )
+    log_report(report)
     return report
 
 
-def names_of_average(key: str) -> tuple[str, str]:
-    """Of model.diffusion_model.out.0.bias: model_ema.model/diffusion_model/out/0/bias, as ldm.modules.ema keeps it, and
-    model_ema.diffusion_modelout0bias, as LDM's LitEma does."""
+def match_keys(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    prefix: str,
+    optional: tuple[str, ...],
+    ignore: tuple[str, ...],
+    prefer_ema: bool,
+) -> KeyMatch:
+    """Matches the keys of a file in LDM's layout (`state`) with those of a module (`expected`).
+
+    `prefix` stands before the module's keys in a file of the whole model, and is absent in a file of the part alone.
+    """
+    prefix = prefix if any(key.startswith(prefix) for key in state) else ""
+    ema = {key: found for key in expected if (found := find_ema_key(prefix + key, state))} if prefer_ema else {}
+    sources = {key: ema.get(key, prefix + key) for key in expected}
+    tensors, not_loaded, lost, missing, mismatched = {}, {}, [], [], []
+    for key, target in expected.items():
+        value, is_optional = state.get(sources[key]), matches_any(optional, key)
+        if key.startswith(ignore):
+            not_loaded[key] = IGNORED
+            if value is not None and not is_optional:
+                lost.append(key)
+        elif value is not None and value.shape == target.shape:
+            tensors[key] = value
+        elif value is None:
+            if is_optional:
+                not_loaded[key] = NEW
+            else:
+                missing.append(key)
+        elif is_optional:
+            not_loaded[key] = OTHER_SHAPE
+            lost.append(key)
+        else:
+            mismatched.append(f"{key} {format_shape(value)} for {format_shape(target)}")
+
+    used = {sources[key] for key in tensors}
+    reasons = {key: REPLACED_BY_EMA for key in tensors} | dict.fromkeys(expected.keys() - tensors.keys(), OTHER_SHAPE)
+    reasons |= not_loaded
+    unused = {key: explain_unused(key.removeprefix(prefix), reasons, ignore) for key in state if key not in used}
+    return KeyMatch(
+        tensors,
+        sum(key in ema for key in tensors),
+        not_loaded,
+        {key: reason for key, reason in unused.items() if reason},
+        lost,
+        missing,
+        mismatched,
+        [key for key, reason in unused.items() if reason is None],
+    )
+
+
+def explain_unused(key: str, reasons: Mapping[str, str], ignore: tuple[str, ...]) -> str | None:
+    """Why a key of the file is not loaded, or None if it is unexpected; `reasons` holds those of the module's own keys."""
+    if key in reasons:
+        return reasons[key]
+    if key.startswith(ignore):
+        return IGNORED
+    return next((reason for pattern, reason in UNUSED_KEYS.items() if re.search(pattern, key)), None)
+
+
+def refuse_mismatch(match: KeyMatch, part: str, name: str) -> None:
+    """Raises CheckpointError if the file holds nothing of the part, or if keys differ without a reason."""
+    if not match.tensors:
+        raise CheckpointError(f"{name}: holds no weights of the {part}; name {PARTS[part].source}")
+    complaints = {"missing": match.missing, "of another shape": match.mismatched, "unexpected": match.unexpected}
+    if any(complaints.values()):
+        found = "; ".join(f"{len(keys)} {what}: {list_names(keys)}" for what, keys in complaints.items() if keys)
+        raise CheckpointError(
+            f"{name}: does not fit the {part} of the config ({found}); use the config of these weights"
+        )
+
+
+def assign_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copies the tensors into the module; a module on the meta device takes them as they are, in its own precision."""
+    on_meta = any(parameter.is_meta for parameter in module.parameters())
+    if on_meta:
+        expected = module.state_dict()
+        tensors = {key: value.to(expected[key].dtype) for key, value in tensors.items()}
+    module.load_state_dict(tensors, strict=False, assign=on_meta)
+
+
+def log_report(report: LoadReport) -> None:
+    """Logs the short form (INFO), the long form (DEBUG), and a warning that names weights of the file that were lost."""
+    logger.info("%s", report)
+    logger.debug("%s", report.details())
+    for reason in dict.fromkeys(report.not_loaded[key] for key in report.lost):
+        keys = [key for key in report.lost if report.not_loaded[key] == reason]
+        logger.warning(
+            "%s: %s of %s not loaded (%s), initial values are kept",
+            report.part,
+            list_names(keys),
+            report.source,
+            reason,
+        )
+
+
+def find_ema_key(key: str, state: Mapping[str, Tensor]) -> str | None:
+    """The key under which `state` holds the moving average of a parameter of the whole model, LitEma's if both exist."""
+    return next((name for name in reversed(ema_keys(key)) if name in state), None)
+
+
+def ema_keys(key: str) -> tuple[str, str]:
+    """Keys of a parameter's moving average in a checkpoint of this project, and in one of LDM.
+
+    For model.diffusion_model.out.0.bias: model_ema.model/diffusion_model/out/0/bias (ldm.modules.ema) and
+    model_ema.diffusion_modelout0bias (LDM's LitEma).
+    """
     return "model_ema." + key.replace(".", "/"), "model_ema." + key.removeprefix("model.").replace(".", "")
 
 
-def shape(tensor: Tensor) -> str:
+def matches_any(patterns: Iterable[str], key: str) -> bool:
+    return any(re.search(pattern, key) for pattern in patterns)
+
+
+def format_shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by key, left on disk until they are used, where the format allows.
-
-    Reads .safetensors, what torch.save wrote (.ckpt, .pt, .bin) in either of its formats, and, for a `part`, a
-    diffusers folder. Runs nothing of what is in the file. Raises CheckpointError.
-    """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = file_in_folder(path, part)
-    if not path.is_file():
-        wanted = f"; it should be {PARTS[part].source}" if part else ""
-        raise CheckpointError(f"{path}: there is no such file{wanted}")
-    try:
-        content = read_file(path)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged or hostile file can fail anywhere and in any way
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise CheckpointError(f"{path}: cannot be read ({reason}); if it was cut short, download it again") from error
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    items = state.items() if isinstance(state, Mapping) else ()
-    tensors = {key: value for key, value in items if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path}: holds no state dict, a dictionary from names to tensors")
-    return tensors
-
-
-def read_file(path: Path) -> object:
-    """Whatever the file holds. Its first bytes tell the format: names lie (.bin, .pt, .ckpt)."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start[8:9] == b"{":
-        return safetensors.torch.load_file(path)
-    if start.startswith(b"PK"):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if not any(name.endswith("/data.pkl") for name in names):
-            raise CheckpointError(f"{path}: a zip archive of {some(names)}; unpack it and name the checkpoint inside")
-        return unpickle.load(path, zipped=True)
-    if start.startswith(b"\x80"):
-        return unpickle.load(path, zipped=False)
-    if start.startswith((b"version https:", b"<")):
-        raise CheckpointError(f"{path}: a link or a web page in the checkpoint's place; download the checkpoint itself")
-    raise CheckpointError(f"{path}: neither a .safetensors file nor one that torch.save wrote")
-
-
-def file_in_folder(folder: Path, part: str | None) -> Path:
-    """The weights of `part` in a folder as diffusers writes it, or in that part's own folder."""
-    places = [folder / name for name in (PARTS[part].folders if part else ())] + [folder]
-    for place in places:
-        for ending in ("safetensors", "bin", "fp16.safetensors", "fp16.bin"):
-            if (file := place / f"diffusion_pytorch_model.{ending}").is_file():
-                return file
-    wanted = " or ".join(f"{place}/diffusion_pytorch_model.safetensors" for place in places)
-    raise CheckpointError(f"{folder}: not a diffusers folder; there should be {wanted} (or .bin)")
-
-
-def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """What is saved of a module: its parameters that require a gradient."""
-    return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
-
-
-def save_safetensors(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write beside `path` and rename, so that `path` is always whole."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(contiguous, beside, dict(metadata or {}))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

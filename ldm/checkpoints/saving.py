@@ -1,17 +1,24 @@
-"""What a checkpoint holds: what is trained, the config and the vocabulary, and nothing frozen."""
+"""Writes checkpoints: the trainable parameters, the config and the vocabulary, and no frozen weights."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from pathlib import Path
 
-from ldm.checkpoints.loading import CheckpointError, trainable_state_dict
+import safetensors.torch
+from torch import Tensor, nn
+
+from ldm.checkpoints.reading import CheckpointError
 from ldm.graph.scene_graph import Vocab
+from ldm.util.files import atomic_write
 
 
-class SavesTrainableParameters:
-    """For a LightningModule, before it in the list of bases. The trainer sets `config` and `vocab`.
+class SavesTrainableParameters(nn.Module):
+    """Mixin that makes a LightningModule save its trainable parameters only; list it before LightningModule in the bases.
 
-    Raises CheckpointError when a checkpoint holds other parts than the model trains.
+    Attributes:
+        config: sections `model` and `data` of the run's config; the trainer sets it.
+        vocab: vocabulary of the training set; the trainer sets it.
     """
 
     config: dict | None = None
@@ -19,27 +26,43 @@ class SavesTrainableParameters:
 
     @property
     def strict_loading(self) -> bool:
-        return False  # frozen weights are absent; on_load_checkpoint sees to it that nothing else is
+        return False  # frozen weights are absent from the file; on_load_checkpoint compares everything else
 
-    def saved(self) -> dict[str, Tensor]:
+    def saved_state(self) -> dict[str, Tensor]:
+        """The tensors that a checkpoint holds; subclasses may add to them."""
         return trainable_state_dict(self)
 
-    def on_save_checkpoint(self, checkpoint: dict):
-        checkpoint["state_dict"] = self.saved()
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["state_dict"] = self.saved_state()
         checkpoint["config"] = self.config
         checkpoint["vocab"] = self.vocab.to_json() if self.vocab else None
 
-    def on_load_checkpoint(self, checkpoint: dict):
-        mine, stored = self.saved(), checkpoint["state_dict"]
-        ours, theirs = mine.keys(), stored.keys()
-        if odd := sorted(ours ^ theirs):
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Raises CheckpointError if the checkpoint's keys or shapes differ from the model's."""
+        expected, stored = self.saved_state(), checkpoint["state_dict"]
+        if differing := sorted(expected.keys() ^ stored.keys()):
+            missing, unexpected = len(expected.keys() - stored.keys()), len(stored.keys() - expected.keys())
             raise CheckpointError(
-                f"the checkpoint trains other parts than this config: {len(ours - theirs)} tensors are missing in it and "
-                f"{len(theirs - ours)} are unexpected, such as {odd[0]!r}; use the config that it was trained with"
+                f"the checkpoint was trained with other trainable parts: {missing} tensors are missing and {unexpected} "
+                f"are unexpected, such as {differing[0]!r}; use the config that it was trained with"
             )
-        for name, value in mine.items():
+        for name, value in expected.items():
             if stored[name].shape != value.shape:
                 raise CheckpointError(
-                    f"the checkpoint has another size than this config: {name} is {tuple(stored[name].shape)} there and "
-                    f"{tuple(value.shape)} here; use the config that it was trained with"
+                    f"the checkpoint was trained with another size: {name} is {tuple(stored[name].shape)} in it and "
+                    f"{tuple(value.shape)} in this config; use the config that it was trained with"
                 )
+
+
+def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that require a gradient, by name, detached."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def save_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a .safetensors file atomically: `path` holds either its old content or the new one."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        safetensors.torch.save_file(contiguous, temporary, dict(metadata or {}))

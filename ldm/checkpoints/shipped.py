@@ -1,28 +1,39 @@
-"""The weights that ship with a checkout: where they are, and that they are those that their manifest describes.
+"""The weights that are part of the repository, and the manifest that verifies them.
 
-data/demo/MANIFEST.json says of each file how to know it (sha256, bytes), how it was made (command, seed, minutes,
-cores, device) and what it was measured to do.
+data/demo/MANIFEST.json holds for each file its identity (sha256, bytes), its provenance (command, seed, minutes, cores,
+device) and the results that were measured with it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import ldm
-from ldm.checkpoints.loading import CheckpointError
+from ldm.checkpoints.reading import CheckpointError
+from ldm.util.files import atomic_write, digest
 
 ROOT = Path(ldm.__file__).resolve().parents[1]  # of the checkout
-FOLDER = Path("data/demo")  # in it
+FOLDER = Path("data/demo")  # relative to ROOT
 ADAPTERS = "adapters.safetensors"
 MANIFEST = "MANIFEST.json"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Of one file. command: the one that trained it, from the checkout's root. measured: figures by their names."""
+    """The manifest's entry of a file.
+
+    Attributes:
+        sha256: checksum of the file, 64 hexadecimal digits.
+        bytes: size of the file.
+        command: the command that trained the weights, run in the root of the checkout.
+        seed: the seed of the training.
+        minutes: duration of the training.
+        cores: number of CPU cores that it used.
+        device: the device that it ran on.
+        measured: results by name.
+    """
 
     sha256: str
     bytes: int
@@ -35,13 +46,14 @@ class Entry:
 
 
 def shipped_adapters() -> Path:
-    """The adapters that are used where nothing else is named, once every shipped file is known to be as shipped.
+    """The path of the adapters that programs use by default, after all files of the manifest have been verified.
 
-    Raises CheckpointError for a file that is missing or another one.
+    Raises:
+        CheckpointError: a file is missing, or differs from the one in the manifest.
     """
     folder = ROOT / FOLDER
     for name, entry in read_manifest(folder).items():
-        # A config's path means the current folder first, so the file that will be read is the one to look at.
+        # A relative path in a config is looked up in the current folder first, so that file is the one to verify.
         verify(folder / name if name == ADAPTERS else find_in_checkout(FOLDER / name), entry)
     if not (folder / ADAPTERS).is_file():
         raise CheckpointError(f"{folder / ADAPTERS}: there is no such file; {_remedy(folder)}")
@@ -49,24 +61,24 @@ def shipped_adapters() -> Path:
 
 
 def find_in_checkout(path: str | Path) -> Path:
-    """A path as it is, from the current folder; or else from the checkout's root, if something is there."""
+    """`path` in the root of the checkout if it exists there and not relative to the current folder; else unchanged."""
     path = Path(path).expanduser()
     return ROOT / path if not path.exists() and (ROOT / path).exists() else path
 
 
 def verify(path: Path, entry: Entry) -> None:
-    """Raises CheckpointError where `path` is not the file that `entry` describes."""
+    """Raises CheckpointError if `path` is missing or differs from the file that `entry` describes."""
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file, though {MANIFEST} lists it; {_remedy(path.parent)}")
-    if (found := sha256_of(path)) != entry.sha256:
+    if (found := digest(path)) != entry.sha256:
         raise CheckpointError(
-            f"{path}: not the file that {MANIFEST} describes (its sha256 begins with {found[:12]}, not "
+            f"{path}: differs from the file in {MANIFEST} (its sha256 begins with {found[:12]}, not "
             f"{entry.sha256[:12]}); {_remedy(path.parent)}"
         )
 
 
 def read_manifest(folder: Path) -> dict[str, Entry]:
-    """File name -> its entry, from the folder's MANIFEST.json. Raises CheckpointError."""
+    """Reads the MANIFEST.json of a folder: file name -> entry. Raises CheckpointError."""
     path = folder / MANIFEST
     try:
         return {name: Entry(**entry) for name, entry in json.loads(path.read_text()).items()}
@@ -76,23 +88,32 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
         raise CheckpointError(f"{path}: not a manifest of weights ({error}); {_remedy(folder)}") from error
 
 
-def record_in_manifest(path: str | Path, **how: object) -> Entry:
-    """Enter a file as it is now, and how it was made, into the manifest beside it."""
+def record_in_manifest(
+    path: str | Path,
+    *,
+    command: str,
+    seed: int,
+    minutes: float,
+    cores: int,
+    device: str,
+    measured: dict[str, float | str],
+) -> Entry:
+    """Adds or replaces the entry of a file in the MANIFEST.json beside it; see `Entry` for the arguments.
+
+    Raises:
+        CheckpointError: the file is missing, or the manifest cannot be read.
+    """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file to enter into a manifest; export it first")
+        raise CheckpointError(f"{path}: there is no such file to list in a manifest; export it first")
     manifest = path.parent / MANIFEST
     entries = read_manifest(path.parent) if manifest.exists() else {}
-    entries[path.name] = Entry(sha256_of(path), path.stat().st_size, **how)
-    beside = manifest.with_suffix(".part")
-    beside.write_text(json.dumps({name: asdict(entries[name]) for name in sorted(entries)}, indent=2) + "\n")
-    beside.replace(manifest)
+    entries[path.name] = Entry(digest(path), path.stat().st_size, command, seed, minutes, cores, device, measured)
+    content = {name: asdict(entries[name]) for name in sorted(entries)}
+    with atomic_write(manifest) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
     return entries[path.name]
 
 
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _remedy(folder: Path) -> str:
-    return f"bring {folder} back with git, or name weights of your own with --run, --ckpt or --config"
+    return f"restore {folder} with git, or name other weights with --run, --ckpt or --config"

@@ -1,8 +1,9 @@
-"""Reads the tensors of a TorchScript archive without running it.
+"""Reads the tensors of a TorchScript archive without executing it.
 
-OpenAI's CLIP files are such archives: a zip that holds a program beside a pickle of its modules, whose attributes
-are the tensors. torch.load hands them to torch.jit.load, which runs what the program asks to be run on loading. Here
-the program is never read, and the pickle gives its tensors and nothing else (ldm/unpickle.py).
+OpenAI's CLIP files are TorchScript archives: zip files that hold a program (code/) and a pickle of its modules, whose
+attributes include the tensors. torch.load hands them to torch.jit.load, which runs the program's __setstate__ methods. Here
+the program is never read, and the pickle yields tensors only (ldm/checkpoints/unpickle.py): a module becomes a `Scripted`
+record of its attributes, and every other object a placeholder.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import io
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,20 +22,29 @@ from torch import Tensor
 from ldm.checkpoints import unpickle
 
 DTYPES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
 }
 
 
 class Scripted(unpickle.Inert):
-    """A module of the archive: its attributes, and none of its code."""
+    """A module of the archive: its attributes without its code."""
 
     attributes: Any = None
 
 
 class Unpickler(unpickle.Unpickler):
-    dispatch = dict(unpickle.Unpickler.dispatch)
+    """Makes a `Scripted` record for each module and reads tensor storages from the archive."""
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(unpickle.Unpickler.dispatch)
 
     def __init__(self, archive: zipfile.ZipFile, root: str):
         super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))
@@ -46,14 +56,15 @@ class Unpickler(unpickle.Unpickler):
     def persistent_load(self, pid: tuple) -> torch.TypedStorage:
         _, dtype, key, _, _ = pid  # "storage", dtype, file, device, length
         content = bytearray(self.archive.read(f"{self.root}/data/{key}"))
-        bytes_ = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
-        return torch.TypedStorage(wrap_storage=bytes_.untyped_storage(), dtype=dtype, _internal=True)
+        data = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+        return torch.TypedStorage(wrap_storage=data.untyped_storage(), dtype=dtype, _internal=True)
 
-    def made(self, callee: Any, args: Any) -> Any:
-        name = getattr(callee, "name", "")
-        return Scripted(name) if name.startswith("__torch__.") else super().made(callee, args)
+    def create(self, callee: Any, args: Any) -> Any:
+        if isinstance(callee, unpickle.Inert) and callee.name.startswith("__torch__."):
+            return Scripted(callee.name)
+        return super().create(callee, args)
 
-    def load_build(self) -> None:  # opcode BUILD: attributes onto a module
+    def load_build(self) -> None:  # opcode BUILD: stores the attributes of a module, and sets nothing on other objects
         attributes = self.stack.pop()
         if isinstance(self.stack[-1], Scripted):
             self.stack[-1].attributes = attributes
@@ -62,7 +73,7 @@ class Unpickler(unpickle.Unpickler):
 
 
 def is_archive(path: Path) -> bool:
-    """Whether `path` is a TorchScript archive, by what torch.load tells it by."""
+    """Whether `path` is a TorchScript archive, by the same criterion as torch.load: it contains constants.pkl."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -70,15 +81,15 @@ def is_archive(path: Path) -> bool:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The archive's parameters, buffers and other tensors by dotted path, on the CPU. Damaged files raise anything."""
+    """The archive's parameters, buffers and other tensors by dotted path, on the CPU. A damaged file may raise anything."""
     with zipfile.ZipFile(path) as archive:
         (root,) = (name.split("/")[0] for name in archive.namelist() if re.fullmatch("[^/]+/data.pkl", name))
-        return dict(tensors_in(Unpickler(archive, root).load()))
+        return dict(iterate_tensors(Unpickler(archive, root).load()))
 
 
-def tensors_in(module: Scripted, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def iterate_tensors(module: Scripted, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     for name, value in module.attributes.items():
         if isinstance(value, Tensor):
             yield prefix + name, value
         elif isinstance(value, Scripted):
-            yield from tensors_in(value, f"{prefix}{name}.")
+            yield from iterate_tensors(value, f"{prefix}{name}.")

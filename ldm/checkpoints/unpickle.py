@@ -1,9 +1,13 @@
-"""Reads a pickled checkpoint without running any of it.
+"""Reads a pickled checkpoint without executing any of it.
 
-A pickle is a program: it imports names and calls them. Published checkpoints hold objects of Lightning 1.x,
-NumPy and OmegaConf beside their tensors, which torch.load(weights_only=True) refuses to read at all. Here a name
-that is not a tensor's own becomes an `Inert`: it takes the place of the object, and nothing is imported, called,
-or changed. So the tensors of such a file, and of a malicious one, are all that comes out.
+A pickle is a program: it imports names and calls them, so that loading an untrusted file runs its author's code. Published
+checkpoints also hold objects of Lightning 1.x, NumPy and OmegaConf beside their tensors, and torch.load(weights_only=True)
+refuses the whole file because of them.
+
+This unpickler neither refuses such a file nor executes it. It makes tensors, OrderedDicts and the plain values of pickle
+(numbers, strings, lists, dicts ...). Every other name is replaced by an `Inert` placeholder: its module is not imported,
+it is not called, no attribute is set on it, and items that are added to it are discarded. What remains of a file, also of a
+malicious one, is its tensors.
 """
 
 from __future__ import annotations
@@ -11,15 +15,17 @@ from __future__ import annotations
 import pickle
 import types
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._utils import _rebuild_tensor_v2
 
 
 class Inert:
-    """Stands for something that a checkpoint named and that was not made. Whatever is put in it is dropped."""
+    """Placeholder for an object that the file names and that was not created; it discards the items added to it."""
 
     def __init__(self, name: str):
         self.name = name
@@ -41,10 +47,10 @@ class Inert:
 
 
 def rebuild_tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_hooks_and_metadata: Any) -> Tensor:
-    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
+    return _rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
 
 
-# The only calls that a file can ask for: (module, name) -> what is called in its stead.
+# The only calls that a file can make: (module, name) in the file -> the function that is called instead.
 CALLS = {
     ("collections", "OrderedDict"): lambda items=(): OrderedDict(items),
     ("torch._utils", "_rebuild_tensor"): rebuild_tensor,
@@ -53,36 +59,43 @@ CALLS = {
 }
 
 
-class Unpickler(pickle._Unpickler):
-    """Python's own unpickler, with each opcode that calls or alters an object made harmless.
+def name_of(value: Any) -> str:
+    return value.name if isinstance(value, Inert) else "an object"
 
-    It is the one written in Python, since the opcodes of the C one cannot be replaced.
+
+class Unpickler(pickle._Unpickler):
+    """Python's own unpickler, with every opcode that calls or modifies an object replaced by a harmless one.
+
+    The base class is the implementation in Python, since the opcodes of the one in C cannot be replaced.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    append: Callable[[Any], None]
 
-    def find_class(self, module: str, name: str) -> Any:  # torch resolves storage types before it asks here
+    def find_class(self, module: str, name: str) -> Any:  # torch resolves the storage types before it calls this
         return CALLS.get((module, name)) or Inert(f"{module}.{name}")
 
     def get_extension(self, code: int) -> None:
         self.append(Inert(f"extension {code}"))
 
-    def made(self, callee: Any, args: Any) -> Any:
-        known = any(callee is call for call in CALLS.values())
-        return callee(*args) if known else Inert(getattr(callee, "name", "an object"))
+    def create(self, callee: Any, args: Any) -> Any:
+        """The result of a call in the file: made by one of CALLS, otherwise a placeholder."""
+        is_known = any(callee is call for call in CALLS.values())
+        return callee(*args) if is_known else Inert(name_of(callee))
 
     def _instantiate(self, callee: Any, args: Any) -> None:  # opcodes INST and OBJ
-        self.append(self.made(callee, args))
+        self.append(self.create(callee, args))
 
     def load_call(self) -> None:  # opcodes REDUCE and NEWOBJ: callee, arguments
         args = self.stack.pop()
-        self.stack[-1] = self.made(self.stack[-1], args)
+        self.stack[-1] = self.create(self.stack[-1], args)
 
     def load_call_with_keywords(self) -> None:  # opcode NEWOBJ_EX: callee, arguments, keyword arguments
         del self.stack[-2:]
-        self.stack[-1] = Inert(getattr(self.stack[-1], "name", "an object"))
+        self.stack[-1] = Inert(name_of(self.stack[-1]))
 
-    def load_build(self) -> None:  # opcode BUILD sets an object's state: no tensor needs it
+    def load_build(self) -> None:  # opcode BUILD sets the state of an object, which no tensor needs
         self.stack.pop()
 
     dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = load_call
@@ -90,19 +103,24 @@ class Unpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-# What torch.load takes for the pickle module.
-MODULE = types.SimpleNamespace(
+# The attributes of the module `pickle` that torch.load uses.
+PICKLE_MODULE = types.SimpleNamespace(
     __name__=__name__, Unpickler=Unpickler, load=lambda file, **options: Unpickler(file, **options).load()
 )
 
 
 def load(path: Path, zipped: bool) -> Any:
-    """What torch.save wrote at `path`, on the CPU, all but tensors and plain values as `Inert`.
+    """Reads a file that torch.save wrote, onto the CPU; everything but tensors and plain values is an `Inert`.
 
-    zipped   torch's format since 1.6, whose tensors stay on disk until they are read; else the format before it
+    Args:
+        zipped: the format since torch 1.6, whose tensors are memory-mapped; otherwise the format before it.
 
-    Raises whatever torch.load raises on a damaged file, and ValueError for TorchScript, which torch.load would run.
+    Raises:
+        ValueError: the file is a TorchScript program, which torch.load would hand to the TorchScript interpreter; read it
+            with ldm.checkpoints.torchscript instead.
+        Exception: a damaged file raises whatever torch.load raises.
     """
-    if zipped and torch._C.PyTorchFileReader(str(path)).has_record("constants.pkl"):
+    reader = torch._C.PyTorchFileReader(str(path)) if zipped else None
+    if reader and reader.has_record("constants.pkl"):  # pyright: ignore[reportAttributeAccessIssue] - not in torch's stubs
         raise ValueError("it is a TorchScript program")
-    return torch.load(path, map_location="cpu", pickle_module=MODULE, weights_only=False, mmap=zipped)
+    return torch.load(path, map_location="cpu", pickle_module=PICKLE_MODULE, weights_only=False, mmap=zipped)

@@ -1,13 +1,13 @@
-"""What a run trained, as safetensors in half precision: a whole part to be frozen elsewhere, or all adapters together.
+"""Exports the weights that a run trained as safetensors, in half precision where that is safe.
 
-A whole part has the keys that published weights have, so that a config's ckpt_path or pretrained reads it as those:
+A whole part has the keys of published weights, so that it can be loaded by a config's `ckpt_path` or `pretrained`:
 
     first_stage   encoder.*, decoder.*, quantize.*, ...   of a VQModelInterface or AutoencoderKL
     image_tower   visual.*                                of a GraphImagePretraining with train_image
     unet          model.diffusion_model.*, scale_factor   of a LatentDiffusion with freeze_unet: false
 
-Adapters are everything that a LatentDiffusion trained, with its config and vocabulary as JSON in the file's metadata:
-with the frozen parts that the config names, ldm.run.load_model builds the model from that.
+Adapters are everything that a LatentDiffusion trained, with its config and vocabulary as JSON in the file's metadata;
+ldm.models.loading.load_model builds the model from them and the frozen parts that the config names.
 """
 
 from __future__ import annotations
@@ -20,54 +20,71 @@ from typing import NamedTuple
 
 import safetensors
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from ldm.checkpoints.loading import CheckpointError, names_of_average, save_safetensors, shape, some
+from ldm.checkpoints.loading import ema_keys, format_shape
+from ldm.checkpoints.reading import CheckpointError, list_names
+from ldm.checkpoints.saving import save_safetensors
 from ldm.models.autoencoder import Autoencoder
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.global_film import CLIPGlobalEncoder
 from ldm.util.config import instantiate_from_config, refuse_foreign_targets, resolve
 
 
-class Part(NamedTuple):
+class ExportablePart(NamedTuple):
+    """Where a part is found in a run and how its keys are named in an exported file."""
+
     kind: type[nn.Module]
-    place: str  # in a run's config
-    beginning: str  # of its keys in a run's checkpoint
-    published: str  # the same in published weights
+    config_path: str  # of the part in the run's config
+    prefix: str  # of its keys in the run's checkpoint
+    published_prefix: str  # of its keys in published weights, and in the exported file
 
 
 PARTS = {
-    "first_stage": Part(Autoencoder, "model", "", ""),
-    "image_tower": Part(CLIPGlobalEncoder, "model.params.image_config", "image_model.", ""),
-    "unet": Part(UNetModel, "model.params.unet_config", "model.diffusion_model.", "model.diffusion_model."),
+    "first_stage": ExportablePart(Autoencoder, "model", "", ""),
+    "image_tower": ExportablePart(CLIPGlobalEncoder, "model.params.image_config", "image_model.", ""),
+    "unet": ExportablePart(UNetModel, "model.params.unet_config", "model.diffusion_model.", "model.diffusion_model."),
 }
-SCALE = "scale_factor"  # of the latents, which a U-Net has learned
-METADATA = "ldm"  # the key of an adapters file's JSON: {"config": {...}, "vocab": {...}}
-ADDED = r"(^|\.)(film|lora_A|lora_B)(\.|$)"  # to a U-Net, and no part of its body
+SCALE = "scale_factor"  # of the latents that the U-Net was trained on
+METADATA = "ldm"  # key of the JSON in the metadata of an adapters file: {"config": {...}, "vocab": {...}}
+UNET_ADAPTERS = r"(^|\.)(film|lora_A|lora_B)(\.|$)"  # keys of what is added to a published U-Net
 
 
 def export_part(part: str, checkpoint: str | Path, path: str | Path) -> dict[str, Tensor]:
-    """Write one of PARTS out of a checkpoint of trainer.py; what was written. Raises CheckpointError where the run did
-    not train the whole of it."""
-    kind, place, beginning, published = PARTS[part]
+    """Writes a whole part of a model to a safetensors file, EMA weights where the run kept them.
+
+    Args:
+        part: a key of PARTS.
+        checkpoint: a checkpoint of trainer.py.
+        path: the file to write.
+
+    Returns:
+        The tensors in the file.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or its run did not train all parameters of the part.
+    """
+    kind, config_path, prefix, published_prefix = PARTS[part]
     saved = read_checkpoint(checkpoint)
-    config = OmegaConf.select(OmegaConf.create(saved["config"]), place)
-    module = None if config is None else _build(config)
-    if not isinstance(module, kind):
-        found = f"its config has no {kind.__name__} as its {place}"
-        raise CheckpointError(f"{checkpoint}: {found}, so it trained no {part}")
-    weights = averages(saved["state_dict"])
-    found = {name.removeprefix(beginning): value for name, value in weights.items() if name.startswith(beginning)}
-    body = {name: value for name, value in found.items() if not re.search(ADDED, name)}
-    expected = {name: value for name, value in module.state_dict().items() if not re.search(ADDED, name)}
-    wrong = [name for name in expected.keys() | body.keys() if shape_in(body, name) != shape_in(expected, name)]
-    if wrong:
+    config = OmegaConf.select(OmegaConf.create(saved["config"]), config_path)
+    module = None if config is None else _build_without_weights(config)
+    if module is None or not isinstance(module, kind):
         raise CheckpointError(
-            f"{checkpoint}: this run did not train the whole {part}: {some(sorted(wrong))} missing or unexpected; "
-            "name the run that did"
+            f"{checkpoint}: did not train the {part} (its config has no {kind.__name__} as {config_path}); name the run "
+            "that did"
         )
-    tensors = {published + name: halved(name, body[name]) for name in expected}
+    weights = select_ema_weights(saved["state_dict"])
+    found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    stored = {name: value for name, value in found.items() if not re.search(UNET_ADAPTERS, name)}
+    expected = {name: value for name, value in module.state_dict().items() if not re.search(UNET_ADAPTERS, name)}
+    differing = [name for name in expected.keys() | stored.keys() if _shape(stored, name) != _shape(expected, name)]
+    if differing:
+        raise CheckpointError(
+            f"{checkpoint}: did not train the whole {part} ({list_names(sorted(differing))} missing or unexpected); name "
+            "the run that did"
+        )
+    tensors = {published_prefix + name: to_half(name, stored[name]) for name in expected}
     if part == "unet":
         tensors[SCALE] = weights[SCALE]
     save_safetensors(path, tensors)
@@ -75,25 +92,36 @@ def export_part(part: str, checkpoint: str | Path, path: str | Path) -> dict[str
 
 
 def export_adapters(checkpoint: str | Path, path: str | Path) -> dict[str, Tensor]:
-    """Write all that a LatentDiffusion trained; what was written. Raises CheckpointError."""
+    """Writes everything that a LatentDiffusion trained to a safetensors file, with config and vocabulary as metadata.
+
+    Returns:
+        The tensors in the file.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or is not one of a LatentDiffusion.
+    """
     saved = read_checkpoint(checkpoint)
-    weights = averages(saved["state_dict"])
+    weights = select_ema_weights(saved["state_dict"])
     if SCALE not in weights:
-        target = saved["config"]["model"]["target"]
-        raise CheckpointError(f"{checkpoint}: is of a {target.rpartition('.')[2]}; name the run of a LatentDiffusion")
-    # Under one key, since safetensors writes several in an order of its own each time, and the same weights should be
-    # the same file.
+        kind = saved["config"]["model"]["target"].rpartition(".")[2]
+        raise CheckpointError(f"{checkpoint}: a checkpoint of {kind}; name the run of a LatentDiffusion")
+    # One metadata key only: safetensors writes several in random order, and equal weights should give equal files.
     metadata = {METADATA: json.dumps({name: saved[name] for name in ("config", "vocab")})}
-    tensors = {name: halved(name, value) for name, value in weights.items()}
+    tensors = {name: to_half(name, value) for name, value in weights.items()}
     save_safetensors(path, tensors, metadata)
     return tensors
 
 
 def read_adapters(path: str | Path) -> dict | None:
-    """What `export_adapters` wrote, as a checkpoint's dictionary: state_dict, config, vocab. None for another file.
+    """Reads a file of `export_adapters` as a checkpoint dictionary: state_dict, config, vocab.
 
-    Nothing in the file is run; its config still has to pass refuse_foreign_targets before anything is built from it.
-    Raises CheckpointError for one that is damaged.
+    Nothing in the file is executed. Call refuse_foreign_targets before anything is built from its config.
+
+    Returns:
+        The dictionary, or None if the file is of another kind.
+
+    Raises:
+        CheckpointError: the metadata is damaged.
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -101,8 +129,9 @@ def read_adapters(path: str | Path) -> dict | None:
             if METADATA not in metadata:
                 return None
             saved = json.loads(metadata[METADATA])
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except safetensors.SafetensorError:  # some other format
+            names = file.keys()  # the handle is no dict and cannot be iterated
+            state = {name: file.get_tensor(name) for name in names}
+    except safetensors.SafetensorError:  # another format
         return None
     except ValueError as error:
         raise CheckpointError(f"{path}: its metadata cannot be read ({error}); export it again") from error
@@ -112,42 +141,48 @@ def read_adapters(path: str | Path) -> dict | None:
 
 
 def read_checkpoint(path: str | Path) -> dict:
-    """A checkpoint of trainer.py. Raises CheckpointError for anything else."""
+    """Reads a checkpoint of trainer.py, memory-mapped. Raises CheckpointError for any other file."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        saved["state_dict"], saved["config"]["model"]["target"], saved["vocab"]
+        complete = saved["config"]["model"]["target"] and {"state_dict", "vocab"} <= saved.keys()
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file") from None
-    except Exception as error:
-        raise CheckpointError(f"{path}: broken, or not a checkpoint of trainer.py") from error
+        raise CheckpointError(f"{path}: there is no such file; name a checkpoint of trainer.py") from None
+    except Exception as error:  # a damaged file can raise any exception
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint of trainer.py; name another one") from error
+    if not complete:
+        raise CheckpointError(f"{path}: not a checkpoint of trainer.py; name one")
     refuse_foreign_targets(saved["config"], str(path))
     return saved
 
 
-def averages(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a state dict, each as its moving average where there is one."""
+def select_ema_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in a state dict of trainer.py, each replaced by its moving average (EMA) where that exists."""
     weights = {name: value for name, value in state.items() if not name.startswith("model_ema.")}
-    return {name: state.get(names_of_average(name)[0], value) for name, value in weights.items()}
+    return {name: state.get(ema_keys(name)[0], value) for name, value in weights.items()}
 
 
-def halved(name: str, value: Tensor) -> Tensor:
-    """In float16 what is large. Scalars, biases and norms cost little as they are, and a codebook decides by small
-    differences; a number beyond float16 would become infinite."""
-    large = value.is_floating_point() and value.ndim > 1 and not name.endswith("quantize.embedding.weight")
-    return value.half() if large and value.abs().max() < torch.finfo(torch.float16).max else value
+def to_half(name: str, value: Tensor) -> Tensor:
+    """Casts matrices and convolution kernels to float16.
+
+    Scalars, biases and norms stay as they are, since they take little space, and so do codebooks, whose nearest code
+    depends on small differences, and tensors with values beyond the range of float16.
+    """
+    is_large = value.is_floating_point() and value.ndim > 1 and not name.endswith("quantize.embedding.weight")
+    return value.half() if is_large and value.abs().max() < torch.finfo(torch.float16).max else value
 
 
-def shape_in(state: Mapping[str, Tensor], name: str) -> str | None:
-    return shape(state[name]) if name in state else None
+def _shape(state: Mapping[str, Tensor], name: str) -> str | None:
+    return format_shape(state[name]) if name in state else None
 
 
-def _build(config: Mapping) -> nn.Module:
-    """The part that a config describes, without its weights."""
-    config = OmegaConf.to_container(config, resolve=True)
-    params = config["params"]
+def _build_without_weights(config: DictConfig) -> nn.Module:
+    """Builds the module of a config at random, for its keys and shapes."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    params = plain["params"]
     for key in ("ckpt_path", "pretrained"):
         params.pop(key, None)
-    if resolve(config["target"]) is CLIPGlobalEncoder:  # the one part that looks for weights by itself
+    if resolve(plain["target"]) is CLIPGlobalEncoder:  # the only part that loads weights by default
         params["init"] = "random"
     with torch.random.fork_rng(devices=[]):
-        return instantiate_from_config(config)
+        return instantiate_from_config(plain)

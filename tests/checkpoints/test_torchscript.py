@@ -1,4 +1,4 @@
-"""TorchScript archives: their tensors come out, as torch.jit.load finds them, and nothing runs."""
+"""The tensors of TorchScript archives are read as torch.jit.load reads them, and nothing is executed."""
 
 import pickle
 import zipfile
@@ -15,7 +15,7 @@ class Inner(nn.Module):
         super().__init__()
         self.proj = nn.Parameter(torch.randn(3, 4).half())
         self.conv = nn.Conv2d(3, 4, 2, bias=False)
-        self.sliced = nn.Parameter(torch.randn(8, 6)[::2, 1::2])  # a view: stride and offset
+        self.sliced = nn.Parameter(torch.randn(8, 6)[::2, 1::2])  # a view, with stride and offset
 
     def forward(self, x):
         return self.conv(x).mean() + self.proj.sum() + self.sliced.sum()
@@ -33,7 +33,7 @@ class Outer(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_an_archive_gives_the_tensors_that_torch_itself_would(tmp_path):
+def test_the_tensors_of_an_archive_equal_those_that_torch_reads(tmp_path):
     path = tmp_path / "model.pt"
     torch.jit.script(Outer()).save(path)
     assert torchscript.is_archive(path)
@@ -43,13 +43,13 @@ def test_an_archive_gives_the_tensors_that_torch_itself_would(tmp_path):
         assert ours[key].dtype == tensor.dtype and torch.equal(ours[key], tensor)
 
 
-def test_what_torch_save_writes_is_no_archive(tmp_path):
+def test_a_file_of_torch_save_is_not_an_archive(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "a.pt")
     (tmp_path / "b.pt").write_bytes(b"not a zip")
     assert not torchscript.is_archive(tmp_path / "a.pt") and not torchscript.is_archive(tmp_path / "b.pt")
 
 
-class Hostile:
+class Malicious:
     def __init__(self, path):
         self.path = path
 
@@ -57,15 +57,15 @@ class Hostile:
         return open, (self.path, "w")
 
 
-def test_a_hostile_archive_runs_nothing(tmp_path):
+def test_a_malicious_archive_is_not_executed(tmp_path):
     path, victim = tmp_path / "model.pt", tmp_path / "victim"
-    pickled = pickle.dumps({"weight": Hostile(str(victim))}, protocol=2)
+    pickled = pickle.dumps({"weight": Malicious(str(victim))}, protocol=2)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model/data.pkl", pickled)
         archive.writestr("model/constants.pkl", pickled)
     assert torchscript.is_archive(path)
-    with pytest.raises(AttributeError):  # its top is no module
+    with pytest.raises(AttributeError):  # its top-level object is no module
         torchscript.read_state_dict(path)
     assert not victim.exists()
     pickle.loads(pickled)["weight"].close()
-    assert victim.exists()  # so it would have
+    assert victim.exists()  # the ordinary unpickler executes it

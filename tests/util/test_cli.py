@@ -11,15 +11,6 @@ from ldm.util.errors import UserError
 logger = logging.getLogger("ldm.some.module")
 
 
-@pytest.fixture(autouse=True)
-def restored_logger():
-    package = logging.getLogger("ldm")
-    handlers, level = list(package.handlers), package.level
-    yield
-    package.handlers[:] = handlers
-    package.setLevel(level)
-
-
 @pytest.mark.parametrize("verbose, shown", [(False, "short\n"), (True, "short\nlong\n")])
 def test_each_message_is_printed_once_and_the_long_form_if_verbose(capsys, verbose, shown):
     configure_logging(verbose)

@@ -1,0 +1,140 @@
+"""Weights in diffusers' layout give diffusers' outputs: of the installed library, and of stored files where they exist."""
+
+import pytest
+import torch
+from parity import Parity, assert_close_to_published
+
+from ldm.checkpoints.loading import load_part
+from ldm.checkpoints.reading import CheckpointError
+from ldm.models.autoencoder import AutoencoderKL
+from ldm.modules.conditioning import Conditioning
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [32, 64],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "layers_per_block": 2,
+    "cross_attention_dim": 24,
+    "attention_head_dim": 4,
+}
+KL = {
+    "block_out_channels": [32, 64],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "sample_size": 16,
+}
+OLD_ATTENTION_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+@pytest.fixture(scope="module")
+def installed():
+    """U-Net and autoencoder of the installed diffusers, with random weights."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    return {
+        "unet": diffusers.UNet2DConditionModel(**UNET).eval(),
+        "kl": diffusers.AutoencoderKL(**KL).eval(),
+    }
+
+
+@torch.no_grad()
+def run_installed(name: str, network: torch.nn.Module) -> Parity:
+    torch.manual_seed(1)
+    if name == "unet":
+        inputs = {"x": torch.randn(2, 4, 8, 8), "t": torch.tensor([3, 700]), "context": torch.randn(2, 5, 24)}
+        outputs = {"eps": network(inputs["x"], inputs["t"], inputs["context"]).sample}
+        return Parity(UNET, inputs, outputs, network.state_dict(), None)
+    inputs = {"image": torch.randn(2, 3, 16, 16)}
+    posterior = network.encode(inputs["image"]).latent_dist
+    outputs = {"mean": posterior.mean, "logvar": posterior.logvar, "decoded": network.decode(posterior.mean).sample}
+    return Parity(KL, inputs, outputs, network.state_dict(), None)
+
+
+@pytest.fixture(params=["installed", "stored"])
+def computed(request):
+    """computed("unet" or "kl") -> Parity of diffusers' network."""
+    if request.param == "stored":
+        return request.getfixturevalue("diffusers_parity")
+    networks = request.getfixturevalue("installed")
+    return lambda name: run_installed(name, networks[name])
+
+
+def build_unet(params: dict) -> UNetModel:
+    """This project's U-Net of the same architecture as diffusers' with these arguments."""
+    channels = params["block_out_channels"]
+    default = ["CrossAttnDownBlock2D"] * (len(channels) - 1) + ["DownBlock2D"]
+    blocks = params.get("down_block_types", default)
+    return UNetModel(
+        image_size=params["sample_size"],
+        in_channels=params["in_channels"],
+        out_channels=params["out_channels"],
+        model_channels=channels[0],
+        channel_mult=[width // channels[0] for width in channels],
+        num_res_blocks=params["layers_per_block"],
+        attention_resolutions=[2**level for level, block in enumerate(blocks) if block == "CrossAttnDownBlock2D"],
+        num_heads=params["attention_head_dim"],  # diffusers' name for the number of heads
+        use_spatial_transformer=True,
+        transformer_depth=1,
+        context_dim=params["cross_attention_dim"],
+        legacy=False,
+    ).eval()
+
+
+def build_kl(params: dict) -> AutoencoderKL:
+    channels = params["block_out_channels"]
+    ddconfig = {
+        "double_z": True,
+        "z_channels": params["latent_channels"],
+        "resolution": params["sample_size"],
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": channels[0],
+        "ch_mult": [width // channels[0] for width in channels],
+        "num_res_blocks": params["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    return AutoencoderKL(embed_dim=params["latent_channels"], ddconfig=ddconfig).eval()
+
+
+@torch.no_grad()
+def test_the_unet_computes_what_diffusers_computes(computed):
+    theirs = computed("unet")
+    unet = build_unet(theirs.params)
+    report = load_part(unet, theirs.stored_weights, "unet")
+    assert report.layout == "diffusers" and not report.not_loaded and not report.unused
+    eps = unet(theirs.inputs["x"], theirs.inputs["t"], Conditioning.from_tokens(theirs.inputs["context"]))
+    assert_close_to_published(eps, theirs.outputs["eps"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("renamed", [{}, OLD_ATTENTION_NAMES], ids=["current names", "names before 0.17"])
+def test_the_autoencoder_computes_what_diffusers_computes(computed, renamed):
+    theirs = computed("kl")
+    weights = theirs.stored_weights
+    for new, old in renamed.items():
+        weights = {key.replace(f".{new}.", f".{old}."): value for key, value in weights.items()}
+    model = build_kl(theirs.params)
+    assert load_part(model, weights, "first_stage").layout == "diffusers"
+    mean, logvar = model.posterior(theirs.inputs["image"])
+    assert_close_to_published(mean, theirs.outputs["mean"])
+    assert_close_to_published(logvar, theirs.outputs["logvar"])
+    assert_close_to_published(model.decode(mean), theirs.outputs["decoded"])
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_each_part_is_loaded_from_its_subfolder_of_a_diffusers_folder(tmp_path, installed, suffix):
+    for folder, name in (("unet", "unet"), ("vae", "kl")):
+        installed[name].save_pretrained(tmp_path / folder, safe_serialization=suffix == "safetensors")
+    unet, vae = build_unet(UNET), build_kl(KL)
+    for place in (tmp_path, tmp_path / "unet", tmp_path / "unet" / f"diffusion_pytorch_model.{suffix}"):
+        assert len(load_part(unet, place, "unet").loaded) == len(unet.state_dict())
+    assert len(load_part(vae, tmp_path, "first_stage").loaded) == len(vae.state_dict())
+    with pytest.raises(CheckpointError, match="first_stage"):
+        load_part(vae, tmp_path / "unet", "first_stage")
