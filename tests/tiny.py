@@ -1,7 +1,13 @@
-"""A whole model that is real but tiny: every part, random, 32 px, for tests that need all of them."""
+"""A tiny but complete diffusion model (random weights, 32 px images) and helpers that train it for one step."""
 
 import copy
+from collections.abc import Callable
 
+import torch
+from torch import Tensor, nn
+
+from ldm.data.demo import DemoTrain
+from ldm.graph.batch import Batch, collate
 from ldm.synthetic.shapes import VOCAB
 from ldm.util.config import instantiate_from_config
 
@@ -64,7 +70,14 @@ MODEL = {
             "target": "ldm.modules.global_film.CLIPGlobalEncoder",
             "params": {
                 "init": "random",
-                "model_name": {"embed_dim": 16, "image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+                "model_name": {
+                    "embed_dim": 16,
+                    "image_size": 32,
+                    "layers": 1,
+                    "width": 32,
+                    "patch_size": 16,
+                    "head_width": 16,
+                },
             },
         },
     },
@@ -82,10 +95,64 @@ DATA = {
 
 
 def tiny_model(**params):
-    """The model, with `params` of LatentDiffusion changed; None takes one out."""
+    """Returns a LatentDiffusion with the parameters of MODEL, updated by `params`; None removes a parameter."""
     config = copy.deepcopy(MODEL)
     config["params"].update(params)
     config["params"] = {key: value for key, value in config["params"].items() if value is not None}
     model = instantiate_from_config(config)
     model.vocab, model.config = VOCAB, {"model": config, "data": copy.deepcopy(DATA)}
     return model
+
+
+def randomize_trainable(model: nn.Module, std: float = 0.1, seed: int = 0) -> None:
+    """Adds noise to all trainable parameters, so that adapters that begin as the identity have an effect."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+def adapted_model(**params):
+    """Returns `tiny_model(**params)` in training mode, with adapters that have an effect; the same in every call."""
+    torch.manual_seed(0)
+    model = tiny_model(**params)
+    randomize_trainable(model)
+    return model.train()
+
+
+def demo_batch(size: int) -> Batch:
+    """Returns the first `size` (at most 4) images of the demo set, 32 px, with their graphs."""
+    return collate([DemoTrain(4, 32)[i] for i in range(size)], VOCAB)
+
+
+def losses_and_gradients(model, batch: Batch, precision=torch.float32) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns the loss of each image and the gradient of each trainable parameter, under autocast unless float32."""
+    torch.manual_seed(1)
+    model.zero_grad()
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        losses, _ = model.losses(batch)
+    losses.mean().backward()
+    return losses.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_training_step(ours: tuple, theirs: tuple, tolerance: float) -> None:
+    """Compares results of `losses_and_gradients`: losses to `tolerance`, gradients to that share of their largest value."""
+    torch.testing.assert_close(ours[0], theirs[0], rtol=tolerance, atol=0)
+    assert ours[1].keys() == theirs[1].keys()
+    for name, gradient in theirs[1].items():
+        assert (ours[1][name] - gradient).abs().max() <= tolerance * gradient.abs().max() + 1e-8, name
+
+
+def saved_for_backward(function: Callable):
+    """Returns the bytes of all tensors but parameters that autograd saves during function(), and its result."""
+    sizes = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, nn.Parameter):
+            sizes[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    return sum(sizes.values()), result

@@ -1,9 +1,9 @@
-"""Transformer blocks by which an image attends to itself and to tokens, under LDM's published keys."""
+"""Transformer blocks with self-attention and cross-attention to conditioning tokens, with latent diffusion's keys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,50 +11,92 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ldm.modules.boxes import box_preference
+from ldm.modules.kernels.conv import Conv2d
 from ldm.modules.kernels.sdpa import attend
 
-if TYPE_CHECKING:
-    from ldm.modules.attention_control import Control, ControlAt
+KeysValues = tuple[Tensor, Tensor]  # of one attention layer, (B,heads,N,d) each
 
 
-Keys = tuple[Tensor, Tensor]  # of one attention layer, and the values, (B,heads,N,d) each
+class LayerAttentionControl(Protocol):
+    """Modifies the outputs of one transformer's attention layers, before their output projection."""
+
+    def self_attention(self, y: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Returns the new output in place of y; all tensors are (B,heads,h*w,d)."""
+        ...
+
+    def cross_attention(self, y: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Returns the new output in place of y: y, q (B,heads,h*w,d), k, v (B,heads,N,d), bias to (B,heads,h*w,N)."""
+        ...
+
+
+class AttentionControl(Protocol):
+    """Modifies the attention of a whole U-Net; implemented by `ldm.modules.attention_control.Control`."""
+
+    def at(self, layer: int, size: tuple[int, int]) -> LayerAttentionControl:
+        """Returns the control of transformer number `layer`, whose feature map has `size` (h,w)."""
+        ...
 
 
 class Context(NamedTuple):
-    """What cross-attention reads, made ready once for all layers of a forward pass.
+    """Input of all cross-attention layers, computed once per forward pass.
 
-    tokens      (B,N,D)      zero where padded
-    bias        (B,1,1,N)    what to add to the logits: 0, or -inf where a token is not to be seen
-    preference  {(h,w): (B,1,h*w,N)} or None: +1 inside the token's box, -1 outside, 0 for a token without one
-    keys        of the tokens in each block of each SpatialTransformer, by its `layer`; or None, and each makes its own
+    Attributes:
+        tokens: (B,N,D), zero where padded.
+        bias: (B,1,1,N), added to the logits: 0 for a token, -inf for padding.
+        preference: {(h,w): (B,1,h*w,N)} for each feature map size, +1 inside a token's box, -1 outside, 0 for a token
+            without a box; None if no layer has a box bias.
+        keys: Keys and values of the tokens in each block of each SpatialTransformer, indexed by its `layer`; None if each
+            layer computes its own.
     """
 
     tokens: Tensor
     bias: Tensor
     preference: dict[tuple[int, int], Tensor] | None = None
-    keys: tuple[tuple[Keys, ...], ...] | None = None
+    keys: tuple[tuple[KeysValues, ...], ...] | None = None
 
     @classmethod
-    def of(cls, tokens: Tensor, mask: Tensor, boxes: Tensor | None = None,
-           sizes: list[tuple[int, int]] = ()) -> Context:
-        """tokens (B,N,D), mask (B,N) True where real, boxes (B,N,4) for a preference at each of the `sizes` (h,w)."""
+    def from_tokens(
+        cls, tokens: Tensor, mask: Tensor, boxes: Tensor | None = None, sizes: Sequence[tuple[int, int]] = ()
+    ) -> Context:
+        """Builds the context of a batch.
+
+        Args:
+            tokens: (B,N,D).
+            mask: (B,N) bool, False for padding.
+            boxes: (B,N,4), -1 throughout for a token without a box; given only if layers have a box bias.
+            sizes: Sizes (h,w) of the feature maps for which to compute the preference.
+        """
         tokens = torch.where(mask[..., None], tokens, 0)
-        # A softmax over nothing is NaN. A row without a real token looks at its padding instead, which adds nothing:
-        # keys and values have no bias, so those of a zero token are zero.
-        seen = mask | ~mask.any(dim=1, keepdim=True)
-        bias = torch.zeros_like(seen, dtype=tokens.dtype).masked_fill(~seen, float("-inf"))
+        # A softmax over no token is NaN. A row of nothing but padding therefore attends to its padding, which adds zero:
+        # key and value projections have no bias, so they map the zero tokens to zero.
+        visible = mask | ~mask.any(dim=1, keepdim=True)
+        bias = torch.zeros_like(visible, dtype=tokens.dtype).masked_fill(~visible, float("-inf"))
         preference = None if boxes is None else {size: box_preference(boxes, *size) for size in sizes}
         return cls(tokens, bias[:, None, None], preference)
 
 
 class CrossAttention(nn.Module):
-    """softmax(q k^T / sqrt(d) + bias) v over `heads` heads; self-attention when it is given no context.
+    """Multi-head attention softmax(q k^T / sqrt(d) + bias) v; self-attention if called without a context.
 
-    `linear` makes the four projections. With `box_bias`, a learned weight per head, zero at start, draws each
-    place towards the tokens whose box it lies in. A `control` may change what comes out before it is projected."""
+    Args:
+        query_dim: C, width of the input and output.
+        context_dim: D, width of the tokens; C for self-attention.
+        heads: Number of heads.
+        dim_head: d, width of each head.
+        linear: Constructor of the four projections, e.g. of LoRA layers.
+        box_bias: Whether to learn a weight per head, 0 at initialisation, of the preference for tokens whose box covers
+            the query's location.
+    """
 
-    def __init__(self, query_dim: int, context_dim: int, heads: int, dim_head: int,
-                 linear: Callable[..., nn.Linear] = nn.Linear, box_bias: bool = False):
+    def __init__(
+        self,
+        query_dim: int,
+        context_dim: int,
+        heads: int,
+        dim_head: int,
+        linear: Callable[..., nn.Linear] = nn.Linear,
+        box_bias: bool = False,
+    ):
         super().__init__()
         self.heads = heads
         self.to_q = linear(query_dim, heads * dim_head, bias=False)
@@ -68,12 +110,20 @@ class CrossAttention(nn.Module):
         x: Tensor,
         context: Context | None = None,
         preference: Tensor | None = None,
-        control: ControlAt | None = None,
-        keys: Keys | None = None,
+        control: LayerAttentionControl | None = None,
+        keys: KeysValues | None = None,
     ) -> Tensor:  # (B,M,C) -> (B,M,C)
-        """keys: of the context's tokens, where they are known already."""
+        """Attends to the context's tokens, or to x without a context.
+
+        Args:
+            x: (B,M,C), the locations of a feature map.
+            context: Tokens and their mask.
+            preference: (B,1,M,N), see Context, for a layer with a box bias.
+            control: Modifies the output before the projection `to_out`.
+            keys: Keys and values of the context's tokens, if already computed.
+        """
         tokens, bias = (x, None) if context is None else (context.tokens, context.bias)
-        q, (k, v) = self._by_head(self.to_q(x)), keys or self.keys(tokens)
+        q, (k, v) = self._split_heads(self.to_q(x)), keys or self.keys(tokens)
         if self.box_bias is not None and preference is not None:
             bias = bias + self.box_bias[:, None, None] * preference
         y = attend(q, k, v, bias)
@@ -81,15 +131,16 @@ class CrossAttention(nn.Module):
             y = control.self_attention(y, q, k, v) if context is None else control.cross_attention(y, q, k, v, bias)
         return self.to_out(rearrange(y, "b heads n d -> b n (heads d)"))
 
-    def keys(self, tokens: Tensor) -> Keys:  # (B,N,D) -> (B,heads,N,d) twice
-        return self._by_head(self.to_k(tokens)), self._by_head(self.to_v(tokens))
+    def keys(self, tokens: Tensor) -> KeysValues:  # (B,N,D) -> 2 x (B,heads,N,d)
+        """Returns the keys and values of the tokens."""
+        return self._split_heads(self.to_k(tokens)), self._split_heads(self.to_v(tokens))
 
-    def _by_head(self, y: Tensor) -> Tensor:
+    def _split_heads(self, y: Tensor) -> Tensor:
         return rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
 
 
 class GEGLU(nn.Module):
-    """x W + b, gated by the GELU of a second such projection: Shazeer, GLU Variants Improve Transformer (2020)."""
+    """Linear layer gated by the GELU of a second linear layer (Shazeer 2020, GLU Variants Improve Transformer)."""
 
     def __init__(self, dim_in: int, dim_out: int):
         super().__init__()
@@ -101,9 +152,11 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """GEGLU of four times the width, and a projection back."""
+
     def __init__(self, dim: int):
         super().__init__()
-        # The published layers hold a dropout in the middle, never used, which counts in the keys.
+        # The published module has an unused dropout at index 1, which the keys count.
         self.net = nn.Sequential(GEGLU(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,10 +164,17 @@ class FeedForward(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, cross-attention, feed-forward, each after a norm and added to its input."""
+    """Self-attention, cross-attention and feed-forward, each with a pre-norm and a residual connection."""
 
-    def __init__(self, dim: int, context_dim: int, heads: int, dim_head: int,
-                 linear: Callable[..., nn.Linear] = nn.Linear, box_bias: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        heads: int,
+        dim_head: int,
+        linear: Callable[..., nn.Linear] = nn.Linear,
+        box_bias: bool = False,
+    ):
         super().__init__()
         self.attn1 = CrossAttention(dim, dim, heads, dim_head)
         self.attn2 = CrossAttention(dim, context_dim, heads, dim_head, linear, box_bias)
@@ -126,41 +186,53 @@ class BasicTransformerBlock(nn.Module):
         x: Tensor,
         context: Context,
         preference: Tensor | None,
-        control: ControlAt | None = None,
-        keys: Keys | None = None,
-    ) -> Tensor:
+        control: LayerAttentionControl | None = None,
+        keys: KeysValues | None = None,
+    ) -> Tensor:  # (B,M,C) -> (B,M,C)
         x = x + self.attn1(self.norm1(x), control=control)
         x = x + self.attn2(self.norm2(x), context, preference, control, keys)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over the places of a feature map, added to it. `layer` is its number among a U-Net's own, by
-    which a control knows it."""
+    """Transformer blocks over the locations of a feature map, with a residual connection around them.
 
-    def __init__(self, channels: int, context_dim: int, heads: int, dim_head: int, depth: int = 1,
-                 linear: Callable[..., nn.Linear] = nn.Linear, box_bias: bool = False):
+    Attributes:
+        layer: Number of this transformer in its U-Net, in forward order; set by the U-Net. An attention control and
+            `Context.keys` use it as index.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context_dim: int,
+        heads: int,
+        dim_head: int,
+        depth: int = 1,
+        linear: Callable[..., nn.Linear] = nn.Linear,
+        box_bias: bool = False,
+    ):
         super().__init__()
         inner = heads * dim_head
         self.layer = 0
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
-        self.proj_in = nn.Conv2d(channels, inner, 1)
+        self.proj_in = Conv2d(channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(inner, context_dim, heads, dim_head, linear, box_bias) for _ in range(depth)
         )
-        self.proj_out = nn.Conv2d(inner, channels, 1)
+        self.proj_out = Conv2d(inner, channels, 1)
 
-    def forward(self, x: Tensor, context: Context, control: Control | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, control: AttentionControl | None = None) -> Tensor:
         # (B,C,h,w) -> (B,C,h,w)
         h, w = x.shape[-2:]
-        here = None if control is None else control.at(self.layer, (h, w))
+        layer_control = None if control is None else control.at(self.layer, (h, w))
         preference = context.preference[h, w] if context.preference else None
         y = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
-        known = context.keys[self.layer] if context.keys else [None] * len(self.transformer_blocks)
-        for block, keys in zip(self.transformer_blocks, known):
-            y = block(y, context, preference, here, keys)
+        keys_of_blocks = context.keys[self.layer] if context.keys else [None] * len(self.transformer_blocks)
+        for block, keys in zip(self.transformer_blocks, keys_of_blocks):
+            y = block(y, context, preference, layer_control, keys)
         return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=h))
 
-    def keys(self, context: Context) -> tuple[Keys, ...]:
-        """Of the context's tokens, in each block's cross-attention."""
+    def keys(self, context: Context) -> tuple[KeysValues, ...]:
+        """Returns the keys and values of the context's tokens in each block."""
         return tuple(block.attn2.keys(context.tokens) for block in self.transformer_blocks)

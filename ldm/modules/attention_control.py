@@ -1,9 +1,10 @@
-"""Attention control: what a picture being edited sees of its source, when both go through the U-Net in one batch.
+"""Attention control for editing: the edited image attends to the source image in the same batch.
 
-A Control names pairs of rows. In each pair the target's row attends to the source's keys and values (Mutual, MasaCtrl
-2304.08465), uses the source's attention to the tokens that both graphs share (Words, prompt-to-prompt 2208.01626), or
-both. It is a value that UNetModel.forward hands to its attention layers, which know nothing of it but that it may put
-other numbers in the place of what they computed; rows that it does not name keep theirs to the bit.
+A `Control` lists pairs of batch rows (source, target). In each pair the target's self-attention uses the source's keys and
+values (mutual self-attention, MasaCtrl, Cao et al. 2023, arXiv 2304.08465), its cross-attention uses the source's attention
+probabilities for the tokens that both graphs share (prompt-to-prompt, Hertz et al. 2022, arXiv 2208.01626), or both. The
+U-Net passes the control on to its attention layers (`ldm.modules.attention.AttentionControl`). Rows that are the target of
+no pair stay bit-equal.
 """
 
 from __future__ import annotations
@@ -19,154 +20,191 @@ from torch import Tensor
 from ldm.graph.validation import Box
 from ldm.modules.boxes import box_coverage
 
+Shifts = tuple[tuple[Box, Box | None], ...]  # (source box, target box or None) of each object
 
-class Mutual(NamedTuple):
-    """Self-attention to the source's keys and values instead of one's own (MasaCtrl eq. 5).
 
-    shifts  (old box, new box) of each thing, those in front last. Keys and values are resampled from the old box to the
-            new one, and what the old box leaves uncovered is hidden; a new box None hides the thing altogether
-    where   (...,h,w) in [0,1]: the share of what the source says at each place; None is 1 throughout
+class MutualSelfAttention(NamedTuple):
+    """Self-attention of the target to the source's keys and values (MasaCtrl eq. 5).
+
+    Attributes:
+        shifts: (source box, target box) of each moved object, in drawing order. The source's keys and values are resampled
+            from the source box to the target box, and the part of the source box that this uncovers is masked. A target
+            box None masks the object altogether.
+        blend: (...,h,w) in [0,1], weight of the mutual self-attention at each location; the rest is the target's own
+            self-attention. None is 1 everywhere.
     """
 
-    shifts: tuple[tuple[Box, Box | None], ...] = ()
-    where: Tensor | None = None
+    shifts: Shifts = ()
+    blend: Tensor | None = None
 
 
-class Words(NamedTuple):
-    """Cross-attention to the tokens that source and target share as the source attends to them (prompt-to-prompt, the
-    refinement of a prompt); to its other tokens the target attends as it would. Sums are not made 1 again, as there.
+class TokenInjection(NamedTuple):
+    """Cross-attention probabilities of the source, injected into the target for shared tokens.
 
-    source  (M,) long: of each token of the target the source's token, -1 where there is none; beyond M, none
+    This is prompt-to-prompt's refinement: tokens without a counterpart keep the target's probabilities, and the sum over
+    tokens is not renormalised.
+
+    Attributes:
+        source: (M,) long, index of the source token that corresponds to each target token, -1 for none. Target tokens from
+            index M on have no counterpart.
     """
 
     source: Tensor
 
 
-class Pair(NamedTuple):
-    """Row `target` of the batch sees row `source`."""
+class RowPair(NamedTuple):
+    """Batch row `target` attends to batch row `source`.
+
+    Attributes:
+        mutual: Replaces self-attention, or None.
+        tokens: Replaces cross-attention, or None.
+    """
 
     source: int
     target: int
-    mutual: Mutual | None = None
-    words: Words | None = None
+    mutual: MutualSelfAttention | None = None
+    tokens: TokenInjection | None = None
 
 
-class Maps:
-    """Where the tokens are looked at: cross-attention averaged over heads, added up as passes go by.
+class AttentionStore:
+    """Accumulates cross-attention maps, averaged over heads, over all U-Net evaluations whose `Control` holds this store.
 
-    Each pass of a Control that holds it must have as many rows."""
+    All of these evaluations must have the same batch size.
+    """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.sums: dict[int, Tensor] = {}  # layer -> (B,N,h,w)
         self.counts: dict[int, int] = {}
 
     def add(self, layer: int, size: tuple[int, int], probabilities: Tensor) -> None:  # (B,heads,h*w,N)
+        """Adds one layer's attention probabilities for a feature map of `size` (h,w)."""
         maps = probabilities.detach().float().mean(1).mT.unflatten(2, size)
         self.sums[layer] = self.sums[layer] + maps if layer in self.sums else maps
         self.counts[layer] = self.counts.get(layer, 0) + 1
 
-    def of(self, layer: int) -> Tensor:  # -> (B,N,h,w)
-        """The mean over the passes in one layer; at each place the tokens' sum is 1."""
+    def layer_mean(self, layer: int) -> Tensor:  # -> (B,N,h,w)
+        """Returns one layer's mean over the evaluations; at each location the tokens sum to 1."""
         return self.sums[layer] / self.counts[layer]
 
     def mean(self, size: tuple[int, int] | None = None) -> Tensor:  # -> (B,N,h,w)
-        """The mean over layers, each brought to `size` (h,w), or to the finest of them."""
+        """Returns the mean over layers, each resized to `size` (h,w), by default the largest layer's."""
         size = size or max(tuple(maps.shape[-2:]) for maps in self.sums.values())
-        return torch.stack([_resize(self.of(layer), size) for layer in self.sums]).mean(0)
+        return torch.stack([_resize(self.layer_mean(layer), size) for layer in self.sums]).mean(0)
 
 
 class Control(NamedTuple):
-    """pairs  which rows see which, and how
-    maps   takes the cross-attention of all rows; the output is the same with it and without"""
+    """An `AttentionControl`: which batch rows attend to which, and where attention maps are stored.
 
-    pairs: tuple[Pair, ...] = ()
-    maps: Maps | None = None
+    Attributes:
+        pairs: Pairs of source and target rows.
+        maps: Receives the cross-attention maps of all rows; the U-Net's output does not depend on it.
+    """
 
-    def repeat(self, graphs: Sequence[bool], rows: int) -> Control:
-        """The same in each repetition of a batch of `rows`, as guidance makes them: one for each of `graphs`, which
-        tells whether its tokens are a graph's and not the null's, of which no word is shared."""
+    pairs: tuple[RowPair, ...] = ()
+    maps: AttentionStore | None = None
+
+    def repeat(self, has_graph: Sequence[bool], rows: int) -> Control:
+        """Repeats the control for the branches of guidance, which are stacked along the batch.
+
+        Args:
+            has_graph: For each branch, whether it is conditioned on graph tokens. Null tokens are shared by no graph, so
+                `TokenInjection` is left out of the other branches.
+            rows: Batch size of one branch.
+        """
         pairs = tuple(
-            Pair(pair.source + n * rows, pair.target + n * rows, pair.mutual, pair.words if told else None)
-            for n, told in enumerate(graphs)
+            RowPair(pair.source + n * rows, pair.target + n * rows, pair.mutual, pair.tokens if has_tokens else None)
+            for n, has_tokens in enumerate(has_graph)
             for pair in self.pairs
         )
         return self._replace(pairs=pairs)
 
-    def at(self, layer: int, size: tuple[int, int]) -> ControlAt:
-        return ControlAt(self, layer, size)
+    def at(self, layer: int, size: tuple[int, int]) -> LayerControl:
+        """Returns the control of transformer number `layer`, whose feature map has `size` (h,w)."""
+        return LayerControl(self, layer, size)
 
 
-class ControlAt(NamedTuple):
-    """A Control at one attention layer, whose feature map is of `size` (h,w)."""
+class LayerControl(NamedTuple):
+    """A `Control` for one transformer layer, whose feature map has `size` (h,w)."""
 
     control: Control
     layer: int
     size: tuple[int, int]
 
     def self_attention(self, y: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """y is what attention gave, all (B,heads,h*w,d)."""
+        """Replaces target rows of a self-attention output y; all tensors are (B,heads,h*w,d)."""
         rows = {}
         for pair in self.control.pairs:
             if pair.mutual is not None:
-                seen = self._seen(pair.mutual.shifts, q[pair.target], k[pair.source], v[pair.source])
-                rows[pair.target] = self._within(pair.mutual.where, seen, y[pair.target])
-        return _with_rows(y, rows)
+                mutual = self._attend_to_source(pair.mutual.shifts, q[pair.target], k[pair.source], v[pair.source])
+                rows[pair.target] = self._blend(pair.mutual.blend, mutual, y[pair.target])
+        return _replace_rows(y, rows)
 
     def cross_attention(self, y: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """y, q (B,heads,h*w,d), k, v (B,heads,N,d), bias broadcasts to (B,heads,h*w,N)."""
+        """Replaces target rows of a cross-attention output y, and stores the attention maps.
+
+        Args:
+            y, q: (B,heads,h*w,d).
+            k, v: (B,heads,N,d).
+            bias: Broadcasts to (B,heads,h*w,N).
+        """
         if self.control.maps is not None:
             self.control.maps.add(self.layer, self.size, _probabilities(q, k, bias))
         rows = {}
         for pair in self.control.pairs:
-            if pair.words is not None:
+            if pair.tokens is not None:
                 both = [pair.source, pair.target]
-                theirs, own = _probabilities(q[both], k[both], bias[both])
-                source = pair.words.source.to(q.device)
-                source = F.pad(source, (0, own.shape[-1] - len(source)), value=-1)
-                mixed = torch.where(source >= 0, theirs[..., source.clamp(min=0)], own)
+                of_source, of_target = _probabilities(q[both], k[both], bias[both])
+                index = pair.tokens.source.to(q.device)
+                index = F.pad(index, (0, of_target.shape[-1] - len(index)), value=-1)
+                mixed = torch.where(index >= 0, of_source[..., index.clamp(min=0)], of_target)
                 rows[pair.target] = mixed @ v[pair.target]
-        return _with_rows(y, rows)
+        return _replace_rows(y, rows)
 
-    def _seen(self, shifts: tuple[tuple[Box, Box | None], ...], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """What q attends to of k and v once things are where they moved to, all (heads,h*w,d)."""
+    def _attend_to_source(self, shifts: Shifts, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of q to the source's k and v with objects moved to their target boxes; all (heads,h*w,d)."""
         k, v = (warp(part.unflatten(1, self.size).movedim(3, 1), shifts).flatten(2).mT for part in (k, v))
-        bias = _hiding(shifts, self.size, q.device)
+        bias = _visibility_bias(shifts, self.size, q.device)
         bias = None if bias is None else bias.to(q.dtype)
         return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias)[0]
 
-    def _within(self, where: Tensor | None, seen: Tensor, own: Tensor) -> Tensor:  # (heads,h*w,d)
-        if where is None:
-            return seen
-        share = _resize(where.reshape(1, 1, *where.shape[-2:]).to(own), self.size).flatten()[:, None]
-        return share * seen + (1 - share) * own
+    def _blend(self, weight: Tensor | None, mutual: Tensor, plain: Tensor) -> Tensor:  # (heads,h*w,d)
+        if weight is None:
+            return mutual
+        weight = _resize(weight.reshape(1, 1, *weight.shape[-2:]).to(plain), self.size).flatten()[:, None]
+        return weight * mutual + (1 - weight) * plain
 
 
 def warp(features: Tensor, shifts: Sequence[tuple[Box, Box | None]]) -> Tensor:  # (...,h,w) -> (...,h,w)
-    """What lies in each old box, resampled by area into its new box, on top of what is there; cells that the new box
-    covers in part get a mixture."""
+    """Moves the content of each source box to its target box, over the present content.
+
+    The content is resampled by area. Cells that the target box covers in part get a mixture.
+    """
     warped = features
     for old, new in shifts:
         if new is not None and new != old:
-            rows, columns, covered = _move(old, new, tuple(features.shape[-2:]), features.device, features.dtype)
+            rows, columns, covered = _resampling_matrices(
+                old, new, tuple(features.shape[-2:]), features.device, features.dtype
+            )
             warped = covered * (rows @ features @ columns) + (1 - covered) * warped
     return warped
 
 
 @lru_cache(maxsize=256)
-def _move(
+def _resampling_matrices(
     old: Box, new: Box, size: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What rows (h,h) and columns (w,w) are made of, and how much of each cell (h,w) is new."""
+    """Returns the weights of rows (h,h) and of columns (w,w), and the new box's coverage of each cell (h,w)."""
     rows = _resampling((old[1], old[3]), (new[1], new[3]), size[0])
     columns = _resampling((old[0], old[2]), (new[0], new[2]), size[1]).T
-    return tuple(part.to(device, dtype) for part in (rows, columns, _coverage(new, size)))
+    rows, columns, covered = (part.to(device, dtype) for part in (rows, columns, _coverage(new, size)))
+    return rows, columns, covered
 
 
 def _resampling(old: tuple[float, float], new: tuple[float, float], cells: int) -> Tensor:
-    """(cells,cells): how much of a cell's part in the new interval each cell of the old one makes; rows sum to 1, 0."""
+    """Weight (cells,cells) of each cell of the old interval in each cell of the new one; rows sum to 1, outside to 0."""
     (a, b), (c, d) = ([edge * cells for edge in interval] for interval in (old, new))
     cell = torch.arange(cells, dtype=torch.float64)
-    low, high = cell.clamp(min=c), (cell + 1).clamp(max=d)  # of the part of each cell that is in the new interval
+    low, high = cell.clamp(min=c), (cell + 1).clamp(max=d)  # each cell's part inside the new interval
     low, high = (a + (edge - c) * (b - a) / (d - c) for edge in (low, high))
     shared = torch.minimum(high[:, None], cell + 1) - torch.maximum(low[:, None], cell)
     shared = shared.clamp(min=0) * (high > low)[:, None]
@@ -178,20 +216,18 @@ def _coverage(box: Box, size: tuple[int, int]) -> Tensor:  # -> (h,w)
 
 
 @lru_cache(maxsize=256)
-def _hiding(
-    shifts: tuple[tuple[Box, Box | None], ...], size: tuple[int, int], device: torch.device
-) -> Tensor | None:  # -> (1,h*w)
-    """What to add to the logits of the warped keys, so that what moved away is not seen in its old place. None is 0."""
-    shown = torch.ones(size, dtype=torch.float64)  # how much of each key's place is not what moved away
+def _visibility_bias(shifts: Shifts, size: tuple[int, int], device: torch.device) -> Tensor | None:  # -> (1,h*w)
+    """Logit bias that masks moved and removed objects at their source boxes; None for no bias."""
+    visible = torch.ones(size, dtype=torch.float64)
     for old, new in shifts:
         if new != old:
-            shown = shown * (1 - _coverage(old, size))
+            visible = visible * (1 - _coverage(old, size))
     for _, new in shifts:
         if new is not None:
-            shown = torch.maximum(shown, _coverage(new, size))
-    if (shown == 1).all() or not shown.any():  # nothing left to see: a softmax over nothing is NaN
+            visible = torch.maximum(visible, _coverage(new, size))
+    if (visible == 1).all() or not visible.any():  # with every key masked, softmax would be NaN
         return None
-    return shown.log().float().view(1, -1).to(device)
+    return visible.log().float().view(1, -1).to(device)
 
 
 def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:  # -> (B,heads,h*w,N)
@@ -199,12 +235,12 @@ def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:  # -> (B,heads
     return logits.softmax(-1, dtype=torch.float32).to(q.dtype)
 
 
-def _with_rows(y: Tensor, rows: dict[int, Tensor]) -> Tensor:
-    return torch.stack([rows.get(row, own) for row, own in enumerate(y)]) if rows else y
+def _replace_rows(y: Tensor, rows: dict[int, Tensor]) -> Tensor:
+    return torch.stack([rows.get(number, row) for number, row in enumerate(y)]) if rows else y
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:  # (B,N,h,w) -> (B,N,*size)
-    """By area where it shrinks, linearly where it grows."""
+    """Resizes by area averaging when shrinking, bilinearly when enlarging."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     if maps.shape[-2] >= size[0]:

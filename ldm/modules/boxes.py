@@ -1,4 +1,4 @@
-"""Boxes on a U-Net's feature maps: how much of each cell a box covers."""
+"""Bounding boxes on the grid of a feature map."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def box_coverage(boxes: Tensor, h: int, w: int) -> Tensor:  # (B,N,4) -> (B,N,h*w)
-    """Share of each cell of an h x w grid that lies inside each box x0 y0 x1 y1 in [0,1]."""
+    """Returns the share of each cell of an h x w grid that lies inside each box, x0 y0 x1 y1 in [0,1]."""
 
     def overlap(low: Tensor, high: Tensor, cells: int) -> Tensor:  # (B,N) -> (B,N,cells)
         start = torch.arange(cells, device=boxes.device, dtype=boxes.dtype)
@@ -20,6 +20,6 @@ def box_coverage(boxes: Tensor, h: int, w: int) -> Tensor:  # (B,N,4) -> (B,N,h*
 
 
 def box_preference(boxes: Tensor, h: int, w: int) -> Tensor:  # (B,N,4) -> (B,1,h*w,N)
-    """2 * coverage - 1, and 0 for a token that has no box (-1 throughout)."""
+    """Returns 2 * coverage - 1 for each token's box, and 0 for a token without a box (-1 throughout)."""
     has_box = (boxes != -1).any(dim=-1, keepdim=True)
     return rearrange(torch.where(has_box, 2 * box_coverage(boxes, h, w) - 1, 0), "b n c -> b 1 c n")

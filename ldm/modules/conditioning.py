@@ -1,4 +1,4 @@
-"""What the U-Net is told besides x and t: tokens to attend to, and a style to take on."""
+"""The conditioning of the U-Net: cross-attention tokens of the scene graph and the style of a reference image."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor
 
 
 class Conditioning(NamedTuple):
-    """One row per image.
+    """Conditioning of a batch of B images.
 
-    tokens (B,N,D)  cross-attention tokens
-    mask   (B,N)    True where a token is real; a padded token changes nothing
-    boxes  (B,N,4)  x0 y0 x1 y1 in [0,1] of a token's object, -1 throughout where it has none
-    style  (B,E)    embedding of a reference image, or None
+    Attributes:
+        tokens: (B,N,D) cross-attention tokens.
+        mask: (B,N) bool, False for padding, which does not change the U-Net's output.
+        boxes: (B,N,4) x0 y0 x1 y1 in [0,1], box of the token's object; -1 throughout for a token without a box.
+        style: (B,E) embedding of a reference image or of the whole graph, or None.
     """
 
     tokens: Tensor
@@ -23,14 +24,19 @@ class Conditioning(NamedTuple):
     style: Tensor | None = None
 
     @classmethod
-    def of(cls, tokens: Tensor, style: Tensor | None = None) -> Conditioning:
-        """Plain tokens (B,N,D), every one of them real and none with a box."""
+    def from_tokens(cls, tokens: Tensor, style: Tensor | None = None) -> Conditioning:
+        """Builds a conditioning of tokens (B,N,D) without padding and without boxes."""
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return cls(tokens, mask, tokens.new_full((*tokens.shape[:2], 4), -1.0), style)
 
     def drop(self, graph: Tensor, style: Tensor, null: Conditioning) -> Conditioning:
-        """Take the rows where `graph` (B,) is True, and apart from them those where `style` (B,)
-        is True, from `null`: one row whose tokens are no more than ours."""
+        """Replaces the graph, the style or both by the null conditioning, as classifier-free guidance needs.
+
+        Args:
+            graph: (B,) bool, True for images whose tokens are replaced.
+            style: (B,) bool, True for images whose style is replaced.
+            null: Conditioning of one row, with at most N tokens.
+        """
         null = null.pad(self.tokens.shape[1])
         row = graph[:, None, None]
         return Conditioning(
@@ -41,11 +47,15 @@ class Conditioning(NamedTuple):
         )
 
     def rows(self, count: int) -> Conditioning:
-        """The first `count` images' rows."""
+        """Returns the conditioning of the first `count` images."""
         return Conditioning(*(None if value is None else value[:count] for value in self))
 
     def pad(self, length: int) -> Conditioning:
-        """The same with padded tokens up to N = `length`."""
+        """Pads to N = `length` tokens.
+
+        Raises:
+            ValueError: if there are more tokens than that.
+        """
         more = length - self.tokens.shape[1]
         if more < 0:
             raise ValueError(f"{self.tokens.shape[1]} tokens do not fit in {length}")
@@ -60,9 +70,15 @@ class Conditioning(NamedTuple):
 
 
 def cat(*conditionings: Conditioning) -> Conditioning:
-    """Join along the batch, padding to the longest. Raises ValueError where some have a style and some have none."""
+    """Concatenates along the batch, padding to the largest number of tokens.
+
+    Raises:
+        ValueError: if some conditionings have a style and others have none.
+    """
     if len({c.style is None for c in conditionings}) > 1:
-        raise ValueError("conditionings with a style and without one cannot be joined; give all of them one, or none")
+        raise ValueError(
+            "cannot concatenate conditionings with and without a style; give a style to all of them or to none"
+        )
     length = max(c.tokens.shape[1] for c in conditionings)
     tokens, mask, boxes, style = zip(*(c.pad(length) for c in conditionings))
     return Conditioning(

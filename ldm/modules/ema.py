@@ -1,4 +1,4 @@
-"""An exponential moving average of the parameters that are trained."""
+"""Exponential moving average (EMA) of the trainable parameters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from torch import Tensor, nn
 
 
 class EMA(nn.Module):
-    """The averages begin as the parameters are now and follow them, at first faster than `decay` says.
+    """Exponential moving average of all parameters of a model that require a gradient.
 
-    A buffer per parameter that requires a gradient, in float32 or better, under the parameter's name with "/" for "."
-    (latent diffusion deletes the dots, which cannot be undone and may join two names into one). `updates` counts the
-    steps, so the state dict is all that a checkpoint needs.
+    The averages are initialised with the parameters and stored as buffers, in float32 or higher precision. A buffer has the
+    parameter's name with "/" in place of ".". (Latent diffusion deletes the dots, which cannot be undone and may give two
+    parameters the same name.) The buffer `updates` counts the updates, so that the state dict is complete.
+
+    Args:
+        model: Its trainable parameters are averaged.
+        decay: Decay rate in [0,1]. As in latent diffusion, update n uses min(decay, (1 + n) / (10 + n)).
+
+    Raises:
+        ValueError: for a decay outside [0,1].
     """
 
     updates: Tensor
@@ -22,7 +29,7 @@ class EMA(nn.Module):
     def __init__(self, model: nn.Module, decay: float = 0.9999):
         super().__init__()
         if not 0 <= decay <= 1:
-            raise ValueError(f"EMA decay {decay} is not between 0 and 1")
+            raise ValueError(f"EMA decay {decay} is not between 0 and 1; choose a value close to 1, such as 0.9999")
         self.decay = decay
         self.register_buffer("updates", torch.tensor(0))
         self.names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -32,26 +39,26 @@ class EMA(nn.Module):
             self.register_buffer(name.replace(".", "/"), parameter.to(dtype, copy=True))
 
     def average(self, name: str) -> Tensor:
-        """Of the parameter that `model.named_parameters()` calls `name`."""
+        """Returns the average of a parameter by its name in `model.named_parameters()`."""
         return self.get_buffer(name.replace(".", "/"))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the averages towards the parameters; to be called after each step."""
+        """Moves the averages towards the parameters. Call it after each optimizer step."""
         self.updates += 1
-        share = (9 / (10 + self.updates)).clamp(min=1 - self.decay)  # decay (1 + n) / (10 + n) at first, as in LDM
+        weight = (9 / (10 + self.updates)).clamp(min=1 - self.decay)  # 1 - (1 + n) / (10 + n) in the first updates
         for parameter, average in self._pairs(model):
-            average.lerp_(parameter.to(average.dtype), share.to(average.dtype))
+            average.lerp_(parameter.to(average.dtype), weight.to(average.dtype))
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """The averages become the parameters, in place."""
+        """Overwrites the parameters with the averages, in place."""
         for parameter, average in self._pairs(model):
             parameter.copy_(average)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """The averages stand in for the parameters, in place, until the block ends or raises."""
+        """Context manager in which the parameters hold the averages; restores the parameters on exit."""
         pairs = self._pairs(model)
         trained = [parameter.detach().clone() for parameter, _ in pairs]
         try:

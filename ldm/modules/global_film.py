@@ -1,4 +1,4 @@
-"""A reference image's look: the CLIP embedding of it, and the FiLM by which it colours every U-Net block."""
+"""Global style conditioning: the CLIP embedding of a reference image, and FiLM of the U-Net's blocks by it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchvision.transforms import functional as images
 from ldm.checkpoints import torchscript
 from ldm.checkpoints.loading import CheckpointError, read_state_dict
 
-# OpenAI's names: open_clip's architecture (theirs has QuickGELU), and where the weights are published.
+# OpenAI's model names -> open_clip's architecture (OpenAI's models use QuickGELU) and the path of the weights.
 OPENAI_URL = "https://openaipublic.azureedge.net/clip/models/"
 OPENAI = {
     "ViT-B/32": ("ViT-B-32-quickgelu", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt"),
@@ -26,24 +26,37 @@ OPENAI = {
 
 
 class CLIPGlobalEncoder(nn.Module):
-    """CLIP's image tower, frozen and always in evaluation mode.
+    """CLIP's image encoder (Radford et al. 2021, arXiv 2103.00020), frozen and always in evaluation mode.
 
-    model_name   OpenAI's name of a model ("ViT-B/32", with OpenAI's weights), open_clip's name of an architecture
-                 ("ViT-B-32"), or open_clip's vision_cfg itself with its embed_dim (and quick_gelu) in it
-    normalize    scale the embedding to length 1
-    device       a published key, accepted and ignored: the module is wherever `.to` puts it
-    pretrained   file of weights with `visual.*` keys, as OpenAI and open_clip publish them (.pt, .bin, .safetensors);
-                 where it is left out, OpenAI's file in ~/.cache/clip
-    init         "random": no weights are read, for tests and toys
+    Args:
+        model_name: OpenAI's name of a model with OpenAI's weights ("ViT-B/32"), open_clip's name of an architecture
+            ("ViT-B-32"), or an open_clip vision_cfg that also has embed_dim and, optionally, quick_gelu.
+        normalize: Whether to scale embeddings to unit length.
+        device: Ignored; published configs have this key.
+        pretrained: File with the weights under `visual.*` keys, as published by OpenAI and open_clip (.pt, .bin or
+            .safetensors); by default OpenAI's file in ~/.cache/clip.
+        init: "random" for random weights, for tests.
 
-    Raises CheckpointError where weights are missing or do not fit, ValueError for an unknown model_name or init.
+    Attributes:
+        embedding_dim: E, width of the embedding.
+        image_size: S, side of CLIP's input in pixels.
+
+    Raises:
+        CheckpointError: if the weights are missing or do not fit.
+        ValueError: for an unknown model_name or init.
     """
 
-    def __init__(self, model_name: str | Mapping = "ViT-B/32", normalize: bool = True, device: str | None = None,
-                 pretrained: str | None = None, init: str | None = None):
+    def __init__(
+        self,
+        model_name: str | Mapping = "ViT-B/32",
+        normalize: bool = True,
+        device: str | None = None,
+        pretrained: str | None = None,
+        init: str | None = None,
+    ):
         super().__init__()
         if init not in (None, "random"):
-            raise ValueError(f"CLIPGlobalEncoder: init is 'random' or left out, not {init!r}")
+            raise ValueError(f"CLIPGlobalEncoder: init must be 'random' or left out, not {init!r}")
         self.visual = image_tower(model_name)
         self.weights_from = "random (init: random)"
         if init is None:
@@ -55,78 +68,106 @@ class CLIPGlobalEncoder(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> CLIPGlobalEncoder:
+        """Stays in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,E)
+        """Returns the embedding of each image."""
         weight = next(self.visual.parameters())
         embedding = self.visual(self.preprocess(image.to(weight.device)).to(weight.dtype))
         return F.normalize(embedding, dim=-1) if self.normalize else embedding
 
-    def preprocess(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,3,S,S), CLIP's mean 0 and deviation 1
-        """As CLIP was trained: the shorter side resized to S, the middle cut out."""
+    def preprocess(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,3,S,S)
+        """Applies CLIP's preprocessing: resize the shorter side to S, crop the centre, standardise the colours."""
         image = images.resize(image.float(), self.image_size, InterpolationMode.BICUBIC, antialias=True)
         image = images.center_crop((image + 1) / 2, self.image_size)
-        # Bicubic weights overshoot at edges, which 8-bit images, all that CLIP has seen, cannot.
+        # Bicubic interpolation overshoots at edges; the 8-bit images that CLIP was trained on are clipped.
         return images.normalize(image.clamp(0, 1), OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
 def image_tower(model_name: str | Mapping) -> nn.Module:
-    """open_clip's image tower of that name or vision_cfg, at random."""
+    """Builds open_clip's image tower with random weights.
+
+    Args:
+        model_name: See CLIPGlobalEncoder.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
     if isinstance(model_name, str):
         config = open_clip.get_model_config(OPENAI[model_name][0] if model_name in OPENAI else model_name)
         if config is None:
-            raise ValueError(f"CLIPGlobalEncoder: neither OpenAI nor open_clip has a model {model_name!r}; "
-                             f"try one of {', '.join(OPENAI)}")
+            raise ValueError(
+                f"CLIPGlobalEncoder: neither OpenAI nor open_clip has a model {model_name!r}; "
+                f"try one of {', '.join(OPENAI)}"
+            )
         embed_dim, quick_gelu, vision = config["embed_dim"], config.get("quick_gelu", False), config["vision_cfg"]
     else:
         vision = dict(model_name)
         embed_dim, quick_gelu = vision.pop("embed_dim"), vision.pop("quick_gelu", False)
-    # open_clip builds both towers; the other one is made as small as can be and let go.
+    # open_clip builds both towers; the text tower is built as small as possible and discarded.
     text = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
     return open_clip.CLIP(embed_dim, vision, text, quick_gelu=quick_gelu).visual
 
 
 def weights_file(model_name: str | Mapping, pretrained: str | None) -> Path:
-    """The file that the config names, or OpenAI's in its cache."""
+    """Returns the file of weights that the config names, or else OpenAI's file in its cache folder.
+
+    Raises:
+        CheckpointError: if there is no such file.
+    """
     if pretrained:
         path = Path(pretrained).expanduser()
         remedy = "name CLIP's weights (.pt, .bin or .safetensors with visual.* keys) in `pretrained`"
     elif not isinstance(model_name, str) or model_name not in OPENAI:
-        raise CheckpointError(f"CLIP {model_name}: name its weights in `pretrained` (.pt, .bin or .safetensors with "
-                              f"visual.* keys), or say `init: random` for a test")
+        raise CheckpointError(
+            f"CLIP {model_name}: name its weights in `pretrained` (.pt, .bin or .safetensors with "
+            f"visual.* keys), or set `init: random` for a test"
+        )
     else:
         url = OPENAI_URL + OPENAI[model_name][1]
         path = Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[1]
-        remedy = f"download {url} to there, or name another place in `pretrained`"
+        remedy = f"download {url} to this path, or name another file in `pretrained`"
     if not path.is_file():
-        raise CheckpointError(f"{path}: the weights of CLIP {model_name} are not there; {remedy}")
+        raise CheckpointError(f"{path}: the file of weights of CLIP {model_name} does not exist; {remedy}")
     return path
 
 
 def load_image_tower(visual: nn.Module, path: Path, model_name: str | Mapping) -> None:
-    """Fill `visual` from the `visual.*` keys of a file. Nothing in the file is run."""
+    """Loads an image tower from the `visual.*` keys of a file, without executing anything in it.
+
+    Raises:
+        CheckpointError: if the file is damaged or the weights do not fit.
+    """
     try:
         state = torchscript.read_state_dict(path) if torchscript.is_archive(path) else read_state_dict(path)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged or hostile archive can fail anywhere, in any way
-        raise CheckpointError(f"{path}: a damaged TorchScript archive ({type(error).__name__}); "
-                              f"download it again") from error
-    # Training wrappers put `module.` before every key.
+        raise CheckpointError(
+            f"{path}: a damaged TorchScript archive ({type(error).__name__}); download it again"
+        ) from error
+    # DistributedDataParallel prefixes every key with `module.`.
     state = {key.removeprefix("module."): value for key, value in state.items()}
     state = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
     try:
         visual.load_state_dict(state)
     except RuntimeError as error:
-        reason = str(error).split("\n")[1].strip()[:200] if state else "it has no visual.* keys"
+        reason = str(error).split("\n")[1].strip()[:200] if state else "the file has no visual.* keys"
         raise CheckpointError(f"{path}: not the weights of CLIP {model_name}: {reason}") from error
 
 
 class FiLMGenerator(nn.Module):
-    """(gamma, beta) for each of several feature maps from one embedding, all zero at start.
+    """An MLP from the style to gamma and beta of several feature maps, all zero at initialisation.
 
-    Perez et al., FiLM (2018), as h (1 + gamma) + beta, so that zero is the identity."""
+    FiLM (Perez et al. 2018, arXiv 1709.07871) as h (1 + gamma) + beta, so that zero is the identity.
+
+    Args:
+        embedding_dim: E, width of the style.
+        channels: C, number of channels of each feature map.
+        hidden_dim: Width of the hidden layer.
+    """
 
     def __init__(self, embedding_dim: int, channels: list[int], hidden_dim: int = 512):
         super().__init__()
@@ -137,9 +178,14 @@ class FiLMGenerator(nn.Module):
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
 
-    def forward(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:  # (B,E) -> ((B,C), (B,C)) for each C
-        return [tuple(block.chunk(2, dim=1)) for block in self.net(style).split(self.widths, dim=1)]
+    def forward(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:  # (B,E) -> [(gamma (B,C), beta (B,C)), ...]
+        films = []
+        for film in self.net(style).split(self.widths, dim=1):
+            gamma, beta = film.chunk(2, dim=1)
+            films.append((gamma, beta))
+        return films
 
 
 def modulate(h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:  # (B,C,h,w), (B,C), (B,C) -> (B,C,h,w)
+    """Applies FiLM to a feature map."""
     return h * (1 + gamma[:, :, None, None]) + beta[:, :, None, None]

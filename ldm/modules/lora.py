@@ -1,26 +1,39 @@
-"""Low-rank adapters that leave the base layer's keys as they were.
+"""Low-rank adapters (LoRA) whose layers keep the base layer's state-dict keys.
 
-y = W x + b + (alpha / rank) B A x, with B zero at start: Hu et al., LoRA (2021), section 4.1.
+y = W x + b + (alpha / rank) B A x, with B zero at initialisation (Hu et al. 2021, arXiv 2106.09685, section 4.1).
 """
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm.modules.shallow_copy import with_submodules
+
 
 class LoRALinear(nn.Linear):
-    """nn.Linear with `lora_A` (rank, in) and `lora_B` (out, rank) beside its weight and bias."""
+    """nn.Linear with a low-rank adapter: `lora_A` (rank, in) and `lora_B` (out, rank) beside `weight` and `bias`.
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *,
-                 rank: int, alpha: float | None = None):
+    Args:
+        in_features: Width of the input.
+        out_features: Width of the output.
+        bias: Whether the base layer has a bias.
+        rank: Rank of the adapter.
+        alpha: Scale of the adapter, applied as alpha / rank; the rank by default, as in diffusers.
+
+    Raises:
+        ValueError: for a rank below 1.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, rank: int, alpha: float | None = None
+    ):
         super().__init__(in_features, out_features, bias)
         if rank < 1:
-            raise ValueError(f"a LoRA rank must be at least 1, not {rank}; leave lora_rank out for plain layers")
+            raise ValueError(f"a LoRA rank must be at least 1, not {rank}; leave lora_rank out for layers without LoRA")
         self.rank = rank
         self.alpha = float(rank if alpha is None else alpha)
         self.lora_A = nn.Parameter(torch.empty(rank, in_features))
@@ -31,8 +44,8 @@ class LoRALinear(nn.Linear):
         return super().forward(x) + self.alpha / self.rank * F.linear(F.linear(x, self.lora_A), self.lora_B)
 
     @torch.no_grad()
-    def plain(self) -> nn.Linear:
-        """A layer that computes the same without an adapter, its weight a new one and frozen."""
+    def merge(self) -> nn.Linear:
+        """Returns a linear layer with the adapter added to the weight. The new weight is frozen; the bias is shared."""
         with torch.device("meta"):
             layer = nn.Linear(self.in_features, self.out_features, bias=False)
         precise = torch.promote_types(self.weight.dtype, torch.float32)
@@ -44,42 +57,49 @@ class LoRALinear(nn.Linear):
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoRALinear]:
-    """The adapted layers by their dotted path in `module`."""
+    """Returns the LoRA layers of a module by their dotted path."""
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoRALinear)}
 
 
-def merged(module: nn.Module) -> nn.Module:
-    """The same function of plain layers, for inference at their cost, with everything shared but the layers that adapters
-    are folded into and what leads to them. `module` stays as it was."""
-    if isinstance(module, LoRALinear):
-        return module.plain()
-    parts = {name: part and merged(part) for name, part in module._modules.items()}
-    if all(part is module._modules[name] for name, part in parts.items()):
-        return module
-    view = copy.copy(module)
-    view._modules = parts
-    return view
+def merge_lora(module: nn.Module) -> nn.Module:
+    """Returns a copy with all adapters merged into their base weights, for faster inference.
+
+    Like diffusers' `fuse_lora`, but not in place: the copy shares all other weights with `module`, which is unchanged.
+    """
+    return with_submodules(module, {name: layer.merge() for name, layer in lora_layers(module).items()})
 
 
 def peft_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """The adapters in the key layout of Hugging Face peft's adapter_model.safetensors."""
+    """Returns the adapters with the keys of Hugging Face peft's adapter_model.safetensors."""
     return {
-        f"base_model.model.{name}.{part}.weight": getattr(layer, part).detach().contiguous()
+        f"base_model.model.{name}.{part}.weight": weight.detach().contiguous()
         for name, layer in lora_layers(module).items()
-        for part in ("lora_A", "lora_B")
+        for part, weight in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
     }
 
 
 def peft_config(module: nn.Module) -> dict:
-    """The content of the adapter_config.json that goes with `peft_state_dict`.
+    """Returns the content of the adapter_config.json that belongs to `peft_state_dict`.
 
-    The layers are named in full, since peft matches by suffix and `to_q` alone would also match self-attention."""
+    `target_modules` lists full paths, since peft matches suffixes and `to_q` alone would also match self-attention.
+
+    Raises:
+        ValueError: for a module without LoRA layers, or with layers of different ranks or alphas.
+    """
     layers = lora_layers(module)
     if not layers:
-        raise ValueError("there is no LoRA layer to describe; build the model with lora_rank")
+        raise ValueError("the model has no LoRA layers to export; build it with lora_rank")
     sizes = {(layer.rank, layer.alpha) for layer in layers.values()}
     if len(sizes) > 1:
-        raise ValueError(f"the LoRA layers differ in (rank, alpha), {sorted(sizes)}, which one peft config cannot say")
+        raise ValueError(f"LoRA layers differ in (rank, alpha), {sorted(sizes)}, but one peft config has one of each")
     rank, alpha = sizes.pop()
-    return {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": sorted(layers),
-            "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "inference_mode": True}
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": sorted(layers),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }

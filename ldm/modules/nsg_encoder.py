@@ -1,52 +1,57 @@
-"""A scene graph as a set of tokens: one per object and one per triple, which a transformer lets see each other."""
+"""Scene-graph encoder: one token per object and one per triple, related to each other by a transformer."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.checkpoints.loading import REST_OF_STAGE_1, load_part
+from ldm.checkpoints.loading import PRETRAINING_PREFIXES, load_part
 from ldm.graph.batch import GraphBatch
 from ldm.modules.conditioning import Conditioning
+from ldm.modules.graph_encoder import TokenLayout
 from ldm.modules.word_embedding import WordEmbedding
 
-FREQUENCIES = 8  # the finest one has a wavelength of 1/64 of the image
-TWINS = 16  # so many objects of one name are told apart within an image
-
-
-class TokenLayout(NamedTuple):
-    """Which of the N tokens of its image stands for what; -1 where it did not fit.
-
-    object_token (O,) long    of each object of the batch
-    triple_token (T,) long    of each triple of the batch
-    mask         (B,N) bool   True where a token stands for something
-    """
-
-    object_token: Tensor
-    triple_token: Tensor
-    mask: Tensor
+FREQUENCIES = 8  # of the box embedding; the highest one has a wavelength of 1/64 of the image
+MAX_SAME_NAME = 16  # objects with the same name that an image's encoding distinguishes
 
 
 class NSGEncoder(nn.Module):
-    """Objects come first among an image's tokens, then triples, `__in_image__` triples last, otherwise in the graph's
-    order. What is beyond `max_tokens` is dropped: `__in_image__` triples from the last on, then other triples from
-    the last on, then objects from the last on (`__image__` is an image's last object).
+    """Encodes scene graphs as cross-attention tokens; a `GraphEncoder`.
 
-    An object is the sum of its name, its attributes, its box or a learned "no box", and its number among the objects
-    of the same name: without it, triples could not say which of two sheep without boxes they are about. So the order
-    of objects matters only among namesakes, and the order of triples not at all. With `num_attributes` 0, attributes
-    are not read. What its triples say is added to an object before the transformer, as a graph network's first layer
-    would (sg2im, Johnson et al. 2018, section 3), so that which of two overlapping objects is in front need not be found by
-    attention.
+    An object's embedding is the sum of the embeddings of its name, its attributes, its box (Fourier features; a learned
+    vector without a box) and its index among the image's objects with the same name. Without this index, triples could not
+    tell apart two sheep without boxes. Before the transformer, each triple adds a message to its subject and to its object,
+    like the first layer of a graph network (sg2im, Johnson et al. 2018, section 3); this spares the transformer from finding
+    by attention which of two overlapping objects is in front.
 
-    ckpt_path: a checkpoint of ldm.models.pretraining or of a LatentDiffusion with this encoder. init: 'random' where a
-    frozen encoder is meant to have none. Raises CheckpointError for weights that do not fit.
+    The tokens of an image are its objects, its triples, and its `__in_image__` triples, each in the graph's order. Tokens
+    beyond `max_tokens` are dropped from the end of this list. The order of triples does not affect the result, and the order of
+    objects only among those with the same name.
+
+    Args:
+        num_objs: Number of object names in the vocabulary.
+        num_preds: Number of predicates in the vocabulary.
+        num_attributes: Number of attributes in the vocabulary; 0 to ignore attributes.
+        dim: D, width of the tokens.
+        depth: Number of transformer layers.
+        heads: Attention heads.
+        mlp_ratio: Width of the feed-forward layers as a multiple of dim.
+        max_tokens: N, number of tokens per image, including padding.
+        dropout: Dropout in the transformer.
+        ckpt_path: Checkpoint with the weights: of `ldm.models.pretraining` or of a LatentDiffusion with this encoder.
+        init: "random" for a frozen encoder whose weights are meant to be random.
+
+    Raises:
+        CheckpointError: if the weights do not fit.
+        ValueError: for an unknown `init`.
     """
+
+    has_layout = True
+    embedding_dim: int | None = None  # the encoder computes no style
 
     def __init__(
         self,
@@ -64,17 +69,17 @@ class NSGEncoder(nn.Module):
     ):
         super().__init__()
         if init not in (None, "random"):
-            raise ValueError(f"NSGEncoder: init is 'random' or left out, not {init!r}")
+            raise ValueError(f"NSGEncoder: init must be 'random' or left out, not {init!r}")
         self.num_objs, self.num_preds = num_objs, num_preds
         self.dim, self.max_tokens, self.max_objects = dim, max_tokens, max_tokens - 1
-        self.longest = max_tokens  # graph so far, so that a warning is given only when it is exceeded
+        self.largest_graph = max_tokens  # in tokens; a warning is given only for an even larger graph
         self.name = WordEmbedding(num_objs, dim, "num_objs")
-        self.twin = nn.Embedding(TWINS, dim)
+        self.twin = nn.Embedding(MAX_SAME_NAME, dim)
         self.attribute = WordEmbedding(num_attributes, dim, "num_attributes") if num_attributes else None
         self.box = nn.Sequential(nn.Linear(6 * 2 * FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.no_box = nn.Parameter(torch.empty(dim))
         self.predicate = WordEmbedding(num_preds, dim, "num_preds")
-        self.relation = nn.Linear(3 * dim, dim)  # its bias is what triples have in common and objects lack
+        self.relation = nn.Linear(3 * dim, dim)  # its bias marks a token as a triple
         self.told_subject, self.told_object = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.norm = nn.LayerNorm(dim)
         layer = nn.TransformerEncoderLayer(
@@ -82,24 +87,25 @@ class NSGEncoder(nn.Module):
         )
         self.transformer = nn.TransformerEncoder(layer, depth, nn.LayerNorm(dim), enable_nested_tensor=False)
         for name, parameter in self.named_parameters():
-            # Every table and matrix, so that no part of a sum outweighs the others and no two layers are alike.
+            # The same scale for all embeddings, so that no term of the sum dominates. This also initialises the transformer
+            # layers independently; nn.TransformerEncoder makes them copies of one layer.
             if "norm" not in name:
                 nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=0.02)
         self.weights_from = f"random (init: {init})" if init else None
         if ckpt_path is not None:
-            load_part(self, ckpt_path, "cond_stage", ignore=REST_OF_STAGE_1)
+            load_part(self, ckpt_path, "cond_stage", ignore=PRETRAINING_PREFIXES)
 
     def forward(self, graph: GraphBatch) -> Conditioning:  # tokens (B,max_tokens,dim), no style
-        """Also takes sg2im's five tensors, without attributes."""
+        """Encodes a batch of graphs. Also accepts the tuple of sg2im's five tensors, which has no attributes."""
         graph = GraphBatch(*graph)
         layout = self.layout(graph)
         objects = self.objects(graph)
         subject, predicate, object_ = graph.triples.unbind(1)
         predicate = self.predicate(predicate)
         triples = self.relation(torch.cat([objects[subject], predicate, objects[object_]], dim=1))
-        said = F.gelu(triples) * (layout.triple_token >= 0)[:, None]  # what is dropped says nothing
-        objects = _add_rows(objects, subject, self.told_subject(said))
-        objects = _add_rows(objects, object_, self.told_object(said))
+        messages = F.gelu(triples) * (layout.triple_token >= 0)[:, None]  # dropped triples send none
+        objects = _add_rows(objects, subject, self.told_subject(messages))
+        objects = _add_rows(objects, object_, self.told_object(messages))
 
         slot = torch.cat([layout.object_token, layout.triple_token])
         image = torch.cat([graph.obj_to_img, graph.triple_to_img])
@@ -107,16 +113,16 @@ class NSGEncoder(nn.Module):
         boxes = _place(graph.boxes, graph.obj_to_img, layout.object_token, layout.mask.shape, -1.0)
 
         padded = ~layout.mask
-        padded[:, 0] = False  # taken wherever there is an object; in an image without any, keeps attention finite
+        padded[:, 0] = False  # a real token in every image with objects; without any, keeps the softmax finite
         tokens = self.transformer(self.norm(tokens), src_key_padding_mask=padded)
         return Conditioning(tokens * layout.mask[..., None], layout.mask, boxes)
 
     def objects(self, graph: GraphBatch) -> Tensor:  # -> (O,dim)
-        """What is known of each object, before the transformer."""
-        twin = _rank_within(graph.obj_to_img * self.name.num_embeddings + graph.objs).clamp(max=TWINS - 1)
+        """Returns the embedding of each object without its triples."""
+        twin = _rank_within(graph.obj_to_img * self.name.num_embeddings + graph.objs).clamp(max=MAX_SAME_NAME - 1)
         boxed = (graph.boxes[:, :1] >= 0).to(self.no_box.dtype)
         box = self.box(_fourier(graph.boxes).to(self.no_box.dtype))
-        # Multiplied rather than indexed: every parameter has a gradient, whatever the graph has and has not.
+        # Multiplication instead of indexing gives every parameter a gradient, whether or not the graph has boxes.
         place = boxed * box + (1 - boxed) * self.no_box
         features = self.name(graph.objs) + self.twin(twin) + place
         if self.attribute is None:
@@ -125,17 +131,17 @@ class NSGEncoder(nn.Module):
         return _add_rows(features, pairs[:, 0], self.attribute(pairs[:, 1]))
 
     def layout(self, graph: GraphBatch) -> TokenLayout:
-        """The token of each object and triple. Warns of a graph with more than fit, and then only of larger ones."""
+        """Returns the token index of each object and triple; warns if some do not fit in `max_tokens`."""
         count = len(graph.objs)
         image = torch.cat([graph.obj_to_img, graph.triple_to_img])
         kind = torch.cat([torch.zeros_like(graph.objs), 1 + (graph.triples[:, 1] == 0).long()])
         slot = _rank_within(image, kind)
-        longest = int(slot.max()) + 1
-        if longest > self.longest:
-            self.longest = longest
+        largest = int(slot.max()) + 1
+        if largest > self.largest_graph:
+            self.largest_graph = largest
             warnings.warn(
-                f"a graph has {longest} objects and triples; the {longest - self.max_tokens} that do not fit in "
-                f"max_tokens={self.max_tokens} are dropped, __in_image__ triples first",
+                f"a graph has {largest} objects and triples, but max_tokens is {self.max_tokens}: the last "
+                f"{largest - self.max_tokens} are dropped, __in_image__ triples first; increase max_tokens to keep them",
                 stacklevel=2,
             )
         slot = torch.where(slot < self.max_tokens, slot, -1)
@@ -145,12 +151,12 @@ class NSGEncoder(nn.Module):
 
 
 def _add_rows(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:  # (O,D), (M,), (M,D) -> (O,D)
-    """As index_add, but deterministic on a GPU."""
+    """Like index_add, but deterministic on a GPU."""
     return table.index_put((index,), rows.to(table.dtype), accumulate=True)
 
 
 def _rank_within(group: Tensor, priority: Tensor | None = None) -> Tensor:  # (M,), (M,) of 0 to 2 -> (M,) long
-    """How many of its own group come before each element, by priority and then by position."""
+    """Rank of each element within its group, by priority and then by position."""
     order = torch.argsort(group if priority is None else group * 3 + priority, stable=True)
     group = group[order]
     first = torch.searchsorted(group, group)
@@ -158,15 +164,15 @@ def _rank_within(group: Tensor, priority: Tensor | None = None) -> Tensor:  # (M
 
 
 def _place(values: Tensor, image: Tensor, slot: Tensor, shape: tuple[int, int], empty) -> Tensor:
-    """(M,...) to (B,N,...): each value to its slot of its image, nowhere at slot -1, `empty` in between."""
+    """Scatters values (M,...) to the slots of their images (B,N,...), with `empty` elsewhere; slot -1 drops a value."""
     images, slots = shape
-    row = torch.where(slot < 0, images * slots, image * slots + slot)  # one more row takes what has no slot
+    row = torch.where(slot < 0, images * slots, image * slots + slot)  # dropped values go to one more row
     rows = values.new_full((images * slots + 1, *values.shape[1:]), empty).index_copy(0, row, values)
     return rows[:-1].unflatten(0, (images, slots))
 
 
 def _fourier(boxes: Tensor) -> Tensor:  # (O,4) -> (O,96)
-    """Sines and cosines of x0 y0 x1 y1, width and height (NeRF eq. 4), so that small shifts of a box show."""
+    """Sines and cosines of x0, y0, x1, y1, width and height (NeRF eq. 4), which resolve small shifts of a box."""
     numbers = torch.cat([boxes, boxes[:, 2:] - boxes[:, :2]], dim=1)
     angles = numbers[..., None] * math.pi * 2.0 ** torch.arange(FREQUENCIES, device=boxes.device)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -1,4 +1,4 @@
-"""A vector per word of a vocabulary, and a clear word where an id is beyond it."""
+"""An embedding table for vocabulary ids that names the wrong config option when an id is out of range."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from torch import Tensor, nn
 
 
 class WordEmbedding(nn.Embedding):
-    """nn.Embedding whose size is the encoder's parameter `option`.
+    """nn.Embedding that checks its ids.
 
-    Raises ValueError for an id that it lacks; only on the CPU, as a GPU would have to be waited for.
+    Args:
+        size: Number of words.
+        dim: Width of the embedding.
+        option: Config option that sets `size`, for the error message.
+
+    Raises:
+        ValueError: for an id outside 0 .. size - 1. Checked only on the CPU, since a GPU would have to synchronise.
     """
 
     def __init__(self, size: int, dim: int, option: str):
@@ -18,7 +24,7 @@ class WordEmbedding(nn.Embedding):
     def forward(self, ids: Tensor) -> Tensor:  # (M,) -> (M,dim)
         if ids.device.type == "cpu" and len(ids) and not 0 <= ids.min() <= ids.max() < self.num_embeddings:
             raise ValueError(
-                f"{self.option} does not cover the ids {ids.min()} to {ids.max()} of this graph; give the encoder the "
-                "size of the vocabulary that encoded it"
+                f"the graph has ids {ids.min()} to {ids.max()}, but the graph encoder's {self.option} is "
+                f"{self.num_embeddings}; set {self.option} to the size of the vocabulary that encoded the graph"
             )
         return super().forward(ids)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ldm.models.runtime import prepare_for_training
-from ldm.modules.kernels.frozen import cast_frozen_weights, skip_saving_inputs
+from ldm.modules.kernels.conv import skip_saving_inputs
+from ldm.modules.kernels.frozen import cast_frozen_weights
 from ldm.profiling import diffusers_peer
 from ldm.profiling.measure import Group, Way
 from ldm.profiling.setting import PRECISIONS, Setting, without_forgetting

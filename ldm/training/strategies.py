@@ -9,7 +9,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from ldm.modules.attention import SpatialTransformer
-from ldm.modules.diffusionmodules.openaimodel import Block, UNetModel
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.modules.diffusionmodules.unet_blocks import TimestepEmbedSequential
 from ldm.util.errors import ConfigError
 
 
@@ -59,7 +60,7 @@ def shard_frozen(unet: UNetModel, mesh: DeviceMesh) -> None:
     weights. A layer is gathered for its passes, of which `forward` and `prepare` take care."""
     unet.to(memory_format=torch.contiguous_format)  # shards are of rows that lie in a row
     trained = {p for p in unet.parameters() if p.requires_grad}
-    blocks = [block for block in unet.modules() if isinstance(block, Block)]
+    blocks = [block for block in unet.modules() if isinstance(block, TimestepEmbedSequential)]
     for layer in (*(layer for block in blocks for layer in block), unet):
         fully_shard(layer, mesh=mesh, ignored_params=trained)
         if isinstance(layer, SpatialTransformer):

@@ -10,51 +10,35 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_frozen import step, trained
-from tiny import MODEL
+from tiny import MODEL, adapted_model, assert_same_training_step, demo_batch, losses_and_gradients
 
-from ldm.data.demo import DemoTrain
-from ldm.graph.batch import collate
 from ldm.models import runtime
 from ldm.modules.ema import EMA
-from ldm.synthetic.shapes import VOCAB
 from ldm.util.errors import ConfigError
-
-
-def batch_of(size):
-    return collate([DemoTrain(4, 32)[i] for i in range(size)], VOCAB)
 
 
 def small():
     """One level: quick to compile."""
     unet = copy.deepcopy(MODEL["params"]["unet_config"])
     unet["params"] |= {"channel_mult": [1], "attention_resolutions": [1], "box_bias": True}
-    return trained(unet_config=unet)
-
-
-def same(ours, theirs, tolerance):
-    """Losses to `tolerance`, and each gradient to that share of its largest number."""
-    torch.testing.assert_close(ours[0], theirs[0], rtol=tolerance, atol=0)
-    assert ours[1].keys() == theirs[1].keys()
-    for name, gradient in theirs[1].items():
-        assert (ours[1][name] - gradient).abs().max() <= tolerance * gradient.abs().max() + 1e-8, name
+    return adapted_model(unet_config=unet)
 
 
 def test_on_a_cpu_channels_lie_last_and_losses_and_gradients_are_those_of_the_plain_layout():
     """To 1e-4 of the largest gradient: sums in another order."""
-    plain, fast = trained(), trained()
+    plain, fast = adapted_model(), adapted_model()
     runtime.prepare_for_training(fast.unet, "cpu")
     weights = [layer.weight for layer in fast.unet.modules() if isinstance(layer, torch.nn.Conv2d)]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     assert fast.unet.state_dict().keys() == plain.unet.state_dict().keys()
-    same(step(fast, batch_of(3)), step(plain, batch_of(3)), 1e-4)
+    assert_same_training_step(losses_and_gradients(fast, demo_batch(3)), losses_and_gradients(plain, demo_batch(3)), 1e-4)
 
 
 @pytest.mark.parametrize(
     "precision, dtype", [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16), ("32", None)]
 )
 def test_frozen_weights_are_held_as_the_precision_computes(precision, dtype):
-    unet = trained().unet
+    unet = adapted_model().unet
     runtime.prepare_for_training(unet, "cuda", precision)
     halves = {p.dtype for p in unet.parameters()} - {torch.float32}
     assert halves == ({dtype} if dtype else set())
@@ -65,8 +49,8 @@ def test_a_compiled_unet_gives_the_same_with_film_lora_masks_boxes_and_a_smaller
     """Compiled as far as its backward graph, which needs no compiler, to 1e-4 of the largest gradient; and compiled once for
     whole batches and once for any other size."""
     model = small()
-    batches = [batch_of(size) for size in (3, 2)]
-    plain = [step(model, batch) for batch in batches]
+    batches = [demo_batch(size) for size in (3, 2)]
+    plain = [losses_and_gradients(model, batch) for batch in batches]
     graphs = []
     compiler = torch._dynamo.lookup_backend("aot_eager")
 
@@ -79,7 +63,7 @@ def test_a_compiled_unet_gives_the_same_with_film_lora_masks_boxes_and_a_smaller
     monkeypatch.setattr(shutil, "which", lambda name: name)
     runtime.prepare_for_training(model.unet, "cuda", compiled=True)
     for batch, expected in zip(batches, plain, strict=True):
-        same(step(model, batch), expected, 1e-4)
+        assert_same_training_step(losses_and_gradients(model, batch), expected, 1e-4)
     assert len(graphs) == 2
 
 
@@ -87,9 +71,9 @@ def test_a_compiled_unet_gives_the_same_with_film_lora_masks_boxes_and_a_smaller
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
 def test_inductor_gives_the_same():
     model = small()
-    plain = step(model, batch_of(3))
+    plain = losses_and_gradients(model, demo_batch(3))
     runtime.prepare_for_training(model.unet, "cpu", compiled=True)
-    same(step(model, batch_of(3)), plain, 1e-4)
+    assert_same_training_step(losses_and_gradients(model, demo_batch(3)), plain, 1e-4)
 
 
 def test_without_a_compiler_it_says_so(monkeypatch):
@@ -103,7 +87,7 @@ def test_without_a_compiler_it_says_so(monkeypatch):
 
 def test_the_fused_optimizer_steps_as_the_plain_one_does():
     """To 1e-6 after five steps."""
-    models = [trained(), trained()]
+    models = [adapted_model(), adapted_model()]
     for model in models:
         model.learning_rate, model.trainer = 1e-3, SimpleNamespace(estimated_stepping_batches=9)
     fused = models[0].configure_optimizers()["optimizer"]
@@ -124,7 +108,7 @@ def test_the_fused_optimizer_steps_as_the_plain_one_does():
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
 def test_gradients_are_clipped_also_in_mixed_precision(precision, tmp_path):
-    model = trained()
+    model = adapted_model()
     model.learning_rate = 1e-3
     norms = []
 
@@ -133,7 +117,7 @@ def test_gradients_are_clipped_also_in_mixed_precision(precision, tmp_path):
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             norms.append(torch.nn.utils.get_total_norm(gradients)) if gradients else None
 
-    loader = torch.utils.data.DataLoader([0, 1, 2], batch_size=3, collate_fn=lambda _: batch_of(3))
+    loader = torch.utils.data.DataLoader([0, 1, 2], batch_size=3, collate_fn=lambda _: demo_batch(3))
     trainer = pl.Trainer(accelerator="cpu", precision=precision, max_steps=2, gradient_clip_val=1e-3, logger=False,
                          callbacks=[Norm()], default_root_dir=tmp_path, enable_checkpointing=False,
                          enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
@@ -146,7 +130,7 @@ def test_gradients_are_clipped_also_in_mixed_precision(precision, tmp_path):
 
 def test_processes_send_round_what_is_trained_and_nothing_else():
     """DistributedDataParallel itself says what it would: everything but what the model tells it to ignore."""
-    model = trained()
+    model = adapted_model()
     ignored = set(model._ddp_params_and_buffers_to_ignore)
     sent = {name for name, _ in (*model.named_parameters(), *model.named_buffers())} - ignored
     assert sent == {name for name, p in model.named_parameters() if p.requires_grad}
@@ -154,14 +138,14 @@ def test_processes_send_round_what_is_trained_and_nothing_else():
 
 def test_a_graph_without_triples_attributes_and_boxes_leaves_no_trained_part_without_a_gradient():
     """Or processes would wait for one another for ever."""
-    batch, model = batch_of(3), trained()
+    batch, model = demo_batch(3), adapted_model()
     graph = batch.graph
     objects = graph.objs == 0
     bare = graph._replace(
         objs=graph.objs[objects], boxes=torch.full((3, 4), -1.0), obj_to_img=torch.arange(3),
         triples=graph.triples[:0], triple_to_img=graph.triple_to_img[:0], attributes=graph.attributes[:0],
     )  # fmt: skip
-    _, gradients = step(model, type(batch)(batch.image, bare))
+    _, gradients = losses_and_gradients(model, type(batch)(batch.image, bare))
     assert set(gradients) == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -198,7 +182,7 @@ def test_memory_that_is_kept_is_not_fetched_again_in_every_step():
 
 
 def test_the_average_of_what_is_trained_does_not_see_how_frozen_weights_are_held():
-    model = trained()
+    model = adapted_model()
     before = EMA(model).state_dict()
     runtime.prepare_for_training(model.unet, "cpu", "bf16-mixed")
     after = EMA(model).state_dict()

@@ -49,7 +49,7 @@ def test_attention_is_softmax_of_scaled_products_times_values():
     heads = [
         torch.softmax(q[..., s] @ k[..., s].mT / math.sqrt(3), dim=-1) @ v[..., s] for s in (slice(0, 3), slice(3, 6))
     ]
-    context = Context.of(tokens, torch.ones(2, 4).bool())
+    context = Context.from_tokens(tokens, torch.ones(2, 4).bool())
     torch.testing.assert_close(attention(x, context), attention.to_out(torch.cat(heads, dim=-1)))
 
 
@@ -63,7 +63,7 @@ def test_box_bias_multiplies_a_tokens_odds_by_e_to_the_beta_inside_and_divides_o
         attention.to_out[0].bias.zero_()
         attention.box_bias.fill_(2.0)
     boxes = torch.tensor([[[0.0, 0, 0.5, 1], [-1, -1, -1, -1]]])  # the left half; nowhere
-    context = Context.of(torch.eye(2)[None], torch.ones(1, 2).bool(), boxes, [(1, 2)])
+    context = Context.from_tokens(torch.eye(2)[None], torch.ones(1, 2).bool(), boxes, [(1, 2)])
     seen = attention(torch.zeros(1, 2, 2), context, context.preference[1, 2])
     odds = seen[0, :, 0] / seen[0, :, 1]  # left place, right place
     torch.testing.assert_close(odds, torch.tensor([math.exp(2), math.exp(-2)]))
@@ -75,7 +75,7 @@ def test_box_bias_begins_as_no_bias():
     biased.load_state_dict(plain.state_dict(), strict=False)
     boxes = torch.tensor([[0.1, 0.2, 0.5, 0.6]]).repeat(2, 5, 1)
     mask = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
-    context = Context.of(torch.randn(2, 5, 8), mask, boxes, [(3, 3)])
+    context = Context.from_tokens(torch.randn(2, 5, 8), mask, boxes, [(3, 3)])
     x = torch.randn(2, 9, 8)
     with torch.no_grad():
         assert torch.equal(biased(x, context, context.preference[3, 3]), plain(x, context))
@@ -88,7 +88,7 @@ def test_a_row_with_nothing_real_to_see_sees_zero(box_bias):
     tokens = torch.full((2, 3, 5), float("nan"))  # what stands in the padding must not matter
     tokens[1, 0] = 1
     boxes = torch.full((2, 3, 4), -1.0)
-    context = Context.of(tokens, torch.tensor([[False] * 3, [True, False, False]]), boxes, [(2, 2)])
+    context = Context.from_tokens(tokens, torch.tensor([[False] * 3, [True, False, False]]), boxes, [(2, 2)])
     y = attention(torch.randn(2, 4, 8), context, context.preference[2, 2])
     assert torch.equal(y[0], attention.to_out[0].bias.expand(4, 8))
     y.sum().backward()

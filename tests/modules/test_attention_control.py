@@ -10,7 +10,7 @@ from ldm.graph.batch import encode
 from ldm.graph.scene_graph import SceneGraph, Vocab
 from ldm.modules import conditioning
 from ldm.modules.attention import Context, CrossAttention, SpatialTransformer
-from ldm.modules.attention_control import Control, Maps, Mutual, Pair, Words, warp
+from ldm.modules.attention_control import Control, AttentionStore, MutualSelfAttention, RowPair, TokenInjection, warp
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.nsg_encoder import NSGEncoder
@@ -37,7 +37,7 @@ def unet():
 def batch():
     """Three rows: a source, its target, and one that is neither."""
     generator = torch.Generator().manual_seed(1)
-    cond = Conditioning.of(torch.randn(3, 5, 24, generator=generator), torch.randn(3, 24, generator=generator))
+    cond = Conditioning.from_tokens(torch.randn(3, 5, 24, generator=generator), torch.randn(3, 24, generator=generator))
     cond.mask[2, 3:] = False
     boxes = torch.tensor([0.1, 0.2, 0.7, 0.5]).repeat(3, 5, 1)
     return torch.randn(3, 4, 8, 8, generator=generator), torch.tensor([400] * 3), cond._replace(boxes=boxes)
@@ -52,8 +52,8 @@ def attention():
 def everything(words=6):
     """A control that uses all there is."""
     where = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
-    mutual = Mutual(((TOP_LEFT, TOP_RIGHT),), where)
-    return Control((Pair(0, 1, mutual, Words(torch.arange(words))),), Maps())
+    mutual = MutualSelfAttention(((TOP_LEFT, TOP_RIGHT),), where)
+    return Control((RowPair(0, 1, mutual, TokenInjection(torch.arange(words))),), AttentionStore())
 
 
 def heads(linear, x):
@@ -69,7 +69,7 @@ def attend(attention, x, keys, bias=0.0):  # what attention gives where x (M,8) 
 def controlled(attention, x, mutual, size):
     """Row 1 sees row 0."""
     with torch.no_grad():
-        return attention(x, control=Control((Pair(0, 1, mutual),)).at(0, size))
+        return attention(x, control=Control((RowPair(0, 1, mutual),)).at(0, size))
 
 
 # Bystanders -----------------------------------------------------------------------------------------------------------
@@ -86,8 +86,8 @@ def test_an_empty_control_and_one_that_only_looks_change_nothing_to_the_bit(unet
     with torch.no_grad():
         plain = unet(*batch)
         assert torch.equal(unet(*batch, Control()), plain)
-        assert torch.equal(unet(*batch, Control(maps=Maps())), plain)
-        assert torch.equal(unet(*batch, Control((Pair(0, 1, Mutual(where=torch.zeros(8, 8))),))), plain)
+        assert torch.equal(unet(*batch, Control(maps=AttentionStore())), plain)
+        assert torch.equal(unet(*batch, Control((RowPair(0, 1, MutualSelfAttention(blend=torch.zeros(8, 8))),))), plain)
 
 
 def test_a_control_leaves_nothing_behind_in_the_model(unet, batch):
@@ -99,7 +99,7 @@ def test_a_control_leaves_nothing_behind_in_the_model(unet, batch):
 
 def test_a_target_equal_to_its_source_stays_equal_under_control(unet, batch):
     x, t, cond = (batch[0][[0, 0]], batch[1][:2], conditioning.cat(batch[2].rows(1), batch[2].rows(1)))
-    control = Control((Pair(0, 1, Mutual(((TOP_LEFT, TOP_LEFT),)), Words(torch.arange(6))),))
+    control = Control((RowPair(0, 1, MutualSelfAttention(((TOP_LEFT, TOP_LEFT),)), TokenInjection(torch.arange(6))),))
     with torch.no_grad():
         source, target = unet(x, t, cond, control)
     torch.testing.assert_close(target, source, rtol=0, atol=1e-5)
@@ -133,13 +133,13 @@ def test_gradients_flow_through_a_control_with_and_without_recomputing(unet, bat
 
 def test_the_target_attends_to_its_sources_keys_and_values(attention):
     x = torch.randn(3, 6, 8)
-    y = controlled(attention, x, Mutual(), (2, 3))
+    y = controlled(attention, x, MutualSelfAttention(), (2, 3))
     torch.testing.assert_close(y[1], attend(attention, x[1], x[0]))
 
 
 def test_outside_of_the_mask_the_target_sees_itself(attention):
     x = torch.randn(2, 4, 8)
-    y = controlled(attention, x, Mutual(where=torch.tensor([[1.0, 0.0], [0.25, 0.0]])), (2, 2))
+    y = controlled(attention, x, MutualSelfAttention(blend=torch.tensor([[1.0, 0.0], [0.25, 0.0]])), (2, 2))
     own, theirs = attend(attention, x[1], x[1]), attend(attention, x[1], x[0])
     expected = torch.stack([theirs[0], own[1], 0.25 * theirs[2] + 0.75 * own[2], own[3]])
     torch.testing.assert_close(y[1], expected)
@@ -148,24 +148,24 @@ def test_outside_of_the_mask_the_target_sees_itself(attention):
 def test_what_moved_is_seen_in_its_new_place_and_no_longer_in_its_old_one(attention):
     """2 x 2 cells: from the top left to the top right. The keys: the top left's at the top right, and the lower two."""
     x = torch.randn(2, 4, 8)
-    y = controlled(attention, x, Mutual(((TOP_LEFT, TOP_RIGHT),)), (2, 2))
+    y = controlled(attention, x, MutualSelfAttention(((TOP_LEFT, TOP_RIGHT),)), (2, 2))
     torch.testing.assert_close(y[1], attend(attention, x[1], x[0, [0, 2, 3]]))
 
 
 def test_what_is_removed_is_not_seen(attention):
     x = torch.randn(2, 4, 8)
-    y = controlled(attention, x, Mutual(((LEFT, None),)), (2, 2))
+    y = controlled(attention, x, MutualSelfAttention(((LEFT, None),)), (2, 2))
     torch.testing.assert_close(y[1], attend(attention, x[1], x[0, [1, 3]]))
 
 
 def test_a_half_covered_cell_is_half_hidden(attention):
     x = torch.randn(2, 2, 8)
-    y = controlled(attention, x, Mutual((((0, 0, 0.25, 1), None),)), (1, 2))  # half of the first of two cells
+    y = controlled(attention, x, MutualSelfAttention((((0, 0, 0.25, 1), None),)), (1, 2))  # half of the first of two cells
     torch.testing.assert_close(y[1], attend(attention, x[1], x[0], torch.tensor([math.log(0.5), 0.0])))
 
 
 def test_removing_all_there_is_leaves_numbers(attention):
-    y = controlled(attention, torch.randn(2, 4, 8), Mutual(((ALL, None), (LEFT, None))), (2, 2))
+    y = controlled(attention, torch.randn(2, 4, 8), MutualSelfAttention(((ALL, None), (LEFT, None))), (2, 2))
     assert y.isfinite().all()
 
 
@@ -217,14 +217,14 @@ def test_the_last_of_two_things_lies_in_front():
 
 
 def cross(attention, x, tokens, words, mask=None):
-    context = Context.of(tokens, torch.ones(tokens.shape[:2]).bool() if mask is None else mask)
+    context = Context.from_tokens(tokens, torch.ones(tokens.shape[:2]).bool() if mask is None else mask)
     with torch.no_grad():
-        return attention(x, context, control=Control((Pair(0, 1, words=words),)).at(0, (x.shape[1], 1)))
+        return attention(x, context, control=Control((RowPair(0, 1, tokens=words),)).at(0, (x.shape[1], 1)))
 
 
 def test_with_all_tokens_shared_the_target_puts_its_own_values_where_the_source_looks(attention):
     x, tokens = torch.randn(2, 5, 8), torch.randn(2, 3, 8)
-    seen = cross(attention, x, tokens, Words(torch.tensor([2, 0, 1])))[1]
+    seen = cross(attention, x, tokens, TokenInjection(torch.tensor([2, 0, 1])))[1]
     q, k = heads(attention.to_q, x[0]), heads(attention.to_k, tokens[0])
     where = (q @ k.mT / 2).softmax(-1)[..., [2, 0, 1]]
     y = where @ heads(attention.to_v, tokens[1])
@@ -233,7 +233,7 @@ def test_with_all_tokens_shared_the_target_puts_its_own_values_where_the_source_
 
 def test_with_the_sources_tokens_and_the_identity_the_target_gets_the_sources_output(attention):
     x, tokens = torch.randn(2, 5, 8), torch.randn(1, 3, 8).expand(2, 3, 8)
-    y = cross(attention, x, tokens, Words(torch.arange(3)))
+    y = cross(attention, x, tokens, TokenInjection(torch.arange(3)))
     torch.testing.assert_close(y[1], y[0])
     assert not torch.allclose(x[1], x[0])
 
@@ -241,24 +241,24 @@ def test_with_the_sources_tokens_and_the_identity_the_target_gets_the_sources_ou
 def test_with_no_token_shared_the_target_looks_for_itself(attention):
     x, tokens = torch.randn(2, 5, 8), torch.randn(2, 3, 8)
     for none in (torch.full((3,), -1), torch.full((0,), -1)):
-        y = cross(attention, x, tokens, Words(none))
+        y = cross(attention, x, tokens, TokenInjection(none))
         with torch.no_grad():
-            torch.testing.assert_close(y, attention(x, Context.of(tokens, torch.ones(2, 3).bool())))
+            torch.testing.assert_close(y, attention(x, Context.from_tokens(tokens, torch.ones(2, 3).bool())))
 
 
 def test_a_padded_token_is_looked_at_by_no_one(attention):
     x, tokens = torch.randn(2, 5, 8), torch.randn(2, 3, 8)
     mask = torch.tensor([[True, True, False]] * 2)
-    short = cross(attention, x, tokens[:, :2], Words(torch.tensor([1, -1])))
-    torch.testing.assert_close(cross(attention, x, tokens, Words(torch.tensor([1, -1, -1])), mask), short)
+    short = cross(attention, x, tokens[:, :2], TokenInjection(torch.tensor([1, -1])))
+    torch.testing.assert_close(cross(attention, x, tokens, TokenInjection(torch.tensor([1, -1, -1])), mask), short)
 
 
 # Maps -----------------------------------------------------------------------------------------------------------------
 
 
 def test_maps_are_the_attention_averaged_over_heads_and_passes(attention):
-    tokens, maps = torch.randn(2, 3, 8), Maps()
-    context = Context.of(tokens, torch.tensor([[True] * 3, [True, True, False]]))
+    tokens, maps = torch.randn(2, 3, 8), AttentionStore()
+    context = Context.from_tokens(tokens, torch.tensor([[True] * 3, [True, True, False]]))
     expected = 0
     for _ in range(2):
         x = torch.randn(2, 4, 8)
@@ -266,16 +266,16 @@ def test_maps_are_the_attention_averaged_over_heads_and_passes(attention):
             attention(x, context, control=Control(maps=maps).at(5, (2, 2)))
             logits = heads(attention.to_q, x) @ heads(attention.to_k, tokens).mT / 2 + context.bias
             expected = expected + logits.softmax(-1).mean(1).mT.view(2, 3, 2, 2) / 2
-    torch.testing.assert_close(maps.of(5), expected)
-    torch.testing.assert_close(maps.of(5).sum(1), torch.ones(2, 2, 2))
-    assert not maps.of(5)[1, 2].any()
+    torch.testing.assert_close(maps.layer_mean(5), expected)
+    torch.testing.assert_close(maps.layer_mean(5).sum(1), torch.ones(2, 2, 2))
+    assert not maps.layer_mean(5)[1, 2].any()
 
 
 def test_maps_of_a_unet_have_all_layers_brought_to_one_size(unet, batch):
-    maps = Maps()
+    maps = AttentionStore()
     with torch.no_grad():
         unet(*batch, Control(maps=maps))
-    assert {tuple(maps.of(layer).shape) for layer in range(7)} == {(3, 6, 8, 8), (3, 6, 4, 4)}
+    assert {tuple(maps.layer_mean(layer).shape) for layer in range(7)} == {(3, 6, 8, 8), (3, 6, 4, 4)}
     assert maps.mean().shape == (3, 6, 8, 8)
     torch.testing.assert_close(maps.mean().sum(1), torch.ones(3, 8, 8))
 
@@ -287,8 +287,8 @@ def test_a_repeated_control_steers_each_branch_as_if_it_were_alone(unet, batch):
     x, t, cond = batch
     control = everything()
     null = cond._replace(tokens=torch.zeros_like(cond.tokens))
-    both = Control(control.pairs, Maps()).repeat([False, True], 3)
-    wordless = Control((control.pairs[0]._replace(words=None),))  # of the null's tokens none is shared
+    both = Control(control.pairs, AttentionStore()).repeat([False, True], 3)
+    wordless = Control((control.pairs[0]._replace(tokens=None),))  # of the null's tokens none is shared
     with torch.no_grad():
         alone = [unet(x, t, c, each) for c, each in ((null, wordless), (cond, Control(control.pairs)))]
         unet(x, t, cond, control)

@@ -24,7 +24,7 @@ def rows_equal(a, i, b, j):
 
 
 def test_plain_tokens_are_all_real_and_none_has_a_box():
-    cond = Conditioning.of(torch.randn(2, 3, 4))
+    cond = Conditioning.from_tokens(torch.randn(2, 3, 4))
     assert cond.mask.all() and (cond.boxes == -1).all() and cond.style is None
     assert cond.boxes.shape == (2, 3, 4)
 

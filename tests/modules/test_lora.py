@@ -39,7 +39,7 @@ def test_the_adapter_adds_b_times_a_scaled_by_alpha_over_rank(alpha, scale):
 def test_a_plain_layer_computes_the_same_and_leaves_the_adapted_one_as_it_was():
     layer, x = trained_layer(alpha=6), torch.randn(3, 6)
     before, weight = layer(x), layer.weight.clone()
-    plain = layer.plain()
+    plain = layer.merge()
     assert type(plain) is nn.Linear and plain.bias is layer.bias and not plain.weight.requires_grad
     torch.testing.assert_close(plain(x), before)
     assert torch.equal(layer.weight, weight) and torch.equal(layer(x), before)

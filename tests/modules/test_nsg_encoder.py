@@ -127,7 +127,7 @@ def test_dropping_warns_once_and_says_how_many(make):
         warnings.simplefilter("error")
         make(max_tokens=12)(graph)
     encoder = make(max_tokens=9)
-    with pytest.warns(UserWarning, match="12 objects and triples; the 3 that do not fit in max_tokens=9"):
+    with pytest.warns(UserWarning, match="max_tokens is 9: the last 3"):
         encoder(graph)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -354,7 +354,7 @@ def test_it_runs_in_bfloat16_and_leaves_the_boxes_exact(encoder, autocast):
 
 @pytest.mark.parametrize("size", ["num_objs", "num_preds", "num_attributes"])
 def test_an_encoder_that_is_too_small_for_the_vocabulary_says_so(make, size):
-    with pytest.raises(ValueError, match=f"{size} does not cover"):
+    with pytest.raises(ValueError, match=size):
         make(**{size: 1})(encode([PASTURE], VOCAB))
 
 

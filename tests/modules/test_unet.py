@@ -7,7 +7,8 @@ import torch
 from parity import assert_close_to_published
 
 from ldm.modules.conditioning import Conditioning
-from ldm.modules.diffusionmodules.openaimodel import FIXED, UNetModel, coordinates_of, timestep_embedding
+from ldm.modules.diffusionmodules.openaimodel import FIXED_OPTIONS, UNetModel
+from ldm.modules.diffusionmodules.unet_blocks import coordinate_features, timestep_embedding
 
 SGDIFF_VG = dict(
     image_size=32, in_channels=4, out_channels=4, model_channels=256, attention_resolutions=[4, 2, 1],
@@ -26,7 +27,7 @@ def test_sgdiffs_unet_gives_the_published_numbers(parity):
     unet = UNetModel(**published.params).eval()
     unet.load_state_dict(published.weights_for(unet))
     given = published.inputs
-    cond = Conditioning.of(given["c_local"], style=given["c_global"][:, 0])
+    cond = Conditioning.from_tokens(given["c_local"], style=given["c_global"][:, 0])
     with torch.no_grad():
         assert_close_to_published(unet(given["x"], given["t"], cond), published.outputs["eps"])
 
@@ -37,7 +38,7 @@ def test_stable_diffusions_unet_gives_the_published_numbers(parity):
     unet.load_state_dict(published.weights_for(unet))
     given = published.inputs
     with torch.no_grad():
-        eps = unet(given["x"], given["t"], Conditioning.of(given["context"]))
+        eps = unet(given["x"], given["t"], Conditioning.from_tokens(given["context"]))
     assert_close_to_published(eps, published.outputs["eps"])
 
 
@@ -82,7 +83,7 @@ def plain() -> UNetModel:
 @pytest.fixture
 def x_t_cond():
     generator = torch.Generator().manual_seed(1)
-    cond = Conditioning.of(torch.randn(2, 5, 24, generator=generator), torch.randn(2, 24, generator=generator))
+    cond = Conditioning.from_tokens(torch.randn(2, 5, 24, generator=generator), torch.randn(2, 24, generator=generator))
     boxes = torch.tensor([0.1, 0.2, 0.7, 0.5]).repeat(2, 5, 1)
     return torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([3, 700]), cond._replace(boxes=boxes)
 
@@ -122,7 +123,7 @@ def test_a_padded_token_changes_nothing(plain, x_t_cond, padded):
 
 def test_no_real_token_is_no_condition(plain, x_t_cond):
     x, t, cond = x_t_cond
-    nothing = Conditioning.of(cond.tokens)._replace(mask=torch.zeros(2, 5).bool())
+    nothing = Conditioning.from_tokens(cond.tokens)._replace(mask=torch.zeros(2, 5).bool())
     with torch.no_grad():
         assert plain(x, t, nothing).isfinite().all()
         torch.testing.assert_close(plain(x, t, nothing), plain(x, t), rtol=0, atol=1e-6)
@@ -131,7 +132,7 @@ def test_no_real_token_is_no_condition(plain, x_t_cond):
 
 def test_the_style_is_one_more_token_when_there_is_no_film(plain, x_t_cond):
     x, t, cond = x_t_cond
-    joined = Conditioning.of(torch.cat([cond.tokens, cond.style[:, None]], dim=1))
+    joined = Conditioning.from_tokens(torch.cat([cond.tokens, cond.style[:, None]], dim=1))
     with torch.no_grad():
         torch.testing.assert_close(plain(x, t, cond), plain(x, t, joined))
 
@@ -215,11 +216,11 @@ def test_time_is_seen_as_cosines_then_sines_of_falling_frequency():
     torch.testing.assert_close(timestep_embedding(torch.tensor([0, 5]), 4), torch.tensor(expected))
 
 
-@pytest.mark.parametrize("name", sorted(FIXED))
+@pytest.mark.parametrize("name", sorted(FIXED_OPTIONS))
 def test_an_option_that_no_published_model_uses_is_refused_by_name(name):
     with pytest.raises(ValueError, match=name):
         UNetModel(**SMALL, **{name: "something else"})
-    UNetModel(**SMALL, **{name: FIXED[name]})
+    UNetModel(**SMALL, **{name: FIXED_OPTIONS[name]})
 
 
 def test_a_misspelt_option_is_answered_with_the_nearest_name():
@@ -234,8 +235,8 @@ def test_a_missing_width_is_named(missing, named):
 
 
 def test_coordinates_tell_places_apart_and_add_no_key_where_there_are_none():
-    places = coordinates_of(torch.zeros(2, 4, 8, 8), 3)
+    places = coordinate_features(torch.zeros(2, 4, 8, 8), 3)
     assert places.shape == (2, 12, 8, 8)
     assert len(places[0].flatten(1).T.unique(dim=0)) == 64
     assert torch.allclose(places[0, 0, :, 0], torch.sin(torch.pi * (torch.arange(8) + 0.5) / 8))  # half a wave down y
-    assert coordinates_of(torch.zeros(2, 4, 8, 8), 0).shape == (2, 0, 8, 8)
+    assert coordinate_features(torch.zeros(2, 4, 8, 8), 0).shape == (2, 0, 8, 8)

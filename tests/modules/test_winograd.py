@@ -1,4 +1,4 @@
-"""Winograd's convolutions: those of torch in fewer multiplications, and gone where a weight is not for good."""
+"""Winograd convolutions: torch's results with fewer multiplications, only where weights are frozen."""
 
 import copy
 from types import SimpleNamespace
@@ -6,77 +6,79 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_frozen import kept, step, trained
-from test_speed import batch_of, same
-from tiny import MODEL
-from torch import nn
+from tiny import MODEL, adapted_model, assert_same_training_step, demo_batch, losses_and_gradients, saved_for_backward
 
 from ldm.models import runtime
-from ldm.models.runtime import prepare_for_inference
-from ldm.modules.kernels.frozen import FrozenConv2d
-from ldm.modules.kernels.winograd import Convolution, WinogradConv2d, spread, use_winograd
+from ldm.modules.kernels.conv import Conv2d, use_winograd
+from ldm.modules.kernels.winograd import WinogradConvolution, transform_weight
 from ldm.profiling.timing import flops
 from ldm.training.run import make_fast
 
 
-def numbers(*shape, dtype=torch.float32):
+def random_tensor(*shape, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype)
 
 
-def layer(inputs=96, outputs=128, **more):
+def frozen_convolution(inputs=96, outputs=128, **options):
     torch.manual_seed(0)
-    frozen = nn.Conv2d(inputs, outputs, **{"kernel_size": 3, "padding": 1, **more}).requires_grad_(False)
-    holder = nn.Sequential(frozen)
-    use_winograd(holder)
-    return holder[0]
+    layer = Conv2d(inputs, outputs, **{"kernel_size": 3, "padding": 1, **options}).requires_grad_(False)
+    use_winograd(layer)
+    return layer
 
 
-def wide():
+def wide_model():
+    """A model with convolutions that are wide enough for Winograd's algorithm."""
     unet = copy.deepcopy(MODEL["params"]["unet_config"])
     unet["params"] |= {"channel_mult": [1, 2], "attention_resolutions": [2], "model_channels": 96}
-    return trained(unet_config=unet)
+    return adapted_model(unet_config=unet)
+
+
+def winograd_layers(unet):
+    return [layer for layer in unet.modules() if isinstance(layer, Conv2d) and layer.winograd]
 
 
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 3), (13, 6)])
 @pytest.mark.parametrize("biased", [True, False])
-def test_it_is_torchs_convolution_and_its_gradient_to_the_rounding_of_float64(m, size, biased):
-    x = numbers(2, 5, *size, dtype=torch.float64).requires_grad_()
-    weight, bias = numbers(7, 5, 3, 3, dtype=torch.float64), numbers(7, dtype=torch.float64) if biased else None
-    ours, theirs = Convolution.apply(x, spread(weight, m), bias, m), F.conv2d(x, weight, bias, padding=1)
+def test_output_and_gradient_are_those_of_torchs_convolution_in_float64(m, size, biased):
+    x = random_tensor(2, 5, *size, dtype=torch.float64).requires_grad_()
+    weight = random_tensor(7, 5, 3, 3, dtype=torch.float64)
+    bias = random_tensor(7, dtype=torch.float64) if biased else None
+    ours = WinogradConvolution.apply(x, transform_weight(weight, m), bias, m)
+    theirs = F.conv2d(x, weight, bias, padding=1)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    cotangent = numbers(*theirs.shape, dtype=torch.float64)
-    mine, its = (torch.autograd.grad(y, x, cotangent)[0] for y in (ours, theirs))
-    torch.testing.assert_close(mine, its, rtol=0, atol=1e-12)
+    cotangent = random_tensor(*theirs.shape, dtype=torch.float64)
+    our_gradient, their_gradient = (torch.autograd.grad(y, x, cotangent)[0] for y in (ours, theirs))
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("side, error", [(32, 2e-5), (8, 2e-6)])
-def test_in_float32_it_errs_as_little_as_it_says(side, error):
-    """As a share of the largest number, in 4 x 4 and, where maps are small and weights many, in 2 x 2."""
-    conv, x = layer(384, 384), numbers(2, 384, side, side)
+def test_the_rounding_error_in_float32_is_within_its_bound(side, error):
+    """As a share of the largest value: in tiles of 4 x 4, and of 2 x 2 for a small map with a large weight."""
+    conv, x = frozen_convolution(384, 384), random_tensor(2, 384, side, side)
     exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
     assert (conv(x) - exact).abs().max() < error * exact.abs().max()
 
 
 @pytest.mark.parametrize("side, share", [(32, 1 / 4), (8, 4 / 9)])
-def test_it_multiplies_as_little_as_it_says(side, share):
-    """36 products for 16 results of 9 each, and 16 for 4; the transforms' are 2 n⁴/m² and 2 n² for each number in and out."""
-    conv, x = layer(384, 384), numbers(1, 384, side, side)
-    conv(x)  # makes the kernels
+def test_the_number_of_multiplications_is_that_of_the_algorithm(side, share):
+    """A quarter (4 x 4) or four ninths (2 x 2) of a direct convolution's, and less than a tenth for the transforms."""
+    conv, x = frozen_convolution(384, 384), random_tensor(1, 384, side, side)
+    conv(x)  # transforms the weight
     ours, theirs = (sum(flops(run).values()) for run in (lambda: conv(x), lambda: F.conv2d(x, conv.weight, padding=1)))
     n, m = (6, 4) if side == 32 else (4, 2)
     transforms = 384 * side**2 * (2 * n**4 / m**2 + 2 * n**2)
     assert ours == theirs * share + transforms and transforms < 0.1 * theirs
 
 
-def test_it_keeps_nothing_of_its_input():
-    conv, x = layer(), numbers(2, 96, 16, 16).requires_grad_()
-    (held, _), size = kept(lambda: conv(x)), conv._kernels(4).nbytes
-    assert held == size
+def test_only_the_transformed_weight_is_saved_for_the_backward_pass():
+    conv, x = frozen_convolution(), random_tensor(2, 96, 16, 16).requires_grad_()
+    saved, _ = saved_for_backward(lambda: conv(x))
+    assert saved == conv.transformed_weight(4).nbytes
 
 
-def test_what_validation_computed_first_serves_training():
-    conv, x = layer(), numbers(2, 96, 16, 16)
+def test_a_weight_transformed_in_inference_mode_can_be_used_in_training():
+    conv, x = frozen_convolution(), random_tensor(2, 96, 16, 16)
     with torch.inference_mode():
         conv(x)
     conv(x.requires_grad_()).sum().backward()
@@ -84,63 +86,67 @@ def test_what_validation_computed_first_serves_training():
 
 
 @pytest.mark.parametrize("change", [lambda p, new: p.copy_(new), lambda p, new: setattr(p, "data", new)])
-def test_new_weights_count_at_once(change):
-    conv, x = layer(), numbers(2, 96, 16, 16)
+def test_a_changed_weight_is_transformed_again(change):
+    conv, x = frozen_convolution(), random_tensor(2, 96, 16, 16)
     conv(x)
-    new = numbers(*conv.weight.shape)
+    new = random_tensor(*conv.weight.shape)
     change(conv.weight, new)
     torch.testing.assert_close(conv(x), F.conv2d(x, new, conv.bias, padding=1), rtol=1e-4, atol=1e-3)
 
 
-def test_what_is_trained_is_convolved_as_ever():
-    conv, x = layer().requires_grad_(), numbers(2, 96, 16, 16)
+def test_a_trainable_convolution_is_bit_equal_to_torchs():
+    conv, x = frozen_convolution().requires_grad_(), random_tensor(2, 96, 16, 16)
     y = conv(x)
     assert torch.equal(y, F.conv2d(x, conv.weight, conv.bias, padding=1))
     y.sum().backward()
     assert conv.weight.grad is not None
 
 
-def test_what_autocast_computes_in_bfloat16_stays_so():
-    conv, x = layer(), numbers(2, 96, 16, 16)
+def test_autocast_still_computes_in_bfloat16():
+    conv, x = frozen_convolution(), random_tensor(2, 96, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
         assert conv(x).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
-    "geometry", [{"stride": 2}, {"padding": 0}, {"kernel_size": 1}, {"groups": 2}, {"inputs": 64}, {"padding_mode": "circular"}]
+    "geometry",
+    [{"stride": 2}, {"padding": 0}, {"kernel_size": 1}, {"groups": 2}, {"inputs": 64}, {"padding_mode": "circular"}],
 )
-def test_other_convolutions_are_left_alone(geometry):
-    assert type(layer(**geometry)) is nn.Conv2d
+def test_other_convolutions_do_not_use_it(geometry):
+    assert not frozen_convolution(**geometry).winograd and frozen_convolution().winograd
 
 
-def test_losses_and_gradients_of_a_prepared_model_are_those_of_the_plain_one():
-    """To 1e-4 of the largest gradient, on maps of either side of the border; and under the same keys."""
-    plain, fast = wide(), wide()
+def test_losses_and_gradients_of_a_model_that_uses_it_are_those_of_the_plain_model():
+    """To 1e-4 of the largest gradient, since sums are in another order; state-dict keys are the same."""
+    plain, fast = wide_model(), wide_model()
     runtime.prepare_for_training(fast.unet, "cpu")
-    assert sum(type(part) is WinogradConv2d for part in fast.unet.modules()) >= 8
-    same(step(fast, batch_of(3)), step(plain, batch_of(3)), 1e-4)
+    assert len(winograd_layers(fast.unet)) >= 8
+    ours, theirs = (losses_and_gradients(model, demo_batch(3)) for model in (fast, plain))
+    assert_same_training_step(ours, theirs, 1e-4)
     assert fast.unet.state_dict().keys() == plain.unet.state_dict().keys()
 
 
-@pytest.mark.parametrize("case", [{"device": "cuda"}, {"precision": "bf16-mixed"}, {"lean": True}, {"use_checkpoint": True}])
-def test_where_memory_matters_more_or_nothing_is_won_it_is_not_used(case):
-    unet = wide().unet
+@pytest.mark.parametrize(
+    "case", [{"device": "cuda"}, {"precision": "bf16-mixed"}, {"lean": True}, {"use_checkpoint": True}]
+)
+def test_training_does_not_use_it_on_a_gpu_in_half_precision_or_when_saving_memory(case):
+    unet, case = wide_model().unet, dict(case)
     unet.use_checkpoint = case.pop("use_checkpoint", False)
     runtime.prepare_for_training(unet, **{"device": "cpu", **case})
-    assert not any(type(part) is WinogradConv2d for part in unet.modules())
+    assert not winograd_layers(unet)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_training_uses_it_in_a_process_alone(processes):
-    model, cpu = wide(), SimpleNamespace(root_device=torch.device("cpu"))
+def test_training_uses_it_only_in_a_single_process(processes):
+    model, cpu = wide_model(), SimpleNamespace(root_device=torch.device("cpu"))
     trainer = SimpleNamespace(strategy=cpu, precision="32-true", world_size=processes)
     make_fast(model, trainer, SimpleNamespace(lightning=SimpleNamespace(compile=False)))
-    assert any(type(part) is WinogradConv2d for part in model.unet.modules()) == (processes == 1)
+    assert bool(winograd_layers(model.unet)) == (processes == 1)
 
 
-def test_an_edit_uses_it_unless_memory_is_to_be_saved():
-    model = wide().eval().requires_grad_(False)
-    prepare_for_inference(model, "cpu")
-    assert any(type(part) is WinogradConv2d for part in model.unet.modules())
-    prepare_for_inference(model, "cpu", low_memory=True)
-    assert {type(part) for part in model.unet.modules() if isinstance(part, nn.Conv2d)} == {FrozenConv2d}
+def test_inference_uses_it_unless_memory_is_to_be_saved():
+    model = wide_model().eval().requires_grad_(False)
+    runtime.prepare_for_inference(model, "cpu")
+    assert winograd_layers(model.unet)
+    runtime.prepare_for_inference(model, "cpu", low_memory=True)
+    assert not winograd_layers(model.unet)

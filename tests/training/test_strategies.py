@@ -10,8 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from test_frozen import step, trained
-from tiny import DATA, MODEL
+from tiny import DATA, MODEL, adapted_model, losses_and_gradients
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -42,7 +41,7 @@ def one_of_two(rank, folder):
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     batch = collate([DemoTrain(4, 32)[i] for i in (2 * rank, 2 * rank + 1)], VOCAB)
     for precision, recompute, tolerance in ((torch.float32, True, 1e-4), (torch.bfloat16, False, 2e-2)):
-        model = trained()
+        model = adapted_model()
         model.unet.use_checkpoint = recompute
         runtime.prepare_for_training(model.unet, "cpu", "bf16-mixed" if precision == torch.bfloat16 else "32")
         model.unet.to(memory_format=torch.contiguous_format)  # as shards lie
@@ -65,7 +64,7 @@ def apart(ours, theirs):
 
 
 def all_of_it(model, batch, precision):
-    losses, gradients = step(model, batch, precision)
+    losses, gradients = losses_and_gradients(model, batch, precision)
     torch.manual_seed(0)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
         images = model.log_images(batch, n=2, steps=1)
@@ -152,7 +151,7 @@ def test_what_cannot_be_divided_is_refused():
     with pytest.raises(ConfigError, match="Linear has none"):
         refuse_to_shard(torch.nn.Linear(2, 2), compiled=False)
     with pytest.raises(ConfigError, match="LatentDiffusion has none"):
-        refuse_to_shard(trained(freeze_unet=False), compiled=False)
+        refuse_to_shard(adapted_model(freeze_unet=False), compiled=False)
     with pytest.raises(ConfigError, match="is not compiled"):
-        refuse_to_shard(trained(), compiled=True)
-    refuse_to_shard(trained(), compiled=False)
+        refuse_to_shard(adapted_model(), compiled=True)
+    refuse_to_shard(adapted_model(), compiled=False)

@@ -1,4 +1,4 @@
-"""Frozen layers that cost training no more than they must: nothing kept, or held in full precision, for their own sake."""
+"""Training with frozen weights at less memory: no saved convolution inputs, weights held in half precision."""
 
 from __future__ import annotations
 
@@ -9,22 +9,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
 
-class FrozenConv2d(nn.Conv2d):
-    """A convolution whose weight has no gradient, so that its input is not kept for one. (torch keeps it for every
-    convolution, whereas its linear layers know.)"""
+class FrozenConvolution(torch.autograd.Function):
+    """conv2d with a frozen weight, which saves only the weight for the backward pass.
 
-    def forward(self, x: Tensor) -> Tensor:  # (B,C,h,w) -> (B,C',h',w')
-        forgets = x.requires_grad and torch.is_grad_enabled() and not self.weight.requires_grad
-        if not forgets or self.groups != 1 or self.padding_mode != "zeros":
-            return super().forward(x)
-        weight, bias = self.weight, self.bias
-        if torch.is_autocast_enabled(x.device.type):  # which does not look into the function below on the way back
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        return _Convolution.apply(x, weight, bias, self.stride, self.padding, self.dilation)
+    torch's own convolution always saves its input, although only the gradient of the weight needs it. `apply` takes x
+    (B,C,h,w), weight (O,C,k,k), bias (O,) or None, stride, padding and dilation; only x gets a gradient.
+    """
 
-
-class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry) -> Tensor:
         ctx.save_for_backward(weight)
@@ -38,17 +29,13 @@ class _Convolution(torch.autograd.Function):
         return conv2d_input(ctx.shape, weight, gradient, *ctx.geometry), None, None, None, None, None
 
 
-def skip_saving_inputs(module: nn.Module) -> None:
-    """Make its convolutions FrozenConv2d, under the same keys."""
-    for layer in module.modules():
-        if type(layer) is nn.Conv2d:
-            layer.__class__ = FrozenConv2d
-
-
 def cast_frozen_weights(dtype: torch.dtype, module: nn.Module) -> None:
-    """Hold the frozen weights of its linear layers and convolutions in a half precision: bit for bit what autocast makes of
-    them in each step, at half the memory, and without the copies that autocast keeps for the way back. Norms, which
-    autocast computes in full precision, and whatever is trained stay as they are."""
+    """Casts the frozen weights of linear layers and convolutions to a half precision, in place.
+
+    The outputs are bit-equal to autocast's, which casts these weights in each step. This halves their memory and avoids the
+    casted copies that autocast keeps for the backward pass. Norms, which autocast computes in float32, and trainable
+    parameters keep their precision.
+    """
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             for name, parameter in layer.named_parameters(recurse=False):
