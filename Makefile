@@ -3,18 +3,35 @@ PYTHON ?= python3
 BIN = .venv/bin
 READY = .venv/ready
 READY_TO_TEST = .venv/ready-to-test
+READY_TO_CHECK = .venv/ready-to-check
+# One thread per process: tests run in as many processes as there are cores.
+TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
-# The slow tests measure the checkers on thousands of pictures; `make test-all` runs them too.
-.PHONY: demo test test-all clean
-
-test: $(READY_TO_TEST)
-	$(BIN)/python -m pytest -q -m 'not slow'
-
-test-all: $(READY_TO_TEST)
-	$(BIN)/python -m pytest -q
+.PHONY: demo test test-all check format docs clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
+
+test: $(READY_TO_TEST)
+	$(TEST) -m 'not slow'
+
+# The slow tests measure the checkers on thousands of images, among other things.
+test-all: $(READY_TO_TEST)
+	$(TEST)
+
+check: $(READY_TO_CHECK)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(READY_TO_CHECK)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY_TO_CHECK)
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
 
 $(READY): setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -25,5 +42,9 @@ $(READY_TO_TEST): $(READY)
 	$(BIN)/python -m pip install -q -e '.[test]'
 	touch $@
 
+$(READY_TO_CHECK): $(READY_TO_TEST)
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv site

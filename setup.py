@@ -1,12 +1,18 @@
 """The one list of dependencies."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
-EVALUATE = ["torch-fidelity>=0.4", "lpips", "torchmetrics"]  # scripts/evaluate.py
+VERSION = re.search(r'__version__ = "(.+?)"', Path(__file__).with_name("ldm").joinpath("__init__.py").read_text())[1]
+EVALUATE = ["torch-fidelity>=0.4", "lpips", "torchmetrics"]  # scripts/evaluate.py images
+PEERS = ["diffusers>=0.31", "transformers>=4.46", "peft>=0.14"]  # tests compare with them
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 
 setup(
     name="scene-graph-editing",
-    version="0.1.0",
+    version=VERSION,
     description="Scene-graph guided latent editing: train adapters on a frozen latent diffusion model, edit photographs",
     license="MIT",
     python_requires=">=3.10",
@@ -14,12 +20,14 @@ setup(
     py_modules=["trainer"],
     install_requires=[
         "torch>=2.7",
-        "pytorch-lightning>=2.6,<3",  # the exact resume leans on its progress counts
+        "pytorch-lightning>=2.6,<3",  # the exact resume relies on its progress counts
         "omegaconf>=2.3",
         "einops",
         "open-clip-torch>=2.24",  # brings torchvision, which must match torch: pip resolves both
         "h5py",
+        "ijson>=3.2",
         "numpy",
+        "scipy",
         "pillow",
         "safetensors",
         "tensorboard",
@@ -29,6 +37,8 @@ setup(
     ],
     extras_require={
         "evaluate": EVALUATE,
-        "test": ["pytest", "hypothesis", *EVALUATE],
+        "docs": DOCS,
+        "test": ["pytest", "pytest-xdist", "hypothesis", *EVALUATE, *PEERS],
+        "dev": ["ruff>=0.8", "pyright>=1.1.390", "import-linter>=2.1", "pre-commit", *DOCS],
     },
 )
