@@ -9,6 +9,8 @@ import argparse
 import re
 import sys
 
+from ldm.util.cli import add_verbose_argument, configure_logging
+
 # Flags that are also keys of lightning.trainer; the flag wins.
 TRAINER_FLAGS = {
     "precision": (str, "32, 16-mixed or bf16-mixed (default: 32)"),
@@ -46,6 +48,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--no-test", **switch, help="leave out data.params.test after training")
     add("--check", action="store_true", help="examine the datasets, say what is wrong with them, and end")
     add("-d", "--debug", **switch, help="show where an error comes from")
+    add_verbose_argument(parser)
     parser.set_defaults(trainer_flags=("gpus", *TRAINER_FLAGS))
     return parser.parse_args([word for word in argv if word not in overrides]), overrides
 
@@ -59,6 +62,7 @@ def boolean(word: str) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """0, or 2 for a user's mistake, 1 for a run that had to stop, 128 + n for one that signal n ended."""
     arguments, overrides = parse(sys.argv[1:] if argv is None else argv)
+    configure_logging(arguments.verbose)
     # torch and Lightning only from here on: --help and mistakes in flags need not wait for them
     import torch
 

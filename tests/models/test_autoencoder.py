@@ -61,7 +61,8 @@ def test_the_log_variance_is_clamped_as_published():
         assert (model.posterior(torch.zeros(1, 3, 16, 16))[1] == clamped).all()
 
 
-def test_the_weights_come_from_the_path_in_the_config(parity, tmp_path, capsys):
+def test_the_weights_come_from_the_path_in_the_config(parity, tmp_path, caplog):
+    caplog.set_level("INFO", "ldm")
     published = parity("ldm_vq")
     weights = published.weights_for(VQModelInterface(**published.params))
     path = tmp_path / "model.safetensors"
@@ -70,7 +71,7 @@ def test_the_weights_come_from_the_path_in_the_config(parity, tmp_path, capsys):
     config = OmegaConf.create({**published.params, **frozen, "ckpt_path": str(path)})
     model = VQModelInterface(**config)
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
-    assert model.weights_from == str(path) and str(path) in capsys.readouterr().out
+    assert model.weights_from == str(path) and str(path) in caplog.text
 
 
 def test_a_model_says_where_its_weights_are_from(parity, tmp_path):
