@@ -17,14 +17,15 @@ from ldm import plots
 from ldm.checkpoints import shipped
 from ldm.data.demo import DemoValidation
 from ldm.editing.edit import edit
-from ldm.evaluation.edit_tasks import OPERATIONS, Task, task
+from ldm.evaluation.edit_tasks import OPERATIONS, EditTask, make_task
 from ldm.graph.diff import diff
 from ldm.graph.scene_graph import write_graphs
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.loading import load_model
 from ldm.sampling.sample import SampleOptions, sample_images
 from ldm.synthetic.checker import check, same_style
-from ldm.synthetic.shapes_vision import read_scene
+from ldm.synthetic.shapes import read_scene
+from ldm.util.cli import configure_logging
 from ldm.util.errors import UserError
 
 CONFIG = "configs/demo.yaml"
@@ -36,6 +37,7 @@ SAMPLING = SampleOptions(steps=30, graph_scale=2.0, style_scale=2.0)
 
 def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)  # there is nothing to choose, but --help explains
+    configure_logging()
     os.chdir(shipped.ROOT)  # from where configs and weights are named
     try:
         shipped.shipped_adapters()
@@ -105,7 +107,7 @@ def compare(before: list[Image.Image], after: list[Image.Image]) -> Image.Image:
 
 def edited(model: LatentDiffusion, operation: str) -> Image.Image:
     """The edit's panel, with what was asked for and the checker's verdict; its graphs and its picture go to FOLDER."""
-    this = task("shapes", operation, FIRST_TASK + OPERATIONS.index(operation))
+    this = make_task("shapes", operation, FIRST_TASK + OPERATIONS.index(operation))
     this.picture.save(FOLDER / f"{operation}.png")
     write_graphs(FOLDER / f"{operation}_source.json", [this.source])
     write_graphs(FOLDER / f"{operation}.json", [this.target])
@@ -130,10 +132,10 @@ def first(sentences: list[str]) -> str:
     return sentences[0] + (f" (and {more} more)" if more else "")
 
 
-def complaints(this: Task, image: Image.Image) -> list[str]:
+def complaints(this: EditTask, image: Image.Image) -> list[str]:
     """What the checker has against an edit: nothing, if the picture shows the whole target graph."""
     faults = list(check(this.target, image).complaints)
-    if this.reference and not same_style(read_scene(image).look, read_scene(this.reference).look):
+    if this.reference and not same_style(read_scene(image).style, read_scene(this.reference).style):
         faults.append("the background is not the style picture's")
     return faults
 

@@ -1,6 +1,6 @@
-"""Editors measured on edits whose right answer is known: did it happen, and is the rest as it was?
+"""The edit benchmark: editors on tasks with a known answer. Was the edit made, and is the rest of the image unchanged?
 
-What an edited picture shows is seen by the checker (`ldm.metrics`), which knows pixels only.
+A checker that sees pixels only (`ldm.synthetic.checker`) reads the edited image and compares it with the target graph.
 """
 
 from __future__ import annotations
@@ -8,214 +8,261 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ldm import plots
-from ldm.evaluation.edit_tasks import Task, changed_boxes, task
-from ldm.evaluation.editors import Editor, editor, own_way, reconstructed
-from ldm.evaluation.runner import SHOWN, Measure, picture_path, wilson
+from ldm.evaluation.benchmark import Benchmark, BenchmarkReport
+from ldm.evaluation.edit_tasks import OPERATIONS, EditTask, changed_boxes, make_task
+from ldm.evaluation.editors import (
+    Editor,
+    EditResult,
+    code_digest,
+    describe_default_edit,
+    make_editor,
+    parse_editor,
+    reconstruct,
+)
+from ldm.evaluation.report import (
+    Column,
+    average,
+    group_rows,
+    percentage,
+    picture_sheet,
+    save_picture,
+    success_share,
+    summary_table,
+)
+from ldm.evaluation.runner import Job, Measure, file_name
 from ldm.models.loading import load_model
 from ldm.synthetic import checker
+from ldm.synthetic.checker import SceneReading, Verdict
 from ldm.util import image_similarity
 from ldm.util.errors import UserError
 
-CELL = 8  # pixels of a picture of IMAGE_SIZE that one latent cell stands for
-EQUAL = 99.0  # dB that stand for equal pixels, whose PSNR has no bound
-HEIGHT = 128  # pixels of a picture on a sheet
-GREEN, RED = (30, 150, 60), (205, 40, 40)
-KEPT = 45.0  # dB from which on pixels are said to be the source's
+CELL_PIXELS = 8  # pixels per latent cell, in an image of the scenes' own size
+MAX_PSNR = 99.0  # dB, reported for equal pixels, whose PSNR is infinite
+PRESERVED_PSNR = 45.0  # dB from which pixels count as preserved
 
-# What a reader needs to know to compare a number; the report says it.
+# Definitions for the report.
 MEASURES = {
-    "success": "all of the target graph is seen in the edited picture and nothing else; in a restyle also the reference's "
-    "style. success_95 is Wilson's interval",
-    "changed": "what the operation is about is right: the changed objects and the relation asked for, or the style",
-    "intact": "every object that the operation leaves alone is still seen as it was",
-    "graph": "all of the target graph is seen and nothing else, whatever the style",
-    "psnr": f"dB, outside the changed boxes, grown by {CELL} pixels, against the source picture; equal pixels count as {EQUAL}",
+    "success": "the edited image shows all of the target graph and nothing else; in a restyle also the reference's style. "
+    "success_95 is Wilson's 95 % interval",
+    "changed": "the change itself is right: the changed objects and the new relation, or the style",
+    "intact": "every object that the operation does not change is still recognised as before",
+    "graph": "the edited image shows all of the target graph and nothing else, whatever its style",
+    "psnr": f"dB, outside the changed boxes enlarged by {CELL_PIXELS} pixels, against the source image; equal pixels count "
+    f"as {MAX_PSNR}",
     "ssim": "of the same pixels",
-    "preserved": f"share of edits whose psnr is at least {KEPT}",
-    "psnr_autoencoder": "as psnr, against what the autoencoder alone makes of the source picture; so ssim_autoencoder",
+    "preserved": f"share of edits with a psnr of at least {PRESERVED_PSNR}",
+    "psnr_autoencoder": "as psnr, against the autoencoder's reconstruction of the source image; likewise ssim_autoencoder",
     "round_trip_error": "|z0' - z0| / |z0| of the latent after inversion and sampling without an edit",
-    "evaluations": "rows given to the U-Net for one edit, guidance's included",
-    "seconds": "for one edit, on one thread of a CPU or on the GPU; other workers may have slowed it down",
+    "evaluations": "rows that the U-Net computed for one edit, those of guidance included",
+    "seconds": "for one edit, on one CPU thread or on the GPU; other workers may slow it down",
 }
 
+PRESERVATION = ("psnr", "ssim", "psnr_autoencoder", "ssim_autoencoder")
+AVERAGED = (*PRESERVATION, "round_trip_error", "evaluations", "seconds")
 
-class Recipe(NamedTuple):
-    """All that a process needs to measure: the model's files, and what the methods share."""
+COLUMNS = (
+    Column("method", "method"),
+    Column("operation", "operation"),
+    Column("edits", "edits", "d"),
+    percentage("success % (95 %)", "success", "success_95"),
+    percentage("changed %", "changed"),
+    percentage("intact %", "intact"),
+    Column("PSNR dB", "psnr", ".1f"),
+    Column("SSIM", "ssim", ".4f"),
+    percentage(f">= {PRESERVED_PSNR:.0f} dB %", "preserved"),
+    Column("PSNR to autoencoder", "psnr_autoencoder", ".1f"),
+    Column("round trip", "round_trip_error", ".1e"),
+    Column("U-Net rows", "evaluations", ".0f"),
+    Column("seconds", "seconds", ".2f"),
+)
 
-    scenes: str
-    checkpoint: str | None
-    config: str | None
-    device: str
-    shared: dict
 
-    def prepare(self) -> Measure:
-        """What does a job (method, operation, number of the task)."""
-        model = load_model(self.checkpoint, self.config, self.device)
-        editors: dict[str, Editor] = {}
+def run(
+    benchmark: Benchmark,
+    methods: Sequence[str],
+    operations: Sequence[str] | None,
+    options: dict,
+    failures_first: bool = True,
+) -> BenchmarkReport:
+    """Measures editors, or resumes doing so, and draws a sheet of pictures for each.
 
-        def measure_job(job: tuple[str, str, int]) -> tuple[dict, Image.Image | None]:
-            method, operation, index = job
-            if method not in editors:
-                editors[method] = editor(method, model, **self.shared)
-            return measure(
-                task(self.scenes, operation, index), editors[method], lambda picture: reconstructed(model, picture)
-            )
+    Args:
+        methods: editors with their options, as `ldm.evaluation.editors.parse_editor` reads them.
+        operations: some of `OPERATIONS`; None for all.
+        options: steps, guidance scales and seed that the editors share.
+        failures_first: whether the sheets begin with failures.
 
-        return measure_job
+    Raises:
+        UserError: an unknown editor, operation or model, or a folder of other results.
+    """
+    for method in methods:
+        parse_editor(method)
+    digests = {method: code_digest(method) for method in methods}
+    operations = operations or OPERATIONS
+    model = benchmark.load_model([make_task(benchmark.scenes, name, benchmark.first).target for name in operations])
+    jobs = [(method, name, number) for number in benchmark.numbers for name in operations for method in methods]
+    prepare_worker = partial(
+        prepare, benchmark.scenes, benchmark.checkpoint, benchmark.config, benchmark.device, options, digests
+    )
+    folder, protocol, rows = benchmark.measure(
+        model, options, jobs, prepare_worker, lambda job, row: row.get("editor_code") == digests.get(job[0])
+    )
+    for method in methods:
+        sheet = sheet_of_method(folder, benchmark.scenes, method, jobs, rows, failures_first)
+        save_picture(sheet, folder / f"sheet_{file_name(method)}.png")
+    summaries = summarise(jobs, rows)
+    protocol |= {"edit": describe_default_edit(), "editor_code": digests, "measures": MEASURES}
+    return BenchmarkReport(folder, protocol, summaries, markdown(summaries), _refusals(methods, jobs, rows))
+
+
+def prepare(
+    scenes: str, checkpoint: str | None, config: str | None, device: str, options: dict, digests: dict[str, str | None]
+) -> Measure:
+    """Loads the model and returns the function that does a job (method, operation, number of the task)."""
+    model = load_model(checkpoint, config, device)
+    editors: dict[str, Editor] = {}
+
+    def measure_job(job: Job) -> tuple[dict, Image.Image | None]:
+        method, operation, index = job
+        if method not in editors:
+            editors[method] = make_editor(method, model, **options)
+        task = make_task(scenes, operation, index)
+        row, image = measure(task, editors[method], partial(reconstruct, model))
+        return row | ({"editor_code": digests[method]} if digests[method] else {}), image
+
+    return measure_job
 
 
 def measure(
-    task: Task, editor: Editor, reconstruct: Callable[[Image.Image], Image.Image] | None = None
+    task: EditTask, editor: Editor, reconstruct: Callable[[Image.Image], Image.Image] | None = None
 ) -> tuple[dict, Image.Image | None]:
-    """One edit's row, and its picture. reconstruct: what the autoencoder alone makes of a picture. An edit that the
-    editor refuses, because it came to nothing, is a failure, and its complaint says why."""
-    begun = time.perf_counter()
+    """Makes one edit and compares it with the known answer.
+
+    Args:
+        reconstruct: passes an image through the autoencoder.
+
+    Returns:
+        The row, and the edited image. An edit that the editor refuses with a UserError counts as a failure; its message
+        is the row's complaint, and there is no image.
+    """
+    started = time.perf_counter()
     try:
-        edited = editor(task)
+        result = editor(task)
     except UserError as error:
         return {"success": False, "refused": True, "complaints": [str(error)]}, None
-    seconds = time.perf_counter() - begun
-    seen = checker.read_scene(task.scenes, edited.image)
-    verdict = checker.check(task.target, seen, task.scenes)
-    right = [ok for ok, id in zip(verdict.objects, task.target.ids) if id in task.changed]
-    others = [ok for ok, id in zip(verdict.objects, task.target.ids) if id not in task.changed]
-    complaints = list(verdict.complaints)
-    if task.operation == "restyle":
-        changed = checker.same_style(seen.look, checker.read_scene(task.scenes, task.reference).look)
-        if not changed:
-            complaints.append("the background is not the reference's")
-    else:
-        claims = [
-            ok
-            for ok, (subject, _, object) in zip(verdict.triples, task.target.triples)
-            if task.changed & {task.target.ids[subject], task.target.ids[object]}
-        ]
-        gone = not task.changed - set(task.target.ids) or verdict.extra == 0
-        changed = all(right) and gone and (task.operation != "relation" or all(claims))
+    seconds = time.perf_counter() - started
+    reading = checker.read_scene(task.scenes, result.image)
+    verdict = checker.check(task.target, reading, task.scenes)
+    judgement, complaints = _judge(task, reading, verdict)
     row = {
-        "success": verdict.passed and changed,
-        "changed": changed,
-        "intact": all(others),
-        "graph": verdict.passed,
-        **_preserved(task, seen.graph, edited.image, reconstruct),
-        "round_trip_error": error() if callable(error := edited.round_trip_error) else error,
-        "evaluations": edited.evaluations,
+        **judgement,
+        **_preservation(task, reading, result.image, reconstruct),
+        "round_trip_error": _round_trip_error(result),
+        "evaluations": result.evaluations,
         "seconds": seconds,
         "complaints": complaints,
     }
-    return {key: None if value is not None and _is_nan(value) else value for key, value in row.items()}, edited.image
+    return row, result.image
 
 
-def _preserved(task: Task, seen, image: Image.Image, reconstruct: Callable | None) -> dict:
-    """Outside the changed boxes; after a restyle there is no such place."""
-    names = ("psnr", "ssim", "psnr_autoencoder", "ssim_autoencoder")
+def _judge(task: EditTask, reading: SceneReading, verdict: Verdict) -> tuple[dict, list[str]]:
+    """Whether the edited image shows what it should, and what is wrong with it."""
+    complaints = list(verdict.complaints)
     if task.operation == "restyle":
-        return dict.fromkeys(names)
+        changed = checker.same_style(reading.style, checker.read_scene(task.scenes, task.reference).style)
+        if not changed:
+            complaints.append("the background is not the reference's")
+    else:
+        ids, changed_ids = task.target.ids, task.changed
+        objects_right = all(right for right, id in zip(verdict.objects, ids) if id in changed_ids)
+        removal_right = changed_ids <= set(ids) or verdict.extra == 0
+        relations_right = all(
+            right
+            for right, (subject, _, object) in zip(verdict.triples, task.target.triples)
+            if changed_ids & {ids[subject], ids[object]}
+        )
+        changed = objects_right and removal_right and (task.operation != "relation" or relations_right)
+    intact = all(right for right, id in zip(verdict.objects, task.target.ids) if id not in task.changed)
+    judgement = {"success": verdict.passed and changed, "changed": changed, "intact": intact, "graph": verdict.passed}
+    return judgement, complaints
+
+
+def _preservation(task: EditTask, reading: SceneReading, image: Image.Image, reconstruct: Callable | None) -> dict:
+    """Similarity to the source image, and to its reconstruction, outside the changed boxes; None after a restyle."""
+    if task.operation == "restyle":
+        return dict.fromkeys(PRESERVATION)
     size = task.picture.width
-    mask = image_similarity.outside(changed_boxes(task, seen), size, CELL / size)
+    mask = image_similarity.outside(changed_boxes(task, reading.graph), size, CELL_PIXELS / size)
     numbers = []
-    for before in (task.picture, reconstruct and reconstruct(task.picture)):
-        pair = (math.nan, math.nan)
-        if before is not None and mask.any():
-            pair = min(EQUAL, image_similarity.psnr(image, before, mask)), image_similarity.ssim(image, before, mask)
-        numbers += pair
-    return dict(zip(names, numbers))
+    for original in (task.picture, reconstruct and reconstruct(task.picture)):
+        if original is not None and mask.any():
+            psnr = min(MAX_PSNR, image_similarity.psnr(image, original, mask))
+            numbers += [psnr, image_similarity.ssim(image, original, mask)]
+        else:
+            numbers += [None, None]
+    return dict(zip(PRESERVATION, numbers))
 
 
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _round_trip_error(result: EditResult) -> float | None:
+    error = result.round_trip_error() if callable(result.round_trip_error) else result.round_trip_error
+    return None if error is None or math.isnan(error) else error
 
 
 # The report ----------------------------------------------------------------------------------------------------------
 
 
-def summary(jobs: Sequence[tuple], rows: Sequence[dict]) -> list[dict]:
-    """A line for each method and operation, and one for all of a method's, in the order of the jobs."""
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for (method, operation, _), row in zip(jobs, rows):
-        groups.setdefault((method, operation), []).append(row)
-        groups.setdefault((method, "all"), []).append(row)
-    order = list(dict.fromkeys(method for method, _ in groups))
-    lines = sorted(groups, key=lambda group: (order.index(group[0]), group[1] == "all"))
-    return [{"method": m, "operation": o, **_line(groups[m, o])} for m, o in lines]
+def summarise(jobs: Sequence[Job], rows: Sequence[dict]) -> list[dict]:
+    """A summary for each method and operation, then one for all of the method's, in the order of the jobs."""
+    groups = group_rows(jobs, rows)
+    summaries = []
+    for method in dict.fromkeys(job[0] for job in jobs):
+        of_method = {operation: group for (name, operation), group in groups.items() if name == method}
+        of_method["all"] = [row for job, row in zip(jobs, rows) if job[0] == method]
+        summaries += [
+            {"method": method, "operation": operation, **_summarise_group(group)}
+            for operation, group in of_method.items()
+        ]
+    return summaries
 
 
-def _line(rows: Sequence[dict]) -> dict:
-    count = len(rows)
-    successes = sum(row["success"] for row in rows)
-    line = {
-        "edits": count,
-        "refused": sum(row.get("refused", False) for row in rows),
-        "success": successes / count,
-        "success_95": wilson(successes, count),
-    }
-    for name in ("changed", "intact", "graph"):
-        line[name] = sum(row.get(name) is True for row in rows) / count
-    for name in ("psnr", "ssim", "psnr_autoencoder", "ssim_autoencoder", "round_trip_error", "evaluations", "seconds"):
-        known = [row[name] for row in rows if row.get(name) is not None]
-        line[name] = float(np.mean(known)) if known else None
-    outside = [row["psnr"] for row in rows if row.get("psnr") is not None]
-    line["preserved"] = sum(psnr >= KEPT for psnr in outside) / len(outside) if outside else None
-    return line
+def _summarise_group(rows: Sequence[dict]) -> dict:
+    summary = {"edits": len(rows), "refused": sum(row.get("refused", False) for row in rows), **success_share(rows)}
+    for key in ("changed", "intact", "graph"):
+        summary[key] = sum(row.get(key) is True for row in rows) / len(rows)
+    summary |= {key: average(rows, key) for key in AVERAGED}
+    summary["preserved"] = average(rows, "psnr", lambda values: np.mean(np.array(values) >= PRESERVED_PSNR))
+    return summary
 
 
-def markdown(lines: Sequence[dict]) -> str:
-    head = (
-        "method", "operation", "edits", "success % (95 %)", "changed %", "intact %", "PSNR dB", "SSIM", f">= {KEPT:.0f} dB %",
-        "PSNR to autoencoder", "round trip", "U-Net rows", "seconds",
-    )  # fmt: skip
-    table = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
-    for line in lines:
-        low, high = (f"{100 * edge:.1f}" for edge in line["success_95"])
-        cells = (
-            line["method"], line["operation"], str(line["edits"]), f"{100 * line['success']:.1f} ({low} to {high})",
-            f"{100 * line['changed']:.1f}", f"{100 * line['intact']:.1f}", _number(line["psnr"], ".1f"),
-            _number(line["ssim"], ".4f"), _number(line["preserved"], ".1f", 100),
-            _number(line["psnr_autoencoder"], ".1f"), _number(line["round_trip_error"], ".1e"),
-            _number(line["evaluations"], ".0f"), _number(line["seconds"], ".2f"),
-        )  # fmt: skip
-        table.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*table, "", own_way()]) + "\n"
+def markdown(summaries: Sequence[dict]) -> str:
+    """The summaries as a table, and a sentence on the defaults of `edit`."""
+    return f"{summary_table(COLUMNS, summaries)}\n{describe_default_edit()}\n"
 
 
-def _number(value: float | None, form: str, times: float = 1) -> str:
-    return "" if value is None else format(times * value, form)
-
-
-def sheet(
-    folder: Path, scenes: str, method: str, jobs: Sequence[tuple], rows: Sequence[dict], show: str
+def sheet_of_method(
+    folder: Path, scenes: str, method: str, jobs: Sequence[Job], rows: Sequence[dict], failures_first: bool
 ) -> Image.Image:
-    """Edits of one method, a line for each operation: the source, the truth, and the edited picture in a green or red
-    frame over its first complaint. show: 'any' of them, the first ones, or 'failures' first."""
-    groups: dict[str, list[tuple[tuple, dict]]] = {}
-    for job, row in zip(jobs, rows):
-        if job[0] == method and picture_path(folder, job).exists():
-            groups.setdefault(job[1], []).append((job, row))
-    cells = []
-    for operation, made in groups.items():
-        if show == "failures":
-            made = sorted(made, key=lambda one: one[1]["success"])
-        for job, row in made[:SHOWN]:
-            one = task(scenes, operation, job[2])
-            edited = Image.open(picture_path(folder, job)).convert("RGB")
-            pictures = (
-                (f"{operation} {job[2]}", one.picture),
-                ("truth", one.truth),
-                ("edited", framed(edited, row["success"])),
-            )
-            cells.append(plots.panel(pictures, row["complaints"][:1], height=HEIGHT))
-        cells += [Image.new("RGB", (1, 1), plots.PAPER)] * (SHOWN - len(made[:SHOWN]))
-    return plots.grid(cells, SHOWN) if cells else Image.new("RGB", (1, 1), plots.PAPER)
+    """Edits of one method, a line for each operation: source, true answer, and the edited image in its frame."""
+
+    def context(job: Job) -> tuple[list[tuple[str, Image.Image]], str]:
+        _, operation, number = job
+        task = make_task(scenes, operation, number)
+        return [(f"{operation} {number}", task.picture), ("truth", task.truth)], "edited"
+
+    pairs = [(job, row) for job, row in zip(jobs, rows) if job[0] == method]
+    return picture_sheet(folder, [job for job, _ in pairs], [row for _, row in pairs], context, failures_first)
 
 
-def framed(picture: Image.Image, passed: bool) -> Image.Image:
-    """Enlarged, in green where it passed, in red where not."""
-    large = picture.resize((HEIGHT, round(HEIGHT * picture.height / picture.width)), Image.Resampling.NEAREST)
-    return ImageOps.expand(large, 6, GREEN if passed else RED)
+def _refusals(methods: Sequence[str], jobs: Sequence[Job], rows: Sequence[dict]) -> tuple[str, ...]:
+    remarks = []
+    for method in methods:
+        messages = [row["complaints"][0] for job, row in zip(jobs, rows) if job[0] == method and row.get("refused")]
+        if messages:
+            remarks.append(f"{method} refused {len(messages)} edits: {messages[0]}")
+    return tuple(remarks)

@@ -1,25 +1,26 @@
-"""Editors to compare, each behind one function from a task to a picture: published baselines, and this project's own.
+"""The editors that the benchmark compares: functions (model, task, **options) -> EditResult.
 
-    autoencoder   the picture encoded and decoded, which edits nothing
-    truth         the right answer encoded and decoded, put into the picture as `edit` does: what the autoencoder alone loses
-                  of it. No bound: what an editor draws may by chance decode better
-    plain         DDIM inversion under the source graph, sampled back under the target's with guidance (2010.02502)
-    sdedit        noise on the picture, taken off under the target graph (Meng et al. 2108.01073)
-    edit          ldm.editing.edit as it comes; a name of ldm.models.diffusion.inversion.METHODS is edit with that method
-    a.b.function  anybody's: (model, task, **options) -> Edited, of the module a.b
+    autoencoder   encodes and decodes the image; edits nothing
+    truth         the true answer, encoded, decoded and composed as `edit` does it: shows the loss of the autoencoder alone.
+                  Not an upper bound, since an edit may happen to decode better
+    plain         DDIM inversion under the source graph, guided sampling under the target graph (Song et al. 2010.02502)
+    sdedit        adds noise to the image and denoises it under the target graph (Meng et al. 2108.01073)
+    edit          `ldm.editing.edit` with its defaults; the name of an inversion method (ddim, fixed-point, ...) stands for
+                  `edit` with that method
+    a.b.function  any function of that kind in the module a.b
 
-Options follow the name: 'sdedit:strength=0.7', 'edit:sampler=dpm++:steps=10'. They are the functions' own.
+Options follow the name: 'sdedit:strength=0.7', 'edit:sampler=dpm++:steps=10'. They are the function's parameters, or the
+fields of `EditOptions`.
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import importlib
 import inspect
 import random
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,192 +28,244 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ldm.editing import options
-from ldm.editing.batch import OPTIONS
-from ldm.editing.edit import edit
-from ldm.editing.options import kinds, read, takes
+from ldm.editing import EditOptions, EditRequest, edit
+from ldm.editing.diagnostics import round_trip_error
+from ldm.editing.options import DEFAULT_STEPS, GLOBAL_METHOD, LOCAL_METHOD, default_sampler
 from ldm.editing.region import Region, paste
-from ldm.evaluation.edit_tasks import Task
+from ldm.evaluation.edit_tasks import EditTask
 from ldm.graph.batch import encode
 from ldm.graph.diff import diff
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion import inversion, paths
-from ldm.models.diffusion.ddim import normal, sample
+from ldm.models.diffusion import inversion, inversion_paths
+from ldm.models.diffusion.ddim import Denoiser, gaussian_noise, sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.preprocess import to_model_input
 from ldm.util.config import resolve
 from ldm.util.errors import UserError, did_you_mean
+from ldm.util.files import digest
 from ldm.util.images import to_image
+from ldm.util.options import accepts, option_types, parse_assignments
 
 
-class Edited(NamedTuple):
-    """evaluations       rows that the U-Net was given, guidance's included
-    round_trip_error  |z0' - z0| / |z0| of an inversion without an edit; a function where it takes time of its own
+class EditResult(NamedTuple):
+    """The result of an editor.
+
+    Args:
+        image: the edited image, of the source image's size.
+        evaluations: rows that the U-Net computed, those of guidance included.
+        round_trip_error: |z0' - z0| / |z0| of an inversion and sampling without an edit, or a function that computes it
+            outside the measured time; None for editors without inversion.
     """
 
     image: Image.Image
     evaluations: int
-    round_trip_error: float | Callable[[], float] | None = None
+    round_trip_error: float | Callable[[], float | None] | None = None
 
 
-Editor = Callable[[Task], Edited]
-VERSION = "@"
+Editor = Callable[[EditTask], EditResult]
+EditorFunction = Callable[..., EditResult]  # (model, task, **options)
 
 
-def editor(text: str, model: LatentDiffusion, **shared: Any) -> Editor:
-    """The one that `text` names, with its options, and those of `shared` that it takes and `text` does not say; but of
-    these 'edit' takes the seed alone, and has its own defaults for what is not said."""
-    function, options = parse(text)
-    taken = ("seed",) if text.partition(":")[0] == "edit" else _kinds(function)
-    options = {key: value for key, value in shared.items() if takes(key, taken)} | options
-    return lambda task: function(model, task, **options)
+# From a name to an editor --------------------------------------------------------------------------------------------
 
 
-def parse(text: str) -> tuple[Callable[..., Edited], dict[str, Any]]:
-    """'name:key=value' -> the function and its options. Raises UserError for what does not exist or go together."""
-    name, *words = text.split(":")
-    name, options = name.partition(VERSION)[0], {}
-    if name in inversion.METHODS:
-        function, options = ours, {"method": name}
-    elif "." in name:
-        function = resolve(name)
-        try:
-            inspect.signature(function).bind_partial(None, None)
-        except (TypeError, ValueError):
-            raise UserError(f"method {text!r}: an editor is a function (model, task, **options)") from None
-    elif name in EDITORS:
-        function = EDITORS[name]
-    else:
-        known = [*EDITORS, *inversion.METHODS]
-        raise UserError(
-            f"there is no method {name!r}; there are {', '.join(known)}, and functions named as package.module.function"
-            f"{did_you_mean(name, known)}"
-        )
-    free = {key: kind for key, kind in _kinds(function).items() if key not in options}
-    options |= read(words, free, f"method {text!r}")
-    if function is ours:  # refuses what does not go together
-        method = options.get("method") or options.WITHIN
-        inversion.get_method(method, options.get("sampler") or options.default_sampler(method))
+def make_editor(name: str, model: LatentDiffusion, **shared_options: Any) -> Editor:
+    """The editor of this name, with its options.
+
+    Args:
+        name: as `parse_editor` reads it.
+        shared_options: options for all editors that take them, unless the name gives others. Of these, 'edit' takes the
+            seed only and keeps its own defaults.
+
+    Raises:
+        UserError: see `parse_editor`.
+    """
+    function, options = parse_editor(name)
+    accepted = {"seed": int} if name.partition(":")[0] == "edit" else _option_types(function)
+    options = {key: value for key, value in shared_options.items() if accepts(key, accepted)} | options
+    return partial(_call, function, model, options)
+
+
+def parse_editor(name: str) -> tuple[EditorFunction, dict[str, Any]]:
+    """Reads 'name:key=value:...'.
+
+    Returns:
+        The function and the options.
+
+    Raises:
+        UserError: there is no such editor or option, or options do not go together.
+    """
+    base_name, *assignments = name.split(":")
+    function, options = _find_function(base_name)
+    types = {key: kind for key, kind in _option_types(function).items() if key not in options}
+    options |= parse_assignments(assignments, types, f"method {name!r}")
+    if function is edit_by_graph:
+        method = EditOptions(**options).method or LOCAL_METHOD
+        inversion.get_method(method, options.get("sampler") or default_sampler(method))
     return function, options
 
 
-def own_way() -> str:
-    """What 'edit' does where no options say otherwise, as a sentence."""
-    sampler = options.default_sampler(options.WITHIN)
+def code_digest(name: str) -> str | None:
+    """Hash of the module of an editor that does not belong to this project; None for the project's own editors."""
+    module = name.partition(":")[0].rpartition(".")[0]
+    if not module:
+        return None
+    file = importlib.import_module(module).__file__
+    return digest(Path(file))[:8] if file else None
+
+
+def describe_default_edit() -> str:
+    """The defaults of `edit` that matter for its results, as a sentence."""
+    sampler = default_sampler(LOCAL_METHOD)
     return (
-        f"`edit` by itself goes by the method {options.WITHIN} where it changes a region and by {options.EVERYWHERE} where "
-        f"it may change everything, with the sampler {sampler} in {options.STEPS[sampler]} steps."
+        f"By default, `edit` uses the method {LOCAL_METHOD} where it changes a region and {GLOBAL_METHOD} where everything "
+        f"may change, with the sampler {sampler} in {DEFAULT_STEPS[sampler]} steps."
     )
 
 
-def versioned(text: str) -> str:
-    """The same text, with a digest of its file for an editor from elsewhere: what an earlier version of it made is
-    not taken for its own."""
-    name, colon, options = text.partition(":")
+def _call(function: EditorFunction, model: LatentDiffusion, options: dict[str, Any], task: EditTask) -> EditResult:
+    return function(model, task, **options)
+
+
+def _find_function(name: str) -> tuple[EditorFunction, dict[str, Any]]:
+    if name in inversion.METHODS:
+        return edit_by_graph, {"method": name}
+    if name in EDITORS:
+        return EDITORS[name], {}
     if "." not in name:
-        return text
-    name = name.partition(VERSION)[0]
-    file = Path(importlib.import_module(name.rpartition(".")[0]).__file__)
-    return f"{name}{VERSION}{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}{colon}{options}"
+        known = [*EDITORS, *inversion.METHODS]
+        raise UserError(
+            f"there is no method {name!r}: choose one of {', '.join(known)}, or name a function as package.module.function"
+            f"{did_you_mean(name, known)}"
+        )
+    function = resolve(name)
+    try:
+        inspect.signature(function).bind_partial(None, None)
+    except (TypeError, ValueError):
+        raise UserError(f"method {name!r}: an editor is a function (model, task, **options)") from None
+    return function, {}
 
 
-def seed_of(seed: int, task: Task) -> int:
-    """Of the noise that an editor draws for a task: each task has its own."""
-    return random.Random(f"{seed}/{task.scenes}/{task.operation}/{task.index}").getrandbits(48)
+def _option_types(function: EditorFunction) -> dict[str, Any]:
+    if function is edit_by_graph:
+        return option_types(EditOptions)
+    return option_types(function, list(inspect.signature(function).parameters)[:2])
 
 
-def counted(model: LatentDiffusion) -> tuple[LatentDiffusion, Callable[[], int]]:
-    """The same model, with the same weights, and how many rows its U-Net has been given since."""
-    rows: list[int] = []
-    view, unet = copy.copy(model), copy.copy(model.unet)
-    unet._forward_hooks = OrderedDict(unet._forward_hooks)  # the copy's own: the model goes on uncounted
-    unet.register_forward_hook(lambda module, given, eps: rows.append(len(eps)))
-    view._modules = {**model._modules, "model": nn.ModuleDict({"diffusion_model": unet})}
-    return view, lambda: sum(rows)
+# The editors ---------------------------------------------------------------------------------------------------------
 
 
-def autoencoder(model: LatentDiffusion, task: Task) -> Edited:
-    return Edited(reconstructed(model, task.picture), 0)
+def autoencoder(model: LatentDiffusion, task: EditTask) -> EditResult:
+    """Reconstructs the source image."""
+    return EditResult(reconstruct(model, task.picture), 0)
 
 
-def truth(model: LatentDiffusion, task: Task) -> Edited:
-    picture, cells = reconstructed(model, task.truth), (model.latent_size, model.latent_size)
+def truth(model: LatentDiffusion, task: EditTask) -> EditResult:
+    """Reconstructs the true answer within the region that `edit` would change."""
+    picture, cells = reconstruct(model, task.truth), (model.latent_size, model.latent_size)
     if task.reference is not None:
-        return Edited(picture, 0)
-    region = Region.of(diff(task.source, task.shown), cells, picture.size)
-    return Edited(paste(picture, task.picture, region.pixels), 0)
-
-
-@torch.no_grad()
-def reconstructed(model: LatentDiffusion, picture: Image.Image) -> Image.Image:
-    return _picture(model, model.encode(to_model_input(model, picture)), picture)
+        return EditResult(picture, 0)
+    region = Region.of(diff(task.source, task.truth_graph), cells, picture.size)
+    return EditResult(paste(picture, task.picture, region.pixels), 0)
 
 
 @torch.no_grad()
 def plain(
-    model: LatentDiffusion, task: Task, steps: int = 50, graph_scale: float = 2.0, style_scale: float = 2.0
-) -> Edited:
-    """The whole picture is sampled anew from the noise that its inversion ends in."""
-    counting, rows = counted(model)
+    model: LatentDiffusion, task: EditTask, steps: int = 50, graph_scale: float = 2.0, style_scale: float = 2.0
+) -> EditResult:
+    """Samples the whole image anew from the noise that its DDIM inversion ends in."""
     schedule, z0 = model.schedule.ddim(steps), model.encode(to_model_input(model, task.picture))
-    noise = paths.ddim(_denoiser(counting, task.source, task.picture), schedule, z0)[-1]
-    target = _denoiser(counting, task.target, task.reference or task.picture, graph_scale, style_scale)
-    image = _picture(model, sample(target, schedule, noise), task.picture)
+    source = _denoiser(model, task.source, task.picture)
+    target = _denoiser(model, task.target, task.reference or task.picture, graph_scale, style_scale)
+    with counted_rows(model.unet) as rows:
+        noise = inversion_paths.ddim(source, schedule, z0)[-1]
+        image = _decode(model, sample(target, schedule, noise), task.picture)
 
-    def round_trip_error() -> float:
-        back = sample(_denoiser(model, task.source, task.picture), schedule, noise)
-        return float((back - z0).norm() / z0.norm())
+    def error() -> float:
+        return float((sample(source, schedule, noise) - z0).norm() / z0.norm())
 
-    return Edited(image, rows(), round_trip_error)
+    return EditResult(image, sum(rows), error)
 
 
 @torch.no_grad()
 def sdedit(
     model: LatentDiffusion,
-    task: Task,
+    task: EditTask,
     strength: float = 0.6,
     steps: int = 50,
     graph_scale: float = 2.0,
     style_scale: float = 2.0,
     seed: int = 0,
-) -> Edited:
-    """strength: the share of the noise levels that the picture is taken up; more follows the graph better, and keeps
-    less of the picture."""
-    counting, rows = counted(model)
-    schedule, z0 = model.schedule.ddim(steps), model.encode(to_model_input(model, task.picture))
-    schedule = schedule.below(strength * len(model.schedule))
-    noise = normal(z0.shape, torch.Generator().manual_seed(seed_of(seed, task))).to(z0)
+) -> EditResult:
+    """Adds noise to the image and denoises it under the target graph.
+
+    Args:
+        strength: share of the noise levels that are added; more follows the graph better and keeps less of the image.
+    """
+    z0 = model.encode(to_model_input(model, task.picture))
+    schedule = model.schedule.ddim(steps).up_to(strength * len(model.schedule))
+    noise = gaussian_noise(z0.shape, torch.Generator().manual_seed(task_seed(seed, task))).to(z0)
     z = model.schedule.add_noise(z0, noise, schedule.timesteps[-1:])
-    target = _denoiser(counting, task.target, task.reference or task.picture, graph_scale, style_scale)
-    return Edited(_picture(model, sample(target, schedule, z), task.picture), rows())
+    target = _denoiser(model, task.target, task.reference or task.picture, graph_scale, style_scale)
+    with counted_rows(model.unet) as rows:
+        image = _decode(model, sample(target, schedule, z), task.picture)
+    return EditResult(image, sum(rows))
 
 
-def ours(model: LatentDiffusion, task: Task, seed: int = 0, **options: Any) -> Edited:
-    counting, rows = counted(model)
-    options |= {"source": task.source, "style": task.reference, "seed": seed_of(seed, task), "reconstruct": False}
-    result = edit(counting, task.picture, task.target, **options)
-    return Edited(result.image, rows(), result.round_trip)
+def edit_by_graph(model: LatentDiffusion, task: EditTask, seed: int = 0, **options: Any) -> EditResult:
+    """This project's editor; the options are the fields of `EditOptions`."""
+    request = EditRequest(task.picture, task.target, task.source, task.reference)
+    with counted_rows(model.unet) as rows:
+        result = edit(model, request, EditOptions(seed=task_seed(seed, task), **options))
+    return EditResult(result.image, sum(rows), result.source and partial(round_trip_error, result.source))
 
 
-EDITORS: dict[str, Callable[..., Edited]] = {
-    "autoencoder": autoencoder, "truth": truth, "plain": plain, "sdedit": sdedit, "edit": ours,
-}  # fmt: skip
+EDITORS: dict[str, EditorFunction] = {
+    "autoencoder": autoencoder,
+    "truth": truth,
+    "plain": plain,
+    "sdedit": sdedit,
+    "edit": edit_by_graph,
+}
 
 
-def _kinds(function: Callable[..., Edited]) -> dict[str, Any]:
-    """Of the options of an editor's function: all but its first two parameters."""
-    if function is ours:
-        return OPTIONS
-    return kinds(function, list(inspect.signature(function).parameters)[:2])
+# What they share -----------------------------------------------------------------------------------------------------
 
 
-def _denoiser(model: LatentDiffusion, graph: SceneGraph, style: Image.Image, *scales: float):
+def task_seed(seed: int, task: EditTask) -> int:
+    """A seed for the noise of one task, so that each task has its own noise."""
+    return random.Random(f"{seed}/{task.scenes}/{task.operation}/{task.index}").getrandbits(48)
+
+
+@contextmanager
+def counted_rows(unet: nn.Module) -> Iterator[list[int]]:
+    """Records the batch size of each call of the U-Net, also through copies that share its hooks."""
+    rows: list[int] = []
+    hook = unet.register_forward_hook(lambda module, inputs, eps: rows.append(len(eps)))
+    try:
+        yield rows
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def reconstruct(model: LatentDiffusion, picture: Image.Image) -> Image.Image:
+    """Encodes and decodes an image."""
+    return _decode(model, model.encode(to_model_input(model, picture)), picture)
+
+
+def _denoiser(
+    model: LatentDiffusion, graph: SceneGraph, style: Image.Image, graph_scale: float = 1.0, style_scale: float = 1.0
+) -> Denoiser:
     reference = None if model.global_stage_model is None else to_model_input(model, style)
-    return model.denoiser(model.condition(encode([graph], model.vocab).to(model.device), reference), *scales)
+    conditioning = model.condition(encode([graph], model.vocab).to(model.device), reference)
+    return model.denoiser(conditioning, graph_scale, style_scale)
 
 
-def _picture(model: LatentDiffusion, z: Tensor, like: Image.Image) -> Image.Image:
-    """Decoded, at the size of the picture that was edited. Raises UserError for a latent that is none."""
+def _decode(model: LatentDiffusion, z: Tensor, original: Image.Image) -> Image.Image:
+    """The decoded latent at the size of the original image. Raises UserError for infinite latents."""
     if not z.isfinite().all():
-        raise UserError("the edit ran away to infinity: lower the scales, or look at how the model was trained")
-    return to_image(model.decode(z)[0]).resize(like.size, Image.Resampling.BICUBIC)
+        raise UserError(
+            "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
+        )
+    return to_image(model.decode(z)[0]).resize(original.size, Image.Resampling.BICUBIC)

@@ -1,20 +1,20 @@
-"""How good generated images are, in the numbers that the field compares by, each with its protocol.
+"""Image quality metrics with published protocols: FID, Inception Score, PSNR, SSIM, LPIPS and diversity.
 
-The arithmetic is that of published packages: torch-fidelity (FID, Inception Score), lpips, torchmetrics (PSNR, SSIM).
-Their networks get their weights from disk here: nothing is downloaded, and nothing that a weights file says is run.
+The computations are those of published packages: torch-fidelity (FID, Inception Score), lpips, torchmetrics (PSNR, SSIM).
+The weights of their networks are read from disk: nothing is downloaded, and no code in a weights file is executed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,42 +23,55 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from tqdm import tqdm
 
 from ldm.checkpoints.loading import read_state_dict
-from ldm.evaluation.image_sets import Folder, Pairs, Split, match, of_one_graph
+from ldm.evaluation.image_sets import Folder, Pairs, Split, match, pairs_by_graph
 from ldm.util.errors import UserError
+from ldm.util.files import digest
 
 PAIRED = ("psnr", "ssim", "lpips")
-SPLITS = 10  # of the samples, for the Inception Score
-WIDTH = 2048  # of Inception v3's last pooling, the features of FID
+SPLITS = 10  # parts of the samples, for the Inception Score
+FEATURES = 2048  # of Inception v3's last pooling layer, used by FID
 CLASSES = 1008  # of its logits
 
-# What a reader needs to know to compare a number; the report says it beside each.
+# Definitions for the report.
 METRICS = {
-    "fid": f"torch-fidelity, {WIDTH} features of Inception v3's last pooling",
+    "fid": f"torch-fidelity, {FEATURES} features of Inception v3's last pooling",
     "is": f"torch-fidelity, logits without bias, {SPLITS} parts of the shuffled samples",
-    "psnr": "torchmetrics, dB of a peak of 255, the channels together; mean and deviation over pairs",
-    "ssim": "torchmetrics, Gaussian window, sigma 1.5, mean over RGB, edges reflected; mean and deviation over pairs",
-    "lpips": "lpips, mean and deviation over pairs",
-    "diversity": "lpips, mean over all pairs of a graph's samples; mean and deviation over graphs",
+    "psnr": "torchmetrics, dB of a peak of 255, over all channels; mean and standard deviation over pairs",
+    "ssim": "torchmetrics, Gaussian window, sigma 1.5, mean over RGB, reflected edges; mean and standard deviation over pairs",
+    "lpips": "lpips, mean and standard deviation over pairs",
+    "diversity": "lpips, mean over all pairs of a graph's samples; mean and standard deviation over graphs",
 }
 
 
 class EvaluationError(UserError):
-    """What cannot be measured as it was asked for."""
+    """A metric that cannot be computed from what is given."""
+
+
+# Networks ------------------------------------------------------------------------------------------------------------
 
 
 class Network(NamedTuple):
-    """A package's network, and where its weights are published."""
+    """A network that metrics need, and where its weights are published.
 
-    package: str  # as pip knows it
-    metrics: tuple[str, ...]  # that need it
-    url: str  # ends in the weights' file name, which ends in the first eight digits of their sha256
-    alias: str = ""  # another name that the same file is published under
+    Args:
+        package: that implements it, by its name on PyPI.
+        metrics: that need it.
+        url: of the weights; the file name ends in the first eight digits of their SHA-256.
+        alias: another name under which the same file is published.
+    """
+
+    package: str
+    metrics: tuple[str, ...]
+    url: str
+    alias: str = ""
 
     @property
     def file(self) -> str:
+        """Name of the weights file."""
         return self.url.rsplit("/", 1)[1]
 
     def weights_in(self, folder: Path) -> Path | None:
+        """The weights file in a folder, if it is there."""
         return next((folder / name for name in (self.file, self.alias) if name and (folder / name).is_file()), None)
 
 
@@ -74,32 +87,56 @@ LPIPS = {
 }
 
 
-class Networks(NamedTuple):
-    inception: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None  # uint8 (B,3,H,W) -> features, logits (B,d)
-    distance: Callable[[Tensor, Tensor], Tensor] | None = None  # LPIPS of uint8 (B,3,H,W) twice -> (B,)
-    protocol: dict[str, dict] = {}  # for the report
+@dataclass(frozen=True)
+class Networks:
+    """The networks that are loaded.
+
+    Args:
+        inception: uint8 images (B,3,H,W) -> features (B,2048), logits (B,1008).
+        distance: LPIPS of uint8 images (B,3,H,W) and (B,3,H,W) -> (B,).
+        protocol: package and weights of each, for the report.
+        remarks: sentences on weights that are not the published ones.
+    """
+
+    inception: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    distance: Callable[[Tensor, Tensor], Tensor] | None = None
+    protocol: dict[str, dict] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
 
+NO_NETWORKS = Networks()
+
+
+def default_weights_folder() -> Path:
+    """Where torchvision and torch.hub keep the weights that they download."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
 def find_weights(metrics: Collection[str], folder: Path, lpips_net: str = "alex") -> dict[Network, Path]:
-    """The files that the metrics need. Raises EvaluationError that says which package or file to put where."""
+    """Finds the weights that the metrics need.
+
+    Raises:
+        EvaluationError: a package or a file is missing; the message says where to get it.
+    """
     needed = [network for network in (INCEPTION, LPIPS[lpips_net]) if set(network.metrics) & set(metrics)]
-    missing = []
+    missing, found = [], {}
     for network in needed:
         purpose = " and ".join(metric for metric in network.metrics if metric in metrics)
         try:
             version(network.package)
         except PackageNotFoundError:
             missing.append(f"for {purpose} install {network.package} (pip install -e '.[evaluate]')")
-        if not network.weights_in(folder):
+        if path := network.weights_in(folder):
+            found[network] = path
+        else:
             missing.append(f"for {purpose} put {network.file} from {network.url} into {folder}")
     if missing:
-        raise EvaluationError(f"{', and '.join(missing)}; psnr and ssim need nothing (--metrics psnr,ssim)")
-    return {network: network.weights_in(folder) for network in needed}
+        raise EvaluationError(f"{', and '.join(missing)}; psnr and ssim need no weights (--metrics psnr,ssim)")
+    return found
 
 
 def load_networks(weights: dict[Network, Path], lpips_net: str = "alex", device: str = "cpu") -> Networks:
-    """Every network that there are weights for, with its protocol. Raises EvaluationError for weights of another."""
+    """Loads the networks whose weights are given. Raises EvaluationError for the weights of another network."""
     inception = distance = None
     protocol, remarks = {}, []
     for network, path in weights.items():
@@ -109,14 +146,14 @@ def load_networks(weights: dict[Network, Path], lpips_net: str = "alex", device:
         else:
             distance = partial(_lpips, load_lpips(path, lpips_net).to(device))
             name, details = "lpips", {"net": lpips_net, "version": "0.1"}
-        digest = _sha256(path)
-        if digest[:8] not in network.file:
+        sha256 = digest(path)
+        if sha256[:8] not in network.file:
             remarks.append(
-                f"{path}: not the published {network.file}, since its sha256 begins {digest[:8]}; "
-                "the numbers compare with none but its own"
+                f"{path}: not the published {network.file} (its SHA-256 begins with {sha256[:8]}); the numbers are not "
+                "comparable with published ones"
             )
         package = f"{network.package} {version(network.package)}"
-        protocol[name] = {"package": package, "weights": str(path), "sha256": digest, **details}
+        protocol[name] = {"package": package, "weights": str(path), "sha256": sha256, **details}
     return Networks(inception, distance, protocol, tuple(remarks))
 
 
@@ -124,138 +161,201 @@ def load_inception(path: Path) -> nn.Module:
     """torch-fidelity's Inception v3: uint8 images (B,3,H,W) -> features (B,2048), logits without bias (B,1008)."""
     from torch_fidelity import FeatureExtractorInceptionV3
 
-    tensors = io.BytesIO()  # the package runs what its file says, so it is given a copy that holds tensors alone
+    # torch-fidelity unpickles its file without restrictions, so it gets a copy that holds tensors only.
+    tensors = io.BytesIO()
     torch.save(read_state_dict(path), tensors)
     tensors.seek(0)
-    outputs = [str(WIDTH), "logits_unbiased"]
+    outputs = [str(FEATURES), "logits_unbiased"]
     try:
         return FeatureExtractorInceptionV3("inception-v3-compat", outputs, feature_extractor_weights_path=tensors)
     except RuntimeError:
-        raise EvaluationError(f"{path}: weights of another network; download {INCEPTION.url}") from None
+        raise EvaluationError(f"{path}: holds the weights of another network; download {INCEPTION.url}") from None
 
 
 def load_lpips(path: Path, net: str) -> nn.Module:
-    """The authors' LPIPS, its linear heads from the package: images (B,3,H,W) in [-1,1] twice -> (B,1,1,1)."""
+    """The authors' LPIPS with the package's linear heads: images (B,3,H,W) in [-1,1] twice -> (B,1,1,1)."""
     import lpips
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it calls torchvision by a retired parameter
+        warnings.simplefilter("ignore")  # lpips passes a deprecated parameter to torchvision
         model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     published = read_state_dict(path)
     try:
-        # its slice2.3.weight is torchvision's features.3.weight
-        ours = {name: published[f"features.{name.split('.', 1)[1]}"] for name in model.net.state_dict()}
-        model.net.load_state_dict(ours)
+        # lpips' slice2.3.weight is torchvision's features.3.weight
+        weights = {name: published[f"features.{name.split('.', 1)[1]}"] for name in model.net.state_dict()}
+        model.net.load_state_dict(weights)
     except (KeyError, RuntimeError):
-        raise EvaluationError(f"{path}: weights of another network; download {LPIPS[net].url}") from None
+        raise EvaluationError(f"{path}: holds the weights of another network; download {LPIPS[net].url}") from None
     return model
 
 
+def _lpips(model: nn.Module, first: Tensor, second: Tensor) -> Tensor:
+    return model(first / 127.5 - 1, second / 127.5 - 1).flatten()
+
+
+# Metrics -------------------------------------------------------------------------------------------------------------
+
+
 def fid(first: Tensor, second: Tensor) -> float:
-    """|mu1 - mu2|^2 + Tr(S1 + S2 - 2 sqrt(S1 S2)) of features (N,d) and (M,d) (Heusel et al., arXiv 1706.08500)."""
+    """Frechet distance |mu1 - mu2|^2 + Tr(S1 + S2 - 2 sqrt(S1 S2)) of two sets of features (Heusel et al. 1706.08500).
+
+    Args:
+        first, second: (N,D) and (M,D).
+    """
     from torch_fidelity import metric_fid
 
-    moments = [metric_fid.fid_features_to_statistics(side.double()) for side in (first, second)]
+    moments = [metric_fid.fid_features_to_statistics(features.double()) for features in (first, second)]
     return metric_fid.fid_statistics_to_metric(*moments, verbose=False)[metric_fid.KEY_METRIC_FID]
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> dict[str, float]:
-    """exp(E KL(p(y|x) || p(y))) of logits (N,classes), over parts of the samples, shuffled by the package's own seed
-    (Salimans et al., arXiv 1606.03498)."""
+    """exp(E KL(p(y|x) || p(y))), its mean and standard deviation over parts (Salimans et al. 1606.03498).
+
+    Args:
+        logits: (N,classes).
+        splits: parts of the samples, which are shuffled by the package's own seed.
+    """
     from torch_fidelity import metric_isc
 
     score = metric_isc.isc_features_to_metric(logits, splits)
     return {"mean": score[metric_isc.KEY_METRIC_ISC_MEAN], "std": score[metric_isc.KEY_METRIC_ISC_STD]}
 
 
-def psnr(first: Tensor, second: Tensor) -> Tensor:  # uint8 (B,3,H,W) twice -> (B,) in dB, infinite for equal images
+def psnr(first: Tensor, second: Tensor) -> Tensor:  # uint8 (B,3,H,W) twice -> (B,)
+    """Peak signal-to-noise ratio in dB, infinite for equal images."""
     return peak_signal_noise_ratio(first / 255, second / 255, (0.0, 1.0), reduction="none", dim=(1, 2, 3))
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:  # uint8 (B,3,H,W) twice -> (B,)
-    return structural_similarity_index_measure(first / 255, second / 255, data_range=1.0, reduction="none").reshape(-1)
+    """Structural similarity (Wang et al. 2004) with torchmetrics' reflected edges."""
+    values = structural_similarity_index_measure(first / 255, second / 255, data_range=1.0, reduction="none")
+    return values.reshape(-1)
+
+
+# The report ----------------------------------------------------------------------------------------------------------
+
+
+def default_metrics(samples: Folder, paired: bool) -> list[str]:
+    """The metrics that suit a folder of samples."""
+    return ["fid", "is", *(PAIRED if paired else ()), *(["diversity"] if pairs_by_graph(samples) else ())]
 
 
 def evaluate(
     samples: Folder,
     reference: Folder | Split | None,
     metrics: Collection[str],
-    networks: Networks = Networks(),
+    networks: Networks = NO_NETWORKS,
     n: int | None = None,
     batch_size: int = 32,
     workers: int = 0,
     device: str = "cpu",
 ) -> dict:
-    """The report for JSON: every number with its settings, the networks, both sides, and remarks on what to beware of.
+    """Computes metrics of samples.
 
-    FID takes the first `n` reference images; partners of samples are looked for among all of them.
-    Raises EvaluationError or ImageSetError, before an image is read, for what is missing or too few.
+    Args:
+        reference: real images; may be None for metrics that need none ('is', 'diversity').
+        metrics: keys of `METRICS`.
+        n: FID uses the first n real images; paired metrics look for partners among all of them.
+        workers: processes that load images.
+
+    Returns:
+        The report, of JSON values: each number with its protocol, the networks, both sets, and remarks on pitfalls.
+
+    Raises:
+        EvaluationError, ImageSetError: something is missing or there are too few images; before any image is read.
     """
     compared = [metric for metric in metrics if metric in ("fid", *PAIRED)]
     if compared and reference is None:
-        raise EvaluationError(f"{', '.join(compared)}: compared with what? Give --reference or --config")
+        raise EvaluationError(f"{', '.join(compared)}: nothing to compare with; give --reference or --config")
     partners = match(samples, reference) if set(PAIRED) & set(metrics) else []
-    siblings = of_one_graph(samples) if "diversity" in metrics else []
+    siblings = pairs_by_graph(samples) if "diversity" in metrics else []
     real = Subset(reference, range(len(reference))[:n]) if "fid" in metrics else ()
-    remarks = [*networks.remarks, *_refuse_too_few(metrics, len(samples), len(real), len(siblings))]
+    remarks = [*networks.remarks, *_size_remarks(metrics, len(samples), len(real), len(siblings))]
 
-    read = partial(_batches, batch_size=batch_size, workers=workers, device=device)
-    numbers = {}
+    read: Reader = partial(_batches, batch_size=batch_size, workers=workers, device=device)
+    numbers: dict[str, dict] = {}
     if {"fid", "is"} & set(metrics):
-        features, logits = _outputs(networks.inception, read(samples, "samples"))
-        if "fid" in metrics:
-            others, _ = _outputs(networks.inception, read(real, "reference"))
-            numbers["fid"] = {"value": fid(features, others), "samples": len(features), "reference": len(others)}
-        if "is" in metrics:
-            numbers["is"] = {**inception_score(logits), "samples": len(logits)}
+        numbers |= _distribution_metrics(metrics, samples, real, networks, read)
     if partners:
-        measures = {"psnr": psnr, "ssim": ssim, "lpips": networks.distance}
-        asked = {name: measure for name, measure in measures.items() if name in metrics}
-        scores = _compare(asked, read(Pairs(samples, reference, partners), "pairs"))
-        numbers |= {name: {**_spread(of_pairs), "pairs": len(partners)} for name, of_pairs in scores.items()}
-        if "psnr" in asked and (equal := int(scores["psnr"].isinf().sum())):
-            remarks.append(f"psnr: infinite for {equal} pairs of equal images; its mean is over the others")
+        numbers |= _paired_metrics(metrics, Pairs(samples, reference, partners), networks, read)
+        if equal := numbers.get("psnr", {}).pop("infinite", 0):
+            remarks.append(f"psnr: infinite for {equal} pairs of equal images, which its mean leaves out")
     if siblings:
-        pairs = Pairs(samples, samples, list(chain.from_iterable(siblings)))
-        scores = _compare({"lpips": networks.distance}, read(pairs, "diversity"))["lpips"]
-        of_graphs = torch.stack([of_graph.mean() for of_graph in scores.split([len(group) for group in siblings])])
-        numbers["diversity"] = {**_spread(of_graphs), "graphs": len(siblings), "pairs": len(pairs)}
+        numbers["diversity"] = _diversity(samples, siblings, networks, read)
     return {
         "metrics": {name: {**numbers[name], "protocol": METRICS[name]} for name in metrics},
         "networks": networks.protocol,
         "samples": {"source": str(samples), "images": len(samples)},
         "reference": {"source": str(reference), "images": len(reference)} if compared else None,
         "resizing": f"to {samples.size}x{samples.size} whatever the shape, bilinear with antialiasing (Pillow); "
-        "files upright, as their EXIF says",
+        "files rotated upright according to their EXIF data",
         "device": device,
         "remarks": remarks,
     }
 
 
-def _refuse_too_few(metrics: Collection[str], samples: int, real: int, graphs: int) -> Iterator[str]:
-    """EvaluationError for numbers that do not exist, a remark for those that mean little."""
+def _size_remarks(metrics: Collection[str], samples: int, real: int, graphs: int) -> Iterator[str]:
+    """Remarks on metrics that mean little for so few images; EvaluationError for those that do not exist."""
     if "fid" in metrics:
         if min(samples, real) < 2:
-            raise EvaluationError(f"fid: {samples} samples and {real} reference images; a covariance needs two of each")
-        if min(samples, real) <= WIDTH:
+            raise EvaluationError(
+                f"fid: {samples} samples and {real} reference images; a covariance needs at least two of each"
+            )
+        if min(samples, real) <= FEATURES:
             yield (
-                f"fid: {samples} samples and {real} reference images have no full covariance of {WIDTH} features; the "
-                "distance comes out too large, and compares with none but those of as many images"
+                f"fid: the covariance of {FEATURES} features is singular for {samples} samples and {real} reference images; "
+                "the distance is biased upwards and comparable only between sets of the same sizes"
             )
     if "is" in metrics:
         if samples < SPLITS:
-            raise EvaluationError(f"is: {samples} samples cannot be split into {SPLITS} parts; give {SPLITS} at least")
+            raise EvaluationError(f"is: {samples} samples cannot be split into {SPLITS} parts; give at least {SPLITS}")
         if samples < SPLITS * CLASSES:
             yield f"is: with {samples} samples in {SPLITS} parts it cannot exceed {-(-samples // SPLITS)}"
     if "diversity" in metrics and not graphs:
         raise EvaluationError(
-            "diversity: no graph has two samples; index.jsonl says which graph a sample shows, or its subfolder does"
+            "diversity: no graph has two samples; index.jsonl, or one subfolder per graph, tells which graph a sample shows"
         )
 
 
-def _batches(images: Dataset, what: str, batch_size: int, workers: int, device: str) -> Iterator[Any]:
-    """Batches, or lists of the two sides' batches, on the device, behind a progress bar."""
-    with tqdm(total=len(images), desc=what, unit="image", leave=False) as bar:
+# Computation ---------------------------------------------------------------------------------------------------------
+
+Reader = Callable[[Dataset, str], Iterator]  # a data set and its description -> batches
+
+
+def _distribution_metrics(
+    metrics: Collection[str], samples: Dataset, real: Dataset, networks: Networks, read: Reader
+) -> dict[str, dict]:
+    numbers = {}
+    features, logits = _outputs(networks.inception, read(samples, "samples"))
+    if "fid" in metrics:
+        others, _ = _outputs(networks.inception, read(real, "reference"))
+        numbers["fid"] = {"value": fid(features, others), "samples": len(features), "reference": len(others)}
+    if "is" in metrics:
+        numbers["is"] = {**inception_score(logits), "samples": len(logits)}
+    return numbers
+
+
+def _paired_metrics(metrics: Collection[str], pairs: Pairs, networks: Networks, read: Reader) -> dict[str, dict]:
+    measures = {"psnr": psnr, "ssim": ssim, "lpips": networks.distance}
+    scores = _compare({name: measures[name] for name in PAIRED if name in metrics}, read(pairs, "pairs"))
+    numbers = {name: {**_mean_and_std(values), "pairs": len(pairs)} for name, values in scores.items()}
+    if "psnr" in scores:
+        numbers["psnr"]["infinite"] = int(scores["psnr"].isinf().sum())
+    return numbers
+
+
+def _diversity(
+    samples: Dataset, siblings: Sequence[Sequence[tuple[int, int]]], networks: Networks, read: Reader
+) -> dict:
+    pairs = Pairs(samples, samples, list(chain.from_iterable(siblings)))
+    scores = _compare({"lpips": networks.distance}, read(pairs, "diversity"))["lpips"]
+    by_graph = torch.stack([of_graph.mean() for of_graph in scores.split([len(group) for group in siblings])])
+    return {**_mean_and_std(by_graph), "graphs": len(siblings), "pairs": len(pairs)}
+
+
+def _batches(images: Dataset, description: str, batch_size: int, workers: int, device: str) -> Iterator:
+    """Batches on the device (of pairs, lists of two batches), behind a progress bar."""
+    with tqdm(total=len(images), desc=description, unit="image", leave=False) as bar:
         for batch in DataLoader(images, batch_size, num_workers=workers):
             sides = [side.to(device) for side in (batch if isinstance(batch, list) else [batch])]
             yield sides if isinstance(batch, list) else sides[0]
@@ -264,7 +364,7 @@ def _batches(images: Dataset, what: str, batch_size: int, workers: int, device: 
 
 @torch.no_grad()
 def _outputs(network: Callable[[Tensor], tuple[Tensor, ...]], images: Iterable[Tensor]) -> list[Tensor]:
-    """Each output (B,d) of the network over all batches, as (N,d) on the CPU."""
+    """Each output (B,D) of the network over all batches, as (N,D) on the CPU."""
     return [torch.cat(parts) for parts in zip(*([output.cpu() for output in network(batch)] for batch in images))]
 
 
@@ -275,22 +375,10 @@ def _compare(measures: dict[str, Callable[[Tensor, Tensor], Tensor]], pairs: Ite
     return {name: torch.cat(parts) for name, parts in zip(measures, zip(*scores))}
 
 
-def _lpips(model: nn.Module, first: Tensor, second: Tensor) -> Tensor:
-    return model(first / 127.5 - 1, second / 127.5 - 1).flatten()
-
-
-def _spread(scores: Tensor) -> dict[str, float | None]:
-    """None where there is no number: JSON knows no infinity."""
+def _mean_and_std(scores: Tensor) -> dict[str, float | None]:
+    """Over the finite scores; None if there are none, since JSON has no infinity."""
     finite = scores[scores.isfinite()]
     return {
         "mean": finite.mean().item() if len(finite) else None,
         "std": finite.std(correction=0).item() if len(finite) else None,
     }
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

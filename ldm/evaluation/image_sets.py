@@ -1,4 +1,4 @@
-"""Two sets of images to compare: which graph each sample shows, and which real image belongs to it."""
+"""Sets of images for evaluation: folders and data set splits, the graph of each sample, and its real counterpart."""
 
 from __future__ import annotations
 
@@ -21,31 +21,43 @@ from ldm.util.config import instantiate_from_config
 from ldm.util.errors import UserError
 from ldm.util.images import read_image, square, to_image
 
-INDEX = "index.jsonl"  # scripts/sample.py's: an object per line, with `file` and `graph_index` among its keys
+INDEX = "index.jsonl"  # of scripts/sample.py: a JSON object per line, with the keys `file` and `graph_index`
 
 
 class ImageSetError(UserError):
-    """Sets that are missing, empty, or do not belong together."""
+    """A set of images that is missing, empty or broken, or two sets that do not match."""
 
 
 class Folder(Dataset):
-    """folder[i] -> uint8 (3,size,size), upright, in the order of the files' names, the first n of them.
+    """The images of a folder, in the order of their file names: folder[i] -> uint8 (3,size,size), upright.
 
-    graphs[i] is the graph that image i shows: the `graph_index` of its line in the folder's index.jsonl (whose files
-    are then all that counts, so that drawings beside the samples do not), or else the subfolder that it lies in. None
-    for a file at the top of a folder without index.
+    With an index.jsonl, only the files that it lists count; other images beside them do not.
+
+    Args:
+        size: to which images are resized, whatever their shape.
+        n: how many images are used; None for all.
+
+    Attributes:
+        files: paths relative to the folder.
+        graphs: the graph of each image: its `graph_index` in index.jsonl, else the subfolder that it lies in; None for
+            files at the top of a folder without index.jsonl.
+
+    Raises:
+        ImageSetError: there is no such folder, it holds no images, or sampling into it is not finished.
     """
 
     def __init__(self, folder: str | Path, size: int, n: int | None = None):
         self.folder, self.size = Path(folder), size
         if not self.folder.is_dir():
-            raise ImageSetError(f"{folder}: there is no such folder")
+            raise ImageSetError(f"{folder}: no such folder")
         self.indexed = (self.folder / INDEX).is_file()
         if not self.indexed and all((self.folder / part).is_dir() for part in ("images", "graphs")):
-            raise ImageSetError(f"{folder}: sampling is not done, or it had {INDEX}; run sample.py again to go on")
+            raise ImageSetError(
+                f"{folder}: sampling is not finished, since {INDEX} is missing; run sample.py again to continue"
+            )
         graphs = _read_index(self.folder / INDEX) if self.indexed else _subfolders(self.folder)
         if not graphs:
-            raise ImageSetError(f"{folder}: holds no image")
+            raise ImageSetError(f"{folder}: holds no image; name a folder with images")
         self.files = sorted(graphs)[:n]
         self.graphs = [graphs[file] for file in self.files]
 
@@ -61,7 +73,11 @@ class Folder(Dataset):
 
 
 class Split(Dataset):
-    """split[i] -> uint8 (3,size,size): the image of graph i in a config's data.params.<split>."""
+    """The images of a config's data.params.<split>: split[i] -> uint8 (3,size,size), of graph i.
+
+    Raises:
+        ImageSetError: the config cannot be read, or has no such split.
+    """
 
     def __init__(self, config: str | Path, split: str, size: int):
         self.name = f"{config}, data.params.{split}"
@@ -88,7 +104,7 @@ class Split(Dataset):
 
 
 class Pairs(Dataset):
-    """pairs[k] -> (first[i], second[j]) for the k-th (i, j)."""
+    """Pairs of images: pairs[k] -> (first[i], second[j]) with (i, j) = indices[k]."""
 
     def __init__(self, first: Dataset, second: Dataset, indices: Sequence[tuple[int, int]]):
         self.first, self.second, self.indices = first, second, indices
@@ -102,27 +118,35 @@ class Pairs(Dataset):
 
 
 def match(samples: Folder, reference: Folder | Split) -> list[tuple[int, int]]:
-    """(sample, its real image) for every sample: in a folder the one of the same file name, endings apart; in a split
-    the one whose graph was sampled, as the index says. Raises ImageSetError where a sample has none."""
+    """Finds the real image of each sample: by file name (without extension) in a folder, by graph_index in a split.
+
+    Returns:
+        Indices (sample, real image).
+
+    Raises:
+        ImageSetError: a sample has no real image, or it is ambiguous.
+    """
     if isinstance(reference, Split):
         if not samples.indexed:
-            raise ImageSetError(f"{samples}: has no {INDEX}, which would say whose graph each sample shows")
+            raise ImageSetError(
+                f"{samples}: has no {INDEX}, which tells the graph of each sample; compare with a folder (--reference)"
+            )
         names, partners = samples.graphs, {index: index for index in range(len(reference))}
     else:
         names = [file.with_suffix("") for file in samples.files]
         partners = {file.with_suffix(""): index for index, file in enumerate(reference.files)}
         if len(partners) < len(reference):
-            raise ImageSetError(f"{reference}: some files differ in their ending alone, so names do not tell pairs")
-    alone = [file for file, name in zip(samples.files, names) if name not in partners]
-    if alone:
+            raise ImageSetError(f"{reference}: some file names differ in their extension only; rename one of each")
+    unmatched = [file for file, name in zip(samples.files, names) if name not in partners]
+    if unmatched:
         raise ImageSetError(
-            f"{samples}: {len(alone)} of {len(names)} samples, {alone[0]} the first, have no partner in {reference}"
+            f"{samples}: {len(unmatched)} of {len(names)} samples have no partner in {reference}, first {unmatched[0]}"
         )
     return [(index, partners[name]) for index, name in enumerate(names)]
 
 
-def of_one_graph(samples: Folder) -> list[list[tuple[int, int]]]:
-    """For every graph with several samples, all pairs of them."""
+def pairs_by_graph(samples: Folder) -> list[list[tuple[int, int]]]:
+    """For each graph with several samples, the indices of all pairs of them."""
     members = defaultdict(list)
     for index, graph in enumerate(samples.graphs):
         if graph is not None:
@@ -137,18 +161,18 @@ def _read_index(path: Path) -> dict[Path, int]:
             entry = json.loads(line)
             graphs[Path(entry["file"])] = int(entry["graph_index"])
         except (ValueError, TypeError, KeyError):
-            raise ImageSetError(f"{path}, line {number}: not an object with `file` and `graph_index`") from None
+            raise ImageSetError(f"{path}, line {number}: is no JSON object with `file` and `graph_index`") from None
     missing = [file for file in graphs if not (path.parent / file).is_file()]
     if missing:
-        raise ImageSetError(f"{path}: {len(missing)} of its {len(graphs)} files are not there, {missing[0]} the first")
+        raise ImageSetError(f"{path}: {len(missing)} of its {len(graphs)} files are missing, first {missing[0]}")
     return graphs
 
 
 def _subfolders(folder: Path) -> dict[Path, str | None]:
-    endings = Image.registered_extensions()
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in endings)
-    shown = (file for file in files if not any(part.startswith(".") for part in file.parts))
-    return {file: str(file.parent) if len(file.parts) > 1 else None for file in shown}
+    extensions = Image.registered_extensions()
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in extensions)
+    visible = (file for file in files if not any(part.startswith(".") for part in file.parts))
+    return {file: str(file.parent) if len(file.parts) > 1 else None for file in visible}
 
 
 def _pixels(image: Image.Image) -> Tensor:  # RGB -> uint8 (3,H,W)

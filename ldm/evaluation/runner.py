@@ -1,18 +1,17 @@
-"""Many measurements, each written down as soon as it is made, so that a study that was stopped goes on where it was.
+"""A set of measurements that can be interrupted and resumed: each result is stored as soon as it is known.
 
-    rows.jsonl    the settings that all rows share, then a row for each job, in the order in which they were done
-    pictures/     what was made in the first jobs of each group, and in the first that failed
+    rows.jsonl    the settings that all rows share, then one row per job, in the order of completion
+    pictures/     images of the first jobs of each group and of its first failures
 
-A job is a tuple of names and, last, a number; jobs that differ in the number alone are a group. A row depends on its job
-and the settings alone: on a CPU each job is one thread's work, in as many processes as are asked for, because a small
-model keeps the interpreter as busy as the processor, which threads would share.
+A job is a tuple of names that ends in a number; jobs that differ only in the number form a group. A row depends on its job
+and on the settings only. On a CPU each job runs in one thread and several jobs run in separate processes: with a small
+model the Python interpreter is the bottleneck, which threads would share.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import multiprocessing
 import re
 import signal
@@ -28,13 +27,14 @@ from tqdm import tqdm
 
 import ldm
 from ldm.util.errors import UserError
+from ldm.util.files import atomic_write
 from ldm.util.processes import end_with_parent, single_thread
 
 ROWS = "rows.jsonl"
-SHOWN = 4  # pictures of a group that are kept: so many first ones, and so many first failures
+PICTURES_PER_GROUP = 4  # first jobs whose image is stored, and as many first failures
 
 Job = tuple  # (name, ..., number)
-Measure = Callable[[Job], tuple[dict, Image.Image | None]]  # the row, with a 'success', and what was made
+Measure = Callable[[Job], tuple[dict, Image.Image | None]]  # job -> row (with the key 'success'), image
 
 
 def run_jobs(
@@ -43,30 +43,38 @@ def run_jobs(
     jobs: Sequence[Job],
     prepare: Callable[[], Measure],
     workers: int = 1,
-    what: str = "jobs",
+    description: str = "jobs",
+    is_current: Callable[[Job, dict], bool] = lambda job, row: True,
 ) -> list[dict]:
-    """The rows of all jobs, in the jobs' order; what the folder has already is not done again.
+    """Measures all jobs whose rows are not in the folder yet.
 
-    prepare is called once in each process and gives what does a job; for more than one worker it must be picklable.
-    Raises UserError where the folder's rows were made with other settings.
+    Args:
+        folder: where rows and pictures are stored.
+        settings: what all rows depend on besides their jobs; JSON values.
+        prepare: called once per process; returns the function that does a job. Must be picklable for several workers.
+        workers: processes; with 1, the jobs run in this process.
+        description: label of the progress bar.
+        is_current: whether a stored row is still valid; jobs whose rows are not are measured again.
+
+    Returns:
+        The rows of all jobs, in the order of `jobs`.
+
+    Raises:
+        UserError: the folder's rows were measured with other settings.
     """
-    rows = read_rows(folder, settings)
-    places: Counter = Counter()
-    keep = set()  # whatever comes of them
-    for job in jobs:
-        if places[job[:-1]] < SHOWN:
-            keep.add(job)
-        places[job[:-1]] += 1
+    stored = read_rows(folder, settings)
+    rows = {job: row for job, row in stored if is_current(job, row)}
+    pictured = _first_of_each_group(jobs, PICTURES_PER_GROUP)
     failures = Counter(job[:-1] for job, row in rows.items() if not row["success"])
-    left = [job for job in jobs if job not in rows]
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), desc=what)
-    with (folder / ROWS).open("a") as file, bar, closing(_done(left, prepare, workers)) as done:
-        for job, row, image in done:
+    missing = [job for job in jobs if job not in rows]
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc=description)
+    with (folder / ROWS).open("a") as file, bar, closing(_measure_all(missing, prepare, workers)) as results:
+        for job, row, image in results:
             failures[job[:-1]] += not row["success"]
-            if image is not None and (job in keep or (not row["success"] and failures[job[:-1]] <= SHOWN)):
-                path = picture_path(folder, job)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                image.save(path)
+            early_failure = not row["success"] and failures[job[:-1]] <= PICTURES_PER_GROUP
+            if image is not None and (job in pictured or early_failure):
+                with atomic_write(picture_path(folder, job)) as temporary:
+                    image.save(temporary)
             file.write(json.dumps({"job": job, **row}) + "\n")
             file.flush()
             rows[job] = row
@@ -74,65 +82,76 @@ def run_jobs(
     return [rows[job] for job in jobs]
 
 
-def read_rows(folder: Path, settings: dict) -> dict[Job, dict]:
-    """The rows that are there by their jobs, and a file to add to. A line that was being written when the study was
-    stopped is taken away. Raises UserError where the file is of another study."""
+def read_rows(folder: Path, settings: dict) -> list[tuple[Job, dict]]:
+    """Reads the stored jobs and rows, in the order of completion, and leaves a file that rows can be appended to.
+
+    A line that an interruption cut off is removed; the file is created if there is none.
+
+    Raises:
+        UserError: the file holds something else, or rows that were measured with other settings.
+    """
     path = folder / ROWS
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    if not whole:
+    complete = [line for line in lines if line.endswith("\n")]
+    if not complete:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"settings": settings}) + "\n")
-        return {}
+        return []
     try:
-        (there,), rows = json.loads(whole[0]).values(), [json.loads(line) for line in whole[1:]]
+        (stored_settings,) = json.loads(complete[0]).values()
+        rows = [json.loads(line) for line in complete[1:]]
         jobs = [tuple(row.pop("job")) for row in rows]
+        keys = {**stored_settings, **settings}
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise UserError(f"{path}: not the rows of a study; choose another --outdir") from None
-    for key in {**there, **settings}:
-        was, now = there.get(key), json.loads(json.dumps(settings.get(key)))
-        if was != now:
+        raise UserError(f"{path}: does not hold the rows of a benchmark; choose another --outdir") from None
+    for key in keys:
+        stored, current = stored_settings.get(key), json.loads(json.dumps(settings.get(key)))
+        if stored != current:
             raise UserError(
-                f"{path}: its rows were made with {key} {was}, not {now}; choose another --outdir, or delete this one to "
-                "measure anew"
+                f"{path}: its rows were measured with {key} {stored}, not {current}; choose another --outdir, or delete "
+                "this one to measure again"
             )
-    if len(whole) < len(lines):
-        path.write_text("".join(whole))
-    return dict(zip(jobs, rows))
+    if len(complete) < len(lines):
+        with atomic_write(path) as temporary:
+            temporary.write_text("".join(complete))
+    return list(zip(jobs, rows))
 
 
 def source_digest(package: Path = Path(ldm.__file__).parent) -> str:
-    """The same for the same source of a package, and for no other."""
-    digest = hashlib.sha256()
+    """Hash of the names and contents of all Python files of a package: rows of other code are not mixed with new ones."""
+    sha256 = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+        sha256.update(f"{file.relative_to(package).as_posix()}\n".encode() + file.read_bytes())
+    return sha256.hexdigest()[:16]
 
 
 def picture_path(folder: Path, job: Job) -> Path:
+    """Where the image of a job is stored, if it is."""
     *names, number = job
     return folder / "pictures" / Path(*map(file_name, names)) / f"{number}.png"
 
 
 def file_name(text: str) -> str:
-    """What every file system takes for it."""
+    """The text with everything replaced that some file system refuses in a name."""
     return re.sub(r"[^\w.,=-]", "_", text)
 
 
-def wilson(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % interval of a share of which `successes` out of `count` were seen (Wilson 1927)."""
-    if count == 0:
-        return 0.0, 1.0
-    share = successes / count
-    middle = share + z**2 / (2 * count)
-    reach = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return tuple(min(1.0, max(0.0, (middle + sign * reach) / (1 + z**2 / count))) for sign in (-1, 1))
+def _first_of_each_group(jobs: Sequence[Job], count: int) -> set[Job]:
+    sizes: Counter = Counter()
+    first = set()
+    for job in jobs:
+        if sizes[job[:-1]] < count:
+            first.add(job)
+        sizes[job[:-1]] += 1
+    return first
 
 
-# In this process or in others ----------------------------------------------------------------------------------------
+# Processes -----------------------------------------------------------------------------------------------------------
 
 
-def _done(jobs: Sequence[Job], prepare: Callable, workers: int) -> Iterator[tuple[Job, dict, Image.Image | None]]:
+def _measure_all(
+    jobs: Sequence[Job], prepare: Callable, workers: int
+) -> Iterator[tuple[Job, dict, Image.Image | None]]:
     if not jobs:
         return
     if workers <= 1:
@@ -141,16 +160,16 @@ def _done(jobs: Sequence[Job], prepare: Callable, workers: int) -> Iterator[tupl
             for job in jobs:
                 yield job, *measure(job)
         return
-    # A fork of a process whose torch has begun to use threads may wait for ever for those that it does not have.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (prepare,))
-    others = set(multiprocessing.active_children())
+    # A forked process deadlocks if torch had started its thread pool before the fork.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (prepare,))
+    other_children = set(multiprocessing.active_children())
     try:
-        with _deaf():
-            futures = {pool.submit(_measure, job): job for job in jobs}
+        with _ignored_interrupt():
+            futures = {pool.submit(_measure_in_worker, job): job for job in jobs}
         for future in as_completed(futures):
             yield futures.pop(future), *future.result()
-    except BaseException:  # whoever wants to stop does not want to wait for the jobs at hand
-        for process in set(multiprocessing.active_children()) - others:
+    except BaseException:  # an interruption must not wait for the jobs in progress
+        for process in set(multiprocessing.active_children()) - other_children:
             process.terminate()
         raise
     finally:
@@ -158,25 +177,25 @@ def _done(jobs: Sequence[Job], prepare: Callable, workers: int) -> Iterator[tupl
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that start meanwhile do not hear Ctrl-C, to which each would say something: this one does, and ends them."""
-    hearing = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignored_interrupt() -> Iterator[None]:
+    """Processes started within ignore Ctrl-C, on which each would print a traceback; this process terminates them."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, hearing)
+        signal.signal(signal.SIGINT, handler)
 
 
-def _begin(prepare: Callable[[], Measure]) -> None:
+_measure_of_worker: Measure | None = None  # set once in each worker process
+
+
+def _start_worker(prepare: Callable[[], Measure]) -> None:
+    global _measure_of_worker
     end_with_parent()
     torch.set_num_threads(1)
-    _worker.append(prepare())
+    _measure_of_worker = prepare()
 
 
-_worker: list[Measure] = []  # of a process that serves a pool: what it does with a job
-
-
-def _measure(job: Job) -> tuple[dict, Image.Image | None]:
-    return _worker[0](job)
-
-
+def _measure_in_worker(job: Job) -> tuple[dict, Image.Image | None]:
+    assert _measure_of_worker is not None
+    return _measure_of_worker(job)

@@ -330,7 +330,7 @@ def test_on_a_floor_new_words_are_true_by_the_solids_own_rules():
     """But where their graph says of none that it is before another without covering it, or nothing has room."""
     floors = 0
     for number in range(30):
-        task = edit_tasks.task("hard", "relation", number)
+        task = edit_tasks.make_task("hard", "relation", number)
         if not shows_floor(task.source):
             continue
         try:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ldm.evaluation.edit_tasks import OPERATIONS, task
+from ldm.evaluation.edit_tasks import OPERATIONS, make_task
 from ldm.util.errors import UserError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "demo.py"
@@ -23,7 +23,7 @@ def demo(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_what_should_come_out_is_right_and_what_went_in_is_wrong(demo, operation):
-    this = task("shapes", operation, demo.FIRST_TASK + OPERATIONS.index(operation))
+    this = make_task("shapes", operation, demo.FIRST_TASK + OPERATIONS.index(operation))
     assert demo.complaints(this, this.truth) == []
     assert demo.complaints(this, this.picture) != []
 
