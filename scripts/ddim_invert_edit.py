@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ldm.editing.options import DEFAULT_STEPS, LOCAL_METHOD, EditOptions, default_guidance_scale, default_sampler
-from ldm.util.cli import add_model_arguments, positive, run_program
+from ldm.util.cli import add_model_arguments, add_verbose_argument, positive, run_program
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import writable_folder
 from ldm.util.options import add_arguments, given_values, option_types
@@ -63,6 +63,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "convolutions use less memory",
     )
     add("--outdir", metavar="DIR", help="output folder (default: outputs/<date and time>)")
+    add_verbose_argument(parser)
     add_arguments(parser.add_argument_group("how to edit"), EditOptions)
     several = parser.add_argument_group("several edits, and diagnostics")
     add = several.add_argument
@@ -99,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         PROGRAM,
         if_stopped=f"the same command with --outdir {arguments.outdir} continues" if arguments.batch else "",
         if_out_of_memory="try --precision fp16, --low-memory or another --device",
+        verbose=arguments.verbose,
     )
 
 
@@ -134,7 +136,10 @@ def edit_one(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     graph, source = read_graph(arguments.sg), arguments.source_sg and read_graph(arguments.source_sg)
     reference = arguments.ref or (graph.image and Path(arguments.sg).parent / graph.image)
-    edit_only = [*SINGLE_EDIT_OPTIONS, *(field.name for field in fields(EditOptions) if field.name not in SAMPLING_OPTIONS)]
+    edit_only = [
+        *SINGLE_EDIT_OPTIONS,
+        *(field.name for field in fields(EditOptions) if field.name not in SAMPLING_OPTIONS),
+    ]
     if not reference and (given := _given(arguments, edit_only)):
         raise UserError(f"{given}: only for the edit of a photograph; name one with --ref, or leave these options out")
     photograph, style = (name and read_image(name, upright=True) for name in (reference, arguments.style))
@@ -150,11 +155,20 @@ def edit_one(arguments: argparse.Namespace) -> int:
     if photograph is None:
         _sample(model, graph, style, options, folder, record)
     else:
-        _edit(model, (photograph, graph, source, style, mask), options, arguments, folder, record | {"reference": str(reference)})
+        _edit(
+            model,
+            (photograph, graph, source, style, mask),
+            options,
+            arguments,
+            folder,
+            record | {"reference": str(reference)},
+        )
     return 0
 
 
-def _edit(model, images_and_graphs: tuple, options: dict, arguments: argparse.Namespace, folder: Path, record: dict) -> None:
+def _edit(
+    model, images_and_graphs: tuple, options: dict, arguments: argparse.Namespace, folder: Path, record: dict
+) -> None:
     from ldm.editing.options import EditRequest
     from ldm.editing.outputs import images_of, measurements, sentences, write
     from ldm.editing.pipeline import variants
@@ -195,7 +209,9 @@ def _report(edit, request, options: dict, lines: list[str]) -> None:
         print("\n".join(f"  {line}" for line in lines))
     if options.get("keep") and not edit.keeps_appearance:
         nothing_moves = "nothing moves" + ("" if request.style else " and no style is given")
-        print(f"--keep has no effect: {nothing_moves if request.source_graph else 'without --source-sg nothing is known to move'}")
+        print(
+            f"--keep has no effect: {nothing_moves if request.source_graph else 'without --source-sg nothing is known to move'}"
+        )
     if options.get("passes", 1) > edit.plan.options.passes:
         print("--passes has no effect: no --style is given")
     again = edit.reconstruction
@@ -214,7 +230,13 @@ def _sample(model, graph, style, options: dict, folder: Path, record: dict) -> N
 
     print("no photograph to edit: sampling an image of the graph from noise")
     sampler, scale = options.get("sampler") or default_sampler(LOCAL_METHOD), default_guidance_scale(model)
-    values = {"sampler": sampler, "steps": DEFAULT_STEPS[sampler], "graph_scale": scale, "style_scale": scale, "seed": 0}
+    values = {
+        "sampler": sampler,
+        "steps": DEFAULT_STEPS[sampler],
+        "graph_scale": scale,
+        "style_scale": scale,
+        "seed": 0,
+    }
     values |= {"layout": default_layout(model)} | options
     seed = values.pop("seed")
     settings = SampleOptions(**values)

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ldm.sampling.options import SampleOptions
-from ldm.util.cli import add_model_arguments, positive, run_program
+from ldm.util.cli import add_model_arguments, add_verbose_argument, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
 from ldm.util.options import add_arguments, given_values
@@ -30,7 +30,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     graphs = parser.add_mutually_exclusive_group(required=True)
     graphs.add_argument("--sg", metavar="JSON", help="file with a scene graph or a list of them")
-    graphs.add_argument("--split", choices=["train", "validation", "test"], help="graphs of this split of the run's data")
+    graphs.add_argument(
+        "--split", choices=["train", "validation", "test"], help="graphs of this split of the run's data"
+    )
     add_model_arguments(parser)
     add("--n", type=positive, help="use the first N graphs (default: all)")
     add("--n-per-graph", type=positive, default=1, metavar="N", help="images per graph (default: %(default)s)")
@@ -38,6 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed from which each image's own seed is derived (default: %(default)s)")
     add("--batch-size", type=positive, default=16, help="images between two writes to disk (default: %(default)s)")
     add("--outdir", metavar="DIR", help="output folder (default: outputs/<date and time>)")
+    add_verbose_argument(parser)
     add_arguments(parser.add_argument_group("how to sample"), SampleOptions)
     return parser.parse_args(argv)
 
@@ -49,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         "sample.py",
         if_stopped="the same command with this --outdir continues",
         if_out_of_memory="choose another --device",
+        verbose=arguments.verbose,
     )
 
 
