@@ -1,7 +1,7 @@
-"""First stages: an image as a latent an eighth of its size, and back, under the published key names.
+"""First stages: autoencoders between images and latents of an eighth of their size, with LDM's key names.
 
-Encoder, decoder and quantiser are taming-transformers'. Here they meet LDM's two convolutions around the
-latent, the weights, and a training loop small enough for a CPU.
+Encoder, decoder and quantiser are those of taming-transformers. This module adds LDM's two convolutions around the
+latent, the loading of weights, and a training loop that is small enough for a CPU.
 """
 
 from __future__ import annotations
@@ -24,8 +24,15 @@ from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.saving import SavesTrainableParameters
 
 
-class FusedAttnBlock(AttnBlock):
-    """taming's single-head attention without its (HW)^2 matrix, which at 1024 px is a gigabyte."""
+class FusedAttnBlock(nn.Module):
+    """taming's single-head attention without its (HW)^2 matrix, which takes a gigabyte at 1024 px.
+
+    It takes over the layers of an AttnBlock, and with them their weights and state-dict keys.
+    """
+
+    def __init__(self, block: AttnBlock):
+        super().__init__()
+        self.norm, self.q, self.k, self.v, self.proj_out = block.norm, block.q, block.k, block.v, block.proj_out
 
     def forward(self, x: Tensor) -> Tensor:  # (B,C,H,W) -> (B,C,H,W)
         h = self.norm(x)
@@ -35,19 +42,25 @@ class FusedAttnBlock(AttnBlock):
 
 
 class Autoencoder(SavesTrainableParameters, LightningModule):
-    """What the quantised and the Gaussian first stage share.
+    """Base of the quantised and the Gaussian first stage.
 
-    ddconfig     taming's arguments of Encoder and Decoder; `resolution` says only where attention goes
-    lossconfig   published configs name a loss here; a frozen stage has none (torch.nn.Identity), and training
-                 uses the plain loss below, so any other is refused
-    image_key    of published configs; batches are tuples whose first element is the image
-    patch_size   the encoder sees patches of so many pixels squared as one with their channels (space to depth), which
-                 costs a fraction; published first stages have none
-    hardest      share of each picture's pixels, those furthest off, whose L1 counts once more (online bootstrapping, Wu et
-                 al. 1605.06885): a mean over all pixels hardly sees the edges of what is small
+    Args:
+        ddconfig: arguments of taming's Encoder and Decoder; `resolution` only decides which levels have attention.
+        lossconfig: published configs set a loss here. Frozen first stages have none (torch.nn.Identity), and training
+            uses L1 + L2, so any other loss is refused.
+        monitor: logged value by which the best checkpoint is chosen.
+        image_key: key of published configs, ignored because a batch is a tuple that starts with the image.
+        patch_size: height and width of the pixel patches that are moved into channels (space to depth) before the
+            encoder, which makes it cheaper; published first stages have patches of 1.
+        hardest: share (0 to 1) of each image's pixels, those with the largest error, whose L1 is added to the loss
+            (online bootstrapping, Wu et al. 1605.06885), since a mean over all pixels hardly depends on the edges of
+            small objects.
+
+    Raises:
+        ValueError: `hardest` is out of range, or `lossconfig` names a loss.
     """
 
-    learning_rate = 1e-4  # the trainer sets the one in force
+    learning_rate = 1e-4  # default; the trainer sets it
 
     def __init__(
         self,
@@ -60,28 +73,26 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
     ):
         super().__init__()
         if not 0 <= hardest <= 1:
-            raise ValueError(f"hardest: {hardest} is a share of the pixels, from 0 to 1")
+            raise ValueError(f"hardest: {hardest} is not a share of the pixels: choose a value from 0 to 1")
         if lossconfig is not None and lossconfig["target"] != "torch.nn.Identity":
             raise ValueError(
-                f"lossconfig: {lossconfig['target']} is not available; autoencoders train here on L1 + L2 and their "
-                "latent's own term, so give `target: torch.nn.Identity` or leave lossconfig out"
+                f"lossconfig: {lossconfig['target']} is not available, since training uses L1, L2 and the loss of the "
+                "latent: set `target: torch.nn.Identity` or remove lossconfig"
             )
-        with contextlib.redirect_stdout(io.StringIO()):  # the decoder prints its latent's shape
+        with contextlib.redirect_stdout(io.StringIO()):  # the decoder prints the shape of its latent
             channels = {key: ddconfig[key] * patch_size**2 for key in ("in_channels", "out_ch")}
             self.encoder, self.decoder = (part(**{**ddconfig, **channels}) for part in (Encoder, Decoder))
-        for module in self.modules():
-            if type(module) is AttnBlock:
-                module.__class__ = FusedAttnBlock  # same parameters, same keys
+        fuse_attention(self)
         self.patch_size = patch_size
         self.downsampling = patch_size * 2 ** (len(ddconfig["ch_mult"]) - 1)
         self.monitor = monitor
         self.hardest = hardest
         self.weights_from: str | None = None
 
-    def find_weights(self, ckpt_path: str | Path | None, ignore_keys: Sequence[str], init: str | None) -> bool:
-        """Load `ckpt_path`, unless `init: random` says that this is a toy. Returns whether it was loaded."""
+    def load_weights(self, ckpt_path: str | Path | None, ignore_keys: Sequence[str], init: str | None) -> bool:
+        """Loads `ckpt_path` unless `init` is 'random', and returns whether it was loaded."""
         if init not in (None, "random"):
-            raise ValueError(f"init: {init!r} is not known; the one choice is `init: random`")
+            raise ValueError(f"init: {init!r} is not supported: set it to 'random' or remove it")
         if init == "random":
             self.weights_from = "random (init: random)"
         elif ckpt_path is not None:
@@ -89,20 +100,27 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
             return True
         return False
 
-    def features(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,C,H/f,W/f)
-        height, width = image.shape[-2:]
-        if height % self.downsampling or width % self.downsampling:
-            raise ValueError(f"a {height} x {width} image does not divide by {self.downsampling}; pad or resize it")
-        return self.quant_conv(self.encoder(pixel_unshuffle(image, self.patch_size)))
-
-    def image(self, z: Tensor) -> Tensor:  # (B,C,H/f,W/f) -> (B,3,H,W)
-        return pixel_shuffle(self.decoder(self.post_quant_conv(z)), self.patch_size)
-
-    def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The image through the latent and back, and the loss that the latent itself adds."""
+    def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,C,H/f,W/f)
         raise NotImplementedError
 
+    def decode(self, z: Tensor) -> Tensor:  # (B,C,H/f,W/f) -> (B,3,H,W)
+        raise NotImplementedError
+
+    def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the reconstruction (B,3,H,W) and the loss of the latent itself."""
+        raise NotImplementedError
+
+    def _encoder_output(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,C,H/f,W/f)
+        height, width = image.shape[-2:]
+        if height % self.downsampling or width % self.downsampling:
+            raise ValueError(f"a {height} x {width} image does not divide by {self.downsampling}: pad or resize it")
+        return self.quant_conv(self.encoder(pixel_unshuffle(image, self.patch_size)))
+
+    def _decoder_output(self, z: Tensor) -> Tensor:  # (B,C,H/f,W/f) -> (B,3,H,W)
+        return pixel_shuffle(self.decoder(self.post_quant_conv(z)), self.patch_size)
+
     def loss(self, batch: tuple, split: str) -> Tensor:
+        """Returns and logs the loss of a batch; `split` is 'train' or 'val'."""
         image = batch[0]
         reconstruction, latent_loss = self.reconstruct(image)
         rec_loss = l1_loss(reconstruction, image) + mse_loss(reconstruction, image)
@@ -120,28 +138,54 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
         return self.loss(batch, "val")
 
     def configure_optimizers(self) -> tuple[list, list]:
-        """Adam, its learning rate falling along a cosine to nothing at the run's end."""
+        """Adam with a cosine decay of the learning rate to 0 at the end of the run."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
         return [optimizer], [{"scheduler": cosine, "interval": "step"}]
 
     @torch.no_grad()
-    def log_images(self, batch: tuple, n: int = 8) -> dict[str, Tensor]:  # name -> (n,3,H,W) in [-1,1]
+    def log_images(self, batch: tuple, n: int = 8) -> dict[str, Tensor]:
+        """Returns the first n inputs and their reconstructions, (n,3,H,W) in [-1,1]."""
         image = batch[0][:n].to(self.device)
         return {"inputs": image, "reconstructions": self.decode(self.encode(image)).clamp(-1, 1)}
 
 
+def fuse_attention(module: nn.Module) -> None:
+    """Replaces every AttnBlock of a module by a FusedAttnBlock, in place."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is AttnBlock:
+                setattr(parent, name, FusedAttnBlock(child))
+
+
 def hardest_l1(a: Tensor, b: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> ()
-    """The mean absolute difference over that share of each image's pixels where it is greatest."""
+    """Returns the mean absolute difference over that share of each image's pixels where it is largest."""
     errors = (a - b).abs().mean(1).flatten(1)
     return errors.topk(math.ceil(share * errors.shape[1]), dim=1).values.mean()
 
 
 class VQModelInterface(Autoencoder):
-    """LDM's quantised first stage. The latent is what comes before quantisation; decode quantises it.
+    """LDM's quantised first stage. `encode` returns the latent before quantisation, and `decode` quantises it.
 
-    codebook_start  training batches during which codes follow the latents, but the decoder sees the latents themselves
-    restart_every   training batches between two restarts of the codes that nothing used in between
+    Args:
+        embed_dim: channels of the latent.
+        n_embed: number of codes in the codebook.
+        ddconfig: see Autoencoder.
+        lossconfig: see Autoencoder.
+        ckpt_path: checkpoint to load.
+        ignore_keys: prefixes of its keys to leave out.
+        monitor: see Autoencoder.
+        image_key: see Autoencoder.
+        init: 'random' for random weights.
+        patch_size: see Autoencoder.
+        codebook_start: number of training batches in which the codebook is trained, but the decoder receives the
+            latents before quantisation.
+        restart_every: number of training batches between restarts of unused codes.
+        hardest: see Autoencoder.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ValueError: a value is not supported.
     """
 
     def __init__(
@@ -162,68 +206,86 @@ class VQModelInterface(Autoencoder):
     ):
         super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, hardest)
         if ddconfig.get("double_z"):
-            raise ValueError("a quantised latent has no variance: VQModelInterface needs ddconfig.double_z: false")
+            raise ValueError("VQModelInterface predicts no variance of the latent: set ddconfig.double_z: false")
         self.quantize = VectorQuantizer2(n_embed, embed_dim, beta=0.25, legacy=False)
         self.quant_conv = nn.Conv2d(ddconfig["z_channels"], embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
         self.codebook_start, self.restart_every = codebook_start, restart_every
-        self.batches = 0  # trained on
-        loaded = self.find_weights(ckpt_path, ignore_keys, init)
-        # Of each code since the last restart, once for one that was loaded. No buffer, which would add a key.
-        self.uses = torch.full((n_embed,), float(loaded))
+        self.trained_batches = 0
+        loaded = self.load_weights(ckpt_path, ignore_keys, init)
+        # Uses of each code since the last restart; loaded codes start with one. A buffer would add a state-dict key.
+        self.code_uses = torch.full((n_embed,), float(loaded))
 
     def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) -> (B,4,H/8,W/8), before quantisation
-        return self.features(image)
+        return self._encoder_output(image)
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:  # (B,4,H/8,W/8) -> (B,3,H,W)
-        return self.image(self.nearest_codes(z)[0] if quantize else z)
+        return self._decoder_output(self.nearest_codes(z)[0] if quantize else z)
 
-    def nearest_codes(self, z: Tensor) -> tuple:  # taming's (quantised, loss, (_, _, codes))
-        with torch.autocast(z.device.type, enabled=False):  # half precision would often find another code
+    def nearest_codes(self, z: Tensor) -> tuple:
+        """Returns taming's (quantised latent, loss, (_, _, code indices))."""
+        with torch.autocast(z.device.type, enabled=False):  # half precision would often select another code
             return self.quantize(z.float())
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         z = self.encode(image)
-        if self.training and self.batches % self.restart_every == 0:
-            self.restart_dead_codes(z.detach())
-        started = self.batches >= self.codebook_start
+        if self.training and self.trained_batches % self.restart_every == 0:
+            self.restart_unused_codes(z.detach())
+        started = self.trained_batches >= self.codebook_start
         quantised, latent_loss, (_, _, codes) = self.nearest_codes(z if started else z.detach())
         if self.training:
-            self.uses = self.uses.to(z.device) + torch.bincount(codes.flatten(), minlength=len(self.uses))
-            self.batches += 1
-        return self.image(quantised if started else z), latent_loss
+            self.code_uses = self.code_uses.to(z.device) + torch.bincount(
+                codes.flatten(), minlength=len(self.code_uses)
+            )
+            self.trained_batches += 1
+        return self._decoder_output(quantised if started else z), latent_loss
 
     @torch.no_grad()
-    def restart_dead_codes(self, z: Tensor) -> None:  # (B,4,h,w)
-        """Move each code without a use since the last restart onto a random latent of `z`.
+    def restart_unused_codes(self, z: Tensor) -> None:  # (B,4,h,w)
+        """Sets each code that was not used since the last restart to a random latent vector of `z`.
 
-        At the first batch of a run from scratch that is every code, so the data seed the codebook, as in k-means.
+        In the first batch of a run from scratch these are all codes, so that the data initialise the codebook.
         """
-        codebook, self.uses = self.quantize.embedding.weight, self.uses.to(z.device)
+        codebook, self.code_uses = self.quantize.embedding.weight, self.code_uses.to(z.device)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if distributed:
-            torch.distributed.all_reduce(self.uses)
-        dead = (self.uses == 0).nonzero().flatten()
+            torch.distributed.all_reduce(self.code_uses)
+        unused = (self.code_uses == 0).nonzero().flatten()
         latents = rearrange(z, "b c h w -> (b h w) c")
-        codebook[dead] = latents[torch.randint(len(latents), (len(dead),), device=z.device)].to(codebook.dtype)
+        codebook[unused] = latents[torch.randint(len(latents), (len(unused),), device=z.device)].to(codebook.dtype)
         if distributed:
             torch.distributed.broadcast(codebook, 0)
-        self.log("train/codes_in_use", 1 - len(dead) / len(codebook))
-        self.uses.zero_()
+        self.log("train/codes_in_use", 1 - len(unused) / len(codebook))
+        self.code_uses.zero_()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["code_uses"], checkpoint["code_batches"] = self.uses, self.batches
+        checkpoint["code_uses"], checkpoint["code_batches"] = self.code_uses, self.trained_batches
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.uses, self.batches = checkpoint["code_uses"], checkpoint["code_batches"]
+        self.code_uses, self.trained_batches = checkpoint["code_uses"], checkpoint["code_batches"]
 
 
 class AutoencoderKL(Autoencoder):
-    """LDM's and Stable Diffusion's Gaussian first stage. The latent is the posterior's mean.
+    """LDM's and Stable Diffusion's Gaussian first stage. `encode` returns the mean of the posterior.
 
-    kl_weight   of the KL divergence to the unit normal, averaged over the latent's elements
+    Args:
+        embed_dim: channels of the latent.
+        ddconfig: see Autoencoder.
+        lossconfig: see Autoencoder.
+        ckpt_path: checkpoint to load.
+        ignore_keys: prefixes of its keys to leave out.
+        monitor: see Autoencoder.
+        image_key: see Autoencoder.
+        init: 'random' for random weights.
+        patch_size: see Autoencoder.
+        kl_weight: weight of the KL divergence from the standard normal, averaged over the elements of the latent.
+        hardest: see Autoencoder.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ValueError: a value is not supported.
     """
 
     def __init__(
@@ -242,21 +304,22 @@ class AutoencoderKL(Autoencoder):
     ):
         super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, hardest)
         if not ddconfig.get("double_z", True):
-            raise ValueError("a Gaussian latent has a mean and a variance: AutoencoderKL needs ddconfig.double_z: true")
+            raise ValueError("AutoencoderKL predicts mean and variance of the latent: set ddconfig.double_z: true")
         self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
         self.kl_weight = kl_weight
-        self.find_weights(ckpt_path, ignore_keys, init)
+        self.load_weights(ckpt_path, ignore_keys, init)
 
-    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:  # (B,3,H,W) -> mean, logvar (B,4,H/8,W/8)
-        mean, logvar = self.features(image).chunk(2, dim=1)
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:  # (B,3,H,W) -> (B,4,H/8,W/8), (B,4,H/8,W/8)
+        """Returns mean and log-variance of the latent."""
+        mean, logvar = self._encoder_output(image).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) -> (B,4,H/8,W/8)
         return self.posterior(image)[0]
 
     def decode(self, z: Tensor) -> Tensor:  # (B,4,H/8,W/8) -> (B,3,H,W)
-        return self.image(z)
+        return self._decoder_output(z)
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         mean, logvar = self.posterior(image)

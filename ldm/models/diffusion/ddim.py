@@ -1,4 +1,4 @@
-"""DDIM as plain functions: one step between any two noise levels, and sampling as many of them (Song et al. 2010.02502)."""
+"""DDIM sampling (Song et al. 2010.02502) as plain functions: one step, and a loop over a schedule."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from torch import Tensor
 
 from ldm.models.diffusion.schedule import DDIMSchedule
 
-# eps(x (B,C,H,W), t (B,) long) -> predicted noise (B,C,H,W). Guidance and conditioning are inside.
+# eps(x (B,C,H,W), t (B,) long) -> predicted noise (B,C,H,W). It includes the conditioning and the guidance.
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
-def step(x: Tensor, eps: Tensor, a_from: Tensor, a_to: Tensor, sigma: Tensor | float = 0.0, noise: Tensor | float = 0.0):
-    """x (B,C,H,W) at alpha-bar `a_from` -> x at alpha-bar `a_to`, in either direction (DDIM eq. 12)."""
+def step(
+    x: Tensor, eps: Tensor, a_from: Tensor, a_to: Tensor, sigma: Tensor | float = 0.0, noise: Tensor | float = 0.0
+) -> Tensor:
+    """Moves x (B,C,H,W) from alpha-bar `a_from` to alpha-bar `a_to`, in either direction (DDIM eq. 12)."""
     x0 = (x - (1 - a_from).sqrt() * eps) / a_from.sqrt()
     return a_to.sqrt() * x0 + (1 - a_to - sigma**2).sqrt() * eps + sigma * noise
 
@@ -27,11 +29,18 @@ def sample(
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     progress: Callable = reversed,
 ) -> Tensor:
-    """x_T (B,C,H,W) -> x_0.
+    """Samples x_0 from x_T.
 
-    `eta` 0 is deterministic, 1 is DDPM's own variance (DDIM eq. 16), its noise drawn from `generator`, or each image's
-    from its own.
-    `progress` turns range(S) into the steps from the last to the first: wrap it to show a bar.
+    Args:
+        denoiser: predicts the noise.
+        schedule: the timesteps to visit.
+        x: x_T, (B,C,H,W).
+        eta: 0 for deterministic DDIM, 1 for DDPM's variance (DDIM eq. 16).
+        generator: source of the noise that steps add if eta > 0; one for the batch or one per image.
+        progress: turns range(S) into the step indices from last to first; wrap it to show a progress bar.
+
+    Returns:
+        x_0, (B,C,H,W).
     """
     sigmas = schedule.sigmas(eta)
     for i in progress(range(len(schedule))):
@@ -42,12 +51,12 @@ def sample(
 
 
 def timestep_batch(schedule: DDIMSchedule, i: int, x: Tensor) -> Tensor:  # -> (B,) long
-    """The i-th timestep, for each image of x."""
+    """Returns the i-th timestep, repeated for each image of x."""
     return torch.full((len(x),), int(schedule.timesteps[i]), device=x.device)
 
 
 def gaussian_noise(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
-    """Noise drawn from one generator, or the noise of each image from its own."""
+    """Draws standard normal noise on the CPU from one generator, or each image's noise from its own generator."""
     if generator is None or isinstance(generator, torch.Generator):
         return torch.randn(shape, generator=generator)
-    return torch.stack([torch.randn(shape[1:], generator=own) for own in generator])
+    return torch.stack([torch.randn(shape[1:], generator=image_generator) for image_generator in generator])

@@ -1,7 +1,7 @@
-"""Classifier-free guidance towards a graph and, apart from that, a style: one function of x and t out of a U-Net's branches.
+"""Classifier-free guidance towards a scene graph and, separately, a style.
 
-A branch is the U-Net under one conditioning. All that count are computed in one batch, and what the U-Net makes of their
-conditionings is computed at the first call and kept for the others, as it is the same at every step.
+A branch is the U-Net under one conditioning. All branches with a non-zero weight are computed in one batch. What the
+U-Net computes from the conditionings alone is the same at every step; it is computed in the first call and cached.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ldm.models.diffusion.ddim import Denoiser
 from ldm.modules import conditioning
 from ldm.modules.attention_control import Control
 from ldm.modules.conditioning import Conditioning
-from ldm.modules.diffusionmodules.openaimodel import Prepared
+from ldm.modules.diffusionmodules.openaimodel import PreparedConditioning
 from ldm.util.errors import UserError
 
 
@@ -29,84 +29,80 @@ def guided_denoiser(
     interval: tuple[float, float] = (0.0, 1.0),
     rescale: float = 0.0,
 ) -> Denoiser:
-    """eps(x, t) under `cond` (B rows), guided away from `null` (one row).
+    """Returns eps(x, t, null_tokens=None, control=None) under `cond`, guided away from `null`.
 
-    With the null for what is absent, e(,) + graph_scale (e(graph,) - e(,)) + style_scale (e(graph, style) - e(graph,)),
-    as InstructPix2Pix composes two conditions (2211.09800 eq. 3). Only branches that count are computed: one at scales
-    of 1, two where the scales are equal.
+    With eps(graph, style) and null conditionings left blank, the result is
 
-    interval: the shares of all `timesteps`, first and last, at which to guide (Kynkäänniemi et al. 2404.07724); elsewhere
-    cond alone is computed. rescale: how much of the spread that guidance adds is taken back, 0 to 1 (see `rescale_guidance`).
-    eps(x, t, null_tokens (B,N,D)) guides away from other tokens than the null's, and is differentiable with respect to
-    those. eps(x, t, control=Control) lets rows of the batch see one another.
+        eps(,) + graph_scale (eps(graph,) - eps(,)) + style_scale (eps(graph, style) - eps(graph,))
 
-    It is of the weights that the U-Net has when it is first called. Raises UserError for shares outside 0 .. 1.
+    as InstructPix2Pix composes two conditions (2211.09800 eq. 3). Only branches with a non-zero weight are computed:
+    one for scales of 1, two for equal scales.
+
+    In the returned function, null_tokens (B,N,D) replace the tokens of `null`; it is differentiable with respect to
+    them. A `Control` lets rows of the batch attend to each other. The weights of the U-Net must not change after the
+    first call.
+
+    Args:
+        unet: the U-Net.
+        timesteps: T, number of timesteps of the noise schedule.
+        cond: B rows.
+        null: one row.
+        graph_scale: guidance scale of the graph.
+        style_scale: guidance scale of the style.
+        interval: first and last timestep with guidance, as fractions of T (Kynkäänniemi et al. 2404.07724). Elsewhere
+            only `cond` is computed.
+        rescale: 0 to 1, see `rescale_guidance`.
+
+    Raises:
+        UserError: `interval` or `rescale` is out of range.
     """
     low, high = interval
     if not (0 <= low <= high <= 1 and 0 <= rescale <= 1):
         raise UserError(
-            f"guidance from {low} to {high}, rescaled by {rescale}: each is a share between 0 and 1, in order"
+            f"guidance from {low} to {high}, rescaled by {rescale}: set values between 0 and 1, the first two in order"
         )
-    everyone = torch.ones(len(cond.tokens), dtype=torch.bool, device=cond.tokens.device)
-    weighted = [
-        (1 - graph_scale, False, lambda: cond.drop(everyone, everyone, null)),
-        (graph_scale - style_scale, True, lambda: cond.drop(~everyone, everyone, null)),
-    ]
-    branches = [(weight, graph, branch()) for weight, graph, branch in weighted if weight != 0]
-    if style_scale != 0 or rescale:  # rescaling needs to know it
-        branches.append((style_scale, True, cond))
-    weights, graphs, conds = zip(*branches)  # graphs: whether a branch is told the graph
-
-    whole, told = Branches(unet, conds, graphs), Branches(unet, conds[1:], graphs[1:])
-    alone = Branches(unet, (cond,), (True,))
-
-    def throughout(x: Tensor, t: Tensor, null_tokens: Tensor | None, control: Control | None) -> Tensor:
-        if null_tokens is None or graph_scale == 1:
-            out = whole(x, t, control)
-        else:
-            with torch.no_grad():
-                out = told(x, t, control)
-            style = None if cond.style is None else null.style.expand(len(x), -1)
-            away = Branches(unet, (Conditioning.of(null_tokens, style),), (False,))
-            out = (*away(x, t, control, keep=False), *out)
-        eps = sum(weight * e for weight, e in zip(weights, out))
-        return rescale_guidance(eps, out[-1], rescale) if rescale and len(out) > 1 else eps
-
-    def eps(x: Tensor, t: Tensor, null_tokens: Tensor | None = None, control: Control | None = None) -> Tensor:
-        differentiable = null_tokens is not None and null_tokens.requires_grad and torch.is_grad_enabled()
-        with torch.set_grad_enabled(differentiable):
-            if (graph_scale, style_scale) == (1, 1) or (low, high) == (0, 1):
-                return throughout(x, t, null_tokens, control)
-            share = t / timesteps
-            inside = (low <= share) & (share <= high)
-            if inside.all():
-                return throughout(x, t, null_tokens, control)
-            (unguided,) = alone(x, t, control)
-            if not inside.any():
-                return unguided
-            return torch.where(inside[:, None, None, None], throughout(x, t, null_tokens, control), unguided)
-
-    return eps
+    if (graph_scale, style_scale) == (1, 1):
+        interval = (0.0, 1.0)  # guidance at scales of 1 is the conditional prediction, inside the interval and outside
+    return _Guidance(unet, timesteps, cond, null, graph_scale, style_scale, interval, rescale).predict
 
 
-class Branches:
-    """The U-Net under several conditionings of B rows each, in one batch; `graphs` tells which of them have a graph's tokens
-    and not the null's. What is made of the conditionings alone is kept from call to call."""
+def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> (B,C,H,W)
+    """Reduces the standard deviation of the guided prediction, which large scales increase.
 
-    def __init__(self, unet: nn.Module, conds: Sequence[Conditioning], graphs: Sequence[bool]):
-        self.unet, self.conds, self.graphs = unet, conds, graphs
-        self.prepared: dict[tuple[int, ...], Prepared] = {}  # by the latents' size
+    Interpolates by `share` (0 to 1) towards the guided prediction with each image's standard deviation of the
+    conditional prediction (Lin et al. 2305.08891 eq. 15 and 16).
+    """
+    guided_std, conditional_std = (out.std((1, 2, 3), keepdim=True) for out in (guided, conditional))
+    return share * guided * (conditional_std / guided_std) + (1 - share) * guided
 
-    def __call__(self, x: Tensor, t: Tensor, control: Control | None, keep: bool = True) -> tuple[Tensor, ...]:
-        """x (B,C,h,w), t (B,) -> eps (B,C,h,w) for each. keep: or else all of it is computed anew, with its gradient."""
-        n = len(self.conds)
-        if n == 0:
+
+class BranchBatch:
+    """Evaluates the U-Net under several conditionings in one batch.
+
+    Args:
+        unet: the U-Net.
+        conds: a conditioning of B rows for each branch.
+        has_graph: for each branch, whether its tokens are a graph's and not the null's.
+    """
+
+    def __init__(self, unet: nn.Module, conds: Sequence[Conditioning], has_graph: Sequence[bool]):
+        self.unet, self.conds, self.has_graph = unet, conds, has_graph
+        self.prepared: dict[tuple[int, ...], PreparedConditioning] = {}  # by size of the latents
+
+    def __call__(self, x: Tensor, t: Tensor, control: Control | None, cache: bool = True) -> tuple[Tensor, ...]:
+        """Returns eps (B,C,h,w) of each branch for x (B,C,h,w) and t (B,).
+
+        With cache=False everything is computed from the conditionings, so that they receive gradients.
+        """
+        count = len(self.conds)
+        if count == 0:
             return ()
-        rows, controls = x.repeat(n, 1, 1, 1), () if control is None else (control.repeat(self.graphs, len(x)),)
-        return self.unet(rows, t.repeat(n), self._told(rows, keep), *controls).chunk(n)
+        rows = x.repeat(count, 1, 1, 1)
+        controls = () if control is None else (control.repeat(self.has_graph, len(x)),)
+        return self.unet(rows, t.repeat(count), self._conditioning(rows, cache), *controls).chunk(count)
 
-    def _told(self, rows: Tensor, keep: bool) -> Conditioning | Prepared:
-        if not keep:
+    def _conditioning(self, rows: Tensor, cache: bool) -> Conditioning | PreparedConditioning:
+        if not cache:
             return conditioning.cat(*self.conds)
         size = tuple(rows.shape[-2:])
         if size not in self.prepared:
@@ -115,8 +111,66 @@ class Branches:
         return self.prepared[size]
 
 
-def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> (B,C,H,W)
-    """Guided outputs, `share` of the way towards the spread that each image's has without guidance, which large scales
-    exceed (Lin et al. 2305.08891 eq. 15 and 16)."""
-    spread, own = (out.std((1, 2, 3), keepdim=True) for out in (guided, conditional))
-    return share * guided * (own / spread) + (1 - share) * guided
+class _Guidance:
+    """The weighted sum of guidance branches, within an interval of timesteps. Arguments as for `guided_denoiser`."""
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        timesteps: int,
+        cond: Conditioning,
+        null: Conditioning,
+        graph_scale: float,
+        style_scale: float,
+        interval: tuple[float, float],
+        rescale: float,
+    ):
+        self.unet, self.timesteps, self.interval, self.rescale = unet, timesteps, interval, rescale
+        all_rows = torch.ones(len(cond.tokens), dtype=torch.bool, device=cond.tokens.device)
+        branches = []  # weight, whether it has the graph, conditioning
+        if graph_scale != 1:
+            branches.append((1 - graph_scale, False, cond.drop(all_rows, all_rows, null)))
+        if graph_scale != style_scale:
+            branches.append((graph_scale - style_scale, True, cond.drop(~all_rows, all_rows, null)))
+        if style_scale != 0 or rescale:  # rescaling needs the conditional prediction
+            branches.append((style_scale, True, cond))
+        self.weights, has_graph, conds = zip(*branches)
+        self.has_null_branch = graph_scale != 1
+        self.null_style = None if cond.style is None else null.style
+        self.branches = BranchBatch(unet, conds, has_graph)
+        self.branches_after_null = BranchBatch(unet, conds[1:], has_graph[1:])  # for calls that replace the null tokens
+        self.conditional = BranchBatch(unet, (cond,), (True,))  # for timesteps outside the interval
+
+    def predict(
+        self, x: Tensor, t: Tensor, null_tokens: Tensor | None = None, control: Control | None = None
+    ) -> Tensor:
+        differentiable = null_tokens is not None and null_tokens.requires_grad and torch.is_grad_enabled()
+        with torch.set_grad_enabled(differentiable):
+            low, high = self.interval
+            if (low, high) == (0, 1):
+                return self._guided(x, t, null_tokens, control)
+            inside = (low <= t / self.timesteps) & (t / self.timesteps <= high)
+            if inside.all():
+                return self._guided(x, t, null_tokens, control)
+            (unguided,) = self.conditional(x, t, control)
+            if not inside.any():
+                return unguided
+            return torch.where(inside[:, None, None, None], self._guided(x, t, null_tokens, control), unguided)
+
+    def _guided(self, x: Tensor, t: Tensor, null_tokens: Tensor | None, control: Control | None) -> Tensor:
+        if null_tokens is None or not self.has_null_branch:
+            predictions = self.branches(x, t, control)
+        else:
+            predictions = self._with_null_tokens(x, t, null_tokens, control)
+        eps = sum(weight * prediction for weight, prediction in zip(self.weights, predictions))
+        return rescale_guidance(eps, predictions[-1], self.rescale) if self.rescale and len(predictions) > 1 else eps
+
+    def _with_null_tokens(
+        self, x: Tensor, t: Tensor, null_tokens: Tensor, control: Control | None
+    ) -> tuple[Tensor, ...]:
+        """Predictions of all branches, of which only the null branch has a gradient."""
+        with torch.no_grad():
+            others = self.branches_after_null(x, t, control)
+        style = None if self.null_style is None else self.null_style.expand(len(x), -1)
+        null_branch = BranchBatch(self.unet, (Conditioning.from_tokens(null_tokens, style),), (False,))
+        return *null_branch(x, t, control, cache=False), *others

@@ -1,22 +1,23 @@
-"""Invert a picture, and walk back from it under another condition: each method is what it remembers on the way up.
+"""Inverts latents to noise by one of several methods, and samples from there under another conditioning.
 
-A method takes (source, schedule, x0, progress) and returns an `Inversion`; `resample` walks back along it under the
-target's denoiser. Under the source's own it returns x0, as exactly as the method's line says:
+A method takes (source, schedule, x0, progress) and returns an `Inversion`. `resample` samples back along it with the
+denoiser of the edit (the target). With the source's own denoiser it reconstructs x0:
 
-    method       U-Net calls up, of S steps     returns x0          remembers besides the path
-    ddim         S                              nearly              -
-    fixed-point  2 S to 20 S                    to 1e-5             -
-    bdia         S + 1                          to rounding         that steps leap
-    direct       S                              to rounding         the source's denoiser
-    null         S + up to 11 S, with gradient  nearly              null tokens of each step
-    ddpm         0                              to rounding         the source's denoiser, for the noise of each step
-    noise        0                              no                  -
+    method       denoiser calls to invert, S steps    reconstruction            stored besides the path
+    ddim         S                                    approximate               -
+    fixed-point  2 S to 20 S                          relative error 1e-5       -
+    bdia         S + 1                                to rounding               that sampling is bidirectional
+    direct       S                                    to rounding               the source's denoiser
+    null         S + up to 11 S, with gradients       approximate               null tokens of each step
+    ddpm         0                                    to rounding               the source's denoiser
+    noise        0                                    none                      -
 
-Down, every method calls the target once a step, and what remembers the source's denoiser calls that too, or both in one
-batch; a guided denoiser's call has a row for each of its branches. A picture inverted by any method has a source
-trajectory, its path, and that is what stays outside the region of an edit.
+Sampling calls the target's denoiser once per step. Methods that store the source's denoiser call it once per step as
+well, or both in one batch (`paired`). Each guided call has one row per guidance branch and image.
 
-The steps are DDIM's, or for the methods in SECOND_ORDER those of DPM-Solver++ (2M), which needs fewer of them.
+The path is the source's trajectory: outside the region of an edit, sampling follows it exactly.
+
+All methods use DDIM's steps. Those in SECOND_ORDER can use DPM-Solver++ (2M) instead, which needs fewer steps.
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ from ldm.util.errors import UserError, did_you_mean
 
 
 class SourceBranch(NamedTuple):
-    """The denoisers of the picture as it is.
+    """The denoisers of the unedited image, and what the stochastic and null-token methods need besides.
 
-    eps        under the picture's own condition, without guidance: what makes the path of an ODE
-    guided     the same with the guidance that the target will have: what it does to the picture is what `direct`, `null`
-               and `ddpm` make up for; without it they make up for `eps`
-    null       (1,N,D) or (B,N,D), for the method of that name: the tokens that guidance goes away from, which `guided`
-               and the target then take as a third argument
-    generator  of the noise that `ddpm` and `noise` draw; or one for each image
+    Attributes:
+        unguided: the denoiser under the image's own conditioning without guidance; ODE methods invert with it.
+        guided: the same with the guidance of the target. `direct`, `null` and `ddpm` then compensate for what guidance
+            changes in the source; without it they compensate for `unguided` only.
+        null_tokens: (1,N,D) or (B,N,D), the tokens that guidance points away from, for the method `null`. `guided` and
+            the target's denoiser then take them as a third argument.
+        generator: source of the noise of `ddpm` and `noise`; one for the batch or one per image.
     """
 
     unguided: Denoiser
@@ -52,16 +54,17 @@ class SourceBranch(NamedTuple):
 
 
 class Inversion(NamedTuple):
-    """A picture's trajectory, and what walking back along it needs.
+    """The trajectory of the unedited image and what sampling back along it requires.
 
-    path          (S+1,B,C,H,W): path[0] is x0, and path[i + 1] lies where the schedule's i-th timestep is
-    source        the denoiser whose own step from path[i + 1] tells, by what it misses path[i] by, how to correct the
-                  target's; or None, and nothing is corrected so
-    corrections   (S,B,C,H,W): corrections[i] is added to the step from path[i + 1] to path[i]; or None
-    eta           of the steps: at 1 what the source's steps miss is their noise
-    leaps         whether a step goes on from the level before as well (`inversion_paths.bdia_step`)
-    null          (S,B,N,D): the tokens that guidance goes away from at each step; or None
-    second_order  whether the steps are DPM-Solver++'s (`dpm_solver.step`)
+    Attributes:
+        path: (S+1,B,C,H,W); path[0] is x0, and path[i + 1] is the latent at the schedule's i-th timestep.
+        source_denoiser: Source-branch denoiser; its residual corrects the target step (Direct Inversion, Ju et al.
+            2023).
+        corrections: (S,B,C,H,W); corrections[i] is added to the step from path[i + 1] to path[i].
+        eta: of DDIM's steps; with eta 1 the residual of the source branch is the noise of the step.
+        bidirectional: whether sampling uses the steps of BDIA (`inversion_paths.bdia_step`).
+        null_tokens: (S,B,N,D), the tokens that guidance points away from at each step.
+        second_order: whether sampling uses the steps of DPM-Solver++ (`dpm_solver.step`).
     """
 
     path: Tensor
@@ -73,6 +76,9 @@ class Inversion(NamedTuple):
     second_order: bool = False
 
 
+# Sampling back from an inversion -------------------------------------------------------------------------------------
+
+
 def resample(
     inverted: Inversion,
     schedule: DDIMSchedule,
@@ -80,103 +86,127 @@ def resample(
     region: Tensor | None = None,
     paired: bool = False,
     progress: Callable = reversed,
-) -> Tensor:  # -> (B,C,H,W)
-    """x_0 of the target, from the path's end. The schedule is the one that the path was made with.
+) -> Tensor:
+    """Samples from the end of the inverted path with the target's denoiser.
 
-    region: (1,1,H,W) or (B,1,H,W) from 0 to 1. After each step the latents outside it are the source's of that level
-    (Avrahami et al. 2206.02779, Alg. 1), and in between a mixture; so outside they end as exactly x0.
-    target: eps(x, t); eps(x, t, null tokens) for an `inverted` that has some.
-    paired: it is called for rows of the source, at its path, and as many of the target, (2B,C,H,W), and answers for
-    both; `inverted.source_denoiser` is then not called.
+    Args:
+        inverted: result of an inversion method.
+        schedule: the schedule that the path was computed with.
+        target: eps(x, t), or eps(x, t, null_tokens) if `inverted` has null tokens.
+        region: edited region, (1,1,H,W) or (B,1,H,W) in [0,1]. After each step the latents outside the region are
+            replaced by the source's at that level (Blended Latent Diffusion, Avrahami et al. 2206.02779, Alg. 1) and
+            interpolated for values between 0 and 1, so that the result outside the region is exactly x0.
+        paired: whether `target` computes source and target in one batch (2B,C,H,W), with the source's rows, which are
+            on the path, first. `inverted.source_denoiser` is then not called.
+        progress: turns range(S) into the step indices from last to first; wrap it to show a progress bar.
+
+    Returns:
+        The edited x_0, (B,C,H,W).
     """
     path, a, sigmas = inverted.path, inversion_paths.alpha_levels(schedule), schedule.sigmas(inverted.eta)
-    x, last, before = path[-1], None, None
+    x, x_previous, x0_previous = path[-1], None, None
     for i in progress(range(len(schedule))):
-        rows, t = torch.cat([path[i + 1], x]), timestep_batch(schedule, i, x)
-        null = () if inverted.null_tokens is None else (inverted.null_tokens[i],)
-        if paired:
-            eps = target(rows, t.repeat(2), *(tokens.repeat(2, 1, 1) for tokens in null))
-        else:
-            theirs = () if inverted.source_denoiser is None else (inverted.source_denoiser(path[i + 1], t),)
-            eps = torch.cat([*theirs, target(x, t, *null)])
-        if inverted.source_denoiser is None:  # what the source does is nobody's concern
-            rows, eps = x, eps[-len(x) :]
+        rows, eps = _predict_noise(inverted, i, x, timestep_batch(schedule, i, x), target, paired)
         if inverted.second_order:
-            clean = dpm_solver.predict_x0(rows, eps, a[i + 1])
-            below = dpm_solver.step(rows, clean, a[i + 1], a[i], before if i > 0 else None)
-            before = clean, a[i + 1]
-        elif inverted.bidirectional and last is not None:
-            below = inversion_paths.bdia_step(last, x, eps, a[i + 2], a[i + 1], a[i])
+            x0 = dpm_solver.predict_x0(rows, eps, a[i + 1])
+            following = dpm_solver.step(rows, x0, a[i + 1], a[i], x0_previous if i > 0 else None)
+            x0_previous = x0, a[i + 1]
+        elif inverted.bidirectional and x_previous is not None:
+            following = inversion_paths.bdia_step(x_previous, x, eps, a[i + 2], a[i + 1], a[i])
         else:
-            below = step(rows, eps, a[i + 1], a[i], sigmas[i])
+            following = step(rows, eps, a[i + 1], a[i], sigmas[i])
         if inverted.source_denoiser is not None:
-            theirs, below = below.chunk(2)
-            below = path[i] + (below - theirs)
+            source_following, following = following.chunk(2)
+            following = path[i] + (following - source_following)
         if inverted.corrections is not None:
-            below = below + inverted.corrections[i]
+            following = following + inverted.corrections[i]
         if region is not None:
-            below = torch.lerp(path[i], below, region.to(below))
-        last, x = x, below
+            following = torch.lerp(path[i], following, region.to(following))
+        x_previous, x = x, following
     return x
+
+
+def _predict_noise(
+    inverted: Inversion, i: int, x: Tensor, t: Tensor, target: Callable[..., Tensor], paired: bool
+) -> tuple[Tensor, Tensor]:
+    """Latents and predicted noise at step i: the target's rows, after the source's if these correct the target's."""
+    rows = torch.cat([inverted.path[i + 1], x])
+    null_tokens = () if inverted.null_tokens is None else (inverted.null_tokens[i],)
+    if paired:
+        eps = target(rows, t.repeat(2), *(tokens.repeat(2, 1, 1) for tokens in null_tokens))
+        return (x, eps[-len(x) :]) if inverted.source_denoiser is None else (rows, eps)
+    if inverted.source_denoiser is None:
+        return x, target(x, t, *null_tokens)
+    source_eps = inverted.source_denoiser(inverted.path[i + 1], t)
+    return rows, torch.cat([source_eps, target(x, t, *null_tokens)])
+
+
+# Methods -------------------------------------------------------------------------------------------------------------
 
 
 def ddim(
     source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
 ) -> Inversion:
-    """Plain inversion (`inversion_paths.ddim`): returns nearly to x0, the nearer the more steps, and under guidance not at all."""
+    """Plain DDIM inversion. It reconstructs approximately, better with more steps, and not under guidance."""
     if second_order:
         return Inversion(dpm_solver.invert(source.unguided, schedule, x0, progress=progress), second_order=True)
     return Inversion(inversion_paths.ddim(source.unguided, schedule, x0, progress))
 
 
 def fixed_point(source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
-    """Inversion with each step solved (`inversion_paths.fixed_point`)."""
+    """DDIM inversion whose implicit steps are solved by fixed-point iteration (Pan et al. 2309.04907)."""
     return Inversion(inversion_paths.fixed_point(source.unguided, schedule, x0, progress))
 
 
 def bdia(source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
-    """An exactly invertible sampler (Zhang et al. 2307.10829): like EDICT, but with one call a step and one trajectory.
+    """BDIA, an exactly invertible sampler (Zhang et al. 2307.10829) with one call per step and one trajectory.
 
-    Only the first step down has no level before it to go on from, so what that misses is remembered.
+    Only the first sampling step has no previous level; its residual is stored as a correction.
     """
     path = inversion_paths.bdia(source.unguided, schedule, x0, progress)
     corrections = torch.zeros_like(path[1:])
     x, a = path[-1], inversion_paths.alpha_levels(schedule)
-    corrections[-1] = path[-2] - step(x, source.unguided(x, timestep_batch(schedule, len(schedule) - 1, x)), a[-1], a[-2])
+    eps = source.unguided(x, timestep_batch(schedule, len(schedule) - 1, x))
+    corrections[-1] = path[-2] - step(x, eps, a[-1], a[-2])
     return Inversion(path, corrections=corrections, bidirectional=True)
 
 
 def direct(
     source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
 ) -> Inversion:
-    """Keep the trajectory of plain inversion, and make up for what each step down misses it by (Ju et al. 2310.01506, Alg. 1).
+    """Direct Inversion: sampling steps along the plain path add the source branch's residual (Ju et al. 2310.01506).
 
-    There only the source's branch is corrected, which here is the path. The target has its own eps, and is corrected by
-    the same besides: so what the two conditions agree on returns as it was, at any guidance if `source.guided` has it.
+    Alg. 1 of the paper corrects the source branch only. Here the target's step receives the same correction, so that
+    whatever source and target agree on is reconstructed, at any guidance scale if `source.guided` is given.
     """
-    return ddim(source, schedule, x0, progress, second_order)._replace(source_denoiser=source.guided or source.unguided)
+    plain = ddim(source, schedule, x0, progress, second_order)
+    return plain._replace(source_denoiser=source.guided or source.unguided)
 
 
 def ddpm(source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
-    """The edit-friendly noise of DDPM's own steps (Huberman-Spiegelglas et al. 2304.06140, Alg. 1).
+    """Edit-friendly DDPM inversion (Huberman-Spiegelglas et al. 2304.06140, Alg. 1).
 
-    Each level has independent noise (eq. 6), and sigma z_i is what a step between them lacks (eq. 5). The target's steps
-    add the same. The more of the last levels are left out (`DDIMSchedule.below`), the more of the picture stays.
+    Each level has independent noise (eq. 6), and the residual of the source's step between two levels is its noise
+    sigma z_i (eq. 5), which the target's step adds too. Fewer levels (`DDIMSchedule.up_to`) preserve more of the image.
     """
     independent = torch.stack([gaussian_noise(x0.shape, source.generator) for _ in range(len(schedule))])
-    return Inversion(inversion_paths.noised_path(x0, schedule, independent), source.guided or source.unguided, eta=1.0)
+    path = inversion_paths.noised_path(x0, schedule, independent)
+    return Inversion(path, source.guided or source.unguided, eta=1.0)
 
 
 def noise(
     source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
 ) -> Inversion:
-    """No inversion, but noise on the picture: inpainting with a region (Avrahami et al. 2206.02779), SDEdit with a
-    schedule that ends `below` the most noise (Meng et al. 2108.01073)."""
+    """Adds noise instead of inverting.
+
+    With a region this is inpainting (Avrahami et al. 2206.02779); with a schedule that ends below the highest noise
+    level it is SDEdit (Meng et al. 2108.01073).
+    """
     path = inversion_paths.noised_path(x0, schedule, gaussian_noise(x0.shape, source.generator)[None])
     return Inversion(path, second_order=second_order)
 
 
-def null(
+def null_text(
     source: SourceBranch,
     schedule: DDIMSchedule,
     x0: Tensor,
@@ -185,24 +215,34 @@ def null(
     rate: float = 0.1,
     tolerance: float = 1e-6,
 ) -> Inversion:
-    """The path of plain inversion, and null tokens for each step with which guided sampling follows it (Mokady et al.
-    2211.09794, Alg. 1): each step's are found from the step's before, by up to `iterations` of Adam, until every
-    image's mean squared distance from its path is within `tolerance`. `rate` is ten times the paper's, as there is one
-    null token here and there are 77 there.
+    """Null-text inversion: fits null tokens so that guided sampling follows the plain path (Mokady et al. 2211.09794).
 
-    Raises UserError where the guided denoiser does not depend on null tokens at any step.
+    Alg. 1 of the paper; each step starts from the tokens of the previous one.
+
+    Args:
+        source: its `guided` and `null_tokens` are required.
+        schedule: the timesteps of the path.
+        x0: the clean latents, (B,C,H,W).
+        progress: wraps the iteration over steps.
+        iterations: the largest number of Adam iterations per step.
+        rate: learning rate, ten times the paper's because there is one null token here instead of 77.
+        tolerance: mean squared distance from the path, of every image, at which the fit of a step ends.
+
+    Raises:
+        UserError: there is no guided denoiser, or it does not depend on null tokens at any step.
     """
     if source.guided is None or source.null_tokens is None:
-        raise UserError("null inversion needs a guided denoiser, and the null tokens that it goes away from")
+        raise UserError("null inversion needs a guided denoiser and its null tokens: give both, or use another method")
     path = inversion_paths.ddim(source.unguided, schedule, x0, progress)
-    x, tokens, found, guides = path[-1], source.null_tokens.detach().expand(len(x0), -1, -1), [], False
+    x, tokens, fitted, is_guided = path[-1], source.null_tokens.detach().expand(len(x0), -1, -1), [], False
     for i in progress(range(len(schedule))[::-1]):
-        tokens, x, depends = _nearest(source.guided, schedule, i, x, path[i], tokens, iterations, rate, tolerance)
-        found.append(tokens)
-        guides = guides or depends
-    if not guides:
-        raise UserError("null inversion fits the null graph that guidance goes away from: it needs a graph scale other than 1")
-    return Inversion(path, null_tokens=torch.stack(found[::-1]))
+        sampling_step = partial(_guided_step, source.guided, schedule, i, x)
+        tokens, x, depends = _fit_null_tokens(sampling_step, path[i], tokens, iterations, rate, tolerance)
+        fitted.append(tokens)
+        is_guided = is_guided or depends
+    if not is_guided:
+        raise UserError("null inversion fits the null tokens of guidance: set a graph scale other than 1")
+    return Inversion(path, null_tokens=torch.stack(fitted[::-1]))
 
 
 METHODS = {
@@ -210,7 +250,7 @@ METHODS = {
     "fixed-point": fixed_point,
     "bdia": bdia,
     "direct": direct,
-    "null": null,
+    "null": null_text,
     "ddpm": ddpm,
     "noise": noise,
 }
@@ -219,57 +259,71 @@ SAMPLERS = ("ddim", "dpm++")
 
 
 def get_method(method: str, sampler: str = "ddim") -> Callable[..., Inversion]:
-    """The method of that name, with the steps of that sampler. Raises UserError for what does not exist, and for a method
-    that is made of DDIM's own steps with any others."""
+    """Returns an inversion method by its name in METHODS, for the steps of a sampler in SAMPLERS.
+
+    Raises:
+        UserError: there is no such method or sampler, or the method requires DDIM's steps.
+    """
     if method not in METHODS:
         raise UserError(f"there is no method {method!r}, only {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
     if sampler not in SAMPLERS:
-        raise UserError(f"there is no sampler {sampler!r}, only {' and '.join(SAMPLERS)}{did_you_mean(sampler, SAMPLERS)}")
+        raise UserError(
+            f"there is no sampler {sampler!r}, only {' and '.join(SAMPLERS)}{did_you_mean(sampler, SAMPLERS)}"
+        )
     if sampler == "ddim":
         return METHODS[method]
     if method not in SECOND_ORDER:
         raise UserError(
-            f"the method {method} is made of ddim's own steps and cannot go by {sampler}: leave the sampler at ddim, or take "
-            f"one of the methods {', '.join(SECOND_ORDER)}"
+            f"the method {method} requires DDIM's steps and does not support {sampler}: use the sampler ddim, or one of "
+            f"the methods {', '.join(SECOND_ORDER)}"
         )
     return partial(METHODS[method], second_order=True)
 
 
 def make_schedule(schedule: NoiseSchedule, sampler: str, steps: int) -> DDIMSchedule:
-    """The timesteps that suit the sampler. Raises UserError for a number of steps that there is no room for."""
+    """Returns timesteps that suit the sampler. Raises UserError if the number of steps is out of range."""
     return schedule.ddim(steps) if sampler == "ddim" else dpm_solver.uniform_log_snr_schedule(schedule, steps)
 
 
-def _nearest(
-    guided: Callable[..., Tensor],
-    schedule: DDIMSchedule,
-    i: int,
-    x: Tensor,
+# Fitting null tokens -------------------------------------------------------------------------------------------------
+
+
+def _guided_step(
+    guided: Callable[..., Tensor], schedule: DDIMSchedule, i: int, x: Tensor, null_tokens: Tensor
+) -> Tensor:
+    """Step i of guided DDIM sampling from x, as a function of the null tokens."""
+    eps = guided(x, timestep_batch(schedule, i, x), null_tokens)
+    return step(x, eps, schedule.alphas[i], schedule.alphas_prev[i])
+
+
+def _fit_null_tokens(
+    sampling_step: Callable[[Tensor], Tensor],
     goal: Tensor,
     tokens: Tensor,
     iterations: int,
     rate: float,
     tolerance: float,
 ) -> tuple[Tensor, Tensor, bool]:
-    """Of the null tokens that Adam passes through, each image's with which step i from x lands nearest to its goal; where
-    it lands; and whether that depends on the tokens at all."""
-    t = timestep_batch(schedule, i, x)
+    """Fits each image's null tokens with Adam so that the sampling step ends near the goal.
+
+    Returns the best tokens visited, the end of the step with them, and whether it depends on the tokens at all.
+    """
     tokens = tokens.clone().requires_grad_()
     optimizer = torch.optim.Adam([tokens], rate)
+    best_tokens, best_reached, smallest, depends = tokens.detach(), goal, None, False
     for iteration in range(iterations + 1):
         with torch.set_grad_enabled(iteration < iterations):
-            below = step(x, guided(x, t, tokens), schedule.alphas[i], schedule.alphas_prev[i])
-            errors = (below - goal).square().mean((1, 2, 3))
-        if iteration == 0:
-            depends = errors.requires_grad
-            best, landed, least = tokens.detach().clone(), below.detach(), errors.detach()
+            reached = sampling_step(tokens)
+            errors = (reached - goal).square().mean((1, 2, 3))
+        if smallest is None:
+            depends, nearer, smallest = errors.requires_grad, torch.ones_like(errors, dtype=torch.bool), errors.detach()
         else:
-            nearer = errors.detach() < least
-            best = torch.where(nearer[:, None, None], tokens.detach(), best)
-            landed = torch.where(nearer[:, None, None, None], below.detach(), landed)
-            least = torch.where(nearer, errors.detach(), least)
-        if iteration == iterations or not depends or least.max() <= tolerance:
+            nearer = errors.detach() < smallest
+            smallest = torch.where(nearer, errors.detach(), smallest)
+        best_tokens = torch.where(nearer[:, None, None], tokens.detach(), best_tokens)
+        best_reached = torch.where(nearer[:, None, None, None], reached.detach(), best_reached)
+        if iteration == iterations or not depends or smallest.max() <= tolerance:
             break
         (tokens.grad,) = torch.autograd.grad(errors, tokens, torch.ones_like(errors))
         optimizer.step()
-    return best, landed, depends
+    return best_tokens, best_reached, depends

@@ -1,12 +1,12 @@
-"""From a clean latent up to noise: the trajectories that an edit walks back along.
+"""Paths from a clean latent up to noise, computed by inverting a sampler or by the forward process.
 
-A path is (S+1,B,C,H,W): path[0] is x0, and path[i + 1] lies where the schedule's i-th timestep is. x0 itself is taken
-for what sampling ends at, alphas_prev[0]. Those of an ODE take (denoiser, schedule, x0, progress); what plain sampling
-from path[-1] with the same denoiser leads back to is x0, as exactly as the path solves
+A path is (S+1,B,C,H,W): path[0] is x_0, and path[i + 1] is the latent at the schedule's i-th timestep. x_0 is taken to
+be at alphas_prev[0], the level where sampling ends. Inversions take (denoiser, schedule, x0, progress). DDIM sampling
+from path[-1] with the same denoiser returns x_0 as exactly as the path solves the implicit equation
 
     x_i = step(x_{i-1}, eps(x_i, t_i), a_{i-1} -> a_i)
 
-for x_i, which stands on both sides. `progress` wraps the steps, e.g. in a bar.
+for each level. `progress` wraps the iteration over steps, for example in a progress bar.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from torch import Tensor
 from ldm.models.diffusion.ddim import Denoiser, step, timestep_batch
 from ldm.models.diffusion.schedule import DDIMSchedule
 
-WINDOW = 4  # earlier iterates that an acceleration looks back on
+ANDERSON_MEMORY = 4  # differences of earlier iterates that Anderson acceleration combines
 
 
 def ddim(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Tensor:
-    """Plain DDIM inversion: eps at x_{i-1} stands in for eps at x_i (Mokady et al. 2211.09794, eq. 3). One call a step."""
+    """Plain DDIM inversion: eps at x_{i-1} approximates eps at x_i (Mokady et al. 2211.09794, eq. 3).
+
+    Calls the denoiser once per step.
+    """
     path = [x0]
     for i in progress(range(len(schedule))):
-        path.append(_up(denoiser, schedule, i, path[-1])(path[-1]))
+        path.append(_inverse_step(denoiser, schedule, i, path[-1])(path[-1]))
     return torch.stack(path)
 
 
@@ -39,31 +42,38 @@ def fixed_point(
     iterations: int = 20,
     tolerance: float = 1e-6,
 ) -> Tensor:
-    """Solve each step for x_i by fixed-point iteration (Pan et al. 2309.04907), with Anderson's acceleration.
+    """Solves each implicit step by fixed-point iteration (Pan et al. 2309.04907) with Anderson acceleration.
 
-    A step is solved when its two sides differ by less than `tolerance` of x_i, in at most `iterations` calls. Warns of
-    steps that are then left a hundred times as far apart: the round trip has their error.
+    Warns if steps end with a residual above 100 times the tolerance, since the reconstruction then has that error.
+
+    Args:
+        denoiser: predicts the noise.
+        schedule: the timesteps of the path.
+        x0: the clean latents, (B,C,H,W).
+        progress: wraps the iteration over steps.
+        iterations: the largest number of denoiser calls per step.
+        tolerance: the residual, relative to the norm of x_i, at which a step counts as solved.
     """
     path, unsolved = [x0], []
     for i in progress(range(len(schedule))):
-        x, error = _solve(_up(denoiser, schedule, i, path[-1]), path[-1], iterations, tolerance)
+        x, residual = solve_fixed_point(_inverse_step(denoiser, schedule, i, path[-1]), path[-1], iterations, tolerance)
         path.append(x)
-        if error > 100 * tolerance:
-            unsolved.append(error)
+        if residual > 100 * tolerance:
+            unsolved.append(residual)
     if unsolved:
         warnings.warn(
-            f"fixed-point inversion: {len(unsolved)} of {len(schedule)} steps are solved only to {max(unsolved):.0e} after "
-            f"{iterations} iterations, so the round trip is inexact; more --steps make each of them easier",
+            f"fixed-point inversion: {len(unsolved)} of {len(schedule)} steps have a relative residual of up to "
+            f"{max(unsolved):.0e} after {iterations} iterations, so the reconstruction is inexact: use more --steps",
             stacklevel=2,
         )
     return torch.stack(path)
 
 
 def bdia(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Tensor:
-    """The path that `bdia_step` undoes level by level, with the very values of eps that it was made of (Zhang et al. 2307.10829,
-    gamma 1). One call a step.
+    """The path of the exactly invertible BDIA sampler with gamma 1 (Zhang et al. 2307.10829).
 
-    The first level has none before its neighbour, and comes from plain DDIM inversion.
+    `bdia_step` retraces it with the same values of eps. The first level has no previous level and comes from a plain
+    DDIM inversion step. Calls the denoiser once per step.
     """
     a = alpha_levels(schedule)
     path = [x0]
@@ -74,55 +84,69 @@ def bdia(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Calla
     return torch.stack(path)
 
 
-def bdia_step(x_last: Tensor, x: Tensor, eps: Tensor, a_last: Tensor, a: Tensor, a_next: Tensor) -> Tensor:
-    """On from `x`, with eps there, past the neighbour that it was reached from: what DDIM's step from x to that
-    neighbour misses it by, the step onwards makes good. Up and down are each other's inverse."""
-    return x_last - step(x, eps, a, a_last) + step(x, eps, a, a_next)
+def bdia_step(x_previous: Tensor, x: Tensor, eps: Tensor, a_previous: Tensor, a: Tensor, a_next: Tensor) -> Tensor:
+    """Steps from `x`, which was reached from `x_previous`, to the next level, with eps predicted at `x`.
+
+    It adds the difference between `x_previous` and DDIM's step from x back to that level. Sampling and inversion are
+    thus each other's inverse.
+    """
+    return x_previous - step(x, eps, a, a_previous) + step(x, eps, a, a_next)
 
 
 def noised_path(x0: Tensor, schedule: DDIMSchedule, noise: Tensor) -> Tensor:
-    """Each level as the forward process reaches it from x0 (DDPM eq. 4): by noise of its own, (S,B,C,H,W), or all of
-    them by the same, (1,B,C,H,W). No call."""
-    share = (schedule.alphas / schedule.alphas_prev[0]).view(-1, 1, 1, 1, 1)  # of the signal that x0 has
-    return torch.cat([x0[None], share.sqrt().to(x0) * x0 + (1 - share).sqrt().to(x0) * noise.to(x0)])
+    """The forward process from x_0 to each level (DDPM eq. 4), without calls of a denoiser.
+
+    Args:
+        x0: the clean latents, (B,C,H,W).
+        schedule: the timesteps of the path.
+        noise: (S,B,C,H,W) for independent noise at each level, or (1,B,C,H,W) for the same noise at all levels.
+    """
+    signal = (schedule.alphas / schedule.alphas_prev[0]).view(-1, 1, 1, 1, 1)  # variance relative to that of x_0
+    return torch.cat([x0[None], signal.sqrt().to(x0) * x0 + (1 - signal).sqrt().to(x0) * noise.to(x0)])
 
 
 def alpha_levels(schedule: DDIMSchedule) -> Tensor:  # -> (S+1,)
-    """alpha-bar at each level of a path."""
+    """Returns alpha-bar at each level of a path."""
     return torch.cat([schedule.alphas_prev[:1], schedule.alphas])
 
 
-def _up(denoiser: Denoiser, schedule: DDIMSchedule, i: int, below: Tensor) -> Callable[[Tensor], Tensor]:
-    """The right side of step i's equation, as a function of x_i."""
-    t = timestep_batch(schedule, i, below)
-    return lambda x: step(below, denoiser(x, t), schedule.alphas_prev[i], schedule.alphas[i])
+def solve_fixed_point(
+    function: Callable[[Tensor], Tensor], x: Tensor, iterations: int, tolerance: float
+) -> tuple[Tensor, float]:
+    """Solves x = function(x) for each row of a batch by Anderson acceleration (Walker & Ni 2011, eq. 4.1).
 
+    Each iterate is the combination of the latest iterates that would have the smallest residual if `function` were
+    linear.
 
-def _solve(g: Callable[[Tensor], Tensor], x: Tensor, iterations: int, tolerance: float) -> tuple[Tensor, float]:
-    """x = g(x) for each row of the batch, and how far apart the sides are, relative to x.
-
-    Anderson's acceleration: among the last iterates' combinations, go on from the one whose sides, were g linear,
-    would be nearest (Walker & Ni 2011, eq. 4.1).
+    Returns:
+        The best iterate, and its residual relative to its norm.
     """
     differences: list[tuple[Tensor, Tensor]] = []  # of successive iterates and of their residuals, (B,n) each
-    best, least = x, float("inf")
+    best, smallest = x, float("inf")
     previous = None
     for _ in range(iterations):
-        image = g(x)
+        image = function(x)
         residual = (image - x).flatten(1)
         error = float(residual.norm() / image.norm())
-        if error < least:
-            best, least = image, error
+        if error < smallest:
+            best, smallest = image, error
         if error <= tolerance:
             break
         flat = x.flatten(1)
         if previous is not None:
-            differences = [*differences, (flat - previous[0], residual - previous[1])][-WINDOW:]
+            differences = [*differences, (flat - previous[0], residual - previous[1])][-ANDERSON_MEMORY:]
         previous = flat, residual
         x = image
         if differences:
             dx, df = (torch.stack(d, dim=2) for d in zip(*differences))  # (B,n,m)
-            # A few numbers a row, and nearly dependent when solved: the CPU's driver copes with that.
-            normal = (part.double().cpu() for part in (df.mT @ df, df.mT @ residual[..., None]))
-            x = image - ((dx + df) @ torch.linalg.lstsq(*normal).solution.to(image)).view_as(image)
-    return best, least
+            # The normal equations are tiny and nearly singular close to the solution, which the CPU driver handles.
+            normal_equations = (part.double().cpu() for part in (df.mT @ df, df.mT @ residual[..., None]))
+            weights = torch.linalg.lstsq(*normal_equations).solution.to(image)
+            x = image - ((dx + df) @ weights).view_as(image)
+    return best, smallest
+
+
+def _inverse_step(denoiser: Denoiser, schedule: DDIMSchedule, i: int, x_previous: Tensor) -> Callable[[Tensor], Tensor]:
+    """The right-hand side of step i's implicit equation, as a function of x_i."""
+    t = timestep_batch(schedule, i, x_previous)
+    return lambda x: step(x_previous, denoiser(x, t), schedule.alphas_prev[i], schedule.alphas[i])

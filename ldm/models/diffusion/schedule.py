@@ -1,4 +1,4 @@
-"""How much noise there is at each timestep, and which timesteps a sampler visits."""
+"""The noise schedule of the forward process, and the timesteps that a sampler visits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ldm.util.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class DDIMSchedule:
-    """The S timesteps that a sampler visits, ascending, and the signal left at each.
+    """The S timesteps that a sampler visits, in ascending order, with their cumulative signal variances.
 
-    timesteps   (S,) long
-    alphas      (S,) float64, cumulative (what DDIM calls alpha): at each timestep
-    alphas_prev (S,) float64, cumulative: at the timestep that sampling goes to from there
+    Attributes:
+        timesteps: (S,) long.
+        alphas: (S,) float64, alpha-bar at each timestep (the DDIM paper calls it alpha).
+        alphas_prev: (S,) float64, alpha-bar at the timestep that a sampling step from there arrives at.
     """
 
     timesteps: Tensor
@@ -27,55 +28,67 @@ class DDIMSchedule:
         return len(self.timesteps)
 
     def up_to(self, timestep: float) -> DDIMSchedule:
-        """Its timesteps up to this one, but at least the first."""
+        """Returns the schedule without the timesteps above `timestep`, but with one timestep at least."""
         count = max(1, int((self.timesteps <= timestep).sum()))
         return DDIMSchedule(self.timesteps[:count], self.alphas[:count], self.alphas_prev[:count])
 
     def sigmas(self, eta: float) -> Tensor:  # -> (S,) float64
-        """Standard deviation of the noise that a sampling step adds: none at eta 0, DDPM's at eta 1."""
+        """Returns the standard deviation of the noise that each sampling step adds: 0 for eta 0, DDPM's for eta 1."""
         a, a_prev = self.alphas, self.alphas_prev
         return eta * ((1 - a_prev) / (1 - a)).sqrt() * (1 - a / a_prev).sqrt()  # DDIM eq. 16
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """The forward process over T timesteps, in float64 because 1 - alpha is small at the early ones."""
+    """The forward process over T timesteps, in float64 because 1 - alpha-bar is small at the first ones.
 
-    betas: Tensor  # (T,) variance of the noise that each timestep adds
-    alphas_cumprod: Tensor  # (T,) signal variance that is left after it
+    Attributes:
+        betas: (T,) variance of the noise that each timestep adds.
+        alphas_cumprod: (T,) alpha-bar, the signal variance that remains after each timestep.
+    """
+
+    betas: Tensor
+    alphas_cumprod: Tensor
 
     @classmethod
     def linear(cls, steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> NoiseSchedule:
-        """Latent diffusion's 'linear', which is linear in sqrt(beta)."""
+        """Returns latent diffusion's 'linear' schedule, which is linear in sqrt(beta)."""
         betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
         return cls(betas, (1 - betas).cumprod(0))
 
     @classmethod
-    def named(cls, name: str, steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> NoiseSchedule:
-        """By the name that a config's `beta_schedule` gives it. Raises UserError on any but 'linear'."""
+    def from_name(cls, name: str, steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> NoiseSchedule:
+        """Returns the schedule that `beta_schedule: name` selects in a config.
+
+        Raises:
+            UserError: the name is not 'linear'.
+        """
         if name != "linear":
-            raise UserError(f"beta_schedule {name!r}: only 'linear' is supported, as published configs use no other")
+            raise UserError(f"beta_schedule {name!r} is not supported: set it to 'linear', as all published configs do")
         return cls.linear(steps, start, end)
 
     def __len__(self) -> int:
         return len(self.betas)
 
     def add_noise(self, z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:  # (B,...), (B,...), (B,) -> (B,...)
-        """z_t in z0's dtype, mixed in float32 or better."""
+        """Returns z_t (DDPM eq. 4), computed in float32 or better and returned in the dtype of `z0`."""
         a = self.alphas_cumprod
         dtype = torch.promote_types(z0.dtype, torch.float32)
         scales = torch.stack([a.sqrt(), (1 - a).sqrt()]).to(dtype).to(z0.device)[:, t]
         signal, sigma = scales.view(2, -1, *[1] * (z0.dim() - 1))
-        return (signal * z0 + sigma * noise).to(z0.dtype)  # DDPM eq. 4
+        return (signal * z0 + sigma * noise).to(z0.dtype)
 
     def ddim(self, steps: int) -> DDIMSchedule:
-        """Exactly `steps` timesteps, evenly spaced, the first of them 1 (LDM's 'uniform').
+        """Returns exactly `steps` evenly spaced timesteps, the first of which is 1 (LDM's 'uniform' discretisation).
 
-        Where `steps` divides T this is the published discretisation. Where it does not, the
-        published code rounds the spacing down and so takes more steps than it was asked for
-        (31 for 30); here the spacing is rounded timestep by timestep instead. T - 1 steps
-        visit every timestep; sampling ends at timestep 0, so there is no room for more.
-        Raises UserError for a number of steps outside 1 .. T - 1.
+        If `steps` divides T, this is the published discretisation. Otherwise the published code rounds the spacing down
+        and takes more steps than requested (31 for 30); here each timestep is rounded instead.
+
+        Args:
+            steps: 1 to T - 1; with T - 1 steps every timestep but 0, where sampling ends, is visited.
+
+        Raises:
+            UserError: the number of steps is out of range.
         """
         total = len(self)
         if not 1 <= steps < total:
