@@ -225,6 +225,29 @@ def test_the_script_also_writes_the_lora_layers_in_pefts_layout(folder, load_scr
     assert str(out) in capsys.readouterr().out
 
 
+def test_peft_loads_the_exported_lora_layers_and_computes_the_same(folder, load_script, tmp_path):
+    peft = pytest.importorskip("peft")
+    options = [
+        "--ckpt",
+        str(folder / "adapters.ckpt"),
+        "--out",
+        str(tmp_path / "a.safetensors"),
+        "--peft",
+        str(tmp_path),
+    ]
+    assert load_script("export").main(["adapters", *options]) == 0
+    adapted = load_model(tmp_path / "a.safetensors").unet
+    base = instantiate_from_config({"target": UNET["target"], "params": {**UNET["params"], "lora_rank": None}}).eval()
+    base.load_state_dict({name: value for name, value in adapted.state_dict().items() if "lora_" not in name})
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
+    cond = Conditioning.from_tokens(torch.randn(2, 5, 32), style=torch.randn(2, 16))
+    with torch.no_grad():
+        plain, expected = base(x, t, cond), adapted(x, t, cond)
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path).eval()  # changes the base model in place
+        torch.testing.assert_close(loaded(x, t, cond), expected)
+    assert not torch.allclose(plain, expected)
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
