@@ -122,13 +122,18 @@ class CrossAttention(nn.Module):
             control: Modifies the output before the projection `to_out`.
             keys: Keys and values of the context's tokens, if already computed.
         """
-        tokens, bias = (x, None) if context is None else (context.tokens, context.bias)
-        q, (k, v) = self._split_heads(self.to_q(x)), keys or self.keys(tokens)
-        if self.box_bias is not None and preference is not None:
-            bias = bias + self.box_bias[:, None, None] * preference
-        y = attend(q, k, v, bias)
-        if control is not None:
-            y = control.self_attention(y, q, k, v) if context is None else control.cross_attention(y, q, k, v, bias)
+        q = self._split_heads(self.to_q(x))
+        if context is None:
+            k, v = self.keys(x)
+            y = attend(q, k, v)
+            y = y if control is None else control.self_attention(y, q, k, v)
+        else:
+            k, v = keys or self.keys(context.tokens)
+            bias = context.bias
+            if self.box_bias is not None and preference is not None:
+                bias = bias + self.box_bias[:, None, None] * preference
+            y = attend(q, k, v, bias)
+            y = y if control is None else control.cross_attention(y, q, k, v, bias)
         return self.to_out(rearrange(y, "b heads n d -> b n (heads d)"))
 
     def keys(self, tokens: Tensor) -> KeysValues:  # (B,N,D) -> 2 x (B,heads,N,d)

@@ -88,8 +88,8 @@ class AttentionStore:
 
     def mean(self, size: tuple[int, int] | None = None) -> Tensor:  # -> (B,N,h,w)
         """Returns the mean over layers, each resized to `size` (h,w), by default the largest layer's."""
-        size = size or max(tuple(maps.shape[-2:]) for maps in self.sums.values())
-        return torch.stack([_resize(self.layer_mean(layer), size) for layer in self.sums]).mean(0)
+        h, w = size or max(tuple(maps.shape[-2:]) for maps in self.sums.values())
+        return torch.stack([_resize(self.layer_mean(layer), (h, w)) for layer in self.sums]).mean(0)
 
 
 class Control(NamedTuple):

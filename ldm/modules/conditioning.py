@@ -36,19 +36,28 @@ class Conditioning(NamedTuple):
             graph: (B,) bool, True for images whose tokens are replaced.
             style: (B,) bool, True for images whose style is replaced.
             null: Conditioning of one row, with at most N tokens.
+
+        Raises:
+            ValueError: if there is a style, but none in `null`.
         """
         null = null.pad(self.tokens.shape[1])
         row = graph[:, None, None]
+        new_style = self.style
+        if self.style is not None:
+            if null.style is None:
+                raise ValueError("the null conditioning has no style to replace the conditioning's; give it one")
+            new_style = torch.where(style[:, None], null.style.to(self.style.dtype), self.style)
         return Conditioning(
             torch.where(row, null.tokens.to(self.tokens.dtype), self.tokens),
             torch.where(graph[:, None], null.mask, self.mask),
             torch.where(row, null.boxes.to(self.boxes.dtype), self.boxes),
-            None if self.style is None else torch.where(style[:, None], null.style.to(self.style.dtype), self.style),
+            new_style,
         )
 
     def rows(self, count: int) -> Conditioning:
         """Returns the conditioning of the first `count` images."""
-        return Conditioning(*(None if value is None else value[:count] for value in self))
+        style = None if self.style is None else self.style[:count]
+        return Conditioning(self.tokens[:count], self.mask[:count], self.boxes[:count], style)
 
     def pad(self, length: int) -> Conditioning:
         """Pads to N = `length` tokens.

@@ -172,11 +172,10 @@ class FiLMGenerator(nn.Module):
     def __init__(self, embedding_dim: int, channels: list[int], hidden_dim: int = 512):
         super().__init__()
         self.widths = [2 * c for c in channels]
-        self.net = nn.Sequential(
-            nn.Linear(embedding_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, sum(self.widths))
-        )
-        nn.init.zeros_(self.net[-1].weight)
-        nn.init.zeros_(self.net[-1].bias)
+        hidden, output = nn.Linear(embedding_dim, hidden_dim), nn.Linear(hidden_dim, sum(self.widths))
+        nn.init.zeros_(output.weight)
+        nn.init.zeros_(output.bias)
+        self.net = nn.Sequential(hidden, nn.SiLU(), output)
 
     def forward(self, style: Tensor) -> list[tuple[Tensor, Tensor]]:  # (B,E) -> [(gamma (B,C), beta (B,C)), ...]
         films = []

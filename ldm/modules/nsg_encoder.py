@@ -109,8 +109,9 @@ class NSGEncoder(nn.Module):
 
         slot = torch.cat([layout.object_token, layout.triple_token])
         image = torch.cat([graph.obj_to_img, graph.triple_to_img])
-        tokens = _place(torch.cat([objects, triples]), image, slot, layout.mask.shape, 0.0)
-        boxes = _place(graph.boxes, graph.obj_to_img, layout.object_token, layout.mask.shape, -1.0)
+        shape = graph.num_images, self.max_tokens
+        tokens = _place(torch.cat([objects, triples]), image, slot, shape, 0.0)
+        boxes = _place(graph.boxes, graph.obj_to_img, layout.object_token, shape, -1.0)
 
         padded = ~layout.mask
         padded[:, 0] = False  # a real token in every image with objects; without any, keeps the softmax finite

@@ -1,4 +1,4 @@
-"""Attention against its formula, the padding mask, and the bias towards boxes against counted sub-pixels."""
+"""Attention: its formula, the padding mask and the box bias; box coverage against counted sub-pixels."""
 
 import math
 
@@ -10,7 +10,7 @@ from ldm.modules.boxes import box_coverage, box_preference
 
 
 def counted_coverage(box, h, w, n=16):
-    """Share of each cell's n x n sub-pixels whose centre is inside the box."""
+    """Returns the share of each cell's n x n sub-pixels whose centre is inside the box."""
     x0, y0, x1, y1 = box
     counts = torch.zeros(h, w)
     for y in range(h * n):
@@ -20,28 +20,29 @@ def counted_coverage(box, h, w, n=16):
     return (counts / n**2).flatten()
 
 
-# On the sub-pixel grid of 4 x 2 cells (sixty-fourths across, thirty-seconds down) the count is exact.
-@pytest.mark.parametrize("box", [
-    (0, 0, 1, 1), (5 / 64, 3 / 32, 50 / 64, 29 / 32), (17 / 64, 17 / 32, 20 / 64, 18 / 32), (0.5, 0.5, 0.5, 0.5)
-])
-def test_coverage_is_the_counted_share_of_a_cell(box):
+# Counting is exact for boxes on the sub-pixel grid of 4 x 2 cells: multiples of 1/64 in x and of 1/32 in y.
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 1, 1), (5 / 64, 3 / 32, 50 / 64, 29 / 32), (17 / 64, 17 / 32, 20 / 64, 18 / 32), (0.5, 0.5, 0.5, 0.5)],
+)
+def test_box_coverage_equals_the_counted_share_of_each_cell(box):
     assert torch.equal(box_coverage(torch.tensor([[box]]), 2, 4)[0, 0], counted_coverage(box, 2, 4))
 
 
-def test_coverage_sums_to_the_boxs_area():
+def test_box_coverage_sums_to_the_area_of_the_box():
     corners = torch.rand(3, 7, 2, 2, generator=torch.Generator().manual_seed(0)).sort(dim=2).values
     boxes = corners.flatten(2)  # x0 y0 x1 y1
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     torch.testing.assert_close(box_coverage(boxes, 8, 4).mean(dim=-1), area)
 
 
-def test_a_token_without_a_box_is_preferred_nowhere():
+def test_a_token_without_a_box_has_preference_zero():
     boxes = torch.tensor([[[-1.0, -1, -1, -1], [0, 0, 1, 1], [0, 0, 0.5, 1]]])
     preference = box_preference(boxes, 1, 2)
     assert preference[0, 0].T.tolist() == [[0, 0], [1, 1], [1, -1]]
 
 
-def test_attention_is_softmax_of_scaled_products_times_values():
+def test_cross_attention_computes_softmax_of_scaled_products_times_values():
     torch.manual_seed(0)
     attention = CrossAttention(6, 5, heads=2, dim_head=3)
     x, tokens = torch.randn(2, 7, 6), torch.randn(2, 4, 5)
@@ -53,8 +54,8 @@ def test_attention_is_softmax_of_scaled_products_times_values():
     torch.testing.assert_close(attention(x, context), attention.to_out(torch.cat(heads, dim=-1)))
 
 
-def test_box_bias_multiplies_a_tokens_odds_by_e_to_the_beta_inside_and_divides_outside():
-    # Alike queries and keys: without a bias both tokens weigh 1/2. Values are the tokens themselves.
+def test_box_bias_adds_to_the_log_odds_inside_the_box_and_subtracts_outside():
+    # Queries are zero: without a bias both tokens have weight 1/2. Values are the tokens themselves.
     attention = CrossAttention(2, 2, heads=1, dim_head=2, box_bias=True)
     with torch.no_grad():
         attention.to_q.weight.zero_()
@@ -62,14 +63,14 @@ def test_box_bias_multiplies_a_tokens_odds_by_e_to_the_beta_inside_and_divides_o
             linear.weight.copy_(torch.eye(2))
         attention.to_out[0].bias.zero_()
         attention.box_bias.fill_(2.0)
-    boxes = torch.tensor([[[0.0, 0, 0.5, 1], [-1, -1, -1, -1]]])  # the left half; nowhere
+    boxes = torch.tensor([[[0.0, 0, 0.5, 1], [-1, -1, -1, -1]]])  # the left half; no box
     context = Context.from_tokens(torch.eye(2)[None], torch.ones(1, 2).bool(), boxes, [(1, 2)])
-    seen = attention(torch.zeros(1, 2, 2), context, context.preference[1, 2])
-    odds = seen[0, :, 0] / seen[0, :, 1]  # left place, right place
+    y = attention(torch.zeros(1, 2, 2), context, context.preference[1, 2])
+    odds = y[0, :, 0] / y[0, :, 1]  # left and right location
     torch.testing.assert_close(odds, torch.tensor([math.exp(2), math.exp(-2)]))
 
 
-def test_box_bias_begins_as_no_bias():
+def test_a_new_box_bias_leaves_the_output_bit_equal():
     torch.manual_seed(0)
     plain, biased = CrossAttention(8, 8, 2, 4), CrossAttention(8, 8, 2, 4, box_bias=True)
     biased.load_state_dict(plain.state_dict(), strict=False)
@@ -82,10 +83,10 @@ def test_box_bias_begins_as_no_bias():
 
 
 @pytest.mark.parametrize("box_bias", [False, True])
-def test_a_row_with_nothing_real_to_see_sees_zero(box_bias):
+def test_a_row_of_only_padding_attends_to_zero(box_bias):
     torch.manual_seed(0)
     attention = CrossAttention(8, 5, 2, 4, box_bias=box_bias)
-    tokens = torch.full((2, 3, 5), float("nan"))  # what stands in the padding must not matter
+    tokens = torch.full((2, 3, 5), float("nan"))  # the content of the padding must not matter
     tokens[1, 0] = 1
     boxes = torch.full((2, 3, 4), -1.0)
     context = Context.from_tokens(tokens, torch.tensor([[False] * 3, [True, False, False]]), boxes, [(2, 2)])

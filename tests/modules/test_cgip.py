@@ -1,4 +1,4 @@
-"""SGDiff's graph encoder against its published numbers and keys, and its slots against a loop."""
+"""CGIPModel: published outputs and keys, tokens of triples, and loading of SGDiff's checkpoints."""
 
 import random
 
@@ -16,7 +16,7 @@ from ldm.modules.diffusionmodules.openaimodel import UNetModel
 VOCAB = Vocab(("__image__", "sheep", "grass", "sky"), ("__in_image__", "on", "under"))
 SHEEP = SceneGraph(("sheep", "grass", "sky"), triples=((0, "on", 1), (1, "under", 2)))
 SKY = SceneGraph(("sky",))
-TINY = dict(num_objs=4, num_preds=3, width=12, layers=2, embed_dim=8)
+TINY = {"num_objs": 4, "num_preds": 3, "width": 12, "layers": 2, "embed_dim": 8}
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def random_graphs(count):
         yield SceneGraph(objects, triples=[(s, draw.choice(VOCAB.predicates[1:]), o) for s, o in pairs])
 
 
-def test_the_published_weights_give_the_published_numbers(parity):
+def test_published_weights_reproduce_the_published_output(parity):
     published = parity("sgdiff_cgip")
     model = CGIPModel(**published.params)
     model.load_state_dict(published.weights_for(model))
@@ -46,7 +46,7 @@ def test_the_published_weights_give_the_published_numbers(parity):
     assert_close_to_published(cond.style, published.outputs["global"])
 
 
-def test_a_full_size_checkpoint_of_sgdiff_has_exactly_these_keys(manifest):
+def test_a_published_sgdiff_checkpoint_has_exactly_the_keys_of_the_encoder(manifest):
     shapes = manifest("sgdiff_vg")
     with torch.device("meta"):
         model = CGIPModel(num_objs=179, num_preds=46, width=512, layers=5, embed_dim=512)
@@ -55,31 +55,32 @@ def test_a_full_size_checkpoint_of_sgdiff_has_exactly_these_keys(manifest):
     assert set(report.loaded) == published == model.state_dict().keys()
 
 
-def test_sgdiffs_unet_attends_to_empty_slots_as_it_was_trained_to(encoder):
+def test_sgdiffs_u_net_attends_to_padding_as_in_its_training(encoder):
     unet = UNetModel(
         image_size=8, in_channels=4, out_channels=4, model_channels=32, attention_resolutions=[1], num_res_blocks=1,
         channel_mult=[1], num_heads=1, context_dim=8, context_local_dim=encoder.dim,
     )  # fmt: skip
     cond = encoder(encode([SKY], VOCAB))
     context = unet.context(torch.zeros(1, 4, 8, 8), cond)
-    assert torch.equal(context.tokens[0, 1], unet.context_local_mlp[0].bias)  # what the published code attends to
+    assert torch.equal(context.tokens[0, 1], unet.context_local_mlp[0].bias)  # as in the published code
     assert torch.equal(context.tokens[:, -1], cond.style)
     assert not context.bias.any()
 
 
-def test_empty_slots_can_be_hidden():
+def test_padding_can_be_masked():
     model = CGIPModel(**TINY, max_sample_per_img=6, attend_to_padding=False)
     assert model(encode([SKY, SHEEP], VOCAB)).mask.tolist() == [[True] + [False] * 5, [True] * 5 + [False]]
 
 
-def test_slots_hold_what_a_loop_over_images_would_put_there(encoder):
+def test_tokens_equal_those_of_a_loop_over_images(encoder):
     graph = encode(list(random_graphs(20)), VOCAB)
     triples = torch.randn(len(graph.triples), 5)
     tokens, mask = encoder._tokens(triples, graph)
     for image in range(20):
-        own = triples[graph.triple_to_img == image][:6]
-        assert torch.equal(tokens[image, : len(own)], own) and not tokens[image, len(own) :].any()
-        assert mask[image].tolist() == [slot < len(own) for slot in range(6)]
+        expected = triples[graph.triple_to_img == image][:6]
+        count = len(expected)
+        assert torch.equal(tokens[image, :count], expected) and not tokens[image, count:].any()
+        assert mask[image].tolist() == [slot < count for slot in range(6)]
 
 
 def test_tokens_and_style_of_an_image_do_not_depend_on_the_others(encoder):
@@ -91,7 +92,7 @@ def test_tokens_and_style_of_an_image_do_not_depend_on_the_others(encoder):
         torch.testing.assert_close(together.style[image], alone.style[0])
 
 
-def test_what_has_no_slot_still_has_a_say_in_the_style(encoder):
+def test_triples_beyond_the_token_limit_still_affect_the_style(encoder):
     crowd = SceneGraph(("sheep", "grass"), triples=((0, "on", 1),) * 20)
     turned = SceneGraph(("sheep", "grass"), triples=((0, "on", 1),) * 19 + ((1, "under", 0),))
     a, b = (encoder(encode([graph], VOCAB)) for graph in (crowd, turned))
@@ -99,24 +100,24 @@ def test_what_has_no_slot_still_has_a_say_in_the_style(encoder):
     assert (a.style - b.style).abs().max() > 1e-5
 
 
-def test_graphs_without_any_triple_have_only_empty_slots(encoder):
+def test_graphs_without_triples_have_only_padding(encoder):
     objs, image = torch.tensor([1, 0, 3]), torch.tensor([0, 0, 1])
     cond = encoder((objs, torch.zeros(3, 4), torch.empty(0, 3, dtype=torch.long), image, image[:0]))
     assert cond.tokens.shape == (2, 6, encoder.dim) and not cond.tokens.any()
     assert cond.style.isfinite().all()
 
 
-def test_an_untrained_encoder_of_the_published_depth_tells_graphs_apart():
+def test_an_untrained_encoder_of_the_published_depth_distinguishes_graphs():
     torch.manual_seed(0)
     style = CGIPModel(num_objs=4, num_preds=3, width=64, layers=5, embed_dim=64)(encode([SHEEP, SKY], VOCAB)).style
     assert torch.cosine_similarity(style[0], style[1], dim=0) < 0.999
 
 
-def test_triples_have_no_boxes(encoder):
+def test_tokens_have_no_boxes(encoder):
     assert (encoder(encode([SHEEP], VOCAB)).boxes == -1).all()
 
 
-def test_the_mean_of_an_empty_group_is_zero():
+def test_group_mean_of_an_empty_group_is_zero():
     values, group = torch.tensor([[1.0], [5], [2]]), torch.tensor([2, 2, 0])
     assert group_mean(values, group, 4).flatten().tolist() == [2, 0, 3, 0]
 
@@ -128,7 +129,7 @@ def test_every_parameter_has_a_gradient(encoder):
 
 
 @pytest.mark.parametrize("wrapper", ["", "module."])
-def test_weights_of_sgdiffs_first_stage_load_by_key(encoder, tmp_path, wrapper):
+def test_weights_of_sgdiffs_pretraining_load_by_key(encoder, tmp_path, wrapper):
     state = {f"{wrapper}{key}": value for key, value in encoder.state_dict().items()}
     state[f"{wrapper}clip_model.visual.proj"] = torch.zeros(3)
     path = tmp_path / "sip_vg.pt"
@@ -136,7 +137,7 @@ def test_weights_of_sgdiffs_first_stage_load_by_key(encoder, tmp_path, wrapper):
     assert_loads(encoder, path)
 
 
-def test_a_whole_checkpoint_of_sgdiff_gives_its_graph_encoder(encoder, tmp_path):
+def test_weights_load_from_a_complete_sgdiff_checkpoint(encoder, tmp_path):
     state = {f"cond_stage_model.{key}": value for key, value in encoder.state_dict().items()}
     path = tmp_path / "vg.ckpt"
     others = {"model.diffusion_model.out.0.bias": torch.zeros(3), "betas": torch.zeros(3)}
@@ -151,27 +152,27 @@ def assert_loads(encoder, path):
         assert torch.equal(value, encoder.state_dict()[key]), key
 
 
-@pytest.mark.parametrize("change, complaint", [
+@pytest.mark.parametrize("change, message", [
     (lambda state: state.pop("graph_projection.bias"), "1 missing: graph_projection.bias"),
     (lambda state: state.update({"graph_conv.net3.0.bias": torch.zeros(1)}), "1 unexpected: graph_conv.net3.0.bias"),
     (lambda state: state.update({"pred_embeddings.weight": torch.zeros(9, 8)}), "pred_embeddings.weight 9x8 for 3x8"),
 ])  # fmt: skip
-def test_weights_that_do_not_fit_are_refused(encoder, tmp_path, change, complaint):
+def test_weights_that_do_not_fit_are_refused(encoder, tmp_path, change, message):
     state = dict(encoder.state_dict())
     change(state)
     torch.save(state, tmp_path / "sip.pt")
-    with pytest.raises(CheckpointError, match=complaint):
+    with pytest.raises(CheckpointError, match=message):
         CGIPModel(**TINY, ckpt_path=tmp_path / "sip.pt")
 
 
-def test_weights_that_were_never_loaded_are_known_as_such():
+def test_weights_from_is_none_until_weights_are_loaded():
     assert CGIPModel(**TINY).weights_from is None
     assert "random" in CGIPModel(**TINY, init="random").weights_from
     with pytest.raises(ValueError, match="random"):
         CGIPModel(**TINY, init="zeros")
 
 
-def test_a_vocabulary_larger_than_the_tables_is_named(encoder):
+def test_an_id_beyond_the_encoders_vocabulary_names_the_option(encoder):
     graph = encode([SHEEP], VOCAB)
     with pytest.raises(ValueError, match="num_objs"):
         encoder(graph._replace(objs=graph.objs.clamp(max=0) + torch.tensor([5, 0, 0, 0])))
@@ -179,6 +180,6 @@ def test_a_vocabulary_larger_than_the_tables_is_named(encoder):
         encoder(graph._replace(triples=graph.triples + torch.tensor([0, 7, 0])))
 
 
-def test_the_temperature_of_the_published_training_is_not_trained(encoder):
+def test_the_published_temperature_is_not_trainable(encoder):
     assert "logit_scale" in encoder.state_dict() and "logit_scale" not in dict(encoder.named_parameters())
     assert not isinstance(encoder.logit_scale, nn.Parameter)

@@ -1,4 +1,4 @@
-"""Dropping, padding and joining conditionings."""
+"""Conditioning: dropping graph or style, padding, concatenating."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from ldm.modules.conditioning import Conditioning, cat
 
 
 def make(rows, tokens, style=True, seed=0, dim=5):
-    """Random tokens, of which the last is padded."""
+    """Random tokens, the last of them padding."""
     random = torch.Generator().manual_seed(seed)
     mask = torch.ones(rows, tokens, dtype=torch.bool)
     mask[:, -1] = False
@@ -23,13 +23,13 @@ def rows_equal(a, i, b, j):
     return all(x is y is None or torch.equal(x[i], y[j]) for x, y in zip(a, b, strict=True))
 
 
-def test_plain_tokens_are_all_real_and_none_has_a_box():
+def test_from_tokens_makes_tokens_without_padding_or_boxes():
     cond = Conditioning.from_tokens(torch.randn(2, 3, 4))
     assert cond.mask.all() and (cond.boxes == -1).all() and cond.style is None
     assert cond.boxes.shape == (2, 3, 4)
 
 
-def test_padding_adds_masked_tokens_without_boxes_and_keeps_the_rest():
+def test_pad_appends_masked_tokens_without_boxes():
     cond = make(2, 3)
     padded = cond.pad(6)
     assert torch.equal(padded.tokens[:, :3], cond.tokens) and torch.equal(padded.mask[:, :3], cond.mask)
@@ -39,12 +39,12 @@ def test_padding_adds_masked_tokens_without_boxes_and_keeps_the_rest():
     assert cond.pad(3) is cond
 
 
-def test_tokens_that_do_not_fit_are_not_cut_off():
-    with pytest.raises(ValueError, match="3 tokens do not fit in 2"):
+def test_pad_refuses_to_truncate_tokens():
+    with pytest.raises(ValueError, match="tokens"):
         make(1, 3).pad(2)
 
 
-def test_graph_and_style_are_dropped_apart():
+def test_drop_replaces_graph_and_style_independently():
     cond, null = make(4, 3), make(1, 2, seed=1)
     graph, style = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
     dropped = cond.drop(graph, style, null)
@@ -55,13 +55,13 @@ def test_graph_and_style_are_dropped_apart():
     assert rows_equal(dropped, 3, cond, 3)
 
 
-def test_dropping_without_a_style_leaves_none():
+def test_drop_without_a_style_returns_no_style():
     none = torch.zeros(2, dtype=torch.bool)
     assert make(2, 3, style=False).drop(none, none, make(1, 1)).style is None
 
 
 @pytest.mark.parametrize("dropped", [False, True])
-def test_the_null_and_what_it_replaces_have_a_gradient_whether_dropped_or_not(dropped):
+def test_both_null_and_conditioning_have_a_gradient_whether_dropped_or_not(dropped):
     cond, null = make(2, 3), make(1, 1, seed=1)
     inputs = [cond.tokens, cond.style, null.tokens, null.style]
     for tensor in inputs:
@@ -74,14 +74,14 @@ def test_the_null_and_what_it_replaces_have_a_gradient_whether_dropped_or_not(dr
     assert bool(cond.tokens.grad.any()) == bool(cond.style.grad.any()) != dropped
 
 
-def test_dropping_keeps_the_dtype_of_the_tokens():
+def test_drop_keeps_the_dtype_of_the_tokens():
     cond, rows = make(2, 3), torch.tensor([True, False])
     cond = cond._replace(tokens=cond.tokens.bfloat16(), style=cond.style.bfloat16())
     out = cond.drop(rows, rows, make(1, 1))
     assert out.tokens.dtype == out.style.dtype == torch.bfloat16
 
 
-def test_joining_pads_to_the_longest_and_keeps_the_order():
+def test_cat_pads_to_the_longest_and_keeps_the_order():
     a, b = make(2, 3), make(1, 5, seed=1)
     joined = cat(a, b)
     assert joined.tokens.shape == (3, 5, 5)
@@ -89,7 +89,7 @@ def test_joining_pads_to_the_longest_and_keeps_the_order():
 
 
 @pytest.mark.parametrize("styles", [(True, False), (False, True)])
-def test_a_style_is_not_lost_in_joining(styles):
+def test_cat_refuses_to_lose_a_style(styles):
     assert cat(make(1, 2, style=False), make(1, 2, style=False)).style is None
     with pytest.raises(ValueError, match="style"):
         cat(*(make(1, 2, style=style) for style in styles))

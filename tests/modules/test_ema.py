@@ -1,4 +1,4 @@
-"""The moving average against its closed form, and what it leaves as it was."""
+"""EMA: closed forms of the moving average, and the model's parameters before and after it is applied."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from ldm.modules.ema import EMA
 
 @pytest.fixture
 def model():
-    """Two layers, of which the first is frozen."""
+    """Two layers, the first of them frozen."""
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     model[0].requires_grad_(False)
     return model
@@ -19,12 +19,12 @@ def values(model):
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-def same(a, b):
+def all_equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def train(model, ema, steps):
-    """Give the trained parameters a new value at each step; returns the last layer's weights, by step."""
+    """Gives the trainable parameters random values at each step; returns the last layer's weight of each step."""
     history = []
     for _ in range(steps):
         for parameter in model[1].parameters():
@@ -34,29 +34,31 @@ def train(model, ema, steps):
     return history
 
 
-def test_the_average_begins_as_the_parameters_and_does_not_share_their_memory(model):
+def test_averages_are_initialised_with_a_copy_of_the_parameters(model):
     ema, start = EMA(model), model[1].weight.detach().clone()
     model[1].weight.data.zero_()
     assert torch.equal(ema.average("1.weight"), start)
 
 
-def test_the_warm_up_has_its_closed_form(model):
-    """With decays (1 + n) / (10 + n), step k of N keeps the share 9 / (10 + k) of the product of the later decays,
-    which telescopes: prod of (1 + n) / (10 + n) over n in k+1 .. N."""
+def test_the_warm_up_follows_its_closed_form(model):
+    """With decay (1 + n) / (10 + n) in step n, the value of step k of N has the weight 9 / (10 + k) times the product of the
+    decays of steps k + 1 .. N."""
     ema, start, steps = EMA(model, decay=1.0), model[1].weight.detach().clone(), 20
     history = train(model, ema, steps)
 
-    def kept(k):
-        share = 1.0
+    def later_decays(k):
+        product = 1.0
         for n in range(k + 1, steps + 1):
-            share *= (1 + n) / (10 + n)
-        return share
+            product *= (1 + n) / (10 + n)
+        return product
 
-    expected = kept(0) * start + sum(9 / (10 + k) * kept(k) * value for k, value in enumerate(history, 1))
+    expected = later_decays(0) * start + sum(
+        9 / (10 + k) * later_decays(k) * value for k, value in enumerate(history, 1)
+    )
     torch.testing.assert_close(ema.average("1.weight"), expected)
 
 
-def test_after_the_warm_up_a_constant_is_approached_geometrically(model):
+def test_after_the_warm_up_the_average_approaches_a_constant_geometrically(model):
     ema = EMA(model, decay=0.1)  # below 2 / 11, the first decay of the warm-up
     model[1].weight.data.fill_(5.0)
     gap = ema.average("1.weight") - 5.0
@@ -65,19 +67,19 @@ def test_after_the_warm_up_a_constant_is_approached_geometrically(model):
     torch.testing.assert_close(ema.average("1.weight") - 5.0, 0.1**3 * gap, rtol=0, atol=1e-6)
 
 
-def test_only_trained_parameters_are_averaged(model):
+def test_only_trainable_parameters_are_averaged(model):
     ema = EMA(model)
     assert set(ema.state_dict()) == {"updates", "1/weight", "1/bias"}
     assert not list(ema.parameters())
 
 
-def test_names_that_agree_but_for_their_dots_stay_apart():
+def test_names_that_differ_only_in_their_dots_have_separate_averages():
     model = nn.ModuleDict({"a": nn.ParameterDict({"bc": torch.zeros(1)}), "ab": nn.ParameterDict({"c": torch.ones(1)})})
     ema = EMA(model)
     assert ema.average("a.bc") == 0 and ema.average("ab.c") == 1
 
 
-def test_the_averages_stand_in_for_the_parameters_and_give_them_back(model):
+def test_applied_replaces_the_parameters_and_restores_them(model):
     ema = EMA(model)
     train(model, ema, 3)
     before = values(model)
@@ -85,19 +87,19 @@ def test_the_averages_stand_in_for_the_parameters_and_give_them_back(model):
         assert torch.equal(model[1].weight, ema.average("1.weight"))
         assert not torch.equal(model[1].weight, before[2])
         assert torch.equal(model[0].weight, before[0])
-    assert same(values(model), before)
+    assert all_equal(values(model), before)
 
 
-def test_the_parameters_come_back_after_an_exception(model):
+def test_applied_restores_the_parameters_after_an_exception(model):
     ema = EMA(model)
     train(model, ema, 3)
     before = values(model)
     with pytest.raises(KeyError), ema.applied(model):
         raise KeyError
-    assert same(values(model), before)
+    assert all_equal(values(model), before)
 
 
-def test_the_optimiser_still_holds_the_parameters_afterwards(model):
+def test_applied_keeps_the_parameter_objects_that_an_optimizer_holds(model):
     ema = EMA(model)
     identities = [id(parameter) for parameter in model.parameters()]
     with ema.applied(model):
@@ -105,7 +107,7 @@ def test_the_optimiser_still_holds_the_parameters_afterwards(model):
     assert [id(parameter) for parameter in model.parameters()] == identities
 
 
-def test_training_goes_on_the_same_from_a_state_dict(model):
+def test_averaging_resumes_from_a_state_dict(model):
     ema = EMA(model)
     train(model, ema, 5)
     resumed = EMA(model)
@@ -114,11 +116,11 @@ def test_training_goes_on_the_same_from_a_state_dict(model):
         model[1].weight.data.normal_()
         ema.update(model)
         resumed.update(model)
-    assert same(ema.buffers(), resumed.buffers())
+    assert all_equal(ema.buffers(), resumed.buffers())
     assert resumed.updates == 8
 
 
-def test_a_model_in_half_precision_is_averaged_in_full():
+def test_a_model_in_half_precision_is_averaged_in_float32():
     model = nn.Linear(1, 1, bias=False).bfloat16()
     model.weight.data.fill_(1.0)
     ema = EMA(model)
@@ -130,7 +132,7 @@ def test_a_model_in_half_precision_is_averaged_in_full():
         assert model.weight.dtype == torch.bfloat16 and model.weight == 1
 
 
-def test_it_can_live_in_the_model_that_it_follows(model):
+def test_an_ema_may_be_a_submodule_of_the_model_that_it_averages(model):
     model.ema = EMA(model)
     train(model, model.ema, 1)
     assert set(model.ema.state_dict()) == {"updates", "1/weight", "1/bias"}
@@ -138,6 +140,6 @@ def test_it_can_live_in_the_model_that_it_follows(model):
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.5])
-def test_an_impossible_decay_is_refused(model, decay):
-    with pytest.raises(ValueError, match="between 0 and 1"):
+def test_a_decay_outside_0_to_1_is_refused(model, decay):
+    with pytest.raises(ValueError, match="decay"):
         EMA(model, decay)

@@ -1,4 +1,4 @@
-"""FiLM that begins as nothing, and the CLIP encoder against open_clip's own pipeline."""
+"""FiLM, and the CLIP image encoder compared with open_clip's own pipeline."""
 
 import zipfile
 
@@ -14,26 +14,36 @@ from torch import nn
 from ldm.checkpoints.loading import CheckpointError
 from ldm.modules.global_film import OPENAI, CLIPGlobalEncoder, FiLMGenerator, image_tower, modulate, weights_file
 
-TINY = dict(embed_dim=16, image_size=32, layers=2, width=32, patch_size=8, head_width=16, quick_gelu=True)
+TINY = {
+    "embed_dim": 16,
+    "image_size": 32,
+    "layers": 2,
+    "width": 32,
+    "patch_size": 8,
+    "head_width": 16,
+    "quick_gelu": True,
+}
 
 
-def test_film_begins_as_the_identity_to_the_bit():
+def test_new_film_leaves_the_feature_map_bit_equal():
     film, h = FiLMGenerator(6, [3, 5]), torch.randn(2, 3, 4, 4)
     assert torch.equal(modulate(h, *film(torch.randn(2, 6))[0]), h)
 
 
-def test_film_scales_by_one_plus_gamma_and_shifts_by_beta_channel_by_channel():
+def test_film_multiplies_each_channel_by_one_plus_gamma_and_adds_beta():
     h = torch.ones(1, 2, 1, 1) * 3
     assert modulate(h, torch.tensor([[1.0, -1]]), torch.tensor([[0.5, 4]])).flatten().tolist() == [6.5, 4]
 
 
-def test_every_block_has_its_own_gamma_and_beta():
+def test_every_feature_map_has_separate_gamma_and_beta():
     film = FiLMGenerator(6, [3, 5, 3])
     nn.init.normal_(film.net[-1].weight)
     parts = [part for pair in film(torch.randn(2, 6)) for part in pair]
     assert [part.shape[1] for part in parts] == [3, 3, 5, 5, 3, 3]
     weights = [torch.autograd.grad(part.sum(), film.net[-1].weight, retain_graph=True)[0].any(dim=1) for part in parts]
-    assert torch.equal(torch.stack(weights).sum(dim=0), torch.ones(22))  # each row serves one of them, all serve
+    assert torch.equal(
+        torch.stack(weights).sum(dim=0), torch.ones(22)
+    )  # each row of the weight serves exactly one of them
 
 
 @pytest.fixture
@@ -43,7 +53,7 @@ def encoder():
 
 
 def photograph(height, width, seed=0):
-    """8-bit, with edges and with noise, away from black and white, where overshoot is clipped."""
+    """An 8-bit image with edges and noise, without values near black and white, where overshoot is clipped."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(60, 196, (height // 10 + 1, width // 10 + 1, 3)).repeat(10, axis=0).repeat(10, axis=1)
     noise = rng.integers(-20, 20, (height, width, 3))
@@ -55,25 +65,29 @@ def to_tensor(image):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 57), (101, 64), (64, 101), (20, 31), (256, 256)])
-def test_any_picture_is_prepared_as_open_clip_prepares_it(encoder, size):
+def test_preprocessing_matches_open_clips_for_any_image_size(encoder, size):
     image = photograph(*size)
     theirs = image_transform(32, is_train=False)(image)
     ours = encoder.preprocess(to_tensor(image))[0]
-    # Theirs rounds to 8 bits after each of two passes; a level is 0.015 after normalisation.
+    # open_clip rounds to 8 bits after each of two passes; one level is 0.015 after standardisation.
     assert ours.shape == theirs.shape and (ours - theirs).abs().max() < 0.03
 
 
-def test_the_embedding_is_open_clips(encoder):
+def test_the_embedding_equals_open_clips(encoder):
     image = photograph(100, 70)
-    model = open_clip.CLIP(16, {k: TINY[k] for k in ("image_size", "layers", "width", "patch_size", "head_width")},
-                           {"context_length": 4, "vocab_size": 9, "width": 8, "heads": 2, "layers": 1}, quick_gelu=True)
+    model = open_clip.CLIP(
+        16,
+        {k: TINY[k] for k in ("image_size", "layers", "width", "patch_size", "head_width")},
+        {"context_length": 4, "vocab_size": 9, "width": 8, "heads": 2, "layers": 1},
+        quick_gelu=True,
+    )
     model.visual.load_state_dict(encoder.visual.state_dict())
     with torch.no_grad():
         theirs = model.eval().encode_image(image_transform(32, is_train=False)(image)[None], normalize=True)
     torch.testing.assert_close(encoder(to_tensor(image)), theirs, rtol=0, atol=0.01)
 
 
-def test_length_is_one_only_when_normalised():
+def test_embeddings_have_unit_length_only_if_normalised():
     torch.manual_seed(0)
     image = torch.rand(3, 3, 40, 50) * 2 - 1
     unit, free = CLIPGlobalEncoder(TINY, init="random"), CLIPGlobalEncoder(TINY, normalize=False, init="random")
@@ -83,7 +97,7 @@ def test_length_is_one_only_when_normalised():
     assert not torch.allclose(free(image).norm(dim=1), torch.ones(3), atol=0.1)
 
 
-def test_the_encoder_is_frozen_and_never_trains(encoder):
+def test_the_encoder_is_frozen_and_stays_in_evaluation_mode(encoder):
     image = torch.zeros(1, 3, 32, 32, requires_grad=True)
     wrapper = nn.Sequential(encoder).train()
     assert not any(module.training for module in encoder.modules())
@@ -91,7 +105,7 @@ def test_the_encoder_is_frozen_and_never_trains(encoder):
     assert not wrapper(image).requires_grad
 
 
-def test_the_encoder_works_at_the_precision_that_it_is_moved_to(encoder):
+def test_the_encoder_computes_in_the_precision_of_its_weights(encoder):
     image = torch.rand(2, 3, 40, 50) * 2 - 1
     expected = encoder(image)
     half = encoder.bfloat16()(image)
@@ -100,7 +114,7 @@ def test_the_encoder_works_at_the_precision_that_it_is_moved_to(encoder):
 
 
 class OpenAI(nn.Module):
-    """CLIP as OpenAI's archives hold it: `visual` beside the rest."""
+    """CLIP as in OpenAI's archives: `visual` beside the text tower."""
 
     def __init__(self, visual):
         super().__init__()
@@ -129,7 +143,7 @@ WRITERS = {
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("name", WRITERS)
-def test_published_weights_load_from_every_form_they_come_in(encoder, tmp_path, name):
+def test_weights_load_from_every_published_file_format(encoder, tmp_path, name):
     state = {f"visual.{key}": value for key, value in encoder.visual.state_dict().items()}
     WRITERS[name](tmp_path / name, state, encoder.visual)
     loaded = CLIPGlobalEncoder(TINY, pretrained=str(tmp_path / name))
@@ -140,7 +154,7 @@ def test_published_weights_load_from_every_form_they_come_in(encoder, tmp_path, 
         torch.testing.assert_close(loaded.visual.state_dict()[key], value, rtol=tolerance, atol=tolerance)
 
 
-def test_without_weights_the_message_says_which_file_to_put_where(monkeypatch, tmp_path):
+def test_a_missing_file_of_weights_names_its_path_and_download_address(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"\.cache/clip/ViT-B-32\.pt: .*download https://.*/ViT-B-32\.pt"):
         CLIPGlobalEncoder("ViT-B/32", device="cuda")
@@ -150,7 +164,7 @@ def test_without_weights_the_message_says_which_file_to_put_where(monkeypatch, t
         CLIPGlobalEncoder(TINY, pretrained="elsewhere.pt")
 
 
-def test_openais_weights_are_found_in_their_cache(monkeypatch, tmp_path):
+def test_openais_weights_are_found_in_their_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / ".cache" / "clip" / "ViT-B-32.pt"
     path.parent.mkdir(parents=True)
@@ -158,17 +172,20 @@ def test_openais_weights_are_found_in_their_cache(monkeypatch, tmp_path):
     assert weights_file("ViT-B/32", None) == path
 
 
-@pytest.mark.parametrize("content, complaint", [
-    ({"visual.conv1.weight": torch.zeros(1)}, "not the weights of CLIP"),
-    ({"text.weight": torch.zeros(1)}, "no visual"),
-])
-def test_weights_of_another_model_are_refused(tmp_path, content, complaint):
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"visual.conv1.weight": torch.zeros(1)}, "not the weights of CLIP"),
+        ({"text.weight": torch.zeros(1)}, "no visual"),
+    ],
+)
+def test_weights_of_another_model_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=complaint):
+    with pytest.raises(CheckpointError, match=message):
         CLIPGlobalEncoder(TINY, pretrained=str(tmp_path / "other.pt"))
 
 
-def test_a_damaged_archive_is_a_checkpoint_error(tmp_path):
+def test_a_damaged_archive_raises_a_checkpoint_error(tmp_path):
     with zipfile.ZipFile(tmp_path / "damaged.pt", "w") as archive:
         archive.writestr("damaged/data.pkl", b"\x80\x02}q\x00")
         archive.writestr("damaged/constants.pkl", b"")
@@ -177,7 +194,7 @@ def test_a_damaged_archive_is_a_checkpoint_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", OPENAI)
-def test_openais_models_have_their_quick_gelu(name):
+def test_openais_models_use_quick_gelu(name):
     with torch.device("meta"):
         kinds = {type(module) for module in image_tower(name).modules()}
     assert open_clip.transformer.QuickGELU in kinds and nn.GELU not in kinds

@@ -1,4 +1,4 @@
-"""What a scene graph's tokens say, and what they do not depend on."""
+"""NSGEncoder: the layout of tokens, what they depend on, incomplete graphs, and numerics."""
 
 import random
 import warnings
@@ -28,11 +28,19 @@ BOXED = SceneGraph(("sheep", "sky"), boxes=(LEFT, RIGHT))
 
 @pytest.fixture
 def make():
-    """make(**arguments) -> a small encoder of VOCAB in eval mode, always the same."""
+    """make(**arguments) -> a small encoder of VOCAB in evaluation mode, with the same weights in each call."""
 
     def make(**arguments):
         torch.manual_seed(0)
-        defaults = dict(num_objs=6, num_preds=4, num_attributes=3, dim=32, depth=2, heads=4, max_tokens=24)
+        defaults = {
+            "num_objs": 6,
+            "num_preds": 4,
+            "num_attributes": 3,
+            "dim": 32,
+            "depth": 2,
+            "heads": 4,
+            "max_tokens": 24,
+        }
         return NSGEncoder(**defaults | arguments).eval()
 
     return make
@@ -75,7 +83,7 @@ def random_batch(seed):
 
 
 def layout_by_loops(graph, max_tokens):
-    """The slots, one image and one element at a time."""
+    """Reference implementation: token indices, one image and one element at a time."""
     objects, triples = [-1] * len(graph.objs), [-1] * len(graph.triples)
     filled = []
     for image in range(graph.num_images):
@@ -93,7 +101,7 @@ def layout_by_loops(graph, max_tokens):
 @pytest.mark.filterwarnings("ignore:a graph has")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("max_tokens", [3, 8, 12, 40])
-def test_the_layout_is_that_of_a_loop_over_images(make, seed, max_tokens):
+def test_the_layout_equals_that_of_a_loop_over_images(make, seed, max_tokens):
     graph = encode(random_batch(seed), VOCAB)
     shuffled = torch.randperm(len(graph.triples), generator=torch.Generator().manual_seed(seed))
     graph = graph._replace(triples=graph.triples[shuffled], triple_to_img=graph.triple_to_img[shuffled])
@@ -115,19 +123,19 @@ def test_the_layout_is_that_of_a_loop_over_images(make, seed, max_tokens):
     ],
 )
 @pytest.mark.filterwarnings("ignore:a graph has")
-def test_what_does_not_fit_is_dropped_in_the_documented_order(make, max_tokens, objects, triples):
+def test_tokens_beyond_max_tokens_are_dropped_in_the_documented_order(make, max_tokens, objects, triples):
     layout = make(max_tokens=max_tokens).layout(encode([PASTURE], VOCAB))
     assert layout.object_token.tolist() == objects
     assert layout.triple_token.tolist() == triples
 
 
-def test_dropping_warns_once_and_says_how_many(make):
+def test_dropping_tokens_warns_once_with_their_number(make):
     graph = encode([PASTURE], VOCAB)  # 5 objects and 7 triples
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(max_tokens=12)(graph)
     encoder = make(max_tokens=9)
-    with pytest.warns(UserWarning, match="max_tokens is 9: the last 3"):
+    with pytest.warns(UserWarning, match="max_tokens is 9: the last 3 "):
         encoder(graph)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -135,8 +143,8 @@ def test_dropping_warns_once_and_says_how_many(make):
 
 
 @pytest.mark.filterwarnings("ignore:a graph has")
-def test_what_is_dropped_changes_nothing(make):
-    """5 objects and the 3 relations fit: with other __in_image__ triples, or none, the tokens are the same."""
+def test_dropped_triples_do_not_change_the_other_tokens(make):
+    """5 objects and 3 triples fit; the __in_image__ triples, which do not, make no difference."""
     encoder, graph = make(max_tokens=8), encode([PASTURE], VOCAB)
     related = graph.triples[:, 1] != 0
     without = graph._replace(triples=graph.triples[related], triple_to_img=graph.triple_to_img[related])
@@ -146,7 +154,7 @@ def test_what_is_dropped_changes_nothing(make):
 # The tokens
 
 
-def test_the_tokens_of_an_image_do_not_depend_on_the_rest_of_the_batch(encoder):
+def test_tokens_of_an_image_do_not_depend_on_the_rest_of_the_batch(encoder):
     graphs = [random_graph(random.Random(1), 6, 8), PASTURE, SceneGraph(("sky",))]
     together = encoder(encode(graphs, VOCAB))
     for row, graph in enumerate(graphs):
@@ -155,20 +163,20 @@ def test_the_tokens_of_an_image_do_not_depend_on_the_rest_of_the_batch(encoder):
         assert torch.equal(together.mask[row], alone.mask[0]) and torch.equal(together.boxes[row], alone.boxes[0])
 
 
-def test_a_padded_token_changes_nothing_and_is_zero(make):
+def test_padding_is_zero_and_does_not_change_other_tokens(make):
     wide, narrow = make(max_tokens=64), make(max_tokens=12)
     assert_same(tokens(wide, PASTURE)[:, :12], tokens(narrow, PASTURE))
     assert not tokens(wide, PASTURE)[:, 12:].any()
 
 
-def test_the_mask_marks_a_token_per_object_and_per_triple(encoder):
+def test_the_mask_marks_one_token_per_object_and_per_triple(encoder):
     cond = encoder(encode([PASTURE, SceneGraph(("sky",))], VOCAB))
     assert cond.mask.sum(1).tolist() == [5 + 3 + 4, 2 + 1]
     assert (cond.tokens.abs().sum(-1) > 0).equal(cond.mask)
     assert cond.style is None
 
 
-def test_the_boxes_are_those_of_the_objects(encoder):
+def test_boxes_of_tokens_are_those_of_their_objects(encoder):
     graph = encode(random_batch(0), VOCAB)
     cond, layout = encoder(graph), encoder.layout(graph)
     assert torch.equal(cond.boxes[graph.obj_to_img, layout.object_token], graph.boxes)
@@ -177,7 +185,7 @@ def test_the_boxes_are_those_of_the_objects(encoder):
     assert (others == -1).all()
 
 
-def test_permuting_triples_permutes_their_tokens_and_nothing_else(encoder):
+def test_permuting_triples_only_permutes_their_tokens(encoder):
     order = [2, 0, 1]
     permuted = replace(PASTURE, triples=tuple(PASTURE.triples[i] for i in order))
     a, b = tokens(encoder, PASTURE)[0], tokens(encoder, permuted)[0]
@@ -186,7 +194,7 @@ def test_permuting_triples_permutes_their_tokens_and_nothing_else(encoder):
     assert differ(a, b)
 
 
-def test_permuting_objects_permutes_their_tokens_and_nothing_else(encoder):
+def test_permuting_objects_only_permutes_their_tokens(encoder):
     order = [3, 1, 0, 2]
     new = [order.index(i) for i in range(4)]
     permuted = SceneGraph(
@@ -204,19 +212,19 @@ def test_permuting_objects_permutes_their_tokens_and_nothing_else(encoder):
 @pytest.mark.parametrize(
     "change, touched",
     [
-        (dict(objects=("tree", "grass", "sky", "man")), [0, 5, 7]),
-        (dict(boxes=(RIGHT, None, (0.0, 0.0, 1.0, 0.4), None)), [0, 5, 7]),
-        (dict(boxes=(None, None, (0.0, 0.0, 1.0, 0.4), None)), [0, 5, 7]),
-        (dict(attributes=(("white",), (), (), ("wet",))), [0, 5, 7]),
-        (dict(attributes=(("white", "wet"), (), (), ("wet",))), [0, 5, 7]),
-        (dict(triples=((0, "under", 1), (1, "under", 2), (3, "near", 0))), [5]),
-        (dict(triples=((1, "on", 0), (1, "under", 2), (3, "near", 0))), [5]),
-        (dict(triples=((0, "on", 3), (1, "under", 2), (3, "near", 0))), [5]),
+        ({"objects": ("tree", "grass", "sky", "man")}, [0, 5, 7]),
+        ({"boxes": (RIGHT, None, (0.0, 0.0, 1.0, 0.4), None)}, [0, 5, 7]),
+        ({"boxes": (None, None, (0.0, 0.0, 1.0, 0.4), None)}, [0, 5, 7]),
+        ({"attributes": (("white",), (), (), ("wet",))}, [0, 5, 7]),
+        ({"attributes": (("white", "wet"), (), (), ("wet",))}, [0, 5, 7]),
+        ({"triples": ((0, "under", 1), (1, "under", 2), (3, "near", 0))}, [5]),
+        ({"triples": ((1, "on", 0), (1, "under", 2), (3, "near", 0))}, [5]),
+        ({"triples": ((0, "on", 3), (1, "under", 2), (3, "near", 0))}, [5]),
     ],
     ids=["name", "box", "no box", "fewer attributes", "attribute", "predicate", "swapped", "object"],
 )
-def test_each_thing_that_a_graph_says_changes_the_tokens_about_it_most(encoder, change, touched):
-    """0 is the sheep's token, 5 and 7 those of the triples that it is in."""
+def test_each_property_of_an_object_changes_most_the_tokens_that_represent_it(encoder, change, touched):
+    """Token 0 represents the sheep, tokens 5 and 7 its triples."""
     a, b = tokens(encoder, PASTURE)[0], tokens(encoder, replace(PASTURE, **change))[0]
     changes = (a - b).norm(dim=-1)[:8]  # objects and relations
     others = [slot for slot in range(8) if slot not in touched]
@@ -224,17 +232,18 @@ def test_each_thing_that_a_graph_says_changes_the_tokens_about_it_most(encoder, 
     assert changes[touched].min() > changes[others].max()
 
 
-def test_an_object_is_the_sum_of_what_is_known_of_it(encoder):
+def test_an_object_embedding_is_the_sum_of_the_embeddings_of_its_properties(encoder):
     graph = SceneGraph(("sky", "sheep", "sheep"), attributes=((), (), ("white", "wet")))
     name, twin, attribute = (table.weight for table in (encoder.name, encoder.twin, encoder.attribute))
     expected = name[1] + twin[1] + attribute[0] + attribute[2] + encoder.no_box
     assert_same(encoder.objects(encode([graph], VOCAB))[2], expected)
 
 
-def test_a_box_that_moves_by_a_pixel_shows_even_in_half_precision(encoder):
+def test_a_box_shift_of_one_pixel_changes_the_embedding_even_in_half_precision(encoder):
     graph = encode([BOXED], VOCAB)
     moved = graph._replace(boxes=graph.boxes + torch.tensor([1 / 512, 0, 1 / 512, 0]))
-    for encoder in (encoder, encoder.bfloat16()):
+    for dtype in (torch.float32, torch.bfloat16):
+        encoder.to(dtype)
         before, after = encoder.objects(graph), encoder.objects(moved)
         assert ((after - before).norm(dim=1) > 0.02 * before.norm(dim=1)).all()
 
@@ -244,40 +253,40 @@ def test_the_order_of_attributes_does_not_matter(encoder):
     assert_same(tokens(encoder, PASTURE), tokens(encoder, reordered))
 
 
-def test_an_encoder_without_attributes_does_not_read_them(make):
+def test_an_encoder_with_num_attributes_0_ignores_attributes(make):
     encoder = make(num_attributes=0)
     assert encoder.attribute is None
     assert_same(tokens(encoder, PASTURE), tokens(encoder, replace(PASTURE, attributes=())))
 
 
-def test_a_triple_says_which_of_two_namesakes_without_boxes_it_is_about(encoder):
+def test_triples_distinguish_two_objects_of_the_same_name_without_boxes(encoder):
     flock = SceneGraph(("sheep", "sheep", "grass", "tree"), triples=((0, "on", 2), (0, "near", 3)))
     one, both = tokens(encoder, flock), tokens(encoder, replace(flock, triples=((0, "on", 2), (1, "near", 3))))
     assert differ(one[:, 6], both[:, 6])
 
 
-def test_triples_tell_their_own_objects_even_without_a_transformer(encoder, monkeypatch):
+def test_triples_change_the_embeddings_of_their_objects_before_the_transformer(encoder, monkeypatch):
     monkeypatch.setattr(encoder.transformer, "forward", lambda tokens, **_: tokens)
-    said = tokens(encoder, PASTURE)[0]
+    original = tokens(encoder, PASTURE)[0]
     turned = tokens(encoder, replace(PASTURE, triples=((0, "under", 1), *PASTURE.triples[1:])))[0]
     swapped = tokens(encoder, replace(PASTURE, triples=((1, "on", 0), *PASTURE.triples[1:])))[0]
     for other in (turned, swapped):
-        assert differ(said[0], other[0]) and differ(said[1], other[1])
-        assert_same(said[2:4], other[2:4])
+        assert differ(original[0], other[0]) and differ(original[1], other[1])
+        assert_same(original[2:4], other[2:4])
 
 
-def test_more_namesakes_than_can_be_told_apart_are_accepted(make):
+def test_more_objects_of_one_name_than_the_encoding_distinguishes_are_accepted(make):
     encoder = make(max_tokens=48)
     crowd = SceneGraph(("sheep",) * 20)
     assert tokens(encoder, crowd).isfinite().all()
 
 
-def test_a_graph_is_also_taken_as_five_tensors(encoder):
+def test_the_encoder_accepts_sg2ims_five_tensors(encoder):
     graph = encode([replace(PASTURE, attributes=())], VOCAB)
     assert_same(encoder(tuple(graph[:5])).tokens, encoder(graph).tokens)
 
 
-# Graphs that lack something
+# Incomplete graphs
 
 
 def bare(objs, images):
@@ -298,7 +307,7 @@ def test_a_graph_without_triples_or_boxes_works(encoder):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_an_image_without_objects_gives_zeros_and_leaves_its_neighbours_alone(encoder, training):
+def test_an_image_without_objects_has_zero_tokens_and_does_not_affect_others(encoder, training):
     encoder.train(training)
     cond = encoder(bare([1, 2], [0, 2]))
     assert cond.mask.sum(1).tolist() == [1, 0, 1]
@@ -312,35 +321,35 @@ def test_an_image_without_objects_gives_zeros_and_leaves_its_neighbours_alone(en
 
 @pytest.mark.parametrize("graph", [bare([1, 2], [0, 1]), encode([PASTURE], VOCAB), encode([BOXED], VOCAB)])
 @pytest.mark.parametrize("num_attributes", [0, 3])
-def test_every_parameter_has_a_gradient_whatever_the_graph_lacks(make, graph, num_attributes):
+def test_every_parameter_has_a_gradient_for_incomplete_graphs(make, graph, num_attributes):
     encoder = make(num_attributes=num_attributes, dropout=0.1).train()
     encoder(graph).tokens.square().sum().backward()
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
 
 
-def test_a_full_graph_gives_every_parameter_a_gradient_that_is_not_zero(encoder):
+def test_a_complete_graph_gives_every_parameter_a_nonzero_gradient(encoder):
     encoder(encode([PASTURE], VOCAB)).tokens.pow(3).sum().backward()
     assert [name for name, parameter in encoder.named_parameters() if not parameter.grad.any()] == []
 
 
-# Numbers
+# Numerics
 
 
-def test_the_answer_is_the_same_without_gradients(encoder):
-    """Without gradients and in eval mode, torch takes another path through a transformer."""
+def test_tokens_are_the_same_without_gradients(encoder):
+    """Without gradients and in evaluation mode, torch uses another implementation of the transformer."""
     graph = encode(random_batch(0), VOCAB)
     with torch.no_grad():
-        quick = encoder(graph)
-    assert_same(quick.tokens, encoder(graph).tokens)
+        fast = encoder(graph)
+    assert_same(fast.tokens, encoder(graph).tokens)
 
 
-def test_no_two_layers_begin_alike(encoder):
+def test_transformer_layers_are_initialised_independently(encoder):
     first, second = (dict(layer.named_parameters()) for layer in encoder.transformer.layers)
     assert all(differ(first[name], second[name]) for name in first if "norm" not in name and first[name].dim() == 2)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_it_runs_in_bfloat16_and_leaves_the_boxes_exact(encoder, autocast):
+def test_bfloat16_is_close_to_float32_and_keeps_the_boxes_exact(encoder, autocast):
     graph = encode([PASTURE], VOCAB)
     full = encoder(graph)
     if autocast:
@@ -353,24 +362,26 @@ def test_it_runs_in_bfloat16_and_leaves_the_boxes_exact(encoder, autocast):
 
 
 @pytest.mark.parametrize("size", ["num_objs", "num_preds", "num_attributes"])
-def test_an_encoder_that_is_too_small_for_the_vocabulary_says_so(make, size):
+def test_an_id_beyond_the_encoders_vocabulary_names_the_option(make, size):
     with pytest.raises(ValueError, match=size):
         make(**{size: 1})(encode([PASTURE], VOCAB))
 
 
-def test_the_published_size_has_the_documented_shapes():
+def test_the_default_size_has_the_documented_shapes():
     with torch.device("meta"):
         encoder = NSGEncoder(num_objs=179, num_preds=46, num_attributes=80)
     assert len(encoder.transformer.layers) == 4 and encoder.max_tokens == 64
     assert encoder.name.weight.shape == (179, 512) and encoder.transformer.layers[0].self_attn.num_heads == 8
 
 
-def test_weights_come_back_from_a_checkpoint_of_pre_training(make, tmp_path):
+def test_weights_load_from_a_pretraining_checkpoint(make, tmp_path):
     trained = make()
     for parameter in trained.parameters():
-        parameter.data += 1  # make() gives the same numbers each time
+        parameter.data += 1  # make() gives the same weights each time
     state = {f"cond_stage_model.{name}": value for name, value in trained.state_dict().items()}
-    torch.save({"state_dict": state | {"decoder.weight": torch.ones(1), "logit_scale": torch.ones(())}}, tmp_path / "a.ckpt")
+    torch.save(
+        {"state_dict": state | {"decoder.weight": torch.ones(1), "logit_scale": torch.ones(())}}, tmp_path / "a.ckpt"
+    )
     loaded = make(ckpt_path=tmp_path / "a.ckpt")
     assert loaded.weights_from == str(tmp_path / "a.ckpt")
     for name, value in trained.state_dict().items():

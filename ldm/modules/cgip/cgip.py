@@ -120,9 +120,10 @@ class GraphTripleConv(nn.Module):
         self.sizes = hidden, dim, hidden
         self.net1 = nn.Sequential(nn.Linear(3 * dim, hidden), nn.ReLU(), nn.Linear(hidden, sum(self.sizes)), nn.ReLU())
         self.net2 = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, dim), nn.ReLU())
-        for linear in (self.net1[0], self.net1[2], self.net2[0], self.net2[2]):
-            # As in sg2im. With torch's default, six convolutions make all graphs look the same (cosine 0.999999).
-            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+        for layer in (*self.net1, *self.net2):
+            if isinstance(layer, nn.Linear):
+                # As in sg2im. With torch's default, six convolutions make all graphs look the same (cosine 0.999999).
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, objects: Tensor, predicates: Tensor, subject: Tensor, object_: Tensor) -> tuple[Tensor, Tensor]:
         # (O,D), (T,D), (T,), (T,) -> (O,D), (T,D)

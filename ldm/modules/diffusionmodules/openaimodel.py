@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from ldm.modules.attention import AttentionControl, Context, SpatialTransformer
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.unet_blocks import (
     BlockBuilder,
-    TimestepEmbedSequential,
     coordinate_features,
     timestep_embedding,
 )
@@ -235,7 +234,7 @@ class UNetModel(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.time_embed[0].weight.dtype
+        return cast(nn.Linear, self.time_embed[0]).weight.dtype
 
     def _transformers(self) -> list[SpatialTransformer]:
         return [layer for layer in self.modules() if isinstance(layer, SpatialTransformer)]
@@ -250,7 +249,7 @@ class UNetModel(nn.Module):
 
     def _run_block(
         self,
-        block: TimestepEmbedSequential,
+        block: nn.Module,
         h: Tensor,
         film: FiLM | None,
         time: Tensor,
