@@ -1,27 +1,42 @@
-"""Drawn scenes as data sets: no files, and a picture's truth is known to the pixel."""
+"""Synthetic scenes as data sets: no files, and every graph is exactly true of its picture."""
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
-from types import ModuleType
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.graph.scene_graph import SceneGraph
-from ldm.synthetic.worlds import SCENES
+from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.synthetic.annotation import subsample_graph
+from ldm.synthetic.shapes import ShapesWorld
+from ldm.synthetic.worlds import WORLDS
 from ldm.util.images import to_tensor
 
 BOXES = ("mixed", "all", "part", "none")
 
 
 class _Demo(Dataset):
-    """scenes: 'shapes', flat ones at 64 pixels, or 'hard', shaded solids at 128. boxes: how many of its objects' boxes a
-    graph tells: 'all', 'part', 'none', or 'mixed', where every second graph tells all. reference: add another scene under
-    the same background, so that nothing but the style can be learned from it. apart: of 'shapes', the share of objects
-    that is placed apart from others; a low one shows an autoencoder more of what it finds hard.
+    """Pictures (3,H,W) in [-1,1] of random scenes, with their scene graphs.
+
+    Args:
+        size: number of scenes.
+        image_size: side of a picture in pixels; default is the world's.
+        seed: of the training scenes; validation scenes are always the same.
+        max_samples: upper limit of `size`.
+        scenes: name of a synthetic world (`ldm.synthetic.worlds.WORLDS`).
+        boxes: which objects have a box in the graph: 'all', 'part', 'none', or 'mixed', which draws one of these per
+            scene, 'all' every second time.
+        reference: add a picture of another scene with the same background, which shows the style and nothing else.
+        apart: for the world 'shapes', the share of objects that overlap no other; a low share makes harder training
+            pictures for an autoencoder.
+
+    Raises:
+        ValueError: an option has an unknown value.
     """
 
     def __init__(
@@ -35,52 +50,57 @@ class _Demo(Dataset):
         reference: bool = False,
         apart: float | None = None,
     ):
-        for name, value, known in (("scenes", scenes, SCENES), ("boxes", boxes, BOXES)):
+        for name, value, known in (("scenes", scenes, WORLDS), ("boxes", boxes, BOXES)):
             if value not in known:
                 raise ValueError(f"{type(self).__name__}: {name} is {value!r}; it can be {', '.join(known)}")
-        if apart is not None and scenes != "shapes":
-            raise ValueError(f"{type(self).__name__}: apart is an option of the scenes 'shapes'; leave it out with {scenes!r}")
-        self._placing = {} if apart is None else {"apart": apart}
-        self._scenes, self.boxes, self.reference = scenes, boxes, reference
+        self.world = self.reference_world = WORLDS[scenes]
+        if apart is not None:
+            if not isinstance(self.world, ShapesWorld):
+                raise ValueError(
+                    f"{type(self).__name__}: apart is an option of the scenes 'shapes'; leave it out with {scenes!r}"
+                )
+            self.world = dataclasses.replace(self.world, apart=apart)
+        self.boxes, self.reference = boxes, reference
         self.size = size if max_samples is None else min(size, max_samples)
-        self.image_size = image_size or self.scenes.IMAGE_SIZE
+        self.image_size = image_size or self.world.image_size
         self.seed = seed
         self.epoch = 0
 
     @property
-    def scenes(self) -> ModuleType:  # by name, since workers that are spawned need a set that pickles
-        return SCENES[self._scenes]
-
-    @property
-    def vocab(self):
-        return self.scenes.VOCAB
+    def vocab(self) -> Vocab:
+        return self.world.vocab
 
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> tuple:  # (3,H,W) in [-1,1], the graph as told, with `reference` (3,H,W)
+    def __getitem__(self, index: int) -> tuple:
+        """Picture (3,H,W) in [-1,1] and its graph with boxes and triples dropped; with `reference` a second picture."""
         graph, background = self.scene(index)
         rng = random.Random(f"told/{self._key(index)}")
-        sample = self._draw(graph, background), self.scenes.subsample_graph(graph, rng, self.boxes)
-        return (*sample, self._draw(self.scenes.random_graph(rng), background)) if self.reference else sample
+        annotation = subsample_graph(graph, rng, self.boxes, converse=self.world.converse)
+        sample = self._render(graph, background), annotation
+        return (*sample, self._render(self.reference_world.random_graph(rng), background)) if self.reference else sample
 
-    def _draw(self, graph: SceneGraph, background: tuple) -> Tensor:
-        return to_tensor(self.scenes.render(graph, background, self.image_size))
+    def _render(self, graph: SceneGraph, background: Any) -> Tensor:
+        return to_tensor(self.world.render(graph, background, self.image_size))
 
-    def scene(self, index: int) -> tuple[SceneGraph, tuple]:
-        """The complete graph of picture `index`, from back to front, and its background: what `render` needs to draw
-        it, as it is or edited."""
+    def scene(self, index: int) -> tuple[SceneGraph, Any]:
+        """The complete graph of a picture, objects from back to front, and its background: arguments of `render`."""
         if not 0 <= index < len(self):
             raise IndexError(f"there is no picture {index} among {len(self)}")
         rng = random.Random(self._key(index))
-        return self.scenes.random_graph(rng, **self._placing), self.scenes.random_background(rng)
+        return self.world.random_graph(rng), self.world.random_background(rng)
 
     def picture(self, index: int) -> Image.Image:
-        return self.scenes.render(*self.scene(index), self.image_size)
+        return self.world.render(*self.scene(index), self.image_size)
 
     def check(self) -> Iterator[str]:
-        """Nothing to find: there are no files."""
+        """Reports nothing: there are no files that could be broken."""
         return iter(())
+
+    def _key(self, index: int) -> str:
+        """Seed of a scene."""
+        raise NotImplementedError
 
 
 class DemoTrain(_Demo):

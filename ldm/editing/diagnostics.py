@@ -108,4 +108,4 @@ def _relative_error(latent: Tensor, reference: Tensor) -> float:
 
 
 def _psnr(decoded: Tensor, image: Tensor) -> float:
-    return float(psnr(decoded.clamp(-1, 1), image.clamp(-1, 1), peak=2))
+    return float(psnr(decoded, image, value_range=(-1, 1)))

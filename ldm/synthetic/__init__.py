@@ -1,0 +1,1 @@
+"""Synthetic worlds whose pictures have a known scene graph, and the checker that reads graphs back from pixels."""

@@ -1,209 +1,204 @@
-"""Whether a picture shows what a scene graph says, and how much of another picture it keeps.
+"""Decides whether a picture shows what a scene graph says, and compares the styles of pictures.
 
-`check` looks at pixels alone, through the world's own eyes (`ldm.synthetic.shapes_vision`, `ldm.synthetic.solids_vision`): it never sees
-the model that made them. Distances between pictures are in the field's numbers, PSNR and SSIM, over a part of the
-picture.
+The checker reads pixels (`World.read_scene`); it never sees the model that made them.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterator
 from itertools import combinations
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
-from ldm.synthetic.shapes_vision import SceneReading, StyleReading
-from ldm.synthetic.worlds import SCENES
-from ldm.util.errors import UserError, did_you_mean
+from ldm.synthetic.annotation import box_of
+from ldm.synthetic.readings import SceneReading, StyleReading
+from ldm.synthetic.worlds import World, find_world
 from ldm.util.images import Picture
 
-EYES = {"shapes": "ldm.synthetic.shapes_vision", "hard": "ldm.synthetic.solids_vision"}
-CENTRE, SIDE = 2.5 / 64, 3.5 / 64  # how far an object may be from its box: its middle, and its width and height
-STRAY = 20  # pixels of a picture of 64 that may look like objects and be none
-PERFECT = 1000.0  # likeness of what is all that is said
-ALIKE = 30  # levels by which two backgrounds' mean colours may differ and be of one style
+MAX_OFFSET = 2.5 / 64  # of an object's middle from its box's middle, as a share of the picture's side
+MAX_SIDE_ERROR = 3.5 / 64  # of an object's width and height
+MAX_STRAY_PIXELS = 20  # of a picture of 64 x 64
+MAX_COLOUR_DISTANCE = 30  # between the mean colours of two backgrounds of one style, in levels of 0..255
+FULL_MATCH = 1000.0  # similarity from which on an object agrees with the graph in everything
 
 
 class Verdict(NamedTuple):
-    passed: bool  # all that the graph says is seen, and nothing else
-    objects: tuple[bool, ...]  # of each of its objects: there with all its words, and at its box where it has one
-    triples: tuple[bool, ...]  # of each of its triples: holds between the objects seen
-    extra: int  # objects seen that the graph lacks
-    complaints: tuple[str, ...]  # what is wrong, a sentence each
+    """Result of a comparison of a picture with a target graph."""
+
+    passed: bool  # the picture shows everything that the graph says, and nothing else
+    objects: tuple[bool, ...]  # for each target object: present with all its attributes, and at its box if it has one
+    triples: tuple[bool, ...]  # for each target triple: holds between the objects in the picture
+    extra: int  # objects in the picture that the graph lacks
+    complaints: tuple[str, ...]  # the differences, a sentence each
 
 
 class StyleDistance(NamedTuple):
-    """How unlike two backgrounds are."""
+    """Euclidean distances between two backgrounds."""
 
-    colour: float  # between the mean colours, in levels of 0..255 (Euclidean, over red, green and blue)
-    ramp: float  # the same between their ramps, the two axes together
-    texture: float  # between the strengths of their textures, in shares of brightness
-
-
-def read_scene(scenes: str, picture: Picture) -> SceneReading:
-    """What a picture of these scenes shows, from its pixels."""
-    return importlib.import_module(EYES[scenes]).read_scene(picture)
+    colour: float  # between the mean colours, in levels of 0..255
+    ramp: float  # between the gradients, both axes together
+    texture: float  # between the strengths of the textures, as shares of brightness
 
 
-def check(target: SceneGraph, image: Picture | SceneReading, scenes: str = "shapes") -> Verdict:
-    """What a picture shows, or what was seen in it, against the graph that it should show.
+def read_scene(world: str, picture: Picture) -> SceneReading:
+    """Recovers objects, relations and style from a picture of the world of this name."""
+    return find_world(world).read_scene(picture)
 
-    Only what the graph says counts: words, boxes and triples that it lacks are free, objects are not. Raises UserError
-    for unknown scenes.
+
+def check(target: SceneGraph, image: Picture | SceneReading, world: str = "shapes") -> Verdict:
+    """Compares a picture, or a reading of it, with the graph that it should show.
+
+    Attributes, boxes and triples that the graph leaves out may be anything; objects that it leaves out are extra.
+
+    Args:
+        world: name of the synthetic world.
+
+    Raises:
+        UserError: there is no such world.
     """
-    world = _world(scenes)
-    seen = image if isinstance(image, SceneReading) else read_scene(scenes, image)
-    shown = seen.graph
-    partner = _assign(target, shown, world) if shown else [None] * len(target.objects)
-    complaints, objects, triples = [], [], []
-    for index, other in enumerate(partner):
-        wrong = ["is missing"] if other is None else list(_differences(target, index, shown, other, world))
-        objects.append(not wrong)
-        complaints += [f"object {index}, the {_name(target, index)}, {what}" for what in wrong]
-    for subject, predicate, object_ in target.triples:
-        true = _holds(world, shown, partner[subject], predicate, partner[object_])
-        triples.append(true)
-        if not true and None not in (partner[subject], partner[object_]):  # else it is said that one is missing
-            between = " and ".join(f"object {i}, the {_name(target, i)}" for i in (subject, object_))
-            complaints.append(f"{predicate!r} does not hold between {between}")
-    extra = [index for index in range(len(shown.objects) if shown else 0) if index not in partner]
-    complaints += [f"there is a {_name(shown, index)} that the graph lacks" for index in extra]
-    if seen.stray > STRAY:
-        complaints.append(f"{seen.stray} pixels look like an object, but like none that is known")
-    return Verdict(not complaints, tuple(objects), tuple(triples), len(extra), tuple(complaints))
+    reader = find_world(world)
+    reading = image if isinstance(image, SceneReading) else reader.read_scene(image)
+    if reading.graph is None:
+        count = len(target.objects)
+        complaints = [f"{_describe(target, index)}, is missing" for index in range(count)]
+        verdict = Verdict(False, (False,) * count, (False,) * len(target.triples), 0, tuple(complaints))
+    else:
+        verdict = _Comparison(reader, target, reading.graph).verdict()
+    if reading.stray_pixels > MAX_STRAY_PIXELS:
+        complaint = f"{reading.stray_pixels} pixels have an object's colour, but belong to no known object"
+        verdict = verdict._replace(passed=False, complaints=(*verdict.complaints, complaint))
+    return verdict
 
 
-def _world(scenes: str) -> ModuleType:
-    if scenes not in EYES or scenes not in SCENES:
-        raise UserError(f"there are no scenes {scenes!r}, only {', '.join(EYES)}{did_you_mean(scenes, EYES)}")
-    return SCENES[scenes]
+class _Comparison:
+    """A target graph against the graph in a picture."""
+
+    def __init__(self, world: World, target: SceneGraph, shown: SceneGraph):
+        self.world, self.target, self.shown = world, target, shown
+        self.partner = self._match_objects()  # of each target object, the index of the object in the picture, or None
+
+    def verdict(self) -> Verdict:
+        complaints, objects = [], []
+        for index, other in enumerate(self.partner):
+            differences = ["is missing"] if other is None else list(self._differences(index, other))
+            objects.append(not differences)
+            complaints += [f"{_describe(self.target, index)}, {difference}" for difference in differences]
+        triples = [self._triple_holds(triple, self.partner) for triple in self.target.triples]
+        for (subject, predicate, object), holds in zip(self.target.triples, triples):
+            if not holds and None not in (self.partner[subject], self.partner[object]):
+                ends = f"{_describe(self.target, subject)} and {_describe(self.target, object)}"
+                complaints.append(f"{predicate!r} does not hold between {ends}")
+        extra = [index for index in range(len(self.shown.objects)) if index not in self.partner]
+        complaints += [f"there is a {_name(self.shown, index)} that the graph lacks" for index in extra]
+        return Verdict(not complaints, tuple(objects), tuple(triples), len(extra), tuple(complaints))
+
+    def _match_objects(self) -> list[int | None]:
+        """Assigns objects of the picture to target objects, one to one, so that the total similarity is largest.
+
+        Triples decide between objects that agree equally well.
+        """
+        rows, columns = range(len(self.target.objects)), range(len(self.shown.objects))
+        similarity = np.array([[self._similarity(i, j) for j in columns] for i in rows])
+        partner = assign(similarity)
+        improved = True
+        while improved:
+            improved = False
+            for i, j in combinations(rows, 2):
+                a, b = partner[i], partner[j]
+                if a is None or b is None or (similarity[np.ix_((i, j), (a, b))] < FULL_MATCH).any():
+                    continue
+                swapped = partner.copy()
+                swapped[i], swapped[j] = b, a
+                if self._count_true_triples(swapped) > self._count_true_triples(partner):
+                    partner, improved = swapped, True
+        return partner
+
+    def _similarity(self, index: int, other: int) -> float:
+        """At least FULL_MATCH for agreement in everything; above 0 if one may be the other, changed."""
+        box, nearness = self.target.boxes[index], 0.0
+        if box is not None:
+            offset, _ = _compare_boxes(box, box_of(self.shown, other))
+            nearness = max(0.0, 1 - math.hypot(*offset) / (4 * MAX_OFFSET))
+        if next(self._differences(index, other), None) is None:
+            return FULL_MATCH + nearness
+        shared = [word for word in self.target.attributes[index] if word in self.shown.attributes[other]]
+        same_name = self.target.objects[index] == self.shown.objects[other]
+        same_colour = any(word in self.world.colours for word in shared)
+        if same_name and same_colour:
+            return 40.0 + len(shared) + 10 * nearness  # wherever it is
+        if (same_name or same_colour) and (nearness or box is None):
+            return 5.0 + len(shared) + 10 * nearness
+        return 0.0
+
+    def _differences(self, index: int, other: int) -> Iterator[str]:
+        """How an object of the picture differs from the target object, as the ends of sentences."""
+        if self.shown.objects[other] != self.target.objects[index]:
+            yield f"is a {self.shown.objects[other]}"
+        for word in self.target.attributes[index]:
+            if word not in self.shown.attributes[other]:
+                instead = set(self._alternatives(word)) & set(self.shown.attributes[other])
+                yield f"is {instead.pop()}" if instead else f"is not clearly {word}"
+        box = self.target.boxes[index]
+        if box is not None:
+            offset, growth = _compare_boxes(box, box_of(self.shown, other))
+            if max(map(abs, offset)) > MAX_OFFSET:
+                yield f"stands {_describe_offset(*offset)}"
+            if max(map(abs, growth)) > MAX_SIDE_ERROR:
+                yield f"is too {'large' if sum(growth) > 0 else 'small'} for its box"
+
+    def _alternatives(self, word: str) -> tuple[str, ...]:
+        """The words of the same kind: an object has one size, one colour and one finish."""
+        kinds = self.world.sizes, self.world.colours, self.world.finishes
+        return next((kind for kind in kinds if word in kind), ())
+
+    def _count_true_triples(self, partner: list[int | None]) -> int:
+        return sum(self._triple_holds(triple, partner) for triple in self.target.triples)
+
+    def _triple_holds(self, triple: tuple[int, str, int], partner: list[int | None]) -> bool:
+        subject, object = partner[triple[0]], partner[triple[2]]
+        if subject is None or object is None:
+            return False
+        boxes = box_of(self.shown, subject), box_of(self.shown, object)
+        return self.world.relation_holds(boxes[0], triple[1], boxes[1], subject > object)
+
+
+def assign(similarity: np.ndarray) -> list[int | None]:
+    """One-to-one assignment of rows to columns with the largest total similarity.
+
+    Args:
+        similarity: (R,C), not negative.
+
+    Returns:
+        For each row its column, or None if it has no column or its similarity there is 0.
+    """
+    rows, columns = linear_sum_assignment(similarity, maximize=True)
+    column_of = {int(row): int(column) for row, column in zip(rows, columns) if similarity[row, column] > 0}
+    return [column_of.get(row) for row in range(len(similarity))]
+
+
+def _describe(graph: SceneGraph, index: int) -> str:
+    return f"object {index}, the {_name(graph, index)}"
 
 
 def _name(graph: SceneGraph, index: int) -> str:
     return " ".join((*graph.attributes[index], graph.objects[index]))
 
 
-def _differences(target: SceneGraph, index: int, shown: SceneGraph, other: int, world: ModuleType) -> Iterator[str]:
-    """How what is seen departs from what is said, as the ends of sentences."""
-    if shown.objects[other] != target.objects[index]:
-        yield f"is a {shown.objects[other]}"
-    for word in target.attributes[index]:
-        if word not in shown.attributes[other]:
-            instead = set(_kind(word, world)) & set(shown.attributes[other])
-            yield f"is {instead.pop()}" if instead else f"is not clearly {word}"
-    if target.boxes[index] is not None:
-        (dx, dy), (wider, higher) = _shift(target.boxes[index], shown.boxes[other])
-        if max(abs(dx), abs(dy)) > CENTRE:
-            way = [f"{abs(100 * d):.0f} % of the picture too far {word}" for d, word in _ways(dx, dy)]
-            yield f"stands {' and '.join(way)}"
-        if max(abs(wider), abs(higher)) > SIDE:
-            yield f"is too {'large' if wider + higher > 0 else 'small'} for its box"
+def _compare_boxes(box: Box, shown: Box) -> tuple[tuple[float, float], tuple[float, float]]:
+    """How far the second box's middle lies to the right and below, and how much wider and higher that box is."""
+    (left, top), (right, bottom) = np.subtract(shown, box).reshape(2, 2)
+    return ((left + right) / 2, (top + bottom) / 2), (right - left, bottom - top)
 
 
-def _ways(dx: float, dy: float) -> list[tuple[float, str]]:
-    ways = [(dx, "right" if dx > 0 else "left"), (dy, "down" if dy > 0 else "up")]
-    return [(by, word) for by, word in ways if abs(by) > CENTRE]
-
-
-def _kind(word: str, world: ModuleType) -> tuple[str, ...]:
-    """The words of which an object has one: sizes, colours, and fills or materials."""
-    kinds = [tuple(world.SIDES), tuple(world.COLOURS)]
-    kinds.append(tuple(set(world.VOCAB.attributes) - {word for kind in kinds for word in kind}))
-    return next((kind for kind in kinds if word in kind), ())
-
-
-def _shift(box: Box, seen: Box) -> tuple[tuple[float, float], tuple[float, float]]:
-    """How far the second box's middle is to the right and below; and how much wider and higher it is."""
-    low, high = np.subtract(seen, box).reshape(2, 2)
-    return tuple((low + high) / 2), tuple(high - low)
-
-
-def _holds(
-    world: ModuleType, shown: SceneGraph | None, subject: int | None, predicate: str, object_: int | None
-) -> bool:
-    if subject is None or object_ is None:
-        return False
-    return world.relation_holds(shown.boxes[subject], predicate, shown.boxes[object_], subject > object_)
-
-
-def _assign(target: SceneGraph, shown: SceneGraph, world: ModuleType) -> list[int | None]:
-    """For each object of the target the one that is taken for it, or None, no two the same.
-
-    As many as can be are as they are said; what is left goes by shape, colour and place. Of objects that are said
-    alike, the triples tell which is which.
-    """
-    rows, columns = range(len(target.objects)), range(len(shown.objects))
-    gains = [[_likeness(target, i, shown, j, world) for j in columns] for i in rows]
-    partner = [j if gain else None for j, gain in _best_pairs(gains)]
-
-    def true(partner: list[int | None]) -> int:
-        return sum(_holds(world, shown, partner[s], predicate, partner[o]) for s, predicate, o in target.triples)
-
-    improving = True
-    while improving:
-        improving = False
-        for i, j in combinations(rows, 2):
-            places = partner[i], partner[j]
-            if None in places or any(gains[k][place] < PERFECT for k in (i, j) for place in places):
-                continue
-            swapped = partner.copy()
-            swapped[i], swapped[j] = partner[j], partner[i]
-            if true(swapped) > true(partner):
-                partner, improving = swapped, True
-    return partner
-
-
-def _likeness(target: SceneGraph, index: int, shown: SceneGraph, other: int, world: ModuleType) -> float:
-    """At least PERFECT where all is as said; more than 0 where one may be taken for the other, changed."""
-    box, near = target.boxes[index], 0.0
-    if box is not None:
-        near = max(0.0, 1 - math.hypot(*_shift(box, shown.boxes[other])[0]) / (4 * CENTRE))
-    if next(_differences(target, index, shown, other, world), None) is None:
-        return PERFECT + near
-    words = [word for word in target.attributes[index] if word in shown.attributes[other]]
-    shape = target.objects[index] == shown.objects[other]
-    colour = any(word in world.COLOURS for word in words)
-    if shape and colour:
-        return 40.0 + len(words) + 10 * near  # wherever it is
-    if (shape or colour) and (near or box is None):
-        return 5.0 + len(words) + 10 * near
-    return 0.0
-
-
-def _best_pairs(gains: list[list[float]]) -> list[tuple[int | None, float]]:
-    """For each row its column, or None, and the gain there, so that the gains are largest together; no column twice.
-
-    Kuhn's and Munkres's method, by shortest augmenting paths with potentials.
-    """
-    rows, columns = len(gains), len(gains[0])
-    cost = -np.hstack([np.asarray(gains, float), np.zeros((rows, rows))])  # a row may stay alone, for no gain
-    of_row, of_column = np.zeros(rows + 1), np.zeros(cost.shape[1] + 1)
-    owner = np.zeros(cost.shape[1] + 1, int)  # of each column, its row; both count from 1, 0 is none
-    for row in range(1, rows + 1):
-        owner[0], column = row, 0
-        least, came = np.full(len(owner), np.inf), np.zeros(len(owner), int)
-        done = np.zeros(len(owner), bool)
-        while owner[column]:
-            done[column] = True
-            reduced = cost[owner[column] - 1] - of_row[owner[column]] - of_column[1:]
-            closer = ~done[1:] & (reduced < least[1:])
-            least[1:][closer], came[1:][closer] = reduced[closer], column
-            following = int(np.where(done, np.inf, least)[1:].argmin()) + 1
-            step = least[following]
-            of_row[owner[done]] += step
-            of_column[done] -= step
-            least[~done] -= step
-            column = following
-        while column:
-            owner[column], column = owner[came[column]], came[column]
-    pairs = {int(owner[column]) - 1: column - 1 for column in range(1, columns + 1) if owner[column]}
-    return [(pairs[row], gains[row][pairs[row]]) if row in pairs else (None, 0.0) for row in range(rows)]
+def _describe_offset(dx: float, dy: float) -> str:
+    directions = (dx, "right" if dx > 0 else "left"), (dy, "down" if dy > 0 else "up")
+    parts = (f"{abs(100 * d):.0f} % of the picture too far {word}" for d, word in directions if abs(d) > MAX_OFFSET)
+    return " and ".join(parts)
 
 
 # Style ---------------------------------------------------------------------------------------------------------------
@@ -213,29 +208,25 @@ def style_distance(a: StyleReading, b: StyleReading) -> StyleDistance:
     return StyleDistance(
         float(np.linalg.norm(np.subtract(a.mean, b.mean))),
         float(np.linalg.norm(np.subtract(a.ramp, b.ramp))),
-        float(np.linalg.norm(np.subtract(a.relief, b.relief))),
+        float(np.linalg.norm(np.subtract(a.strength, b.strength))),
     )
 
 
 def same_style(a: StyleReading, b: StyleReading) -> bool:
-    """Of one texture, and near each other in colour."""
-    return a.texture == b.texture and style_distance(a, b).colour <= ALIKE
+    """Whether two backgrounds have the same texture and similar mean colours."""
+    return a.texture == b.texture and style_distance(a, b).colour <= MAX_COLOUR_DISTANCE
 
 
-def style_follows(look: StyleReading, source: StyleReading, reference: StyleReading) -> tuple[float, float]:
-    """How far a background has gone from the source's to the reference's, 0..1: in mean colour, and in texture.
+def style_follows(style: StyleReading, source: StyleReading, reference: StyleReading) -> tuple[float, float]:
+    """How far a style has moved from the source's to the reference's: 0 at the source, 1 at the reference.
 
-    It is the share of the way between the two that the nearest point of the line through them marks; nan where the two
-    are the same.
+    Returns:
+        Shares for mean colour and texture, from the projection onto the line through source and reference; NaN if
+        these two are equal.
     """
 
     def share(here, start, end) -> float:
         way = np.subtract(end, start)
         return float(np.dot(np.subtract(here, start), way) / np.dot(way, way)) if np.any(way) else math.nan
 
-    return share(look.mean, source.mean, reference.mean), share(look.relief, source.relief, reference.relief)
-
-
-# Pixels --------------------------------------------------------------------------------------------------------------
-
-
+    return share(style.mean, source.mean, reference.mean), share(style.strength, source.strength, reference.strength)

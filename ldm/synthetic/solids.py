@@ -1,26 +1,23 @@
-"""Shaded solids on a floor, drawn from a seed in the manner of CLEVR: every word has a visible, exact meaning.
+"""The world 'hard': shaded solids on a floor, in the manner of CLEVR, 128 x 128 pixels.
 
-A scene graph here lists objects from back to front. Coordinates are cells, 128 to the picture's side. A solid stands
-where its box ends: the row of the box's bottom edge, its base, says how near it is, and a square box is as large as its
-size word and its base ask for (`box_at`), since what is far looks smaller. Solids are drawn in the order of their bases.
-The rules of the words are:
+Coordinates are cells, 128 to the picture's side; in graphs they are shares of it. Objects are listed from back to front.
+The bottom edge of a box, the solid's base, determines how near the solid is. A box is a square whose side follows from
+the size attribute and the base (`box_at`), since distant solids look smaller. Solids are drawn in the order of their
+bases. The predicates mean:
 
-    in front of, behind     the bases differ by NEARER cells or more, the lower one being in front
-    left of, right of       the middles of the boxes differ by APART cells or more
+    in front of, behind     the bases differ by at least NEARER cells; the lower one is in front
+    left of, right of       the middles of the boxes differ by at least APART cells
 
-Both may hold of a pair. A graph says the one that is plainer: in front of or behind where the boxes overlap; otherwise
-the wider of the two differences, a row of the slanting floor counting as DEPTH columns, and no word where these two
-differ by less than MARGIN.
-
-The background is in no graph: its colours and its lamp, which sets shading, highlights and shadows, are the style that
-a reference image carries.
+Both may hold of a pair. A graph names the more evident one: in front of or behind if the boxes overlap; otherwise the
+larger of the two differences, where a row of the slanting floor counts as DEPTH columns, and none if these two differ
+by less than MARGIN.
 """
 
 from __future__ import annotations
 
 import colorsys
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -29,7 +26,9 @@ from PIL import Image
 
 from ldm.graph.scene_graph import SceneGraph, Vocab
 from ldm.graph.validation import Box, GraphError
-from ldm.synthetic import shapes
+from ldm.synthetic.annotation import CONVERSE, box_of
+from ldm.synthetic.readings import Colour, SceneReading
+from ldm.util.images import Picture
 
 COLOURS = {
     "red": (222, 38, 32),
@@ -40,26 +39,27 @@ COLOURS = {
     "purple": (150, 40, 186),
 }
 SHAPES = ("sphere", "cube", "cylinder")
-SIDES = {"small": 26, "large": 40}  # side of a box that stands at the lowest row, in cells
+SIDES = {"small": 26, "large": 40}  # side of a box at the lowest row, in cells
 MATERIALS = ("rubber", "metal")
-LAMPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+LAMPS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # from the left, ..., from above, ..., from the right
 
-CELLS = 128  # cells are pixels at 128 pixels
-GRID = 2  # cells: boxes have their edges at multiples of so many, as far as `box_at` places them
-FLOOR = (58, 124)  # rows at which a solid may stand
-FAR = 0.78  # how large a solid looks at the farthest row, where it measures 1 at the nearest
-SLACK = 2  # cells by which a side may miss the one that its size and base ask for
+CELLS = 128
+GRID = 2  # boxes of `box_at` have their edges at multiples of this many cells
+FLOOR = (58, 124)  # first and last row at which a solid may stand
+FAR = 0.78  # scale of a solid at the farthest row, relative to the nearest
+SLACK = 2  # tolerance of a box's side in cells
 NEARER, APART = 5, 8
 DEPTH, MARGIN = 2, 8
-GAP = 3  # cells between the boxes of two solids of one colour
-VISIBLE = 0.6  # share of each solid that nothing covers, at least
-TRIES = 40  # places tried for a solid before its scene is begun again
+GAP = 3  # least distance in cells between the boxes of two solids of one colour
+VISIBLE = 0.6  # least visible share of each solid
+TRIES = 40  # random boxes for one solid before the scene starts anew
+MIN_OBJECTS, MAX_OBJECTS = 3, 8
 
-HORIZON, HAZE = 0.3, 0.1  # where the wall meets the floor, and how softly, in shares of the picture's side
-SLANT = 0.36  # height to width of a level circle, seen from this far above
-GLOW = 0.08  # how much brighter the lamp's side of the picture is
-SHADOW, REACH = 0.5, 0.18  # how dark a shadow is, and how far it leaves its solid's box, in shares of the box's side
-FINE = 3  # solids are drawn so many times larger and averaged down
+HORIZON, HAZE = 0.3, 0.1  # row where the wall meets the floor, and width of the transition, as shares of the side
+SLANT = 0.36  # height to width of a horizontal circle in the picture
+GLOW = 0.08  # relative brightness of the picture's edge on the lamp's side, above the middle's
+SHADOW, REACH = 0.5, 0.18  # darkness of a shadow, and how far it extends beyond the box, as a share of the box's side
+FINE = 3  # solids are drawn this many times larger and averaged down
 
 VOCAB = Vocab(
     objects=("__image__", *SHAPES),
@@ -67,32 +67,31 @@ VOCAB = Vocab(
     attributes=(*SIDES, *COLOURS, *MATERIALS),
 )
 IMAGE_SIZE = 128
-CONVERSE, subsample_graph = shapes.CONVERSE, shapes.subsample_graph  # these words work as they do there
 
 
 class Background(NamedTuple):
-    """Colours (red, green, blue in 0..255) of the wall, of the floor at the horizon and of the floor in front, and the
-    lamp: -1 lights from the left, 0 from above, 1 from the right."""
+    """Colours of wall and floor, and the position of the lamp."""
 
-    wall: tuple[float, float, float]
-    far: tuple[float, float, float]
-    near: tuple[float, float, float]
-    lamp: float = 0.0
+    wall: Colour
+    far: Colour  # floor at the horizon
+    near: Colour  # floor in front
+    lamp: float = 0.0  # one of LAMPS
 
 
 def random_background(rng: random.Random) -> Background:
-    """Any hue, everywhere paler than every solid, and any lamp."""
+    """A background of any hue and lamp that is paler everywhere than every solid."""
     hue, other = rng.random(), rng.uniform(-0.3, 0.3)
     wall = (hue + other, rng.uniform(0.05, 0.17), rng.uniform(0.62, 0.9))
     far = (hue, rng.uniform(0.03, 0.13), rng.uniform(0.78, 0.92))
     near = (hue + other / 3, rng.uniform(0.05, 0.17), rng.uniform(0.66, 0.92))
     colours = [colorsys.hsv_to_rgb(h % 1, saturation, value) for h, saturation, value in (wall, far, near)]
-    return Background(*(tuple(255 * channel for channel in colour) for colour in colours), rng.choice(LAMPS))
+    wall, far, near = ((255 * red, 255 * green, 255 * blue) for red, green, blue in colours)
+    return Background(wall, far, near, rng.choice(LAMPS))
 
 
 def random_graph(rng: random.Random) -> SceneGraph:
-    """Three to eight solids from back to front, no two alike in shape and colour, with every triple that is plain."""
-    count = rng.randint(3, 8)
+    """A complete graph of three to eight solids, of which no two have the same shape and colour."""
+    count = rng.randint(MIN_OBJECTS, MAX_OBJECTS)
     while True:
         kinds = rng.sample([(shape, colour) for shape in SHAPES for colour in COLOURS], count)
         placed = _place([colour for _, colour in kinds], rng)
@@ -110,7 +109,7 @@ def random_graph(rng: random.Random) -> SceneGraph:
 
 
 def _place(colours: Sequence[str], rng: random.Random) -> tuple[list[str], list[Box]] | None:
-    """Sizes and boxes; every second one is close to one before it, so that few solids cover each other as well."""
+    """Sizes and boxes; every second one is close to an earlier one, so that solids overlap in small scenes too."""
     sizes: list[str] = []
     boxes: list[Box] = []
     for colour in colours:
@@ -133,23 +132,23 @@ def _place(colours: Sequence[str], rng: random.Random) -> tuple[list[str], list[
 
 
 def side(size: str, base: float) -> float:
-    """Cells that the box of a solid of this size measures when it stands at row `base`."""
+    """Side in cells of the box of a solid of this size that stands at row `base`."""
     nearness = (base - FLOOR[0]) / (FLOOR[1] - FLOOR[0])
     return SIDES[size] * (FAR + (1 - FAR) * nearness)
 
 
 def box_at(size: str, column: float, base: float) -> Box:
-    """The box, on the grid, of a solid of this size whose middle stands at a column and a row, in cells."""
+    """The box on the grid of a solid of this size; `column` of its middle and row of its base are in cells."""
     bottom = GRID * round(base / GRID)
     length = GRID * round(side(size, bottom) / GRID)
     left = GRID * round((column - length / 2) / GRID)
-    return tuple(edge / CELLS for edge in (left, bottom - length, left + length, bottom))
+    return left / CELLS, (bottom - length) / CELLS, (left + length) / CELLS, bottom / CELLS
 
 
 def graph_from_boxes(
     objects: Sequence[str], boxes: Sequence[Box], attributes: Sequence[tuple[str, ...]], ids: Sequence[str | None] = ()
 ) -> SceneGraph:
-    """The graph of these objects, in their order, with the one triple that is plain between each two, if any."""
+    """The complete graph of objects that are listed from back to front, with at most one triple for each pair."""
     triples = []
     for back in range(len(objects)):
         for front in range(back + 1, len(objects)):
@@ -160,7 +159,7 @@ def graph_from_boxes(
 
 
 def main_relation(front: Box, back: Box) -> str | None:
-    """The plainest word of `front` towards `back`, whichever is nearer in truth; None where nothing is clear."""
+    """The most evident predicate from `front` to `back`, in whichever order they stand; None if none is clear."""
     right, nearer = _apart(front, back)
     if not _overlap(front, back) or abs(nearer) < NEARER:
         if abs(abs(right) - DEPTH * abs(nearer)) < MARGIN:
@@ -171,10 +170,11 @@ def main_relation(front: Box, back: Box) -> str | None:
 
 
 def relation_holds(subject: Box, predicate: str, object: Box, in_front: bool, slack: float = 2) -> bool:
-    """Whether a triple is true of two boxes, the subject drawn `in_front` of the object or behind it.
+    """Whether a triple is true of two boxes; unlike `main_relation`, accepts every true predicate.
 
-    Unlike `main_relation`, which picks one word, this lets every true one pass. `slack` is in cells, for boxes that were
-    measured.
+    Args:
+        in_front: the subject is drawn after the object.
+        slack: measurement error to allow, in cells.
     """
     right, nearer = _apart(subject, object)
     return {
@@ -186,17 +186,17 @@ def relation_holds(subject: Box, predicate: str, object: Box, in_front: bool, sl
 
 
 def _apart(subject: Box, object: Box) -> tuple[float, float]:
-    """Cells by which the subject's middle lies to the right of the object's, and by which its base is nearer."""
+    """Distances in cells: of the subject's middle to the right of the object's, and of its base below the object's."""
     (x0, _, x1, base), (u0, _, u1, other) = subject, object
     return round(CELLS * (x0 + x1 - u0 - u1) / 2, 6), round(CELLS * (base - other), 6)
 
 
 def find_ambiguity(graph: SceneGraph) -> str | None:
-    """Why the picture of this graph, whose objects all have boxes, would not show exactly what it says."""
+    """Why a picture of this complete graph would not determine the graph, or None."""
     shown = np.full((CELLS, CELLS), -1)
     areas = {}
     for index in back_to_front(graph):
-        x0, y0, x1, y1 = box = _cells(graph.boxes[index])
+        x0, y0, x1, y1 = box = _cells(box_of(graph, index))
         size, colour = _word(graph, index, SIDES), _word(graph, index, COLOURS)
         if abs(x1 - x0 - side(size, y1)) > SLACK or x1 - x0 != y1 - y0:
             return f"object {index} is not of a {size} size at its place"
@@ -204,7 +204,7 @@ def find_ambiguity(graph: SceneGraph) -> str | None:
             return f"object {index} does not stand on the floor"
         for other in areas:
             alike = colour == _word(graph, other, COLOURS)
-            if _unclear(graph.boxes[index], graph.boxes[other], alike):
+            if _unclear(box_of(graph, index), box_of(graph, other), alike):
                 what = "are of one colour and touch" if alike else "cover each other, but neither is clearly nearer"
                 return f"objects {other} and {index} {what}"
         inside = _covered(graph.objects[index], x1 - x0)
@@ -217,7 +217,7 @@ def find_ambiguity(graph: SceneGraph) -> str | None:
 
 
 def _unclear(box: Box, other: Box, alike: bool) -> bool:
-    """Whether two boxes of one colour, or of two, are too close to each other."""
+    """Whether two boxes are so close that their objects cannot be told apart; `alike`: they have one colour."""
     return _overlap(box, other, GAP) and (alike or abs(_apart(box, other)[1]) < NEARER)
 
 
@@ -231,23 +231,29 @@ def _on_floor(box: Sequence[int]) -> bool:
 
 
 def _cells(box: Box) -> tuple[int, int, int, int]:
-    return tuple(round(CELLS * edge) for edge in box)
+    x0, y0, x1, y1 = (round(CELLS * edge) for edge in box)
+    return x0, y0, x1, y1
 
 
-def _word(graph: SceneGraph, index: int, known: Sequence[str]) -> str | None:
-    return next((word for word in graph.attributes[index] if word in known), None)
+def _word(graph: SceneGraph, index: int, known: Mapping[str, object]) -> str:
+    """The attribute of one kind; empty if the object has none."""
+    return next((word for word in graph.attributes[index] if word in known), "")
 
 
 def back_to_front(graph: SceneGraph) -> list[int]:
-    """Indices in drawing order, which is that of the bases; objects without a box come first."""
-    return sorted(range(len(graph.objects)), key=lambda index: graph.boxes[index][3] if graph.boxes[index] else 0.0)
+    """Indices of the objects in drawing order, by their bases; objects without a box come first."""
+    bases = [box[3] if box else 0.0 for box in graph.boxes]
+    return sorted(range(len(bases)), key=lambda index: bases[index])
 
 
 def render(graph: SceneGraph, background: Background, image_size: int = IMAGE_SIZE) -> Image.Image:
-    """The picture of a graph, drawn or edited: shadows on the floor, then each solid in its box.
+    """Draws a graph: shadows on the floor, then each solid in its box.
 
-    Boxes, shapes, colours and materials say everything (no material is rubber); size words and triples are not read.
-    Raises GraphError for an object that is no known shape or lacks a box or a colour.
+    Boxes, shapes, colours and materials determine the picture (without a material: rubber); size attributes and triples
+    are not read.
+
+    Raises:
+        GraphError: an object is no known shape, or lacks a box or a colour.
     """
     canvas = _ground(background, image_size)
     order = back_to_front(graph)
@@ -257,9 +263,9 @@ def render(graph: SceneGraph, background: Background, image_size: int = IMAGE_SI
                 f"object {index} ({graph.objects[index]!r}) cannot be drawn; give it a box, one of the shapes "
                 f"{', '.join(SHAPES)} and one of the colours {', '.join(COLOURS)}"
             )
-        _cast_shadow(canvas, graph.boxes[index], background.lamp)
+        _cast_shadow(canvas, box_of(graph, index), background.lamp)
     for index in order:
-        x0, y0, x1, y1 = (round(FINE * image_size * edge) for edge in graph.boxes[index])
+        x0, y0, x1, y1 = (round(FINE * image_size * edge) for edge in box_of(graph, index))
         left, top = x0 // FINE, y0 // FINE
         place = (max(1, x1 - x0), max(1, y1 - y0), x0 - FINE * left, y0 - FINE * top)
         metal = "metal" in graph.attributes[index]
@@ -274,8 +280,15 @@ def render(graph: SceneGraph, background: Background, image_size: int = IMAGE_SI
 def sprite(
     shape: str, metal: bool, lamp: float, width: int, height: int, left: int, top: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # each (h,w,1)
-    """A solid `width` x `height` fine pixels large, `left` and `top` fine pixels into the window of its pixels: the share
-    of each pixel that it covers, how bright its colour is there, and how much white the light adds."""
+    """Renders one solid.
+
+    Args:
+        width, height: size of the solid in fine pixels (FINE to a pixel).
+        left, top: its offset in fine pixels from the first pixel that it touches.
+
+    Returns:
+        For each pixel: the covered share, the brightness of the solid's colour, and the white of highlights.
+    """
     rows, columns = (-(-(start + length) // FINE) for start, length in ((top, height), (left, width)))
     u = ((np.arange(FINE * columns) + 0.5 - left) / width)[None, :]
     v = ((np.arange(FINE * rows) + 0.5 - top) / height)[:, None]
@@ -293,13 +306,13 @@ def _covered(shape: str, side: int) -> np.ndarray:  # (side,side) bool
     return silhouette(shape, middles[None, :], middles[:, None])
 
 
-# A cube turned by 30 degrees: where its corners are in its box, u to the right and v down.
+# Corners of a cube, turned by 30 degrees, in its box: u to the right, v down.
 _FRONT, _BACK = 0.634, 0.366  # columns of the nearest and of the farthest corner
 _LEFT_DROP, _RIGHT_DROP = SLANT * _FRONT, SLANT * _BACK  # rows of the left and right corners below the farthest one
 
 
 def silhouette(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:  # (1,W), (H,1) -> (H,W) bool
-    """Whether a solid covers the place that is u of its box's width and v of its height into the box."""
+    """Whether a solid covers a point of its box: u to the right, v down, both in 0..1."""
     if shape == "sphere":
         return (u - 0.5) ** 2 + (v - 0.5) ** 2 <= 0.25
     if shape == "cylinder":
@@ -311,7 +324,7 @@ def silhouette(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:  # (1,W)
 
 
 def _light(shape: str, metal: bool, lamp: float, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How bright a solid's colour is at each place of its box, and how much white a highlight adds there."""
+    """Brightness of a solid's colour, and white of its highlights, at each point of its box."""
     a, b = 2 * u - 1, 2 * v - 1
     top = np.array((0.0, -np.sqrt(1 - SLANT**2), SLANT))
     if shape == "sphere":
@@ -334,7 +347,7 @@ def _light(shape: str, metal: bool, lamp: float, u: np.ndarray, v: np.ndarray) -
         return brightness + 0.5 * gleam, 0.52 * gleam  # a highlight has the solid's own hue, so that it is not pale
     streak = 0.32 * lamp if shape == "cylinder" else np.where(u < _FRONT, -0.4, 0.68) - 0.16 * b
     gleam = np.exp(-(((a - streak) / 0.15) ** 2)) + 0 * b
-    level = normal[1] < 0  # a lid or top reflects the sky evenly
+    level = normal[1] < 0  # horizontal faces reflect the sky evenly
     return brightness + np.where(level, 0, 0.45 * gleam), np.where(level, 0.32, 0.36 * gleam)
 
 
@@ -343,7 +356,7 @@ def _towards(*direction: float) -> np.ndarray:
 
 
 def _cast_shadow(canvas: np.ndarray, box: Box, lamp: float) -> None:
-    """Darken the floor around the base, away from the lamp, within REACH of the box."""
+    """Darkens the floor around the base, away from the lamp, within REACH of the box."""
     size = len(canvas)
     x0, y0, x1, y1 = (size * edge for edge in box)
     width, height = x1 - x0, y1 - y0
@@ -365,3 +378,51 @@ def _ground(background: Background, image_size: int) -> np.ndarray:  # (H,W,3) i
     column = wall * (1 - floor) + (far + (near - far) * down) * floor
     light = 1 + GLOW * background.lamp * (2 * ramp - 1)
     return column[:, None] * light[None, :, None]
+
+
+# The world -----------------------------------------------------------------------------------------------------------
+
+
+def random_box(size: str, rng: random.Random, like: Box | None = None) -> Box:
+    """A box on the grid anywhere on the floor; its side follows from size and position, whatever `like`."""
+    base = rng.randint(*FLOOR)
+    margin = side(size, base) / 2 + 1
+    return box_at(size, rng.uniform(margin, CELLS - margin), base)
+
+
+def resized_boxes(size: str, box: Box, rng: random.Random) -> list[Box]:
+    """The one box of another size with the same base, and inside the picture the same middle."""
+    middle, base = CELLS * (box[0] + box[2]) / 2, CELLS * box[3]
+    margin = side(size, base) / 2 + 1
+    return [box_at(size, min(max(margin, middle), CELLS - margin), base)]
+
+
+class SolidsWorld:
+    """Shaded solids as a `ldm.synthetic.worlds.World`."""
+
+    vocab = VOCAB
+    image_size = IMAGE_SIZE
+    max_objects = MAX_OBJECTS
+    object_names = SHAPES
+    sizes = tuple(SIDES)
+    colours = tuple(COLOURS)
+    finishes = MATERIALS
+    directions = ("left of", "right of", "in front of", "behind")
+    converse = CONVERSE
+    shadow_reach = REACH
+
+    render = staticmethod(render)
+    random_graph = staticmethod(random_graph)
+    random_background = staticmethod(random_background)
+    graph_from_boxes = staticmethod(graph_from_boxes)
+    back_to_front = staticmethod(back_to_front)
+    relation_holds = staticmethod(relation_holds)
+    find_ambiguity = staticmethod(find_ambiguity)
+    random_box = staticmethod(random_box)
+    resized_boxes = staticmethod(resized_boxes)
+
+    @staticmethod
+    def read_scene(picture: Picture) -> SceneReading:
+        from ldm.synthetic.solids_vision import read_scene  # which imports this module
+
+        return read_scene(picture)

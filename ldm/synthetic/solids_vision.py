@@ -1,11 +1,13 @@
-"""What a picture of shaded solids shows, from its pixels alone: each object is the solid that, drawn there, explains them.
+"""Reads a picture of shaded solids by analysis through synthesis.
 
-Light and shadow change neither hue nor, on the pale floor, saturation, so these two say of each pixel which colour it is
-of, or that it is background. For each colour the silhouettes of all shapes and sides are scored as covers of its
-pixels: a pixel of that colour gains 1, one of the background costs 1, and one of another object costs little, since that
-may stand in front. The best cover is an object; its pixels are taken away and the search goes on with the rest. Once
-all are known it is known too who hides whom; then each is drawn in every shape and material at the places around, and
-what is most like the picture stays. What is left over is searched again.
+1.  Light and shadow change neither hue nor, on the pale floor, saturation. These two assign each pixel to a colour of
+    the palette or to the background.
+2.  For each colour, the silhouettes of all shapes and sides are scored by correlation: a pixel of that colour counts
+    up to +1, one of the background costs up to 1, and one of another object costs little, since that object may be in
+    front. The best silhouette becomes an object, its pixels are removed, and the search goes on.
+3.  The bases and overlaps of the objects tell the depth order. Each object is then rendered in every shape and material
+    at the places around, and the rendering that is most similar to the picture is kept.
+4.  The pixels that no object explains are searched again.
 """
 
 from __future__ import annotations
@@ -16,35 +18,36 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
-from ldm.synthetic import shapes, solids
-from ldm.synthetic.shapes_vision import SceneReading, StyleReading, to_cells
+from ldm.synthetic import solids
+from ldm.synthetic.readings import SceneReading, StyleReading, dilate, erode, remove_thin, resize_to_cells
+from ldm.synthetic.shapes.scenes import back_to_front
 from ldm.synthetic.solids import CELLS, COLOURS, FINE, GLOW, HAZE, HORIZON, MATERIALS, REACH, SHAPES, SIDES
+from ldm.util.images import Picture
 
 WORDS = tuple(COLOURS)
 HUES = np.array([colorsys.rgb_to_hsv(*colour)[0] for colour in COLOURS.values()])
-HALF = CELLS // 2  # the search's picture
-LIMITS = range(18, 44, 2)  # sides that are searched for, in cells; what lies between is tried afterwards
+HALF = CELLS // 2  # the search runs at half the resolution
+LIMITS = range(18, 44, 2)  # sides of the search, in cells; `_climb` tries those between
 KINDS = [(shape, length) for shape in SHAPES for length in LIMITS]
-PALE, SATURATED = 0.18, 0.34  # saturations up to which a pixel is surely background, and from which on surely not
-COVERED = 0.15  # gain that an object's silhouette is worth at least, as a share of its area
-HIDDEN = 0.3  # what a silhouette's pixel costs that another object covers
-FEWEST = 60  # pixels of a colour that are worth a search
-UNLIKE = 60.0  # difference to a drawing, in 0..255, from which on a pixel is not of that solid
-# From one candidate to the next, changes of side, x and y: a pixel in a direction, or growth that keeps a corner.
+PALE, SATURATED = 0.18, 0.34  # saturation of sure background at most, of a sure object at least
+COVERED = 0.15  # least gain of a silhouette, as a share of its area
+HIDDEN = 0.3  # cost of a pixel of another object, which may be in front
+FEWEST = 60  # least number of pixels of a colour that are worth a search
+UNLIKE = 60.0  # distance to the rendering, in levels, beyond which a pixel does not belong to the solid
+# Changes of side, x and y from a candidate to its neighbours: a shift by a pixel, or growth that keeps a corner.
 STEPS = [(0, dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy]
 STEPS += [(more, dx, dy) for more in (-1, 1) for dx in (0, -more) for dy in (0, -more)]
-LACKING = 0.25  # share of an object's visible pixels that may be unlike it
+LACKING = 0.25  # share of an object's visible pixels that may differ from its rendering
 ROUNDS = 2
 LIT = ("from the left", "from above", "from the right")
-STRAY = (CELLS / 64) ** 2  # pixels here for one of a picture of 64
+STRAY = (CELLS / 64) ** 2  # pixels that correspond to one pixel of a picture of 64 x 64
 
 
 class Found(NamedTuple):
-    """A solid in its place, in cells."""
+    """A solid at a position, in cells."""
 
     colour: int  # of WORDS
     shape: str
@@ -59,7 +62,7 @@ class Found(NamedTuple):
 
     @property
     def box(self) -> Box:
-        return tuple(edge / CELLS for edge in (self.x, self.y, self.x + self.side, self.base))
+        return self.x / CELLS, self.y / CELLS, (self.x + self.side) / CELLS, self.base / CELLS
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -75,15 +78,15 @@ class Found(NamedTuple):
         return mask
 
 
-def read_scene(image: Image.Image | np.ndarray) -> SceneReading:
-    """What a picture of any size shows; an array is (H,W,3) uint8."""
-    pixels = to_cells(image, CELLS)
+def read_scene(picture: Picture) -> SceneReading:
+    """Recovers objects, relations and style from the pixels of a picture of any size."""
+    pixels = resize_to_cells(picture, CELLS)
     label, weight = _classify(pixels)
     found = _ordered(_search(label, weight, label >= 0), label)
     lamp = _lamp(pixels, _bare(found, label))
-    for _ in range(ROUNDS):  # a better place of one says more of what is hidden of another
+    for _ in range(ROUNDS):  # a better fit of one object improves the visibility of others
         found = _ordered(_refined(found, pixels, label, weight, lamp), label)
-        more = _search(label, weight, _open(_unexplained(found, label)))
+        more = _search(label, weight, remove_thin(_unexplained(found, label)))
         found = _ordered(found + more, label)
     stray, whole = _account(found, pixels, label, lamp)
     found = sorted((thing for thing, is_whole in zip(found, whole) if is_whole), key=lambda thing: thing.base)
@@ -91,11 +94,11 @@ def read_scene(image: Image.Image | np.ndarray) -> SceneReading:
     if found:
         attributes = [(thing.size, WORDS[thing.colour], thing.material) for thing in found]
         graph = solids.graph_from_boxes([thing.shape for thing in found], [thing.box for thing in found], attributes)
-    return SceneReading(graph, stray, _look(pixels, _bare(found, label)))
+    return SceneReading(graph, stray, _read_style(pixels, _bare(found, label)))
 
 
 def _classify(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (128,128,3) -> (128,128) twice
-    """The colour of each pixel as an index into WORDS, -1 for background; and how surely, 1 to -1, it is no background."""
+    """Each pixel's colour as an index into WORDS, -1 for background, and the certainty, 1 to -1, that it is an object's."""
     brightest, spread = pixels.max(-1), np.ptp(pixels, -1)
     saturation = spread / np.maximum(brightest, 24)  # black has no colour
     hue = _hue(pixels, brightest, spread)
@@ -113,7 +116,7 @@ def _hue(pixels: np.ndarray, brightest: np.ndarray, spread: np.ndarray) -> np.nd
 
 
 def _search(label: np.ndarray, weight: np.ndarray, unexplained: np.ndarray) -> list[Found]:
-    """Objects that cover what is unexplained, of each colour in the order in which they are found."""
+    """New objects that explain pixels of a mask: for each colour, best first."""
     found: list[Found] = []
     for colour in range(len(WORDS)):
         gain = np.where(label == colour, weight * unexplained, np.where(label >= 0, -HIDDEN, weight))
@@ -124,13 +127,13 @@ def _search(label: np.ndarray, weight: np.ndarray, unexplained: np.ndarray) -> l
                 break
             found.append(thing)
             mask = thing.mask()
-            gain[_grow(mask)] = 0
+            gain[dilate(mask)] = 0
             gain[mask] = -1
     return found
 
 
 def _best_cover(colour: int, gain: np.ndarray, near: Found | None = None) -> Found:
-    """The silhouette that gains most, to two pixels, anywhere or about as far from a first guess as that may be off."""
+    """The silhouette with the highest gain, to two pixels, anywhere or in the neighbourhood of a first guess."""
     transforms, places = _templates()
     spectrum = torch.fft.rfft2(torch.from_numpy(_halved(gain)).float())
     total = 4 * torch.fft.irfft2(spectrum * transforms, (HALF, HALF)) + places
@@ -144,8 +147,10 @@ def _best_cover(colour: int, gain: np.ndarray, near: Found | None = None) -> Fou
 
 @cache
 def _templates() -> tuple[torch.Tensor, torch.Tensor]:  # (39,64,33) complex, (39,64,64)
-    """Each kind's transform, at half the size; and what each place costs: more and more where no solid is of that side,
-    and everything where the silhouette would leave the picture."""
+    """Each silhouette's conjugate transform, at half the size, and a penalty for each position.
+
+    The penalty grows with the deviation from a possible side, and is infinite outside of the picture.
+    """
     images = np.zeros((len(KINDS), HALF, HALF))
     places = np.full((len(KINDS), HALF, HALF), -np.inf)
     for index, (shape, length) in enumerate(KINDS):
@@ -161,7 +166,7 @@ def _halved(field: np.ndarray) -> np.ndarray:  # (H,W) -> (H/2,W/2), means
 
 
 def _unusual(base: float, length: float) -> float:
-    """What a side costs that is not the one that either size asks for at this base, in pixels."""
+    """Penalty in pixels of a side that belongs to neither size at this base."""
     return 3.0 * max(0.0, min(abs(solids.side(size, base) - length) for size in SIDES) - 1.0)
 
 
@@ -172,15 +177,14 @@ def _silhouette(shape: str, side: int) -> np.ndarray:  # (side,side) in 0..1
 
 @cache
 def _drawing(colour: int, shape: str, side: int, material: str, lamp: float) -> np.ndarray:  # (side,side,3)
-    """A solid's own colours, without what shines through at its edge."""
+    """Colours of a rendered solid, without the background at its edge."""
     place = (FINE * side, FINE * side, 0, 0)
     cover, shade, gloss = solids.sprite(shape, material == "metal", lamp, *place)
     return (shade * np.array(COLOURS[WORDS[colour]]) + 255 * gloss) / np.maximum(cover, 1e-3)
 
 
 def _ordered(found: list[Found], label: np.ndarray) -> list[Found]:
-    """From back to front: where two overlap, the one whose colour is seen is in front; otherwise that with the lower
-    base."""
+    """From back to front: where two overlap, the one whose colour is visible is in front, otherwise the lower base."""
     found = sorted(found, key=lambda thing: thing.base)
     if not found:
         return []
@@ -193,11 +197,11 @@ def _ordered(found: list[Found], label: np.ndarray) -> list[Found]:
             if more:
                 triples.append((a, "in front of", b) if more > 0 else (b, "in front of", a))
     graph = SceneGraph(tuple(thing.shape for thing in found), triples=tuple(triples))
-    return [found[index] for index in shapes.back_to_front(graph)]
+    return [found[index] for index in back_to_front(graph)]
 
 
 def _refined(found: list[Found], pixels: np.ndarray, label: np.ndarray, weight: np.ndarray, lamp: float) -> list[Found]:
-    """The same objects, from front to back, each as it is most like the picture where none before it hides it."""
+    """Fits each object again, from front to back, to the pixels that no object in front hides."""
     better: list[Found] = []
     hidden = np.zeros((CELLS, CELLS), bool)
     masks = [thing.mask() for thing in found]
@@ -206,18 +210,18 @@ def _refined(found: list[Found], pixels: np.ndarray, label: np.ndarray, weight: 
         own = np.where(label == thing.colour, np.maximum(weight, 0), 0)
         for other, mask in zip(found, masks):
             if other is not thing and other.colour == thing.colour:
-                own[_grow(_grow(mask))] = 0
+                own[dilate(mask, 2)] = 0
         gain = np.where(own > 0, own, np.where(label >= 0, -1, np.minimum(weight, 0)))
         gain[hidden] = 0
         thing = _best_cover(thing.colour, gain, thing)._replace(material=thing.material)
         thing = _climb(thing, pixels, own, ~hidden, lamp)
         better.append(thing)
-        hidden |= _grow(thing.mask())
+        hidden |= dilate(thing.mask())
     return better[::-1]
 
 
 def _climb(thing: Found, pixels: np.ndarray, own: np.ndarray, visible: np.ndarray, lamp: float) -> Found:
-    """From one candidate to the best of those around it until none is better."""
+    """Hill climbing: moves to the best neighbour until none is better."""
     rows = slice(max(0, thing.y - 8), thing.base + 8)
     columns = slice(max(0, thing.x - 8), thing.x + thing.side + 8)
     own = np.where(visible, own, 0.0)
@@ -225,7 +229,7 @@ def _climb(thing: Found, pixels: np.ndarray, own: np.ndarray, visible: np.ndarra
 
     @cache
     def badness(candidate: Found) -> float:
-        """Pixels that it would cover and is unlike, and pixels of its colour that it would leave bare."""
+        """Covered pixels that differ from the rendering, plus pixels of the colour that stay uncovered."""
         x, y, side = candidate.x, candidate.y, candidate.side
         if min(x, y) < 0 or max(x, y) + side > CELLS or not LIMITS.start <= side < LIMITS.stop:
             return np.inf
@@ -250,32 +254,34 @@ def _climb(thing: Found, pixels: np.ndarray, own: np.ndarray, visible: np.ndarra
 
 
 def _account(found: list[Found], pixels: np.ndarray, label: np.ndarray, lamp: float) -> tuple[int, list[bool]]:
-    """How many pixels of objects' colours no object accounts for, in a picture of 64 pixels; and of each object whether
-    it is all there. Lines as thin as a blurred edge do not count."""
+    """Counts stray pixels, scaled to a picture of 64 x 64, and tells of each object whether it is completely visible.
+
+    Lines as thin as a blurred edge do not count.
+    """
     hidden = np.zeros((CELLS, CELLS), bool)
     whole = []
     for thing in reversed(found):
         mask = thing.mask()
-        due = ~_grow(~mask) & ~hidden
+        due = erode(mask) & ~hidden
         wrong = np.zeros_like(due)
         apart = pixels[thing.window] - _drawing(*thing[:3], thing.material, lamp)
         wrong[thing.window] = np.linalg.norm(apart, axis=-1) > UNLIKE
-        whole.append(bool(_open(due & wrong).sum() <= LACKING * due.sum() and due.any()))
-        hidden |= _grow(_grow(mask))
-    return round(_open(_unexplained(found, label)).sum() / STRAY), whole[::-1]
+        whole.append(bool(remove_thin(due & wrong).sum() <= LACKING * due.sum() and due.any()))
+        hidden |= dilate(mask, 2)
+    return round(remove_thin(_unexplained(found, label)).sum() / STRAY), whole[::-1]
 
 
 def _unexplained(found: list[Found], label: np.ndarray) -> np.ndarray:  # (128,128) bool
-    """Pixels of objects' colours that lie in or at no object of that colour."""
+    """Pixels in an object's colour that lie in or at no object of that colour."""
     left = label >= 0
     for thing in found:
-        left &= ~(_grow(_grow(thing.mask())) & (label == thing.colour))
+        left &= ~(dilate(thing.mask(), 2) & (label == thing.colour))
     return left
 
 
 def _bare(found: list[Found], label: np.ndarray) -> np.ndarray:  # (128,128) bool
-    """Where the background is neither covered nor shaded."""
-    bare = ~_grow(_grow(label >= 0))
+    """Pixels of the background outside of objects and shadows."""
+    bare = ~dilate(label >= 0, 2)
     for thing in found:
         reach = round(REACH * thing.side) + 1
         rows, columns = (slice(max(0, at - reach), at + thing.side + reach) for at in (thing.y, thing.x))
@@ -284,13 +290,13 @@ def _bare(found: list[Found], label: np.ndarray) -> np.ndarray:  # (128,128) boo
 
 
 def _lamp(pixels: np.ndarray, bare: np.ndarray) -> float:
-    """Which of the known lamps makes rows as much brighter to one side as they are."""
+    """The lamp of LAMPS that is nearest to the brightness slope."""
     lamp = _slope(pixels, bare) / GLOW
     return min(solids.LAMPS, key=lambda known: abs(known - lamp))
 
 
 def _slope(pixels: np.ndarray, bare: np.ndarray) -> float:
-    """By how much the logarithm of brightness rises from the middle to the right edge, by least squares in each row."""
+    """Rise of log brightness from the middle to the right edge, by least squares in each row."""
     x = np.broadcast_to(_across(), bare.shape)
     count = np.maximum(bare.sum(1, keepdims=True), 1)
     brightness = np.log(np.maximum(pixels.sum(-1), 1))
@@ -298,9 +304,8 @@ def _slope(pixels: np.ndarray, bare: np.ndarray) -> float:
     return float((x * brightness).sum() / max((x * x).sum(), 1e-6))
 
 
-def _look(pixels: np.ndarray, bare: np.ndarray) -> StyleReading:
-    """The background that is most like what is seen of it; its `texture` is the side that it is lit from, and its
-    `relief` how strongly."""
+def _read_style(pixels: np.ndarray, bare: np.ndarray) -> StyleReading:
+    """Fits the background; `texture` is the side that the light comes from, `strength` its brightness slope."""
     slope = _slope(pixels, bare)
     ramp = (np.arange(CELLS) + 0.5) / CELLS
     down = np.clip((ramp - HORIZON) / (1 - HORIZON), 0, 1)
@@ -311,9 +316,9 @@ def _look(pixels: np.ndarray, bare: np.ndarray) -> StyleReading:
     seen = (pixels / light * bare[..., None]).sum(1) / np.sqrt(np.maximum(counts, 1))
     colours = np.linalg.lstsq(shares * np.sqrt(counts), seen, rcond=None)[0]
     ground = (shares @ colours)[:, None] * light
-    scale = 2 * _across() / (_across() ** 2).mean()  # of a least-squares slope, from edge to edge
+    scale = 2 * _across() / (_across() ** 2).mean()  # of a least-squares slope between the edges
     fields = ground, ground * scale[None, :, None], ground * scale[:, None, None]
-    mean, right, below = (tuple(map(float, field.mean((0, 1)))) for field in fields)
+    mean, right, below = ((float(r), float(g), float(b)) for r, g, b in (field.mean((0, 1)) for field in fields))
     lamp = slope / GLOW
     side = LIT[0] if lamp < -0.25 else LIT[2] if lamp > 0.25 else LIT[1]
     return StyleReading(mean, (right, below), side, (slope,))
@@ -322,15 +327,3 @@ def _look(pixels: np.ndarray, bare: np.ndarray) -> StyleReading:
 def _across() -> np.ndarray:  # (128,)
     """From -1 at one edge of the picture to 1 at the other."""
     return 2 * (np.arange(CELLS) + 0.5) / CELLS - 1
-
-
-def _grow(mask: np.ndarray) -> np.ndarray:
-    """By one pixel on each side, corners included."""
-    wide = np.pad(mask, 1)
-    rows = wide[:-2] | wide[1:-1] | wide[2:]
-    return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
-
-
-def _open(mask: np.ndarray) -> np.ndarray:
-    """Without what is nowhere three pixels wide."""
-    return _grow(~_grow(~mask))

@@ -13,10 +13,10 @@ from ldm.data.demo import DemoValidation
 from ldm.graph.scene_graph import SceneGraph
 from ldm.synthetic import checker
 from ldm.synthetic.checker import check, same_style, style_distance, style_follows
-from ldm.synthetic.shapes import CELLS, Background, graph_from_boxes, render, subsample_graph
-from ldm.synthetic.shapes_vision import SceneReading, StyleReading, read_scene
+from ldm.synthetic.shapes import CELLS, Background, graph_from_boxes, read_scene, render, subsample_graph
+from ldm.synthetic.readings import SceneReading, StyleReading
 from ldm.util.errors import UserError
-from ldm.util.image_similarity import outside, psnr, ssim
+from ldm.util.image_similarity import mask_outside, psnr, ssim
 
 PALE = Background((205, 215, 225), (230, 220, 205), 0.7, "dots")
 LOOK = StyleReading((200, 210, 220), ((0, 0, 0), (0, 0, 0)), "smooth", (0.0, 0.0, 0.0))
@@ -201,7 +201,7 @@ def test_pairs_gain_as_much_together_as_the_best_of_all_ways():
 
 
 def look_of(background, graph=GRAPH) -> StyleReading:
-    return read_scene(render(graph, background)).look
+    return read_scene(render(graph, background)).style
 
 
 def test_one_background_behind_other_objects_is_one_style():
@@ -222,8 +222,8 @@ def test_distances_of_style_are_those_of_their_numbers():
 
 
 def test_a_style_that_goes_half_the_way_follows_by_a_half():
-    end = LOOK._replace(mean=(100, 210, 120), relief=(0.0, 0.14, 0.0))
-    middle = LOOK._replace(mean=(150, 210, 170), relief=(0.0, 0.07, 0.0))
+    end = LOOK._replace(mean=(100, 210, 120), strength=(0.0, 0.14, 0.0))
+    middle = LOOK._replace(mean=(150, 210, 170), strength=(0.0, 0.07, 0.0))
     assert style_follows(LOOK, LOOK, end) == (0, 0) and style_follows(end, LOOK, end) == (1, 1)
     assert style_follows(middle, LOOK, end) == pytest.approx((0.5, 0.5))
     aside = LOOK._replace(mean=(200, 250, 220))  # across the way: neither nearer nor farther
@@ -242,14 +242,14 @@ WAVES = WAVES.astype(np.uint8)
 
 
 def test_outside_leaves_out_every_pixel_that_a_box_touches():
-    mask = outside([(0.25, 0.5, 0.5, 1.0), None], 8)
+    mask = mask_outside([(0.25, 0.5, 0.5, 1.0), None], 8)
     expected = np.ones((8, 8), bool)
     expected[4:8, 2:4] = False
     assert (mask == expected).all()
-    assert not outside([(0.26, 0.26, 0.49, 0.49)], 8)[2:4, 2:4].any()
-    assert outside([], 8).all()
+    assert not mask_outside([(0.26, 0.26, 0.49, 0.49)], 8)[2:4, 2:4].any()
+    assert mask_outside([], 8).all()
     expected[3:8, 1:5] = False
-    assert (outside([(0.25, 0.5, 0.5, 1.0)], 8, grow=1 / 8) == expected).all()
+    assert (mask_outside([(0.25, 0.5, 0.5, 1.0)], 8, grow=1 / 8) == expected).all()
 
 
 def test_psnr_of_a_constant_error_is_its_closed_form():
@@ -260,7 +260,7 @@ def test_psnr_of_a_constant_error_is_its_closed_form():
 def test_psnr_counts_only_what_the_mask_shows():
     other = GREY + 10
     other[:32] = 250
-    mask = outside([(0, 0, 1, 0.5)], 64)
+    mask = mask_outside([(0, 0, 1, 0.5)], 64)
     assert psnr(GREY, other, mask) == pytest.approx(20 * math.log10(25.5))
     assert math.isnan(psnr(GREY, other, np.zeros((64, 64), bool)))
 
@@ -283,7 +283,7 @@ def test_ssim_of_a_whole_picture_is_that_of_torchmetrics_but_for_the_border():
 
 
 def test_what_the_mask_hides_changes_no_ssim():
-    mask = outside([(0.2, 0.2, 0.6, 0.6)], 64)
+    mask = mask_outside([(0.2, 0.2, 0.6, 0.6)], 64)
     changed = WAVES.copy()
     changed[~mask] = NOISE[~mask]
     noise = (0.7 * WAVES + 0.3 * NOISE).astype(np.uint8)

@@ -25,7 +25,8 @@ from ldm.synthetic.shapes import (
     render,
     subsample_graph,
 )
-from ldm.synthetic.shapes_vision import SceneReading, read_scene
+from ldm.synthetic.readings import SceneReading
+from ldm.synthetic.shapes import read_scene
 
 PALE = Background((205, 215, 225), (230, 220, 205), 0.7, "checks")
 
@@ -74,7 +75,7 @@ def mistake(graph, seen: SceneReading) -> str | None:
         s, o = place[subject], place[object]
         if not relation_holds(seen.graph.boxes[s], predicate, seen.graph.boxes[o], s > o):
             return f"{subject} {predicate} {object} is not seen"
-    return f"{seen.stray} pixels are left over" if seen.stray else None
+    return f"{seen.stray_pixels} pixels are left over" if seen.stray_pixels else None
 
 
 def changed(graph, index, rng):
@@ -118,10 +119,10 @@ def agreement(data, numbers, worsen) -> list[str]:
         said = check(subsample_graph(graph, random.Random(number)), seen)
         if not said.passed:
             wrong.append(f"scene {number} is refused: {said.complaints}")
-        if seen.look.texture != background.texture:
-            wrong.append(f"scene {number}: {background.texture} is taken for {seen.look.texture}")
-        if np.abs(np.subtract(seen.look.mean, mean_colour(background))).max() > 4:
-            wrong.append(f"scene {number}: the background's colour is taken for {seen.look.mean}")
+        if seen.style.texture != background.texture:
+            wrong.append(f"scene {number}: {background.texture} is taken for {seen.style.texture}")
+        if np.abs(np.subtract(seen.style.mean, mean_colour(background))).max() > 4:
+            wrong.append(f"scene {number}: the background's colour is taken for {seen.style.mean}")
     return wrong
 
 
@@ -220,8 +221,8 @@ def test_an_empty_picture_shows_nothing():
     ground = np.asarray(render(graph_from_boxes(["square"], [box(0, 0, 16)], [("small", "red", "plain")]), PALE)).copy()
     ground[:16, :16] = ground[16:32, :16]
     seen = read_scene(ground)
-    assert seen.graph is None and seen.stray == 0
-    assert seen.look.texture == "checks"
+    assert seen.graph is None and seen.stray_pixels == 0
+    assert seen.style.texture == "checks"
 
 
 def test_what_is_no_known_object_is_stray():
@@ -229,8 +230,8 @@ def test_what_is_no_known_object_is_stray():
     picture = np.asarray(render(graph, PALE)).copy()
     picture[40:46, 6:60] = COLOURS["blue"]  # a bar, 6 by 54 pixels
     seen = read_scene(picture)
-    assert seen.graph.objects == ("square",) and seen.stray == pytest.approx(6 * 54, rel=0.1)
-    assert read_scene(Image.fromarray(picture).resize((192, 192), 0)).stray == seen.stray
+    assert seen.graph.objects == ("square",) and seen.stray_pixels == pytest.approx(6 * 54, rel=0.1)
+    assert read_scene(Image.fromarray(picture).resize((192, 192), 0)).stray_pixels == seen.stray_pixels
 
 
 def test_an_object_with_a_piece_bitten_out_is_none():
@@ -256,13 +257,13 @@ def test_a_background_is_measured_around_the_objects(texture):
         [("large", "red", "plain"), ("large", "green", "striped")],
     )
     ground = Background((180, 200, 220), (240, 210, 190), 0.0, texture)  # from left to right
-    look = read_scene(render(graph, ground)).look
+    look = read_scene(render(graph, ground)).style
     assert look.texture == texture
     assert look.mean == pytest.approx(mean_colour(ground), abs=1)
     dark = 1 - mean_colour(ground)[0] / 210
     assert look.ramp[0] == pytest.approx([(1 - dark) * 60, (1 - dark) * 10, (1 - dark) * -30], abs=1.5)
     assert look.ramp[1] == pytest.approx([0, 0, 0], abs=1.5)
-    strengths = dict(zip(TEXTURES[1:], look.relief))
+    strengths = dict(zip(TEXTURES[1:], look.strength))
     for name, strength in strengths.items():
         assert strength == pytest.approx(TEXTURE_CONTRAST / (1 - dark) if name == texture else 0, abs=0.005)
 
@@ -272,5 +273,5 @@ def test_objects_do_not_colour_their_background():
     for colours in (("red", "blue"), ("yellow", "purple")):
         attributes = [("large", colour, "plain") for colour in colours]
         graph = graph_from_boxes(["square", "circle"], [box(4, 4, 24), box(36, 30, 24)], attributes)
-        looks.append(read_scene(render(graph, PALE)).look)
+        looks.append(read_scene(render(graph, PALE)).style)
     assert looks[0].mean == pytest.approx(looks[1].mean, abs=0.5)

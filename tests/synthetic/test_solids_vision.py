@@ -25,7 +25,7 @@ def kinds(graph: SceneGraph) -> dict:
 def agrees(graph: SceneGraph, image: Image.Image, tolerance: float = 2.0) -> bool:
     """Whether all that the graph says is seen, and nothing else."""
     seen = read_scene(image)
-    if seen.graph is None or seen.stray > 8:
+    if seen.graph is None or seen.stray_pixels > 8:
         return False
     said, shown = kinds(graph), kinds(seen.graph)
     if said.keys() != shown.keys() or len(seen.graph.objects) != len(graph.objects):
@@ -122,7 +122,7 @@ def test_an_array_is_seen_as_a_picture_is():
 @pytest.mark.parametrize("colour", [(0, 0, 0), (127, 127, 127), (255, 255, 255), (200, 210, 190)])
 def test_nothing_is_seen_where_nothing_is(colour):
     seen = read_scene(Image.new("RGB", (CELLS, CELLS), colour))
-    assert seen.graph is None and seen.stray == 0
+    assert seen.graph is None and seen.stray_pixels == 0
 
 
 def test_noise_and_colour_that_is_no_solid_make_no_answer_that_holds():
@@ -131,18 +131,18 @@ def test_noise_and_colour_that_is_no_solid_make_no_answer_that_holds():
     stripe = np.full((CELLS, CELLS, 3), 200, np.uint8)
     stripe[60:68, 10:118] = COLOURS["red"]
     seen = read_scene(stripe)
-    assert seen.graph is None and seen.stray > 100
+    assert seen.graph is None and seen.stray_pixels > 100
 
 
 def test_the_look_is_the_background_s():
     dot = SceneGraph(("sphere",), (box_at("small", 30, 100),), (("small", "red", "rubber"),))
     pale = Background((180, 190, 200), (200, 205, 200), (190, 180, 170), 0.0)
     for lamp, side in ((-1.0, "from the left"), (0.0, "from above"), (0.5, "from the right")):
-        look = read_scene(render(dot, pale._replace(lamp=lamp))).look
+        look = read_scene(render(dot, pale._replace(lamp=lamp))).style
         assert look.texture == side
-        assert look.relief[0] == pytest.approx(lamp * solids.GLOW, abs=0.01)
+        assert look.strength[0] == pytest.approx(lamp * solids.GLOW, abs=0.01)
         away = SceneGraph(("sphere",), (box_at("small", 90, 70),), (("small", "blue", "rubber"),))
-        elsewhere = read_scene(render(away, pale._replace(lamp=lamp))).look
+        elsewhere = read_scene(render(away, pale._replace(lamp=lamp))).style
         assert np.allclose(look.mean, elsewhere.mean, atol=1.5) and np.allclose(look.ramp, elsewhere.ramp, atol=3)
     ground = np.asarray(render(dot, pale), float)[:, 64:].mean((0, 1))
-    assert np.allclose(read_scene(render(dot, pale)).look.mean, ground, atol=1.5)
+    assert np.allclose(read_scene(render(dot, pale)).style.mean, ground, atol=1.5)
