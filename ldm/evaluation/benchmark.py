@@ -58,6 +58,7 @@ class Benchmark:
             UserError: there is no such model, or it does not know the words of a graph.
         """
         model = load_model(self.checkpoint, self.config)
+        assert model.vocab is not None
         for graph in graphs:
             graph.validate(model.vocab, f"the scenes {self.scenes!r}", model.cond_stage_model.max_objects)
         return model

@@ -174,7 +174,7 @@ def measure(
 def _judge(task: EditTask, reading: SceneReading, verdict: Verdict) -> tuple[dict, list[str]]:
     """Whether the edited image shows what it should, and what is wrong with it."""
     complaints = list(verdict.complaints)
-    if task.operation == "restyle":
+    if task.reference is not None:
         changed = checker.same_style(reading.style, checker.read_scene(task.scenes, task.reference).style)
         if not changed:
             complaints.append("the background is not the reference's")
@@ -198,7 +198,7 @@ def _preservation(task: EditTask, reading: SceneReading, image: Image.Image, rec
     if task.operation == "restyle":
         return dict.fromkeys(PRESERVATION)
     size = task.picture.width
-    mask = image_similarity.outside(changed_boxes(task, reading.graph), size, CELL_PIXELS / size)
+    mask = image_similarity.mask_outside(changed_boxes(task, reading.graph), size, CELL_PIXELS / size)
     numbers = []
     for original in (task.picture, reconstruct and reconstruct(task.picture)):
         if original is not None and mask.any():

@@ -104,7 +104,7 @@ def _try_scene(scenes: str, operation: str, index: int, number: int, rng: random
     world = WORLDS[scenes]
     graph, background = DemoValidation(number + 1, scenes=scenes).scene(number)
     fields = zip(graph.objects, graph.boxes, graph.attributes)
-    objects = [SceneObject(f"object {i}", *values) for i, values in enumerate(fields)]
+    objects = [SceneObject(f"object {i}", name, box, words) for i, (name, box, words) in enumerate(fields) if box]
     ids = rng.sample([item.id for item in objects], len(objects))
     new_background, reference = background, None
     if operation == "restyle":
@@ -164,7 +164,7 @@ def _reordered(world: World, graph: SceneGraph, ids: Sequence[str], number: int)
     triples = []
     for subject, predicate, object in graph.triples:
         ends = graph.ids[subject], graph.ids[object]
-        pair = sorted(ends)
+        pair = sorted(map(str, ends))
         rng = random.Random(f"{number}/{pair}")
         if predicate in world.converse and ends[0] != rng.choice(pair):
             ends, predicate = ends[::-1], world.converse[predicate]

@@ -33,13 +33,12 @@ from ldm.editing.diagnostics import round_trip_error
 from ldm.editing.options import DEFAULT_STEPS, GLOBAL_METHOD, LOCAL_METHOD, default_sampler
 from ldm.editing.region import Region, paste
 from ldm.evaluation.edit_tasks import EditTask
-from ldm.graph.batch import encode
 from ldm.graph.diff import diff
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import inversion, inversion_paths
 from ldm.models.diffusion.ddim import Denoiser, gaussian_noise, sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.preprocess import to_model_input
+from ldm.models.preprocess import encode_graph, to_model_input
 from ldm.util.config import resolve
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import digest
@@ -258,7 +257,7 @@ def _denoiser(
     model: LatentDiffusion, graph: SceneGraph, style: Image.Image, graph_scale: float = 1.0, style_scale: float = 1.0
 ) -> Denoiser:
     reference = None if model.global_stage_model is None else to_model_input(model, style)
-    conditioning = model.condition(encode([graph], model.vocab).to(model.device), reference)
+    conditioning = model.condition(encode_graph(graph, model), reference)
     return model.denoiser(conditioning, graph_scale, style_scale)
 
 

@@ -1,6 +1,6 @@
 """Image quality metrics with published protocols: FID, Inception Score, PSNR, SSIM, LPIPS and diversity.
 
-The computations are those of published packages: torch-fidelity (FID, Inception Score), lpips, torchmetrics (PSNR, SSIM).
+The computations are those of published packages: torch-fidelity (FID, Inception Score), lpips, torchmetrics (SSIM).
 The weights of their networks are read from disk: nothing is downloaded, and no code in a weights file is executed.
 """
 
@@ -14,18 +14,19 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torch.utils.data import DataLoader, Subset
+from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from ldm.checkpoints.loading import read_state_dict
 from ldm.evaluation.image_sets import Folder, Pairs, Split, match, pairs_by_graph
 from ldm.util.errors import UserError
 from ldm.util.files import digest
+from ldm.util.image_similarity import psnr
 
 PAIRED = ("psnr", "ssim", "lpips")
 SPLITS = 10  # parts of the samples, for the Inception Score
@@ -36,7 +37,7 @@ CLASSES = 1008  # of its logits
 METRICS = {
     "fid": f"torch-fidelity, {FEATURES} features of Inception v3's last pooling",
     "is": f"torch-fidelity, logits without bias, {SPLITS} parts of the shuffled samples",
-    "psnr": "torchmetrics, dB of a peak of 255, over all channels; mean and standard deviation over pairs",
+    "psnr": "dB of a peak of 255, over all channels; mean and standard deviation over pairs",
     "ssim": "torchmetrics, Gaussian window, sigma 1.5, mean over RGB, reflected edges; mean and standard deviation over pairs",
     "lpips": "lpips, mean and standard deviation over pairs",
     "diversity": "lpips, mean over all pairs of a graph's samples; mean and standard deviation over graphs",
@@ -87,6 +88,10 @@ LPIPS = {
 }
 
 
+def _not_loaded(*images: Tensor) -> Any:
+    raise EvaluationError("the network of this metric is not loaded; see load_networks")
+
+
 @dataclass(frozen=True)
 class Networks:
     """The networks that are loaded.
@@ -98,8 +103,8 @@ class Networks:
         remarks: sentences on weights that are not the published ones.
     """
 
-    inception: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
-    distance: Callable[[Tensor, Tensor], Tensor] | None = None
+    inception: Callable[[Tensor], tuple[Tensor, Tensor]] = _not_loaded
+    distance: Callable[[Tensor, Tensor], Tensor] = _not_loaded
     protocol: dict[str, dict] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
@@ -137,7 +142,7 @@ def find_weights(metrics: Collection[str], folder: Path, lpips_net: str = "alex"
 
 def load_networks(weights: dict[Network, Path], lpips_net: str = "alex", device: str = "cpu") -> Networks:
     """Loads the networks whose weights are given. Raises EvaluationError for the weights of another network."""
-    inception = distance = None
+    inception = distance = _not_loaded
     protocol, remarks = {}, []
     for network, path in weights.items():
         if network == INCEPTION:
@@ -221,14 +226,10 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> dict[str, float]:
     return {"mean": score[metric_isc.KEY_METRIC_ISC_MEAN], "std": score[metric_isc.KEY_METRIC_ISC_STD]}
 
 
-def psnr(first: Tensor, second: Tensor) -> Tensor:  # uint8 (B,3,H,W) twice -> (B,)
-    """Peak signal-to-noise ratio in dB, infinite for equal images."""
-    return peak_signal_noise_ratio(first / 255, second / 255, (0.0, 1.0), reduction="none", dim=(1, 2, 3))
-
-
 def ssim(first: Tensor, second: Tensor) -> Tensor:  # uint8 (B,3,H,W) twice -> (B,)
     """Structural similarity (Wang et al. 2004) with torchmetrics' reflected edges."""
     values = structural_similarity_index_measure(first / 255, second / 255, data_range=1.0, reduction="none")
+    assert isinstance(values, Tensor)
     return values.reshape(-1)
 
 
@@ -267,17 +268,19 @@ def evaluate(
     compared = [metric for metric in metrics if metric in ("fid", *PAIRED)]
     if compared and reference is None:
         raise EvaluationError(f"{', '.join(compared)}: nothing to compare with; give --reference or --config")
-    partners = match(samples, reference) if set(PAIRED) & set(metrics) else []
+    partners = real = None
+    if reference is not None:
+        partners = Pairs(samples, reference, match(samples, reference)) if set(PAIRED) & set(metrics) else None
+        real = Subset(reference, range(len(reference))[:n]) if "fid" in metrics else None
     siblings = pairs_by_graph(samples) if "diversity" in metrics else []
-    real = Subset(reference, range(len(reference))[:n]) if "fid" in metrics else ()
-    remarks = [*networks.remarks, *_size_remarks(metrics, len(samples), len(real), len(siblings))]
+    remarks = [*networks.remarks, *_size_remarks(metrics, len(samples), len(real or ()), len(siblings))]
 
     read: Reader = partial(_batches, batch_size=batch_size, workers=workers, device=device)
     numbers: dict[str, dict] = {}
     if {"fid", "is"} & set(metrics):
         numbers |= _distribution_metrics(metrics, samples, real, networks, read)
     if partners:
-        numbers |= _paired_metrics(metrics, Pairs(samples, reference, partners), networks, read)
+        numbers |= _paired_metrics(metrics, partners, networks, read)
         if equal := numbers.get("psnr", {}).pop("infinite", 0):
             remarks.append(f"psnr: infinite for {equal} pairs of equal images, which its mean leaves out")
     if siblings:
@@ -286,7 +289,7 @@ def evaluate(
         "metrics": {name: {**numbers[name], "protocol": METRICS[name]} for name in metrics},
         "networks": networks.protocol,
         "samples": {"source": str(samples), "images": len(samples)},
-        "reference": {"source": str(reference), "images": len(reference)} if compared else None,
+        "reference": {"source": str(reference), "images": len(reference)} if compared and reference else None,
         "resizing": f"to {samples.size}x{samples.size} whatever the shape, bilinear with antialiasing (Pillow); "
         "files rotated upright according to their EXIF data",
         "device": device,
@@ -319,15 +322,16 @@ def _size_remarks(metrics: Collection[str], samples: int, real: int, graphs: int
 
 # Computation ---------------------------------------------------------------------------------------------------------
 
-Reader = Callable[[Dataset, str], Iterator]  # a data set and its description -> batches
+ImageSet = Folder | Split | Pairs | Subset
+Reader = Callable[[ImageSet, str], Iterator]  # images and their description -> batches
 
 
 def _distribution_metrics(
-    metrics: Collection[str], samples: Dataset, real: Dataset, networks: Networks, read: Reader
+    metrics: Collection[str], samples: Folder, real: Subset | None, networks: Networks, read: Reader
 ) -> dict[str, dict]:
     numbers = {}
     features, logits = _outputs(networks.inception, read(samples, "samples"))
-    if "fid" in metrics:
+    if real is not None:
         others, _ = _outputs(networks.inception, read(real, "reference"))
         numbers["fid"] = {"value": fid(features, others), "samples": len(features), "reference": len(others)}
     if "is" in metrics:
@@ -345,7 +349,7 @@ def _paired_metrics(metrics: Collection[str], pairs: Pairs, networks: Networks, 
 
 
 def _diversity(
-    samples: Dataset, siblings: Sequence[Sequence[tuple[int, int]]], networks: Networks, read: Reader
+    samples: Folder, siblings: Sequence[Sequence[tuple[int, int]]], networks: Networks, read: Reader
 ) -> dict:
     pairs = Pairs(samples, samples, list(chain.from_iterable(siblings)))
     scores = _compare({"lpips": networks.distance}, read(pairs, "diversity"))["lpips"]
@@ -353,7 +357,7 @@ def _diversity(
     return {**_mean_and_std(by_graph), "graphs": len(siblings), "pairs": len(pairs)}
 
 
-def _batches(images: Dataset, description: str, batch_size: int, workers: int, device: str) -> Iterator:
+def _batches(images: ImageSet, description: str, batch_size: int, workers: int, device: str) -> Iterator:
     """Batches on the device (of pairs, lists of two batches), behind a progress bar."""
     with tqdm(total=len(images), desc=description, unit="image", leave=False) as bar:
         for batch in DataLoader(images, batch_size, num_workers=workers):

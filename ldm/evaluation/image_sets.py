@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from ldm.util.config import instantiate_from_config
 from ldm.util.errors import UserError
-from ldm.util.images import read_image, square, to_image
+from ldm.util.images import read_image, resize_square, to_image
 
 INDEX = "index.jsonl"  # of scripts/sample.py: a JSON object per line, with the keys `file` and `graph_index`
 
@@ -66,7 +66,7 @@ class Folder(Dataset):
 
     def __getitem__(self, index: int) -> Tensor:
         image = read_image(self.folder / self.files[index], upright=True)
-        return _pixels(image if image.size == (self.size, self.size) else square(image, self.size))
+        return _pixels(image if image.size == (self.size, self.size) else resize_square(image, self.size))
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -131,7 +131,8 @@ def match(samples: Folder, reference: Folder | Split) -> list[tuple[int, int]]:
             raise ImageSetError(
                 f"{samples}: has no {INDEX}, which tells the graph of each sample; compare with a folder (--reference)"
             )
-        names, partners = samples.graphs, {index: index for index in range(len(reference))}
+        names: Sequence = samples.graphs
+        partners: dict = {index: index for index in range(len(reference))}
     else:
         names = [file.with_suffix("") for file in samples.files]
         partners = {file.with_suffix(""): index for index, file in enumerate(reference.files)}

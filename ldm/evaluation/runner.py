@@ -16,7 +16,7 @@ import multiprocessing
 import re
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -151,7 +151,7 @@ def _first_of_each_group(jobs: Sequence[Job], count: int) -> set[Job]:
 
 def _measure_all(
     jobs: Sequence[Job], prepare: Callable, workers: int
-) -> Iterator[tuple[Job, dict, Image.Image | None]]:
+) -> Generator[tuple[Job, dict, Image.Image | None], None, None]:
     if not jobs:
         return
     if workers <= 1:

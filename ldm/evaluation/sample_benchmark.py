@@ -183,7 +183,7 @@ def measure_sample(
         seed: of the run; each scene derives its own from it.
     """
     graph = _scenes(scenes, index, boxes)[index][1]
-    style = _reference_image(scenes, reference, index)
+    style = None if reference == "none" else _reference_image(scenes, reference, index)
     image = sample_images(model, [graph], [derive_seed(seed, index, 0)], options, style)[0]
     row = _judge(scenes, graph, image)
     if style is not None:
@@ -200,9 +200,7 @@ def _scenes(scenes: str, index: int, boxes: str = "all") -> DemoValidation:
     return DemoValidation(index + 1, scenes=scenes, boxes=boxes)
 
 
-def _reference_image(scenes: str, reference: str, index: int) -> Image.Image | None:
-    if reference == "none":
-        return None
+def _reference_image(scenes: str, reference: str, index: int) -> Image.Image:
     number = index + {"same": 0, "other": 1, "wrong": 2}[reference] * SUBSTITUTE_OFFSET
     return _scenes(scenes, number).picture(number)
 
@@ -244,9 +242,7 @@ def sheet(folder: Path, scenes: str, jobs: Sequence[Job], rows: Sequence[dict]) 
         boxes, layout, reference, number = job
         pictures = [(f"{boxes} {number}", _scenes(scenes, number).picture(number))]
         if reference == "other":
-            style = _reference_image(scenes, reference, number)
-            assert style is not None
-            pictures.append(("style", style))
+            pictures.append(("style", _reference_image(scenes, reference, number)))
         return pictures, "sample" if layout == "none" else "laid out"
 
     return picture_sheet(folder, jobs, rows, context)

@@ -85,7 +85,7 @@ def _apply_operation(world: World, operation: str, change: SceneChange, rng: ran
             replacements = VARIATIONS[operation](world, target, rng)
             candidates = [[new if item == target else item for item in objects] for new in replacements]
     unambiguous = next((candidate for candidate in candidates if _is_unambiguous(world, candidate)), None)
-    return unambiguous and SceneChange(unambiguous, change.changed | {target.id})
+    return SceneChange(unambiguous, change.changed | {target.id}) if unambiguous else None
 
 
 def _replace(world: World, old: SceneObject, rng: random.Random) -> list[SceneObject]:

@@ -1,17 +1,23 @@
 import copy
+import hashlib
 import json
+import math
 import pickle
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torchvision
+from image_files import save_image
 from PIL import Image
 from tiny import MODEL, tiny_model
 
-from ldm.evaluation import benchmark, runner
+from ldm.evaluation import benchmark, image_quality, runner
 from ldm.evaluation.editors import parse_editor
+from ldm.evaluation.image_quality import INCEPTION, LPIPS, METRICS
 
 
 @pytest.fixture
@@ -179,14 +185,63 @@ def test_ctrl_c_exits_with_130_and_tells_whether_the_command_can_be_resumed(
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def paint(path, colour):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (32, 32), colour).save(path)
-
-
 @pytest.fixture
 def samples(tmp_path):
     """A folder of twelve images."""
     for number in range(12):
-        paint(tmp_path / f"s/{number:02}.png", (20 * number, 100, 200 - number))
-    return tmp_path / "s"
+        save_image(tmp_path / f"samples/{number:02}.png", (20 * number, 100, 200 - number))
+    return tmp_path / "samples"
+
+
+def mean_colour(images):
+    return images.double().mean((2, 3)), images.double().mean((2, 3))
+
+
+def test_images_are_reported_with_the_protocol_of_every_number(main, samples, tmp_path, monkeypatch, capsys):
+    """A colour average takes the place of Inception; AlexNet is real."""
+    monkeypatch.setattr(image_quality, "load_inception", lambda path: SimpleNamespace(to=lambda device: mean_colour))
+    (tmp_path / INCEPTION.file).write_bytes(b"weights")
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), tmp_path / LPIPS["alex"].file)
+    command = f"images --samples {samples} --reference {samples} --paired --size 32 --workers 0 --device cpu"
+    assert main([*command.split(), "--weights", str(tmp_path)]) == 0
+
+    report = json.loads((samples / "report.json").read_text())
+    assert list(report["metrics"]) == ["fid", "is", "psnr", "ssim", "lpips"]
+    assert all(report["metrics"][name]["protocol"] == METRICS[name] for name in report["metrics"])
+    assert report["metrics"]["fid"]["value"] == pytest.approx(0, abs=1e-2)
+    assert report["metrics"]["lpips"]["mean"] == pytest.approx(0, abs=1e-6)
+    assert report["networks"]["inception"]["package"].startswith("torch-fidelity ")
+    assert report["networks"]["inception"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert report["samples"]["images"] == report["reference"]["images"] == 12
+    assert "32x32" in report["resizing"] and "bilinear" in report["resizing"]
+    assert report["arguments"]["size"] == 32 and "torch" in report["versions"]
+    assert "fid" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["--reference", "other"], INCEPTION.url),
+        (["--metrics", "psnr,sim"], "'ssim'"),
+        (["--metrics", "psnr"], "--reference"),
+        (["--metrics", "psnr", "--reference", "other"], "other"),
+        (["--metrics", "psnr", "--device", "cuda:77"], "cuda:77"),
+        (["--metrics", "psnr", "--out", "samples"], "--out samples"),
+    ],
+)
+def test_a_mistake_about_images_exits_with_2_and_one_line(main, samples, monkeypatch, capsys, arguments, word):
+    monkeypatch.chdir(samples.parent)
+    assert main(["images", "--samples", "samples", "--weights", ".", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert word in errors and errors.count("\n") == 1
+
+
+def test_psnr_and_ssim_need_no_weights(main, tmp_path):
+    for number in range(4):
+        save_image(tmp_path / f"samples/{number}.png", (100, 120, 90 + number))
+        save_image(tmp_path / f"reference/{number}.png", (90, 110, 80 + number))
+    command = f"images --samples {tmp_path}/samples --reference {tmp_path}/reference --metrics psnr,ssim --workers 0"
+    assert main([*command.split(), "--weights", str(tmp_path), "--out", str(tmp_path / "new/out.json")]) == 0
+    report = json.loads((tmp_path / "new/out.json").read_text())
+    assert report["metrics"]["psnr"]["mean"] == pytest.approx(20 * math.log10(255 / 10), rel=1e-5)
+    assert report["networks"] == {}
