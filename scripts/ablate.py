@@ -1,18 +1,18 @@
-"""What each trained part buys: train the adapters of configs/demo.yaml with and without them, and measure their samples.
+"""Ablation: train the adapters of configs/demo.yaml with and without each part, and measure samples of each variant.
 
     python scripts/ablate.py --seeds 1,2,3 --outdir outputs/ablation
     python scripts/ablate.py --base configs/demo.yaml configs/demo/hard.yaml --scenes hard --outdir outputs/hard \\
         model.params.ckpt_path=logs/<a run>/checkpoints/last.ckpt
 
-Words such as section.key=value go to every training; files in them count from the project's folder. Every run, and every
-measurement of it, that is already in --outdir is not done again, so seeds can be shared among processes or machines, and
-the table is of all that is there: what was asked for is in asked.json, and nothing else may be asked for there.
+Overrides such as section.key=value apply to every training run; relative paths in them start at the project's folder. Runs
+and measurements that are already in --outdir are not repeated, so that seeds can be divided among processes or machines,
+and the table covers everything in the folder. asked.json holds the options that all of it has in common; other options are
+refused.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -21,18 +21,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ldm.util.cli import run_program
 from ldm.util.errors import UserError
-from ldm.util.files import writable_folder
+from ldm.util.files import atomic_write, digest, writable_folder
+from ldm.util.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 UNET = "model.params.unet_config.params"
-PARTS = {
+VARIANTS = {  # name -> overrides of the config
     "encoder": ["model.params.global_stage_config=null", f"{UNET}.film_embedding_dim=null", f"{UNET}.lora_rank=null"],
     "encoder + FiLM": [f"{UNET}.lora_rank=null"],
     "encoder + FiLM + LoRA": [],
     "all, U-Net too": ["model.params.freeze_unet=false", f"{UNET}.lora_rank=null"],
 }
-# Columns of the table: heading, kind of graph, whose picture was the reference, measure of evaluate.py scenes.
+# Columns of the table: heading, boxes of the graphs, scene of the reference image, measure of `evaluate.py scenes`.
 COLUMNS = (
     ("with boxes: passed %", "all", "same", "success"),
     ("without: relations %", "none", "same", "triples"),
@@ -46,18 +48,28 @@ COLUMNS = (
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options, and in `overrides` the words such as section.key=value."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--base", nargs="+", default=["configs/demo.yaml"], metavar="YAML", help="later ones win (default: "
-        "configs/demo.yaml)")  # fmt: skip
-    add("--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[1, 2, 3], help="of the training "
-        "(default: 1,2,3)")  # fmt: skip
-    add("--max-steps", type=int, help="of each training (default: the config's)")
-    add("--n", type=int, default=200, help="scenes of a kind that are sampled (default: %(default)s)")
-    add("--seed-offset", type=int, default=100_000, help="number of the first of them (default: %(default)s)")
-    add("--scenes", choices=["shapes", "hard"], default="shapes", help="(default: %(default)s)")
-    add("--gpus", default="cpu:2", help="for the training (default: %(default)s)")
-    add("--outdir", default="outputs/ablation", metavar="DIR", help="(default: %(default)s)")
+    add(
+        "--base",
+        nargs="+",
+        default=["configs/demo.yaml"],
+        metavar="YAML",
+        help="configs, of which later ones override earlier ones (default: configs/demo.yaml)",
+    )
+    add(
+        "--seeds",
+        type=lambda text: [int(word) for word in text.split(",")],
+        default=[1, 2, 3],
+        help="seeds of the training runs, one run of each variant per seed (default: 1,2,3)",
+    )
+    add("--max-steps", type=int, help="steps of each training run (default: the config's)")
+    add("--n", type=int, default=200, help="scenes of each kind that are sampled (default: %(default)s)")
+    add("--seed-offset", type=int, default=100_000, help="number of the first scene (default: %(default)s)")
+    add("--scenes", choices=["shapes", "hard"], default="shapes", help="kind of scenes (default: %(default)s)")
+    add("--gpus", default="cpu:2", help="devices for training, as in trainer.py (default: %(default)s)")
+    add("--outdir", default="outputs/ablation", metavar="DIR", help="folder of the results (default: %(default)s)")
     words = sys.argv[1:] if argv is None else argv
     overrides = [word for word in words if re.match(r"[A-Za-z_][\w.\[\]]*=", word)]
     arguments = parser.parse_args([word for word in words if word not in overrides])
@@ -67,128 +79,134 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
+    return run_program(lambda: run(arguments), "ablate.py", if_stopped="the same command continues")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains and measures what is missing, and writes the table. Returns the exit code of a program that failed, else 0."""
     folder = Path(arguments.outdir).absolute()
-    try:
-        bases = [find(name) for name in arguments.base]
-        os.chdir(ROOT)  # from where configs and weights are named
-        agree(folder, arguments, bases)
-        for seed in arguments.seeds:
-            for parts, overrides in PARTS.items():
-                run_and_measure(arguments, bases, folder / f"{file_name(parts)}_{seed}", seed, overrides)
-    except UserError as error:
-        print(f"ablate.py: {error}", file=sys.stderr)
-        return 2
-    except subprocess.CalledProcessError as error:  # which has said why
-        return error.returncode
-    except KeyboardInterrupt:
-        print("ablate.py: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    table = markdown(folder)
-    replace(folder / "table.md", table)
+    configs = [find_config(name) for name in arguments.base]
+    os.chdir(ROOT)  # configs name their weights relative to it
+    check_options(folder, arguments, configs)
+    for seed in arguments.seeds:
+        for variant, overrides in VARIANTS.items():
+            try:
+                train_and_measure(arguments, configs, folder / f"{file_name(variant)}_{seed}", seed, overrides)
+            except subprocess.CalledProcessError as error:  # the program has printed its reason
+                return error.returncode
+    table = results_table(folder)
+    with atomic_write(folder / "table.md") as temporary:
+        temporary.write_text(table)
     print(table, end="")
     print(f"wrote {folder}/table.md")
     return 0
 
 
-def find(name: str) -> Path:
-    """A config, from the current folder or else from the project's. Raises UserError."""
+def find_config(name: str) -> Path:
+    """A config file, relative to the current folder or to the project's. Raises UserError if there is none."""
     for path in (Path(name).absolute(), ROOT / name):
         if path.is_file():
             return path
-    raise UserError(f"--base {name}: there is no such file; name a config such as configs/demo.yaml")
+    raise UserError(f"--base {name}: no such file; name a config such as configs/demo.yaml")
 
 
-def agree(folder: Path, arguments: argparse.Namespace, bases: list[Path]) -> None:
-    """Write down what all in the folder has in common. Raises UserError where something else was asked for there."""
-    digests = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}" for path in bases]
+def check_options(folder: Path, arguments: argparse.Namespace, configs: list[Path]) -> None:
+    """Records the options that all results in the folder share. Raises UserError if others are recorded there."""
     names = ("max_steps", "n", "seed_offset", "scenes", "overrides")
-    asked = {"base": digests, **{name: getattr(arguments, name) for name in names}}
+    options = {"base": [f"{path.name} {digest(path)[:8]}" for path in configs]}
+    options |= {name: getattr(arguments, name) for name in names}
     path = writable_folder(folder, "--outdir") / "asked.json"
     if path.exists():
-        there = json.loads(path.read_text())
-        for name, now in asked.items():
-            if (was := there.get(name)) != now:
-                raise UserError(f"{folder}: there {name} is {was}, and now it is {now}; choose another --outdir")
+        recorded = json.loads(path.read_text())
+        for name, value in options.items():
+            if recorded.get(name) != value:
+                raise UserError(
+                    f"{folder}: its results were made with {name} {recorded.get(name)}, not {value}; choose another --outdir"
+                )
     elif any(folder.glob("*/scenes/report.json")):
-        raise UserError(f"{folder}: there are reports, but nothing says what was asked for; choose another --outdir")
+        raise UserError(f"{folder}: holds reports, but no {path.name} with their options; choose another --outdir")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(path, json.dumps(asked, indent=2) + "\n")
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(options, indent=2) + "\n")
 
 
-def replace(path: Path, text: str) -> None:
-    """Written beside its place first."""
-    part = path.with_name(f".{path.name}")
-    part.write_text(text)
-    part.replace(path)
+def file_name(variant: str) -> str:
+    """The variant's name in paths."""
+    return variant.replace(" + ", "_").replace(", ", "_").replace(" ", "_")
 
 
-def file_name(parts: str) -> str:
-    return parts.replace(" + ", "_").replace(", ", "_").replace(" ", "_")
-
-
-def run_and_measure(arguments: argparse.Namespace, bases: list[Path], place: Path, seed: int, parts: list[str]) -> None:
-    """Train into `place`/logs, measure into `place`/scenes; what is there is gone on with, or let be."""
-    if (place / "scenes" / "report.json").exists():
+def train_and_measure(
+    arguments: argparse.Namespace, configs: list[Path], folder: Path, seed: int, overrides: list[str]
+) -> None:
+    """Trains into `folder`/logs and measures into `folder`/scenes, or resumes; does nothing if both are done."""
+    if (folder / "scenes" / "report.json").exists():
         return
-    begun = sorted(place.glob("logs/*/checkpoints/last.ckpt"))
+    checkpoints = sorted(folder.glob("logs/*/checkpoints/last.ckpt"))
     train = ["-t", "--gpus", arguments.gpus, *(["--max_steps", arguments.max_steps] if arguments.max_steps else [])]
-    if begun:
-        call("trainer.py", "--resume", begun[-1].parents[1], *train)
+    if checkpoints:
+        call("trainer.py", "--resume", checkpoints[-1].parents[1], *train)
     else:
-        overrides = [*arguments.overrides, *parts]
-        call("trainer.py", "--base", *bases, *train, "--logdir", place / "logs", "--seed", seed, *overrides)
-    run = max(place.glob("logs/*/checkpoints/last.ckpt")).parents[1]
-    count = ["--n", arguments.n, "--seed-offset", arguments.seed_offset, "--scenes", arguments.scenes]
-    given = ["--layout", "none", "--sampler", "dpm++", "--steps", 10, *count]
-    call("scripts/evaluate.py", "scenes", "--run", run, *given, "--outdir", place / "scenes")
+        overrides = [*arguments.overrides, *overrides]
+        call("trainer.py", "--base", *configs, *train, "--logdir", folder / "logs", "--seed", seed, *overrides)
+    log_folder = max(folder.glob("logs/*/checkpoints/last.ckpt")).parents[1]
+    scenes = ["--n", arguments.n, "--seed-offset", arguments.seed_offset, "--scenes", arguments.scenes]
+    sampling = ["--layout", "none", "--sampler", "dpm++", "--steps", 10]
+    call("scripts/evaluate.py", "scenes", "--run", log_folder, *sampling, *scenes, "--outdir", folder / "scenes")
 
 
-def call(*words) -> None:
-    """Run one of the project's programs, saying so, so that it can be run again by hand. Ctrl-C is heard by it as well, and
-    it is let finish what it does then."""
-    words = [str(word) for word in words]
-    print(f"\n$ python {' '.join(words)}", flush=True)
-    process = subprocess.Popen([sys.executable, *words])
+def call(*words: object) -> None:
+    """Runs one of the project's programs, and prints the command so that it can be repeated by hand.
+
+    Ctrl-C reaches the program too; it gets the time to finish what it then does, such as writing a checkpoint.
+    """
+    command = [str(word) for word in words]
+    print(f"\n$ python {' '.join(command)}", flush=True)
+    process = subprocess.Popen([sys.executable, *command])
     try:
         status = process.wait()
     except KeyboardInterrupt:
         process.wait()
         raise
     if status:
-        raise subprocess.CalledProcessError(status, words)
+        raise subprocess.CalledProcessError(status, command)
 
 
-def markdown(folder: Path) -> str:
-    """A line for each set of parts: means over the seeds, and the standard deviation between them."""
-    rows = ["| trained | seeds | " + " | ".join(heading for heading, *_ in COLUMNS) + " |"]
-    rows.append("|---|---:|" + "---:|" * len(COLUMNS))
-    for parts in PARTS:
-        paths = sorted(folder.glob(f"{file_name(parts)}_[0-9]*/scenes/report.json"))
+def results_table(folder: Path) -> str:
+    """A row for each variant: means over the seeds, and the standard deviations between them."""
+    rows = []
+    for variant in VARIANTS:
+        paths = sorted(folder.glob(f"{file_name(variant)}_[0-9]*/scenes/report.json"))
         reports = [json.loads(path.read_text()) for path in paths]
         if reports:
             cells = [
-                cell([value(report, *column) for report in reports], 2 if column[-1].startswith("towards") else 1)
+                mean_and_std([value_of(report, *column) for report in reports], 2 if is_share(column[-1]) else 1)
                 for _, *column in COLUMNS
             ]
-            rows.append(f"| {parts} | {len(reports)} | " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+            rows.append([variant, str(len(reports)), *cells])
+    return markdown_table(["trained", "seeds", *(heading for heading, *_ in COLUMNS)], rows) + "\n"
 
 
-def value(report: dict, boxes: str, reference: str, measure: str) -> float | None:
-    """Without an image encoder there was no reference, and what does not need one is the same for both."""
-    for line in report["results"]:
-        if line["boxes"] == boxes and line["reference"] in (reference, "none"):
-            found = line[measure]
-            return found if found is None or measure.startswith("towards") else 100 * found
+def is_share(measure: str) -> bool:
+    """Whether a measure is shown as a share rather than in percent."""
+    return measure.startswith("towards")
+
+
+def value_of(report: dict, boxes: str, reference: str, measure: str) -> float | None:
+    """A number of a report of `evaluate.py scenes`. Without an image encoder there is no reference: 'none' stands for any."""
+    for summary in report["results"]:
+        if summary["boxes"] == boxes and summary["reference"] in (reference, "none"):
+            value = summary[measure]
+            return value if value is None or is_share(measure) else 100 * value
     return None
 
 
-def cell(values: list[float | None], digits: int) -> str:
-    if None in values:
+def mean_and_std(values: list[float | None], digits: int) -> str:
+    """The text of a cell; empty if a value is unknown."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return ""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
+    deviation = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{deviation}"
 
 
 if __name__ == "__main__":
