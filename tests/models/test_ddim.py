@@ -9,12 +9,12 @@ from ldm.models.diffusion.schedule import NoiseSchedule
 SCHEDULE = NoiseSchedule.linear()
 
 
-def test_a_step_moves_between_any_two_noise_levels_of_the_same_image_and_noise():
+def test_a_step_with_the_true_noise_moves_between_any_two_noise_levels():
     x0, noise = torch.randn(2, 2, 4, 8, 8, dtype=torch.float64)
     for a, b in ((0.9, 0.2), (0.2, 0.9), (0.5, 0.5)):
         a, b = torch.tensor(a), torch.tensor(b)
-        there = step(a.sqrt() * x0 + (1 - a).sqrt() * noise, noise, a, b)
-        torch.testing.assert_close(there, b.sqrt() * x0 + (1 - b).sqrt() * noise)
+        result = step(a.sqrt() * x0 + (1 - a).sqrt() * noise, noise, a, b)
+        torch.testing.assert_close(result, b.sqrt() * x0 + (1 - b).sqrt() * noise)
 
 
 def test_sampling_follows_the_published_trajectory(parity_dir):
@@ -27,7 +27,7 @@ def test_sampling_follows_the_published_trajectory(parity_dir):
     torch.testing.assert_close(x0, published["traj.x_0"], rtol=0, atol=1e-10)
 
 
-def test_with_the_exact_denoiser_of_a_point_every_path_ends_there():
+def test_sampling_with_the_exact_denoiser_of_a_single_point_returns_the_point():
     point = torch.randn(1, 4, 8, 8)
 
     def eps(x, t):
@@ -36,13 +36,13 @@ def test_with_the_exact_denoiser_of_a_point_every_path_ends_there():
 
     for eta in (0.0, 1.0):
         x0 = sample(eps, SCHEDULE.ddim(20), torch.randn(3, 4, 8, 8), eta, torch.Generator().manual_seed(0))
-        # The last step ends at timestep 0, which keeps its share of noise.
+        # The last step ends at timestep 0, whose noise remains.
         a = SCHEDULE.alphas_cumprod[0]
         assert (x0 - point).abs().max() < 5 * (1 - a).sqrt()
 
 
-def test_with_the_exact_denoiser_of_a_gaussian_ddpm_noise_keeps_its_variance():
-    """Data N(0, s^2): eps(x) = sqrt(1-a) x / (a s^2 + 1 - a), and eta 1 samples must have the data's variance."""
+def test_ddim_and_ddpm_samples_have_the_variance_of_gaussian_data():
+    """For N(0, s^2) data the exact denoiser is eps(x) = sqrt(1-a) x / (a s^2 + 1 - a)."""
     s = 0.5
 
     def eps(x, t):
@@ -55,9 +55,11 @@ def test_with_the_exact_denoiser_of_a_gaussian_ddpm_noise_keeps_its_variance():
         assert abs(x0.std().item() - s) < 0.02
 
 
-def test_noise_of_the_same_generator_gives_the_same_sample():
+def test_equal_seeds_give_equal_samples():
     def run(seed):
-        return sample(lambda x, t: x.tanh(), SCHEDULE.ddim(5), torch.ones(1, 4, 2, 2), 1.0, torch.Generator().manual_seed(seed))
+        return sample(
+            lambda x, t: x.tanh(), SCHEDULE.ddim(5), torch.ones(1, 4, 2, 2), 1.0, torch.Generator().manual_seed(seed)
+        )
 
     assert torch.equal(run(3), run(3))
     assert not torch.equal(run(3), run(4))

@@ -1,4 +1,4 @@
-"""The noise schedule against the published numbers and against its closed forms."""
+"""The noise schedule equals the published values and its closed forms."""
 
 import pytest
 import torch
@@ -36,13 +36,13 @@ def test_a_sub_schedule_is_the_published_one(published, schedule, steps):
     assert_same(ddim.sigmas(1.0), published[f"ddim{steps}.eta1.0.sigmas"])
 
 
-def test_linear_means_linear_in_the_square_root_of_beta():
+def test_the_linear_schedule_is_linear_in_the_square_root_of_beta():
     betas = NoiseSchedule.linear(3, 0.01, 0.09).betas
     assert_same(betas, torch.tensor([0.01, 0.04, 0.09], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("steps", [1, 7, 30, 51, 333, 600, 999])
-def test_any_number_of_steps_is_kept_and_evenly_spaced(schedule, steps):
+def test_a_sub_schedule_has_the_requested_number_of_evenly_spaced_steps(schedule, steps):
     ddim = schedule.ddim(steps)
     gaps = ddim.timesteps.diff()
     assert len(ddim) == steps
@@ -50,14 +50,14 @@ def test_any_number_of_steps_is_kept_and_evenly_spaced(schedule, steps):
     assert steps == 1 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
 
 
-def test_sampling_ends_at_the_first_timestep_and_each_step_starts_where_the_last_one_ended(schedule):
+def test_sampling_steps_are_contiguous_and_end_at_timestep_0(schedule):
     ddim = schedule.ddim(30)
     assert ddim.alphas_prev[0] == schedule.alphas_cumprod[0]
     assert torch.equal(ddim.alphas_prev[1:], ddim.alphas[:-1])
 
 
 @pytest.mark.parametrize("steps", [-1, 0, 1000, 5000])
-def test_an_impossible_number_of_steps_is_refused(schedule, steps):
+def test_a_number_of_steps_out_of_range_is_an_error(schedule, steps):
     with pytest.raises(ValueError, match="between 1 and 999"):
         schedule.ddim(steps)
 
@@ -69,7 +69,7 @@ def test_the_full_sub_schedule_with_eta_1_has_the_posterior_variance_of_ddpm(sch
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_noise_is_added_row_by_row_in_the_dtype_of_z0(schedule, dtype):
+def test_noise_is_added_at_each_rows_timestep_in_the_dtype_of_z0(schedule, dtype):
     z0, noise = torch.randn(2, 3, 4, 4, 4, dtype=torch.float64).unbind()
     t = torch.tensor([0, 500, 999])
     rows = [
@@ -81,25 +81,23 @@ def test_noise_is_added_row_by_row_in_the_dtype_of_z0(schedule, dtype):
     torch.testing.assert_close(z_t.double(), torch.stack(rows), rtol=0, atol=precision)
 
 
-def test_a_half_precision_latent_is_mixed_in_full_precision(schedule):
+def test_noise_is_added_to_a_half_precision_latent_in_full_precision(schedule):
     z0, noise = torch.randn(2, 1, 1000).bfloat16()
     t = torch.tensor([300])
     exact = schedule.add_noise(z0.float(), noise.float(), t)
     assert torch.equal(schedule.add_noise(z0, noise, t), exact.bfloat16())
 
 
-def test_what_is_below_a_timestep_are_the_first_timesteps_and_at_least_one(schedule):
-    whole = schedule.ddim(10)
+def test_a_schedule_up_to_a_timestep_has_the_timesteps_below_and_at_least_one(schedule):
+    full = schedule.ddim(10)
     for top, count in ((0, 1), (1, 1), (100, 1), (101, 2), (500, 5), (999, 10)):
-        part = whole.up_to(top)
-        assert len(part) == count and torch.equal(part.timesteps, whole.timesteps[:count])
-        assert torch.equal(part.alphas, whole.alphas[:count]) and torch.equal(
-            part.alphas_prev, whole.alphas_prev[:count]
-        )
+        part = full.up_to(top)
+        assert len(part) == count and torch.equal(part.timesteps, full.timesteps[:count])
+        assert torch.equal(part.alphas, full.alphas[:count]) and torch.equal(part.alphas_prev, full.alphas_prev[:count])
 
 
 @pytest.mark.parametrize("name", ["cosine", "sqrt", "sqrt_linear"])
-def test_a_schedule_that_no_published_config_uses_is_refused_by_name(name):
-    assert torch.equal(NoiseSchedule.named("linear", 10).betas, NoiseSchedule.linear(10).betas)
+def test_an_unsupported_schedule_is_an_error_that_names_it(name):
+    assert torch.equal(NoiseSchedule.from_name("linear", 10).betas, NoiseSchedule.linear(10).betas)
     with pytest.raises(ValueError, match=name):
-        NoiseSchedule.named(name)
+        NoiseSchedule.from_name(name)
