@@ -143,7 +143,7 @@ def edit_one(arguments: argparse.Namespace) -> int:
     if not reference and (given := _given(arguments, edit_only)):
         raise UserError(f"{given}: only for the edit of a photograph; name one with --ref, or leave these options out")
     photograph, style = (name and read_image(name, upright=True) for name in (reference, arguments.style))
-    mask = arguments.mask and read_image(arguments.mask, upright=True, ground="black")
+    mask = arguments.mask and read_image(arguments.mask, upright=True, background="black")
     folder = writable_folder(arguments.outdir, "--outdir")
     model, device, checkpoint = _load(arguments)
     limit = model.cond_stage_model.max_objects

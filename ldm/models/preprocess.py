@@ -10,7 +10,7 @@ from ldm.graph.batch import GraphBatch, encode
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util.errors import UserError
-from ldm.util.images import square, to_image, to_tensor
+from ldm.util.images import resize_square, to_image, to_tensor
 
 
 def encode_graph(graph: SceneGraph, model: LatentDiffusion) -> GraphBatch:
@@ -31,7 +31,7 @@ def noise_generator(seed: int) -> torch.Generator:
 def to_model_input(model: LatentDiffusion, image: Image.Image) -> Tensor:  # -> (1,3,S,S) in [-1,1]
     """Resizes an image to the model's resolution; as in training, the aspect ratio is not preserved."""
     size = model.latent_size * model.first_stage_model.downsampling
-    return to_tensor(square(image, size))[None].to(model.device)
+    return to_tensor(resize_square(image, size))[None].to(model.device)
 
 
 def to_style_input(model: LatentDiffusion, image: Image.Image) -> Tensor:  # -> (1,3,S,S) in [-1,1]

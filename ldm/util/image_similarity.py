@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -110,11 +110,11 @@ def ssim(first, second, mask=None, value_range=(0, 255), border="normalise"):
     return _compare(compare, first, second, mask, value_range)
 
 
-def _compare(compare, first, second, mask: Mask | None, value_range: tuple[float, float]):
+def _compare(compare, first, second, mask: Mask | None, value_range: tuple[float, float]) -> Any:
     """Applies a function of two images (3,H,W) in float64 and a mask (H,W) to each pair of images."""
     if not isinstance(first, Tensor):
-        pair = (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] for image in (first, second))
-        return float(_compare(compare, *pair, mask, value_range)[0])
+        first, second = (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] for image in (first, second))
+        return float(_compare(compare, first, second, mask, value_range)[0])
     where = torch.ones(first.shape[2:], dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool()
     where = where.to(first.device)
     first, second = (batch.double().clamp(*value_range) for batch in (first, second))

@@ -1,4 +1,4 @@
-"""Photographs as they lie on disk, in every mode, to RGB and to tensors in [-1,1] and back."""
+"""Image files of every mode to RGB, and RGB to tensors in [-1,1] and back."""
 
 from __future__ import annotations
 
@@ -17,33 +17,37 @@ from tqdm import tqdm
 from ldm.util.errors import UserError
 
 Picture = Image.Image | np.ndarray  # an array is (H,W,3) uint8
-READ_AHEAD = 1024  # images given to the threads at once
+CHUNK = 1024  # files that are given to the threads at once
 
-_lenient = threading.Lock()
+_truncation_lock = threading.Lock()
 
 
 class ImageError(UserError):
-    """ImageError(path, why): the file cannot be read as an image."""
+    """ImageError(path, reason): the file cannot be read as an image."""
 
-    def __init__(self, *parts: str | Path):  # a data loader hands on a worker's error as one part
+    def __init__(self, *parts: str | Path):  # a data loader re-raises a worker's error with a single argument
         super().__init__(": ".join(map(str, parts)))
 
 
-def read_image(path: str | Path, upright: bool = False, ground: str = "white") -> Image.Image:
-    """The pixels in RGB (`to_rgb`).
+def read_image(path: str | Path, upright: bool = False, background: str = "white") -> Image.Image:
+    """Reads an image file of any mode as RGB. A truncated file is read as far as possible, the rest is grey.
 
-    EXIF orientation is applied where `upright` is asked for: annotations refer to stored pixels, people to what they
-    see. A truncated file is read as far as it goes, its rest grey; one that cannot be read at all raises ImageError.
+    Args:
+        upright: apply the EXIF orientation. Annotations refer to stored pixels, people to upright images.
+        background: colour behind transparent pixels.
+
+    Raises:
+        ImageError: the file cannot be read at all.
     """
     try:
-        return _read(path, upright, ground)
+        return _read(path, upright, background)
     except ImageError:
         with _truncation_allowed():
-            return _read(path, upright, ground)
+            return _read(path, upright, background)
 
 
-def image_trouble(path: str | Path) -> str | None:
-    """What is wrong with the file, truncation included, or None."""
+def find_image_error(path: str | Path) -> str | None:
+    """What is wrong with an image file, truncation included, or None."""
     try:
         _read(path)
     except ImageError as error:
@@ -51,56 +55,58 @@ def image_trouble(path: str | Path) -> str | None:
     return None
 
 
-def trouble_with(paths: Sequence[str | Path]) -> Iterator[str]:
-    """image_trouble of every file that has any, read by several threads, with a progress bar."""
+def find_image_errors(paths: Sequence[str | Path]) -> Iterator[str]:
+    """The errors of all broken files in their order; several threads read, and a progress bar is shown."""
     with ThreadPoolExecutor() as pool, tqdm(total=len(paths), unit="image") as bar:
-        for start in range(0, len(paths), READ_AHEAD):
-            for trouble in pool.map(image_trouble, paths[start : start + READ_AHEAD]):
+        for start in range(0, len(paths), CHUNK):
+            for error in pool.map(find_image_error, paths[start : start + CHUNK]):
                 bar.update()
-                if trouble:
-                    yield trouble
+                if error:
+                    yield error
 
 
-def to_rgb(image: Image.Image, ground: str = "white") -> Image.Image:
-    """Of any mode: 16 bits scaled to 8, transparency laid on a ground of that colour: white as paper, black of a mask."""
+def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
+    """Converts an image of any mode to RGB: 16 bits are scaled to 8, transparent pixels show the background colour."""
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255
         return Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, ground), image).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
     return image.convert("RGB")
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
-    """Resized to size x size whatever its shape, bilinear with antialiasing, as sg2im's loaders do."""
+def resize_square(image: Image.Image, size: int) -> Image.Image:
+    """Resizes to size x size whatever the shape, bilinear with antialiasing, as sg2im's loaders do."""
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def to_tensor(image: Image.Image) -> Tensor:  # RGB -> (3,H,W) in [-1,1]
-    pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")  # torch would start threads for this
+    """Converts with numpy, since torch would start threads in every data loader worker."""
+    pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
     return torch.from_numpy(pixels / np.float32(127.5) - np.float32(1))
 
 
-def to_image(tensor: Tensor) -> Image.Image:  # (3,H,W) in [-1,1], clipped to it -> RGB
+def to_image(tensor: Tensor) -> Image.Image:  # (3,H,W) in [-1,1] -> RGB
+    """Values outside of the range are clipped."""
     pixels = (tensor.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
     return Image.fromarray(pixels.round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-def _read(path: str | Path, upright: bool = False, ground: str = "white") -> Image.Image:
+def _read(path: str | Path, upright: bool = False, background: str = "white") -> Image.Image:
     if not Path(path).is_file():
         raise ImageError(path, "there is no such file")
     try:
         with Image.open(path) as image:
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image) if upright else image, ground)
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... on a broken file
+            return to_rgb(ImageOps.exif_transpose(image) if upright else image, background)
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... for a broken file
         raise ImageError(path, f"broken, or not an image ({error})") from None
 
 
 @contextmanager
 def _truncation_allowed() -> Iterator[None]:
-    """Pillow knows this only as a global switch, so one thread at a time may throw it."""
-    with _lenient:
+    """Sets Pillow's switch, which is global, hence the lock."""
+    with _truncation_lock:
         ImageFile.LOAD_TRUNCATED_IMAGES, before = True, ImageFile.LOAD_TRUNCATED_IMAGES
         try:
             yield

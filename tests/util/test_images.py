@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from ldm.util.images import ImageError, image_trouble, read_image, square, to_image, to_tensor, trouble_with
+from ldm.util.images import ImageError, find_image_error, read_image, resize_square, to_image, to_tensor, find_image_errors
 
 RAMP = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))  # (48,64), dark to light
 
@@ -58,7 +58,7 @@ def test_a_truncated_image_is_read_as_far_as_it_goes_and_reported(save, name):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     cut = np.asarray(read_image(path))
     assert np.array_equal(cut[:16], whole[:16]) and not np.array_equal(cut, whole)
-    assert "truncated" in image_trouble(path)
+    assert "truncated" in find_image_error(path)
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
@@ -70,12 +70,12 @@ def test_what_is_no_image_is_an_error_that_names_it(tmp_path, content, why):
     with pytest.raises(ImageError, match=f"photo.jpg: .*{why}") as error:
         read_image(path)
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
-    assert why in image_trouble(path)
+    assert why in find_image_error(path)
 
 
 def test_trouble_comes_in_the_order_of_the_files(save, tmp_path):
     good = save(Image.fromarray(RAMP), "good.png")
-    trouble = list(trouble_with([tmp_path / "b.png", good, tmp_path / "a.png"]))
+    trouble = list(find_image_errors([tmp_path / "b.png", good, tmp_path / "a.png"]))
     assert [sentence.split(": ")[0] for sentence in trouble] == [str(tmp_path / "b.png"), str(tmp_path / "a.png")]
 
 
@@ -96,4 +96,4 @@ def test_what_leaves_the_range_is_clipped():
 
 
 def test_a_square_keeps_a_constant_image_constant():
-    assert (np.asarray(square(Image.new("RGB", (40, 9), (7, 8, 9)), 16)) == np.full((16, 16, 3), (7, 8, 9))).all()
+    assert (np.asarray(resize_square(Image.new("RGB", (40, 9), (7, 8, 9)), 16)) == np.full((16, 16, 3), (7, 8, 9))).all()
