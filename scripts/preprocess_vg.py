@@ -1,25 +1,21 @@
-"""Make vocab.json and train.h5, val.h5, test.h5 from Visual Genome's raw files; DATA.md says where they come from."""
+"""Convert Visual Genome's raw files to vocab.json and train.h5, val.h5, test.h5; DATA.md says where to download them."""
 
 import argparse
 import sys
 from dataclasses import fields
 
 from ldm.data.vg_preprocess import Options, preprocess
-from ldm.data.vg_raw import DataError
+from ldm.util.cli import run_program
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for field in fields(Options):
         parser.add_argument(
             f"--{field.name}", default=field.default, type=type(field.default), help=field.metadata["help"]
         )
-    try:
-        preprocess(Options(**vars(parser.parse_args())))
-    except (DataError, OSError) as error:
-        print(f"preprocess_vg: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options = Options(**vars(parser.parse_args(argv)))
+    return run_program(lambda: preprocess(options), "preprocess_vg.py", if_stopped="existing files are unchanged")
 
 
 if __name__ == "__main__":

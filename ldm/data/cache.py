@@ -1,17 +1,17 @@
-"""What the frozen encoders made of a data set's images, kept on disk, so that training needs neither of them.
+"""Latent cache: the frozen encoders' outputs for a data set's images, stored so that training need not compute them.
 
-A folder has one subfolder per split, and in it
+A cache folder has a subfolder per split, which holds
 
-    index.json               what made it and of which images, in the order of their rows
-    00000.npy, 00001.npy ... shards of `shard_size` rows, the last one shorter: arrays of a record per image with
-                             size   (2,) int32            width and height of the file, which graphs may need
-                             z      (1 or 2,4,h,w) half   the latent, not scaled, and that of the mirror image
-                             style  (1 or 2,E) half       the image encoder's embeddings, where there is such an encoder
+    index.json               checksums of the encoders, and the images in the order of their records
+    00000.npy, 00001.npy ... shards of `shard_size` records (the last one has fewer); each record has the fields
+                             size   (2,) int32            width and height of the image file, which graphs may need
+                             z      (1 or 2,4,h,w) half   unscaled latent of the image, and of the flipped image
+                             style  (1 or 2,E) half       image embeddings, if the model has an image encoder
 
-A record is one piece of a plain .npy, which numpy maps into memory: a sample touches one or two dozen kilobytes of one
-file, and processes share them. A shard takes its name when it is complete, so only whole ones count after a kill.
-Numbers are float16, which numpy has and bfloat16 is not among: latents stay far below its 65504 (writing checks), and
-its 11 bits round eight times finer than the 8 in which mixed precision computes.
+Shards are structured arrays in the .npy format, which numpy maps into memory: a sample reads 10 to 20 kB of one file, and
+processes share the pages. A shard is renamed to its final name when it is complete, so an interrupted run leaves no
+partial shards. Values are float16, since numpy has no bfloat16: latents stay far below its maximum of 65504 (checked when
+writing), and its 11 bit significand is more precise than the 8 bits of bfloat16 mixed precision.
 """
 
 from __future__ import annotations
@@ -21,28 +21,38 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ldm.data.wrapping import Wrapping
+from ldm.data.protocols import GraphDataset, ImageFileDataset
+from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Latents
 from ldm.graph.scene_graph import SceneGraph
 from ldm.util.errors import UserError
 
-FORMAT = 2  # another one where records, or the way from file to encoder, change
+FORMAT = 2  # to be raised when the records or the preprocessing of images change
 INDEX = "index.json"
 
 
 class CacheError(UserError):
-    """A cache that is missing, stale or not whole, or data that none can hold."""
+    """A cache that is missing, stale or incomplete, or a data set that cannot be cached."""
 
 
 @dataclass(frozen=True)
-class Index:
-    """encoders: checksums by name. row: numpy's description of a record. names: of images, relative to image_dir."""
+class CacheIndex:
+    """Contents of index.json, which describes the shards of one split.
+
+    Args:
+        encoders: checksum of each encoder, by its name.
+        image_size: side length of the encoded images, in pixels.
+        shard_size: records per shard.
+        row: numpy's description of a record: a list of [field, type, shape].
+        names: paths of the images relative to the image folder, in the order of the records.
+        format: version of the file format.
+    """
 
     encoders: Mapping[str, str]
     image_size: int
@@ -51,122 +61,150 @@ class Index:
     names: list[str]
     format: int = FORMAT
 
-    def refuse_other(self, folder: Path, **wanted: object) -> None:
-        """CacheError where a field is not as wanted: the cache is stale."""
-        for field, new in wanted.items():
-            old = getattr(self, field)
+    def require(self, folder: Path, **expected: Any) -> None:
+        """Raises CacheError if a field or property differs from its expected value, since the cache is then stale."""
+        for field, new in expected.items():
+            old: Any = getattr(self, field)
             if isinstance(new, Mapping) and old != new:
                 field = next(name for name in (*new, *old) if old.get(name) != new.get(name))
-                old, new = (f"checksum {each[field]}" if field in each else "absent" for each in (old, new))
+                old, new = (f"checksum {sums[field]}" if field in sums else "absent" for sums in (old, new))
             elif field == "names" and old != new:
-                old, new = (f"{len(each)} images from {each[0]} to {each[-1]}" for each in (old, new))
+                old, new = (f"{len(names)} images from {names[0]} to {names[-1]}" for names in (old, new))
             if old != new:
                 raise CacheError(
-                    f"{folder}: this cache is stale ({field.replace('_', ' ')}: {old} then, {new} now); make one anew "
-                    "with scripts/cache_latents.py in another folder, or go back to what this one was made with"
+                    f"{folder}: this cache is stale ({field.replace('_', ' ')}: {old} when it was written, {new} now); "
+                    "write a new one to another folder with scripts/cache_latents.py, or restore the old settings"
                 )
 
     @cached_property
-    def row_type(self) -> np.dtype:
+    def record_type(self) -> np.dtype:
+        """The structured type of the records."""
         return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in self.row])
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of a record's fields."""
+        return self.record_type.names or ()
+
+    @property
     def mirror_images(self) -> bool:
-        return self.row_type["z"].shape[0] == 2
+        """Whether the records also hold the flipped images."""
+        return self.record_type["z"].shape[0] == 2
 
     @property
     def shards(self) -> range:
+        """The numbers of all shards."""
         return range(-(-len(self.names) // self.shard_size))
 
     def rows(self, shard: int) -> range:
+        """The indices of a shard's images within `names`."""
         return range(len(self.names))[shard * self.shard_size : (shard + 1) * self.shard_size]
 
-    def is_whole(self, folder: Path, shard: int) -> bool:
+    def is_complete(self, folder: Path, shard: int) -> bool:
+        """Whether the file of a shard exists and holds all its records."""
         try:
             return len(np.load(shard_path(folder, shard), mmap_mode="r")) == len(self.rows(shard))
-        except (OSError, ValueError, EOFError):  # not there, or shorter than its header says
+        except (OSError, ValueError, EOFError):  # missing, or shorter than its header says
             return False
 
     def to_json(self) -> str:
+        """The contents of index.json."""
         return json.dumps(asdict(self))
 
 
-def read_index(folder: Path) -> Index:
-    """Raises CacheError for one that is not there, or not readable here."""
+def read_index(folder: Path) -> CacheIndex:
+    """Reads index.json of one split's folder. Raises CacheError if it is missing, broken or of another format."""
     try:
         data = json.loads((folder / INDEX).read_text())
         version = data["format"]
-        index = Index(**data) if version == FORMAT else None
+        index = CacheIndex(**data) if version == FORMAT else None
     except FileNotFoundError:
-        remedy = f"scripts/cache_latents.py makes one (--split {folder.name})"
-        raise CacheError(f"{folder}: there is no cache; {remedy}") from None
+        raise CacheError(
+            f"{folder}: there is no cache; write one with scripts/cache_latents.py --split {folder.name}"
+        ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CacheError(f"{folder / INDEX}: broken ({error}); delete {folder} and make it anew") from None
+        raise CacheError(f"{folder / INDEX}: broken ({error}); delete {folder} and write the cache again") from None
     if index is None:
-        raise CacheError(f"{folder}: this cache is stale, of format {version}, not {FORMAT}; make one anew elsewhere")
+        raise CacheError(
+            f"{folder}: this cache is stale (format {version}, not {FORMAT}); write a new one to another folder with "
+            "scripts/cache_latents.py"
+        )
     return index
 
 
 def shard_path(folder: Path, shard: int) -> Path:
+    """The file of a shard."""
     return folder / f"{shard:05}.npy"
 
 
-def image_names(dataset: Dataset) -> list[str]:
-    """Of its images, relative to its folder of them. Raises CacheError for a data set that has none, and draws."""
-    if not hasattr(dataset, "image_names"):
-        name = type(dataset).__name__
-        raise CacheError(f"{name} draws its pictures anew, which no cache can hold: leave data.params.cache out")
-    return dataset.image_names()
+def require_image_files(dataset: object) -> ImageFileDataset:
+    """Returns `dataset`. Raises CacheError if it is not one of image files, such as one that generates its images."""
+    if not isinstance(dataset, ImageFileDataset):
+        raise CacheError(
+            f"{type(dataset).__name__} has no image files, so its images cannot be cached; leave data.params.cache out"
+        )
+    return dataset
 
 
-class Cached(Wrapping):
-    """ds[i] -> (Latents of image i: z (4,h,w), style (E,), both float16; its graph), and no image is read.
+class CachedDataset(DatasetWrapper):
+    """The latents and graphs of a data set, read from a cache; no image file is opened.
 
-    Which row is image i's, its name says: `dataset` may have fewer images than the cache, or another order.
+    cached[i] is (Latents of image i: z (4,h,w) and style (E,), both float16; SceneGraph). Records are found by the
+    image's name, so `dataset` may have fewer images than the cache, or another order.
+
+    Args:
+        dataset: the data set that the cache was written for.
+        folder: the split's folder in the cache.
+
+    Raises:
+        CacheError: the cache is missing, stale or incomplete, or `dataset` cannot be cached.
     """
 
-    def __init__(self, dataset: Dataset, folder: str | Path):
-        super().__init__(dataset)
-        names, self.folder = image_names(dataset), Path(folder)
+    dataset: ImageFileDataset
+
+    def __init__(self, dataset: GraphDataset, folder: str | Path):
+        super().__init__(require_image_files(dataset))
+        names, self.folder = self.dataset.image_names(), Path(folder)
         self.index = read_index(self.folder)
-        self.index.refuse_other(self.folder, image_size=dataset.image_size)
-        places = {name: row for row, name in enumerate(self.index.names)}
-        absent = [name for name in names if name not in places]
+        self.index.require(self.folder, image_size=self.dataset.image_size)
+        row_of = {name: row for row, name in enumerate(self.index.names)}
+        absent = [name for name in names if name not in row_of]
         if absent:
             raise CacheError(
-                f"{folder}: this cache is stale, {len(absent)} of {len(names)} images are not in it, {absent[0]} the "
-                "first; make one anew with scripts/cache_latents.py in another folder"
+                f"{folder}: this cache is stale ({len(absent)} of {len(names)} images are not in it, such as {absent[0]}); "
+                "write a new one to another folder with scripts/cache_latents.py"
             )
-        self.rows = np.array([places[name] for name in names])
+        self.rows = np.array([row_of[name] for name in names])
         shards = np.unique(self.rows // self.index.shard_size).tolist()
-        missing = [shard for shard in shards if not self.index.is_whole(self.folder, shard)]
+        missing = [shard for shard in shards if not self.index.is_complete(self.folder, shard)]
         if missing:
             raise CacheError(
-                f"{folder}: {len(missing)} of {len(shards)} shards are missing; the scripts/cache_latents.py command "
-                "that began it goes on where it stopped"
+                f"{folder}: {len(missing)} of {len(shards)} shards are missing; resume with the scripts/cache_latents.py "
+                "command that began this cache"
             )
-        self._opened: dict[int, np.ndarray] = {}
+        self._open_shards: dict[int, np.ndarray] = {}
 
     def __getitem__(self, index: int) -> tuple[Latents, SceneGraph]:
-        size = tuple(self._record(index)["size"].tolist())
-        return self._latents(index, 0), self.dataset.graph(index, size)
+        width, height = self._record(index)["size"].tolist()
+        return self._latents(index, 0), self.dataset.graph(index, (width, height))
 
-    def mirrored_image(self, index: int) -> Latents:
+    def flipped_image(self, index: int) -> Latents:
+        """The latents of the horizontally flipped image."""
         return self._latents(index, 1)
 
     def _latents(self, index: int, side: int) -> Latents:
         record = self._record(index)
-        return Latents(*(_tensor(record[name][side]) for name in ("z", "style") if name in record.dtype.names))
+        return Latents(*(_to_tensor(record[name][side]) for name in ("z", "style") if name in self.index.fields))
 
     def _record(self, index: int) -> np.void:
         shard, row = divmod(int(self.rows[index]), self.index.shard_size)
-        if shard not in self._opened:
-            self._opened[shard] = np.load(shard_path(self.folder, shard), mmap_mode="r")
-        return self._opened[shard][row]
+        if shard not in self._open_shards:
+            self._open_shards[shard] = np.load(shard_path(self.folder, shard), mmap_mode="r")
+        return self._open_shards[shard][row]
 
-    def __getstate__(self) -> dict:  # a map that is pickled would be copied as a whole
-        return self.__dict__ | {"_opened": {}}
+    def __getstate__(self) -> dict:  # pickling a memory map would copy the whole file
+        return self.__dict__ | {"_open_shards": {}}
 
 
-def _tensor(mapped: np.ndarray) -> Tensor:
+def _to_tensor(mapped: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(mapped))

@@ -1,32 +1,43 @@
-"""Filling a cache (ldm/data/cache.py): shard by shard, by any number of processes, and again after a kill."""
+"""Writes a latent cache (ldm/data/cache.py) shard by shard: several processes can share the work, and it can be resumed."""
 
 from __future__ import annotations
 
-import os
+import copy
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ldm.data.cache import INDEX, CacheError, Index, image_names, read_index, shard_path
-from ldm.data.datamodule import leave_signals_to_the_main_process
-from ldm.data.wrapping import Wrapping
+from ldm.data.cache import INDEX, CacheError, CacheIndex, read_index, require_image_files, shard_path
+from ldm.data.datamodule import ignore_interrupts
+from ldm.data.protocols import GraphDataset, ImageFileDataset
+from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Latents
+from ldm.util.files import atomic_write
 
-LOOKED_AT = 8  # images, so that flips of half of them go unseen in 1 of 4 ** 8 sets
+CHECKED_IMAGES = 8  # by `_require_fixed_images`; flips of half of the images escape it with a probability of 1 / 4**8
+
+Encoder = Callable[[Tensor], Latents]  # images (B,3,S,S) in [-1,1]
 
 
-class Filled(NamedTuple):
-    """images: of the split. written: of them, by this process now. missing: shards that other processes have yet to
-    write. size: bytes on disk."""
+class WriteResult(NamedTuple):
+    """Outcome of `write_cache`.
+
+    Args:
+        images: number of images in the split.
+        written: number of images that this process encoded, in this call.
+        seconds: duration of this call.
+        missing: number of shards that other processes have yet to write.
+        size: bytes on disk.
+    """
 
     images: int
     written: int
@@ -35,8 +46,18 @@ class Filled(NamedTuple):
     size: int
 
 
-class Pictures(Wrapping):
-    """pictures[i] -> image (3,S,S) and the (width, height) of its file."""
+class CacheEstimate(NamedTuple):
+    """Cost of a complete cache: images of the split, bytes on disk, and seconds that one process takes."""
+
+    images: int
+    size: int
+    seconds: float
+
+
+class ImagesWithSizes(DatasetWrapper):
+    """Samples are (image (3,S,S), (width, height) of its file)."""
+
+    dataset: ImageFileDataset
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = self.dataset[index][0]
@@ -44,10 +65,10 @@ class Pictures(Wrapping):
             return image, torch.tensor(file.size)
 
 
-def fill(
-    dataset: Dataset,
+def write_cache(
+    dataset: GraphDataset,
     folder: str | Path,
-    encode: Callable[[Tensor], Latents],
+    encode: Encoder,
     encoders: Mapping[str, str],
     mirrored: bool = True,
     shard_size: int = 512,
@@ -55,131 +76,158 @@ def fill(
     num_workers: int = 0,
     rank: int = 0,
     world: int = 1,
-) -> Filled:
-    """Write what is missing of this process's share, every `world`-th shard from `rank` on.
+) -> WriteResult:
+    """Encodes the images of this process's missing shards, which are among every `world`-th shard from `rank` on.
 
-    encode: images (B,3,S,S) in [-1,1] -> Latents. encoders: their checksums by name. mirrored: mirror images
-    too. Raises CacheError for data that no cache can hold, for a folder that holds another cache, and for latents that
-    half precision cannot hold.
+    Args:
+        dataset: the data set of one split.
+        folder: the split's folder in the cache.
+        encode: maps images (B,3,S,S) in [-1,1] to latents.
+        encoders: checksum of each encoder, by its name.
+        mirrored: encode the flipped images too.
+        shard_size: images per shard.
+        batch_size: images that are encoded at once (twice as many if `mirrored`).
+        num_workers: processes that read images.
+        rank: number of this process.
+        world: number of processes.
+
+    Raises:
+        CacheError: the data set cannot be cached, `folder` holds another cache or cannot be written to, or a latent
+            exceeds the range of float16.
     """
     folder, start = Path(folder), time.monotonic()
-    names = image_names(dataset)
-    _refuse_drawn(dataset)
-    example = _rows(torch.zeros(1, 3, dataset.image_size, dataset.image_size), torch.zeros(1, 2), encode, mirrored)
-    row = [[name, example.dtype[name].base.str, list(example.dtype[name].shape)] for name in example.dtype.names]
-    index = Index(dict(encoders), dataset.image_size, shard_size, row, names)
-    if (folder / INDEX).is_file():
-        fields = ("encoders", "image_size", "mirror_images", "shard_size", "row", "names")
-        read_index(folder).refuse_other(folder, **{field: getattr(index, field) for field in fields})
-    else:
-        _put(folder / INDEX, lambda beside: beside.write_text(index.to_json()))
+    images = require_image_files(dataset)
+    _require_fixed_images(images)
+    index = _prepare_index(images, folder, encode, encoders, mirrored, shard_size)
 
     share = index.shards[rank::world]
-    missing = [shard for shard in share if not index.is_whole(folder, shard)]
-    batches = [index.rows(s)[i : i + batch_size] for s in missing for i in range(0, len(index.rows(s)), batch_size)]
-    loader = iter(
+    missing = [shard for shard in share if not index.is_complete(folder, shard)]
+    written, total = (sum(len(index.rows(shard)) for shard in shards) for shards in (missing, share))
+    batches = _read_batches(images, index, missing, batch_size, num_workers)
+    with tqdm(total=total, initial=total - written, desc=folder.name, unit="image", disable=rank > 0) as progress:
+        for shard in missing:
+            records: list[np.ndarray] = []
+            while sum(map(len, records)) < len(index.rows(shard)):
+                records.append(_encode_records(*next(batches), encode, mirrored))
+                progress.update(len(records[-1]))
+            _write_shard(folder, shard, index, np.concatenate(records))
+
+    paths = [shard_path(folder, shard) for shard in index.shards if index.is_complete(folder, shard)]
+    if len(paths) == len(index.shards):  # no process is writing any more
+        for temporary in folder.glob(".*.part*"):  # left by killed processes
+            temporary.unlink(missing_ok=True)
+    size = sum(path.stat().st_size for path in (folder / INDEX, *paths))
+    return WriteResult(len(index.names), written, time.monotonic() - start, len(index.shards) - len(paths), size)
+
+
+def estimate_cache(
+    dataset: GraphDataset, encode: Encoder, mirrored: bool = True, batch_size: int = 16
+) -> CacheEstimate:
+    """Estimates the cost of `write_cache` from one batch, after a warm-up batch, without writing anything.
+
+    Raises:
+        CacheError: the data set cannot be cached.
+    """
+    images = ImagesWithSizes(require_image_files(dataset))
+    count = min(batch_size, len(images))
+    for timed in (False, True):
+        start = time.monotonic()
+        pixels, sizes = (torch.stack(column) for column in zip(*(images[index] for index in range(count))))
+        records = _encode_records(pixels, sizes, encode, mirrored)
+        seconds = time.monotonic() - start
+    return CacheEstimate(len(images), len(images) * records.dtype.itemsize, len(images) * seconds / count)
+
+
+def _prepare_index(
+    images: ImageFileDataset,
+    folder: Path,
+    encode: Encoder,
+    encoders: Mapping[str, str],
+    mirrored: bool,
+    shard_size: int,
+) -> CacheIndex:
+    """Writes index.json, or checks that the existing one describes the same cache."""
+    example = _encode_records(
+        torch.zeros(1, 3, images.image_size, images.image_size), torch.zeros(1, 2), encode, mirrored
+    ).dtype
+    row = [[name, example[name].base.str, list(example[name].shape)] for name in example.names or ()]
+    index = CacheIndex(dict(encoders), images.image_size, shard_size, row, images.image_names())
+    if (folder / INDEX).is_file():
+        read_index(folder).require(
+            folder,
+            encoders=index.encoders,
+            image_size=index.image_size,
+            mirror_images=index.mirror_images,
+            shard_size=index.shard_size,
+            row=index.row,
+            names=index.names,
+        )
+    else:
+        with _write_or_explain(folder / INDEX) as temporary:
+            temporary.write_text(index.to_json())
+    return index
+
+
+def _read_batches(
+    images: ImageFileDataset, index: CacheIndex, shards: list[int], batch_size: int, num_workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and file sizes of the shards, one shard after the other; no batch spans two shards."""
+    rows = [index.rows(shard) for shard in shards]
+    return iter(
         DataLoader(
-            Pictures(dataset),
-            batch_sampler=batches,
+            ImagesWithSizes(images),
+            batch_sampler=[list(each[i : i + batch_size]) for each in rows for i in range(0, len(each), batch_size)],
             num_workers=num_workers,
-            worker_init_fn=leave_signals_to_the_main_process,
+            worker_init_fn=ignore_interrupts,
         )
     )
-    written, total = sum(map(len, batches)), sum(len(index.rows(shard)) for shard in share)
-    with tqdm(total=total, initial=total - written, desc=folder.name, unit="image", disable=rank > 0) as bar:
-        for shard in missing:
-            shard_rows, parts = index.rows(shard), []
-            while sum(map(len, parts)) < len(shard_rows):
-                images, sizes = next(loader)
-                parts.append(_rows(images, sizes, encode, mirrored))
-                bar.update(len(images))
-            rows = np.concatenate(parts)
-            _refuse_too_large(rows, [names[i] for i in shard_rows])
-            _put(shard_path(folder, shard), partial(_save, rows))
-    paths = [shard_path(folder, shard) for shard in index.shards if index.is_whole(folder, shard)]
-    if len(paths) == len(index.shards):  # nobody writes any more
-        for left in folder.glob(".*.part"):  # of killed processes
-            left.unlink(missing_ok=True)
-    size = sum(path.stat().st_size for path in (folder / INDEX, *paths))
-    return Filled(len(names), written, time.monotonic() - start, len(index.shards) - len(paths), size)
 
 
-class Estimate(NamedTuple):
-    """images: of the split. size: bytes on disk when it is whole. seconds: of one process that encodes all of them."""
-
-    images: int
-    size: int
-    seconds: float
-
-
-def estimate(
-    dataset: Dataset, encode: Callable[[Tensor], Latents], mirrored: bool = True, batch_size: int = 16
-) -> Estimate:
-    """From the pace of one batch, after another that is not timed; nothing is written. Raises CacheError for data that no
-    cache can hold."""
-    count = min(batch_size, len(image_names(dataset)))
-    pictures = Pictures(dataset)
-    for _ in range(2):
-        start = time.monotonic()
-        images, sizes = (torch.stack(each) for each in zip(*(pictures[index] for index in range(count))))
-        rows = _rows(images, sizes, encode, mirrored)
-        seconds = time.monotonic() - start
-    return Estimate(len(dataset), len(dataset) * rows.dtype.itemsize, len(dataset) * seconds / count)
-
-
-def _rows(images: Tensor, sizes: Tensor, encode: Callable[[Tensor], Latents], mirrored: bool) -> np.ndarray:
-    """(B,) records."""
+def _encode_records(images: Tensor, sizes: Tensor, encode: Encoder, mirrored: bool) -> np.ndarray:
+    """The records (B,) of images (B,3,S,S) and file sizes (B,2)."""
     sides = [images, images.flip(-1)] if mirrored else [images]
     latents = encode(torch.cat(sides))
     fields = {name: x for name, x in latents._asdict().items() if x is not None}
     arrays = {name: x.unflatten(0, (len(sides), -1)).transpose(0, 1).half().cpu().numpy() for name, x in fields.items()}
     arrays = {"size": sizes.numpy().astype("<i4"), **arrays}
-    row = [(name, array.dtype.newbyteorder("<"), array.shape[1:]) for name, array in arrays.items()]
-    rows = np.empty(len(images), row)
+    record_type = [(name, array.dtype.newbyteorder("<"), array.shape[1:]) for name, array in arrays.items()]
+    records = np.empty(len(images), record_type)
     for name, array in arrays.items():
-        rows[name] = array
-    return rows
+        records[name] = array
+    return records
 
 
-def _refuse_drawn(dataset: Dataset) -> None:
-    """Its class cannot say whether it crops, flips or draws at random; a look at some images in three epochs can."""
-    before, looks = getattr(dataset, "epoch", 0), []
-    for dataset.epoch in (0, 1, 2):
-        looks.append(torch.stack([dataset[index][0] for index in range(min(LOOKED_AT, len(dataset)))]))
-    dataset.epoch = before
-    if not all(torch.equal(look, looks[0]) for look in looks):
+def _write_shard(folder: Path, shard: int, index: CacheIndex, records: np.ndarray) -> None:
+    """Writes a shard, unless float16 cannot represent one of its values."""
+    for field in (records.dtype.names or ())[1:]:
+        finite = np.isfinite(records[field]).reshape(len(records), -1).all(1)
+        if not finite.all():
+            name = index.names[index.rows(shard)[int(np.argmin(finite))]]
+            raise CacheError(f"{name}: its {field} is not finite in float16; check the encoders' weights")
+    with _write_or_explain(shard_path(folder, shard)) as temporary:
+        np.save(temporary, records)
+
+
+def _require_fixed_images(images: ImageFileDataset) -> None:
+    """Raises CacheError if the images depend on the epoch, as random crops do; some images in three epochs show that."""
+    sample: Any = copy.copy(images)  # so that the data set keeps its epoch
+    epochs = []
+    for sample.epoch in range(3):
+        epochs.append(torch.stack([sample[index][0] for index in range(min(CHECKED_IMAGES, len(images)))]))
+    if not all(torch.equal(pixels, epochs[0]) for pixels in epochs):
         raise CacheError(
-            f"{type(dataset).__name__} shows other pixels of an image in every epoch, which no cache can hold: "
-            "leave data.params.cache out, or its random crops"
+            f"{type(images).__name__} returns different pixels in every epoch, so they cannot be cached; leave "
+            "data.params.cache out, or the random crops or flips"
         )
 
 
-def _refuse_too_large(rows: np.ndarray, names: list[str]) -> None:
-    for field in rows.dtype.names[1:]:
-        finite = np.isfinite(rows[field]).reshape(len(rows), -1).all(1)
-        if not finite.all():
-            raise CacheError(
-                f"{names[int(np.argmin(finite))]}: its {field} goes beyond half precision's 65504, or is no number; "
-                "look at the encoders' weights"
-            )
-
-
-def _save(rows: np.ndarray, path: Path) -> None:
-    with path.open("wb") as file:  # np.save itself would add to the name
-        np.save(file, rows)
-
-
-def _put(path: Path, write: Callable[[Path], object]) -> None:
-    """Whole or not at all. Each process has a name of its own for what is not yet whole. Raises CacheError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextmanager
+def _write_or_explain(path: Path) -> Iterator[Path]:
+    """`atomic_write` whose OSError becomes a CacheError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(beside)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with atomic_write(path) as temporary:
+            yield temporary
     except OSError as error:
         raise CacheError(
-            f"{path}: cannot be written ({error.strerror or error}); make room for it, and the same command goes on"
+            f"{path}: cannot be written ({error.strerror or error}); make room, then resume with the same command"
         ) from error

@@ -1,18 +1,16 @@
-"""CLEVR's own scenes as scene graphs: its words are those of `ldm.data.solids`, with two colours more.
+"""CLEVR's scenes as scene graphs, in the vocabulary of `ldm.synthetic.solids` with two more colours.
 
 A scenes file (Johnson et al. 2017; facebookresearch/clevr-dataset-gen) lists for each object its shape, size, colour and
-material, where its middle is seen (`pixel_coords`: column, row, and distance from the camera) and how it is turned. Under
-relationships["left"][i] it lists the objects that are left of object i, and in the same way for right, front and behind.
+material, the image position of its centre (`pixel_coords`: column, row, and distance from the camera) and its rotation.
+relationships["left"][i] lists the objects that are left of object i; likewise for right, front and behind.
 
-Of these relations graphs tell what the rest follows from. `right` and `behind` repeat `left` and `front` from the other
-end, and what is left of something that is left of a third is left of the third: such steps are left out. Which of two
-objects becomes the subject is drawn.
+Graphs contain the transitive reduction of these relations. `right` and `behind` are the converses of `left` and `front`, and
+a relation that follows from two others (j left of k, k left of i) is left out. Which of two objects is the subject is random.
 
-The files have no boxes, but graphs should have them, and what they have comes close. All that stands on the floor has
-its middle (`3d_coords`) half its height above it, and is as wide as high. So a sphere's box follows from its distance
-and the camera's focal length, which is 35/32 of the picture's longer side; a cylinder's and a turned cube's follow too,
-for a camera that looks down by 28 degrees, about which CLEVR's is jittered. They are right to a few hundredths of the
-picture, and take no account of what hides an object.
+The files have no boxes, so they are estimated. An object stands on the floor, its centre (`3d_coords`) is half its height
+above it, and it is as wide as high. A sphere's box follows from its distance and the camera's focal length, which is 35/32 of
+the image's longer side; the boxes of cylinders and rotated cubes also depend on the camera's elevation, which is about 28
+degrees with some jitter. The error is a few hundredths of the image size; occlusion is ignored.
 """
 
 from __future__ import annotations
@@ -32,31 +30,39 @@ from ldm.graph.scene_graph import SceneGraph, Vocab
 from ldm.graph.validation import Box, Triple
 from ldm.synthetic import solids
 from ldm.util.errors import UserError
-from ldm.util.images import read_image, square, to_tensor, trouble_with
+from ldm.util.images import read_image, resize_square, to_tensor, find_image_errors
 
 COLOURS = (*solids.COLOURS, "gray", "brown")
 VOCAB = Vocab(solids.VOCAB.objects, solids.VOCAB.predicates, (*solids.SIDES, *COLOURS, *solids.MATERIALS))
-FOCAL = 35 / 32  # focal length to the picture's longer side: Blender's camera
+FOCAL_LENGTH = 35 / 32  # relative to the image's longer side: Blender's default camera
 ELEVATION = math.radians(28)
 WORDS = {"shape": solids.SHAPES, "size": tuple(solids.SIDES), "color": COLOURS, "material": solids.MATERIALS}
 PREDICATES = {"left": "left of", "front": "in front of"}
 
 
 class ClevrError(UserError):
-    """What is wrong with the scenes, where, and what to do about it, in one sentence."""
+    """CLEVR files that are missing or broken."""
 
 
 class CLEVR(Dataset):
-    """ds[i] -> (image (3,S,S) in [-1,1] with S = `image_size`, SceneGraph), scenes in the file's order.
+    """CLEVR images with graphs: ds[i] is (image (3,S,S) in [-1,1], SceneGraph), in the order of the scenes file.
 
-    image_dir, scenes_json   renderings, and the file that lists their scenes: train's, val's or test's
-    include_boxes            whether to give the boxes, which are no part of the file
-    include_relationships    whether to give any triples
-    max_samples              the first so many scenes only
+    Which object of a relation is the subject is drawn at random, depending on (seed, epoch, index) only.
 
-    Draws depend on (seed, epoch, index) alone. Raises ClevrError for files that are missing or not in CLEVR's form.
+    Args:
+        image_dir: folder of the images.
+        scenes_json: the scenes of the training, validation or test split.
+        image_size: side length S in pixels.
+        max_samples: use only the first scenes, up to this number.
+        include_boxes: False for graphs without the estimated boxes.
+        include_relationships: False for graphs without triples.
+        seed: of the random subjects.
+
+    Raises:
+        ClevrError: a file is missing or not in CLEVR's format.
     """
 
+    published_vocabulary = None
     vocab = VOCAB
 
     def __init__(
@@ -71,11 +77,11 @@ class CLEVR(Dataset):
     ):
         self.image_dir, self.image_size = Path(image_dir), image_size
         if not self.image_dir.is_dir():
-            raise ClevrError(f"image_dir {image_dir} is no folder; unpack the renderings there, or correct the path")
+            raise ClevrError(f"image_dir {image_dir} is not a folder; unpack the images there, or correct the path")
         self.include_boxes, self.include_relationships = include_boxes, include_relationships
         self.seed, self.epoch = seed, 0
         scenes = _read(Path(scenes_json), max_samples)
-        # One text rather than many objects, which worker processes would copy by merely counting references to them.
+        # One text, since worker processes would copy Python objects when reference counts change
         self._start = np.cumsum([0] + [len(scene) for scene in scenes])
         self._scenes = b"".join(scenes)
 
@@ -84,39 +90,44 @@ class CLEVR(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, SceneGraph]:
         graph = self.graph(index)
-        return to_tensor(square(read_image(self.image_path(index)), self.image_size)), graph
+        return to_tensor(resize_square(read_image(self.image_path(index)), self.image_size)), graph
 
     def image_path(self, index: int) -> Path:
+        """The path of one image."""
         return self.image_dir / self._scene(index)["image"]
 
     def image_names(self) -> list[str]:
-        """Paths of all renderings within image_dir."""
+        """The paths of all images, relative to image_dir."""
         return [self._scene(index)["image"] for index in range(len(self))]
 
     def graph(self, index: int, size: tuple[int, int] | None = None) -> SceneGraph:
-        """The graph of scene `index`; of its rendering no more than the size (width, height) is read, for the boxes,
-        and that only if it is not given."""
+        """The graph of one scene.
+
+        Args:
+            size: (width, height) of the image in pixels, on which the boxes depend; None reads it from the image file.
+
+        Raises:
+            ClevrError: the image file cannot be read.
+        """
         scene, path = self._scene(index), self.image_path(index)
         objects = scene["objects"]
-        boxes: list[Box | None] = []
+        boxes: tuple[Box | None, ...] = ()
         if self.include_boxes:
-            try:
-                if size is None:
-                    with Image.open(path) as image:
-                        size = image.size
-                boxes = [box(*each[4:], each[0], scene["right"], size) for each in objects]
-            except OSError as error:
-                raise ClevrError(f"{path}: cannot be read ({error}); unpack the renderings again") from None
+            size = size or _read_size(path)
+            boxes = tuple(
+                estimate_box(pixel, half, rotation, shape, scene["right"], size)
+                for shape, *_, pixel, half, rotation in objects
+            )
         triples: list[Triple] = []
         if self.include_relationships:
             rng = self._rng(index)
             for name, predicate in PREDICATES.items():
-                for subject, object in thinned(scene[name]):
-                    said = (subject, predicate, object)
-                    triples.append(said if rng.random() < 0.5 else (object, solids.CONVERSE[predicate], subject))
+                for subject, object in remove_implied_relations(scene[name]):
+                    triple = (subject, predicate, object)
+                    triples.append(triple if rng.random() < 0.5 else (object, solids.CONVERSE[predicate], subject))
         return SceneGraph(
             tuple(each[0] for each in objects),
-            tuple(boxes),
+            boxes,
             tuple(tuple(each[1:4]) for each in objects),
             tuple(triples),
             image=str(path),
@@ -127,8 +138,8 @@ class CLEVR(Dataset):
         return f"{sum(len(self._scene(index)['objects']) for index in range(len(self)))} objects"
 
     def check(self) -> Iterator[str]:
-        """What is wrong with the renderings, each as a sentence 'where: what'."""
-        yield from trouble_with([self.image_path(index) for index in range(len(self))])
+        """Reads all images and yields each problem as 'where: what'."""
+        yield from find_image_errors([self.image_path(index) for index in range(len(self))])
 
     def _scene(self, index: int) -> dict:
         start, end = self._start[range(len(self))[index] :][:2]
@@ -139,14 +150,18 @@ class CLEVR(Dataset):
 
 
 class CLEVRValidation(CLEVR):
-    """The same graph at every look: draws depend on the index alone."""
+    """CLEVR whose graphs depend on the index only, so that they are the same in every epoch and for every seed."""
 
     def _rng(self, index: int) -> random.Random:
         return random.Random(f"{index}")
 
 
-def thinned(related: list[list[int]]) -> list[tuple[int, int]]:
-    """Pairs (j, i) with j in related[i], less those that follow from two others: j from k and k from i."""
+def remove_implied_relations(related: list[list[int]]) -> list[tuple[int, int]]:
+    """Returns the transitive reduction of a relation: its pairs (j, i), unless (j, k) and (k, i) are also pairs.
+
+    Args:
+        related: for each object i, the objects j that are related to it.
+    """
     return [
         (j, i)
         for i, others in enumerate(related)
@@ -155,15 +170,21 @@ def thinned(related: list[list[int]]) -> list[tuple[int, int]]:
     ]
 
 
-def box(
+def estimate_box(
     pixel: list[float], half: float, rotation: float, shape: str, right: list[float], image_size: tuple[int, int]
 ) -> Box | None:
-    """About where an object is in a picture of `image_size` (width, height), clipped to it; None if it is not in it.
+    """Estimates the box of an object.
 
-    pixel     column and row of its middle, and its distance from the camera
-    half      half its height, in the room's measure, as the distance
-    rotation  about the vertical, in radians: it is drawn from 0 to 360, but Blender takes it for radians
-    right     the direction in the room that is right in the picture
+    Args:
+        pixel: column and row of the object's centre, and its distance from the camera.
+        half: half the object's height, in the unit of the distance.
+        rotation: about the vertical axis, in radians. (The files have values up to 360, but Blender takes them as radians.)
+        shape: "cube", "sphere" or "cylinder".
+        right: direction in the scene that points to the right in the image.
+        image_size: width and height in pixels.
+
+    Returns:
+        x0 y0 x1 y1 in [0,1], clipped to the image, or None if the object is outside of it.
     """
     column, row, distance = pixel
     across, up = half, half
@@ -172,15 +193,23 @@ def box(
         across *= abs(math.cos(turned)) + abs(math.sin(turned))
     if shape != "sphere":
         up = half * math.cos(ELEVATION) + across * math.sin(ELEVATION)
-    scale = FOCAL * max(image_size) / distance
+    scale = FOCAL_LENGTH * max(image_size) / distance
     width, height = image_size
     edges = [(column + s * across * scale) / width for s in (-1, 1)], [(row + s * up * scale) / height for s in (-1, 1)]
     (x0, x1), (y0, y1) = ([min(max(edge, 0.0), 1.0) for edge in pair] for pair in edges)
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
+def _read_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise ClevrError(f"{path}: cannot be read ({error}); unpack the images again") from None
+
+
 def _read(path: Path, max_samples: int | None) -> list[bytes]:
-    """Of each scene what graphs are made of, as JSON."""
+    """The part of each scene that graphs are made of, as JSON."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -193,14 +222,16 @@ def _read(path: Path, max_samples: int | None) -> list[bytes]:
     scenes = []
     for number, scene in enumerate(data["scenes"][:max_samples]):
         try:
-            scenes.append(json.dumps(_scene(scene)).encode())
+            scenes.append(json.dumps(_parse_scene(scene)).encode())
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ClevrError(f"{path}: scene {number} is not in CLEVR's form ({error!r}); download it again") from None
+            raise ClevrError(
+                f"{path}: scene {number} is not in CLEVR's format ({error!r}); download it again"
+            ) from None
     return scenes
 
 
-def _scene(scene: dict) -> dict:
-    """Raises KeyError, IndexError, TypeError or ValueError for a scene that is not in CLEVR's form."""
+def _parse_scene(scene: dict) -> dict:
+    """Raises KeyError, IndexError, TypeError or ValueError for a scene that is not in CLEVR's format."""
     objects, image = [], scene["image_filename"]
     for each in scene["objects"]:
         for key, known in WORDS.items():
@@ -221,5 +252,5 @@ def _scene(scene: dict) -> dict:
             for index, others in enumerate(related[name])
             for other in others
         ):
-            raise ValueError(f"relationships {name!r} of other objects")
+            raise ValueError(f"relationships {name!r} do not match the objects")
     return {"image": image, "objects": objects, "right": [float(x) for x in scene["directions"]["right"]], **related}

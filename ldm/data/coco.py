@@ -1,8 +1,8 @@
-"""COCO's instances and stuff as scene graphs: boxes and masks say where objects are, geometry says how they relate.
+"""COCO's instances and stuff as scene graphs: boxes from the annotations, relations from the geometry of the masks.
 
-The rules are sg2im's (Johnson et al. 2018, section 4; google/sg2im, sg2im/data/coco.py). An object is an annotation
-whose box covers more than 2 % of the image. Each object meets one other at random, either of the two as the subject.
-Where an object's middle is, its whole mask says; sg2im takes the mask reduced to 16 x 16.
+The rules are those of sg2im (Johnson et al. 2018, section 4; google/sg2im, sg2im/data/coco.py). Every annotation whose box
+covers more than 2 % of the image is an object. Each object is related to one other, drawn at random, with either as the
+subject. An object's centre is computed from its mask at full resolution, whereas sg2im uses the mask resized to 16 x 16.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,13 +20,13 @@ from pycocotools import mask as coding
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.coco_annotations import CocoError, read_annotations
+from ldm.data.coco_annotations import AnnotationFilter, CocoError, read_annotations
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
-from ldm.util.images import read_image, square, to_tensor, trouble_with
+from ldm.util.images import read_image, resize_square, to_tensor, find_image_errors
 
-NOT_NEEDED = {
-    "mask_size": "; an object's middle is that of its whole mask",
+UNSUPPORTED_OPTIONS = {
+    "mask_size": "; object centres are computed from masks at full resolution",
     "normalize_images": "; images are always in [-1,1]",
 }
 
@@ -33,20 +34,30 @@ Point = tuple[float, float]
 
 
 class COCOTrain(Dataset):
-    """ds[i] -> (image (3,S,S) in [-1,1] with S = `image_size`, SceneGraph with boxes), images in the file's order.
+    """COCO images with graphs: ds[i] is (image (3,S,S) in [-1,1], SceneGraph with boxes), in the order of the file.
 
-    image_dir, instances_json   photographs, and the annotations that list them
-    stuff_json                  annotations of stuff on the same photographs; None does without
-    stuff_only                  leave out photographs that stuff_json does not annotate
-    min_object_size             leave out objects whose box covers no more than this share of the image
-    min_objects_per_image, max_objects_per_image   leave out photographs with fewer or more objects than that
-    include_other               take the stuff category "other" too: whatever is no stuff
-    instance_whitelist, stuff_whitelist   names of the only categories to take
-    include_relationships       whether to give any triples
-    max_samples                 the first so many photographs only
+    Relations are drawn at random, depending on (seed, epoch, index) only. Boxes are clipped to the image. Annotations of
+    images that `instances_json` does not list are left out, and reported by `check`.
 
-    Draws depend on (seed, epoch, index) alone. Boxes are clipped to the image. Raises CocoError for files that are
-    missing or broken and for annotations of unknown categories; `check` tells of those of unknown images, left out.
+    Args:
+        image_dir: folder of the photographs.
+        instances_json: annotations of things, which also list the photographs.
+        stuff_json: annotations of stuff on the same photographs, if any.
+        stuff_only: leave out photographs without any annotation in `stuff_json`.
+        image_size: side length S in pixels.
+        max_samples: use only the first photographs, up to this number.
+        include_relationships: False for graphs without triples.
+        min_object_size: leave out objects whose box covers at most this share of the image.
+        min_objects_per_image: leave out photographs with fewer objects.
+        max_objects_per_image: leave out photographs with more objects.
+        include_other: include the stuff category "other", which covers everything that is not stuff.
+        instance_whitelist: names of the thing categories to use (default: all).
+        stuff_whitelist: names of the stuff categories to use (default: all).
+        seed: of the random relations.
+
+    Raises:
+        CocoError: files are missing, broken or inconsistent, or no photograph passes the limits.
+        TypeError: an option is unknown.
     """
 
     published_vocabulary = (184, 7, 0)  # objects, predicates, attributes
@@ -70,26 +81,27 @@ class COCOTrain(Dataset):
         **others,
     ):
         for name in others:
-            raise TypeError(f"{type(self).__name__} has no option {name}; leave it out{NOT_NEEDED.get(name, '')}")
+            raise TypeError(
+                f"{type(self).__name__} has no option {name}; leave it out{UNSUPPORTED_OPTIONS.get(name, '')}"
+            )
         if stuff_only and not stuff_json:
-            raise CocoError("stuff_only needs a stuff_json; name one, or set stuff_only: false")
+            raise CocoError("stuff_only requires stuff_json; name that file, or set stuff_only: false")
         self.image_dir, self.image_size = Path(image_dir), image_size
         if not self.image_dir.is_dir():
-            raise CocoError(f"image_dir {image_dir} is no folder; unpack the photographs there, or correct the path")
+            raise CocoError(f"image_dir {image_dir} is not a folder; unpack the photographs there, or correct the path")
         self.include_relationships = include_relationships
         self.seed, self.epoch = seed, 0
-        self.annotations = read_annotations(
-            Path(instances_json),
-            Path(stuff_json) if stuff_json else None,
-            stuff_only,
-            min_object_size,
-            min_objects_per_image,
-            max_objects_per_image,
-            include_other,
-            instance_whitelist,
-            stuff_whitelist,
-            max_samples,
+        filters = AnnotationFilter(
+            stuff_only=stuff_only,
+            min_object_size=min_object_size,
+            min_objects_per_image=min_objects_per_image,
+            max_objects_per_image=max_objects_per_image,
+            include_other=include_other,
+            instance_whitelist=instance_whitelist,
+            stuff_whitelist=stuff_whitelist,
+            max_samples=max_samples,
         )
+        self.annotations = read_annotations(Path(instances_json), Path(stuff_json) if stuff_json else None, filters)
         self.vocab = self.annotations.vocab
 
     def __len__(self) -> int:
@@ -97,50 +109,57 @@ class COCOTrain(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, SceneGraph]:
         graph = self.graph(index)
-        return to_tensor(square(read_image(self.image_path(index)), self.image_size)), graph
+        return to_tensor(resize_square(read_image(self.image_path(index)), self.image_size)), graph
 
     def image_path(self, index: int) -> Path:
+        """The path of one photograph."""
         return self.image_dir / self.annotations.file_names[index]
 
     def image_names(self) -> list[str]:
-        """Paths of all photographs within image_dir."""
-        return list(map(str, self.annotations.file_names))
+        """The paths of all photographs, relative to image_dir."""
+        return [str(name) for name in self.annotations.file_names]
 
     def graph(self, index: int, size: tuple[int, int] | None = None) -> SceneGraph:
-        """The graph of photograph `index`, which is not read: the annotations know its size, so none need be given.
-        Raises CocoError for a mask that cannot be decoded."""
+        """The graph of one photograph, which is not read.
+
+        Args:
+            size: ignored, since the annotations contain the photograph's size.
+
+        Raises:
+            CocoError: a mask cannot be decoded.
+        """
         rows = self._rows(index)
-        boxes = [tuple(box) for box in self.annotations.boxes[rows].tolist()]
+        boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in self.annotations.boxes[rows].tolist()]
         triples = []
         if self.include_relationships and len(boxes) > 1:
             rng = self._rng(index)
-            centres = [self._centre(index, row) or _middle(box) for row, box in zip(rows, boxes)]
+            centres = [self._mask_centre(index, row) or _box_centre(box) for row, box in zip(rows, boxes)]
             for current in range(len(boxes)):
                 other = rng.choice([row for row in range(len(boxes)) if row != current])
                 s, o = (current, other) if rng.random() > 0.5 else (other, current)
-                triples.append((s, relation(boxes[s], boxes[o], centres[s], centres[o]), o))
-        objects = [self.vocab.objects[category] for category in self.annotations.categories[rows]]
-        return SceneGraph(objects, boxes, triples=triples, image=str(self.image_path(index)))
+                triples.append((s, find_relation(boxes[s], boxes[o], centres[s], centres[o]), o))
+        objects = tuple(self.vocab.objects[category] for category in self.annotations.categories[rows])
+        return SceneGraph(objects, tuple(boxes), triples=tuple(triples), image=str(self.image_path(index)))
 
     def summary(self) -> str:
-        """The number of objects; relations are drawn anew at every look."""
+        """The number of objects; the number of relations is not fixed, since they are drawn at random."""
         return f"{len(self.annotations.ids)} objects"
 
     def check(self) -> Iterator[str]:
-        """What is wrong with the photographs and the annotations, each as a sentence 'where: what'."""
-        yield from self.annotations.left_out
-        yield from trouble_with([self.image_path(index) for index in range(len(self))])
+        """Reads all photographs and masks and yields each problem as 'where: what'."""
+        yield from self.annotations.warnings
+        yield from find_image_errors([self.image_path(index) for index in range(len(self))])
         for index in range(len(self)):
             path, size = self.image_path(index), tuple(self.annotations.sizes[index].tolist())
             try:
                 with Image.open(path) as image:
                     if image.size != size:
-                        yield f"{path}: its annotations are for {size[0]} x {size[1]} pixels, and it has others"
+                        yield f"{path}: the annotations are for {size[0]} x {size[1]} pixels, unlike the file"
             except OSError:
-                pass  # told above
+                pass  # reported above
             for row in self._rows(index):
                 try:
-                    if self._centre(index, row) is None:
+                    if self._mask_centre(index, row) is None:
                         yield f"{path}, annotation {self.annotations.ids[row]}: the mask is empty"
                 except CocoError as error:
                     yield str(error)
@@ -152,29 +171,36 @@ class COCOTrain(Dataset):
         index = range(len(self))[index]
         return range(*self.annotations.first[index : index + 2].tolist())
 
-    def _centre(self, index: int, row: int) -> Point | None:
+    def _mask_centre(self, index: int, row: int) -> Point | None:
         start, end = self.annotations.start[row : row + 2]
         width, height = self.annotations.sizes[index].tolist()
         try:
             mask = decode_mask(json.loads(self.annotations.segmentations[start:end]), width, height)
-        except Exception as error:  # the decoder raises TypeError, ValueError, IndexError, ... on what it does not know
+        except Exception as error:  # noqa: BLE001 - pycocotools raises Exception itself, besides TypeError, ValueError, ...
             raise CocoError(
                 f"{self.image_path(index)}, annotation {self.annotations.ids[row]}: "
-                f"the mask cannot be decoded ({error}); mend it, or take the annotation out of its file"
+                f"the mask cannot be decoded ({error}); correct it, or remove the annotation from its file"
             ) from None
         return mask_centre(mask)
 
 
 class COCOValidation(COCOTrain):
-    """The same graph at every look: draws depend on the index alone."""
+    """COCOTrain whose relations depend on the index only, so that they are the same in every epoch and for every seed."""
 
     def _rng(self, index: int) -> random.Random:
         return random.Random(f"{index}")
 
 
-def relation(subject: Box, object: Box, subject_centre: Point, object_centre: Point) -> str:
-    """The predicate between two objects: strict containment of the boxes, else the quadrant, cut along the diagonals,
-    in which the subject's centre lies as seen from the object's."""
+def find_relation(subject: Box, object: Box, subject_centre: Point, object_centre: Point) -> str:
+    """Returns the predicate between two objects by sg2im's rules.
+
+    It is "surrounding" or "inside" if one box strictly contains the other, else the direction from the object's centre to
+    the subject's, in quadrants that the image's diagonals separate.
+
+    Args:
+        subject: x0 y0 x1 y1 in [0,1]; `object` likewise.
+        subject_centre: x, y in [0,1]; `object_centre` likewise.
+    """
     if subject[0] < object[0] and subject[1] < object[1] and subject[2] > object[2] and subject[3] > object[3]:
         return "surrounding"
     if subject[0] > object[0] and subject[1] > object[1] and subject[2] < object[2] and subject[3] < object[3]:
@@ -187,10 +213,15 @@ def relation(subject: Box, object: Box, subject_centre: Point, object_centre: Po
     return "above" if angle < 0 else "below"
 
 
-def decode_mask(segmentation: list | dict, width: int, height: int) -> np.ndarray:  # (H,W) of 0 and 1
-    """From polygons [[x, y, x, y, ...], ...], or from a run-length code, of a crowd say, as numbers or as text."""
+def decode_mask(segmentation: Any, width: int, height: int) -> np.ndarray:
+    """Returns a mask (H,W) of 0 and 1.
+
+    Args:
+        segmentation: polygons [[x, y, x, y, ...], ...], or a run-length encoding whose counts are numbers or text.
+        width: of the image in pixels; `height` likewise.
+    """
     if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # pycocotools takes four for a box
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # pycocotools takes 4 numbers for a box
         if not polygons:
             return np.zeros((height, width), np.uint8)
         return coding.decode(coding.merge(coding.frPyObjects(polygons, height, width)))
@@ -199,8 +230,8 @@ def decode_mask(segmentation: list | dict, width: int, height: int) -> np.ndarra
     return coding.decode(segmentation)
 
 
-def mask_centre(mask: np.ndarray) -> Point | None:  # (H,W)
-    """The mean position of a mask's pixels, in [0,1], or None of an empty one."""
+def mask_centre(mask: np.ndarray) -> Point | None:
+    """Returns the mean position x, y in [0,1] of the pixels of a mask (H,W), or None if it is empty."""
     if not mask.any():
         return None
     columns, rows = mask.sum(0, dtype=np.int64), mask.sum(1, dtype=np.int64)
@@ -208,5 +239,5 @@ def mask_centre(mask: np.ndarray) -> Point | None:  # (H,W)
     return float(x), float(y)
 
 
-def _middle(box: Box) -> Point:
+def _box_centre(box: Box) -> Point:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2

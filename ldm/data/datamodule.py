@@ -1,36 +1,53 @@
-"""Loaders whose order depends on the seed and the epoch alone, so that a run can go on from any batch."""
+"""Data loaders whose order depends on (seed, epoch) only, so that training can be resumed at any batch."""
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Sampler, default_collate
 
-from ldm.data.cache import Cached, read_index
-from ldm.data.flips import Flipping
+from ldm.data.cache import CachedDataset, read_index
+from ldm.data.flips import RandomFlipDataset
+from ldm.data.protocols import GraphDataset, SeededDataset
 from ldm.graph.batch import collate
 from ldm.graph.scene_graph import Vocab
 from ldm.util.config import instantiate_from_config
 from ldm.util.errors import ConfigError
 
 
-class DataModuleFromConfig(pl.LightningDataModule):
-    """The published `data:` section.
+@runtime_checkable
+class TrainsOnLatents(Protocol):
+    """Model that can be trained on cached latents, because the encoders that compute them are frozen."""
 
-    batch_size   images per device and step
-    num_workers  processes that read ahead; they do not change what is read
-    wrap         accepted for the sake of published files; nothing needs it
-    train, validation, test   {target, params} of a map Dataset, each of them optional
-    seed         of the order and, where it has a `seed`, of the training set's draws; trainer.py sets it
-    cache        folder that scripts/cache_latents.py wrote for these sets and the model's frozen encoders: batches have
-                 latents and styles out of it, and images are not read
-    flip         share of the training images that are mirrored, with their graphs
+    def encoder_checksums(self) -> Mapping[str, str]:
+        """The checksum of each frozen encoder, by its name."""
+        ...
+
+
+class DataModuleFromConfig(pl.LightningDataModule):
+    """The `data:` section of published configs.
+
+    Args:
+        batch_size: images per device and step.
+        train: `{target, params}` of a map-style data set. `validation` and `test` likewise; each is optional.
+        num_workers: worker processes of each loader; their number does not change the samples or their order.
+        wrap: ignored; published configs contain it.
+        seed: of the sample order, and of the training set's random sampling if its params have no `seed`; trainer.py
+            sets it.
+        cache: folder that scripts/cache_latents.py wrote for these data sets and the model's frozen encoders. Batches
+            then hold latents and style embeddings from it, and no image is read.
+        flip: probability that a training image is flipped horizontally, together with its graph.
+
+    Raises:
+        ConfigError: `flip` is not a probability.
     """
 
     def __init__(
@@ -47,62 +64,71 @@ class DataModuleFromConfig(pl.LightningDataModule):
     ):
         super().__init__()
         if not 0 <= flip <= 1:
-            raise ConfigError(f"data.params.flip: {flip} is no share; give a number from 0 to 1")
+            raise ConfigError(f"data.params.flip: {flip} is not a probability; give a number from 0 to 1")
         self.cache, self.flip = cache, flip
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         splits = {"train": train, "validation": validation, "test": test}
         self.configs = {split: config for split, config in splits.items() if config is not None}
-        self.datasets: dict[str, Dataset] = {}
-        self.served: dict[str, Dataset] = {}  # what batches are made of
+        self.datasets: dict[str, Any] = {}  # as the config describes them
+        self.loader_datasets: dict[str, Any] = {}  # with cached latents and random flips
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the datasets, once. Raises ConfigError where they are empty or speak of different things, CacheError where
-        the cache is not theirs, or not of the model's encoders.
+        """Builds the data sets, in the first call.
 
-        stage: with "check" the datasets are to be examined alone, so that there need not be a cache yet."""
+        Args:
+            stage: "check" builds only the data sets themselves, so that no cache need exist.
+
+        Raises:
+            ConfigError: a data set is empty, vocabularies differ, or `flip` or `cache` does not suit the data or model.
+            CacheError: the cache is missing, or was written for other data or other encoders.
+        """
         if not self.datasets:
             self.datasets = self._build()
         if stage == "check":
             return
-        if not self.served:
-            self.served = {split: self._serve(split, dataset) for split, dataset in self.datasets.items()}
+        if not self.loader_datasets:
+            self.loader_datasets = {split: self._wrap(split, dataset) for split, dataset in self.datasets.items()}
         if self.cache and self.trainer:
-            self._refuse_stale(self.trainer.lightning_module)
+            self._require_same_encoders(Path(self.cache), self.trainer.lightning_module)
 
-    def _build(self) -> dict[str, Dataset]:
-        datasets = build(self.configs)
-        vocabs = {split: dataset.vocab for split, dataset in datasets.items() if hasattr(dataset, "vocab")}
+    def _build(self) -> dict[str, Any]:
+        datasets = build_datasets(self.configs)
+        vocabs = {split: dataset.vocab for split, dataset in datasets.items() if isinstance(dataset, GraphDataset)}
         if any(vocab != next(iter(vocabs.values())) for vocab in vocabs.values()):
-            raise ConfigError(f"data.params: {', '.join(vocabs)} must have the same vocabulary, and they have not")
+            raise ConfigError(
+                f"data.params: {', '.join(vocabs)} have different vocabularies; take them from one data set"
+            )
         train = datasets.get("train")
-        if hasattr(train, "seed") and "seed" not in (self.configs["train"].get("params") or {}):
+        if isinstance(train, SeededDataset) and "seed" not in (self.configs["train"].get("params") or {}):
             train.seed = self.seed
         return datasets
 
-    def _serve(self, split: str, dataset: Dataset) -> Dataset:
+    def _wrap(self, split: str, dataset: Any) -> Any:
         flip = self.flip if split == "train" else 0
-        if flip and not hasattr(dataset, "vocab"):
-            raise ConfigError(f"data.params.flip: {self.configs[split]['target']} has no graphs to mirror; leave it out")
+        if flip and not isinstance(dataset, GraphDataset):
+            raise ConfigError(
+                f"data.params.flip: {self.configs[split]['target']} has no graphs to mirror; leave flip out"
+            )
         if self.cache:
-            dataset = Cached(dataset, Path(self.cache, split))
+            dataset = CachedDataset(dataset, Path(self.cache, split))
             if flip and not dataset.index.mirror_images:
                 raise ConfigError(
-                    f"data.params.flip: the cache {self.cache} was made with --no-mirror; leave flip out, or make one anew"
+                    f"data.params.flip: the cache {self.cache} was written with --no-mirror; leave flip out, or write "
+                    "another cache"
                 )
-        return Flipping(dataset, flip, self.seed) if flip else dataset
+        return RandomFlipDataset(dataset, flip, self.seed) if flip else dataset
 
-    def _refuse_stale(self, model: pl.LightningModule) -> None:
-        if not hasattr(model, "encoder_checksums"):
-            raise ConfigError(f"data.params.cache: {type(model).__name__} learns from images; leave it out")
+    def _require_same_encoders(self, cache: Path, model: pl.LightningModule) -> None:
+        if not isinstance(model, TrainsOnLatents):
+            raise ConfigError(f"data.params.cache: {type(model).__name__} trains on images; leave cache out")
         encoders = model.encoder_checksums()
-        for split in self.served:
-            folder = Path(self.cache, split)
-            read_index(folder).refuse_other(folder, encoders=encoders)
+        for split in self.loader_datasets:
+            read_index(cache / split).require(cache / split, encoders=encoders)
 
     @property
     def vocab(self) -> Vocab | None:
-        """The names behind the graphs' numbers, None where the datasets have none."""
-        return next((dataset.vocab for dataset in self.datasets.values() if hasattr(dataset, "vocab")), None)
+        """The vocabulary of the graphs, or None if the data sets have no graphs."""
+        return next((dataset.vocab for dataset in self.datasets.values() if isinstance(dataset, GraphDataset)), None)
 
     def train_dataloader(self) -> EpochLoader | list:
         return self._loader("train", shuffle=True, position=self._position)
@@ -114,9 +140,9 @@ class DataModuleFromConfig(pl.LightningDataModule):
         return self._loader("test")
 
     def _loader(self, split: str, shuffle: bool = False, position: Callable = lambda: (0, 0)) -> EpochLoader | list:
-        if split not in self.served:
+        if split not in self.loader_datasets:
             return []
-        dataset = self.served[split]
+        dataset = self.loader_datasets[split]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return EpochLoader(
             dataset,
@@ -124,35 +150,50 @@ class DataModuleFromConfig(pl.LightningDataModule):
             sampler=EpochSampler(dataset, self.seed, rank, world, shuffle),
             position=position,
             num_workers=self.num_workers,
-            collate_fn=partial(collate, vocab=dataset.vocab) if hasattr(dataset, "vocab") else default_collate,
+            collate_fn=partial(collate, vocab=dataset.vocab) if isinstance(dataset, GraphDataset) else default_collate,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=leave_signals_to_the_main_process,
+            worker_init_fn=ignore_interrupts,
         )
 
     def _position(self) -> tuple[int, int]:
-        """The epoch, and its batches that Lightning counts as done. Its counts are the only ones, so a checkpoint
-        written at any moment and the data after it always agree."""
+        """The epoch, and the number of its batches that Lightning counts as done.
+
+        No other count is stored, so a checkpoint agrees with the data that follows it, whenever it was written.
+        """
         if not self.trainer:
             return 0, 0
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
-def build(configs: Mapping[str, Mapping]) -> dict[str, Dataset]:
-    """The datasets of data.params' splits, by their names. Raises ConfigError where one is empty."""
+def build_datasets(configs: Mapping[str, Any]) -> dict[str, Any]:
+    """Builds the data sets of `data.params`.
+
+    Args:
+        configs: `{target, params}` of each split, by the split's name.
+
+    Raises:
+        ConfigError: a data set is empty.
+    """
     datasets = {split: instantiate_from_config(config) for split, config in configs.items()}
     for split, dataset in datasets.items():
         if not len(dataset):
-            raise ConfigError(f"data.params.{split}: {configs[split]['target']} found no image")
+            raise ConfigError(
+                f"data.params.{split}: {configs[split]['target']} found no image; check its paths and limits"
+            )
     return datasets
 
 
 class EpochLoader(DataLoader):
-    """A DataLoader that begins at position() = (epoch, batch).
+    """DataLoader that starts at the (epoch, batch) that `position` returns.
 
-    It looks there, and starts its workers, when the first batch is asked for and not at iter(): Lightning calls that
-    before it knows the epoch, and a worker's copy of the dataset keeps the epoch with which it was born. (Lightning
-    also calls set_epoch, which after resuming from the end of an epoch is one too many; ours comes last.)
+    It calls `position`, and starts its workers, when the first batch is requested instead of in iter(): Lightning calls
+    iter() before it has restored the epoch, and a worker's copy of the data set keeps the epoch it was started with.
+    Lightning also calls set_epoch, with an epoch that is one too high after resuming from the end of an epoch; the call
+    below comes later and so decides.
     """
+
+    sampler: EpochSampler
+    batch_size: int
 
     def __init__(self, *args, position: Callable[[], tuple[int, int]] = lambda: (0, 0), **kwargs):
         super().__init__(*args, **kwargs)
@@ -165,7 +206,7 @@ class EpochLoader(DataLoader):
         yield from super().__iter__()
 
     def state_dict(self) -> dict:
-        """Empty: that there is one tells Lightning that this loader can go on from the middle of an epoch."""
+        """Empty; its existence tells Lightning that this loader can resume in the middle of an epoch."""
         return {}
 
     def load_state_dict(self, state: dict) -> None:
@@ -173,18 +214,27 @@ class EpochLoader(DataLoader):
 
 
 class EpochSampler(Sampler[int]):
-    """Indices in an order that (seed, epoch) alone decide; process `rank` of `world` takes every world-th.
+    """Sample order that depends on (seed, epoch) only; process `rank` of `world` takes every `world`-th index.
 
-    Processes get equally many, so the first few indices come twice where the length does not divide by `world`.
-    `start` indices are left out, from the beginning of this process's share.
+    All processes get the same number of indices: the first ones are repeated if the length is not divisible by `world`.
+
+    Args:
+        dataset: whose `epoch` is set too, if `shuffle`.
+        seed: of the order.
+        rank: number of this process.
+        world: number of processes.
+        shuffle: False for the data set's own order in every epoch.
+
+    Attributes:
+        start: number of indices to skip at the beginning of this process's share.
     """
 
-    def __init__(self, dataset: Dataset, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True):
+    def __init__(self, dataset: Any, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True):
         self.dataset, self.seed, self.rank, self.world, self.shuffle = dataset, seed, rank, world, shuffle
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets that are not shuffled stay the same from epoch to epoch."""
+        """Sets the epoch of the order and of the data set's random sampling; without `shuffle`, it does nothing."""
         if self.shuffle:
             self.epoch = self.dataset.epoch = epoch
 
@@ -196,10 +246,10 @@ class EpochSampler(Sampler[int]):
         return iter(share[self.start :].tolist())
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.world)
+        return math.ceil(len(self.dataset) / self.world)
 
 
-def leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C reaches workers too; the main process still wants their batches for its last step."""
+def ignore_interrupts(worker: int) -> None:
+    """Lets a loader's worker survive Ctrl-C, which it receives too, since the main process needs its batches to finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,9 +1,4 @@
-"""The data doctor: reads every image and annotation once, before training does, and reports what it would stumble over.
-
-A dataset tells of itself by `check()`, which yields a sentence 'where: what' for everything that is wrong. What it has
-beyond that is told too: `vocab` and the `published_vocabulary` (objects, predicates, attributes) that published models
-have, and a `summary()` of its annotations.
-"""
+"""Examines data sets before training (`trainer.py --check`) and reports missing images and broken annotations."""
 
 from __future__ import annotations
 
@@ -11,58 +6,63 @@ import re
 from collections.abc import Mapping
 from itertools import islice
 
-from torch.utils.data import Dataset
+from ldm.data.protocols import CheckableDataset, GraphDataset, SceneGraphDataset
 
-NAMED = 3  # findings of a kind that are printed in full
+PRINTED_PROBLEMS = 3  # of one kind that are printed in full
+TABLES = ("objects", "predicates", "attributes")
 
 
-def examine(datasets: Mapping[str, Dataset]) -> int:
-    """Print a report per split. Returns a process's exit code: 0 where nothing is wrong, else 1."""
+def examine(datasets: Mapping[str, CheckableDataset]) -> int:
+    """Prints a report for each split.
+
+    Returns:
+        The program's exit code: 1 if there are any problems, else 0.
+    """
     total = 0
     for split, dataset in datasets.items():
-        findings = check(dataset)
-        total += len(findings)
-        print("\n".join(report(split, dataset, findings)))
-    print(f"{total} findings" if total else "Nothing is wrong.")
+        problems = find_problems(dataset)
+        total += len(problems)
+        print("\n".join(report(split, dataset, problems)))
+    print(f"{total} problem{'s' if total > 1 else ''} found." if total else "No problems found.")
     return int(total > 0)
 
 
-def check(dataset: Dataset, limit: int | None = None) -> list[str]:
-    """What is wrong with the dataset, the first `limit` findings or all; an empty one is a finding."""
+def find_problems(dataset: CheckableDataset, limit: int | None = None) -> list[str]:
+    """Returns the first `limit` problems of a data set, or all, each as 'where: what'; an empty data set is a problem."""
     if not len(dataset):
-        return [f"{type(dataset).__name__}: there is no image in it"]
+        return [f"{type(dataset).__name__}: the data set has no images"]
     return list(islice(dataset.check(), limit))
 
 
-def report(split: str, dataset: Dataset, findings: list[str]) -> list[str]:
-    """Lines: what is there, and the findings by their kind."""
+def report(split: str, dataset: CheckableDataset, problems: list[str]) -> list[str]:
+    """Returns lines that describe a data set and list its problems, grouped by kind."""
     lines = [f"{split}: {type(dataset).__name__}, {len(dataset)} images"]
-    if hasattr(dataset, "summary"):
+    if isinstance(dataset, SceneGraphDataset):
         lines[0] += f", {dataset.summary()}"
-    if hasattr(dataset, "vocab"):
-        lines.append(f"  vocabulary: {_vocabulary(dataset)}")
+    if isinstance(dataset, GraphDataset):
+        lines.append(f"  vocabulary: {_describe_vocabulary(dataset)}")
     kinds: dict[str, list[str]] = {}
-    for finding in findings:
-        kinds.setdefault(_kind(finding), []).append(finding)
-    for kind, alike in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        lines.append(f"  {len(alike)} x {kind}")
-        lines += [f"    {finding}" for finding in alike[:NAMED]]
-        if len(alike) > NAMED:
-            lines.append(f"    and {len(alike) - NAMED} more")
+    for problem in problems:
+        kinds.setdefault(_kind(problem), []).append(problem)
+    for kind, group in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        lines.append(f"  {len(group)} x {kind}")
+        lines += [f"    {problem}" for problem in group[:PRINTED_PROBLEMS]]
+        if len(group) > PRINTED_PROBLEMS:
+            lines.append(f"    and {len(group) - PRINTED_PROBLEMS} more")
     return lines
 
 
-def _vocabulary(dataset: Dataset) -> str:
-    names = ("objects", "predicates", "attributes")
-    counts = tuple(len(getattr(dataset.vocab, name)) for name in names)
-    text = ", ".join(f"{count} {name}" for count, name in zip(counts, names))
-    published = getattr(dataset, "published_vocabulary", counts)
-    if counts == published:
+def _describe_vocabulary(dataset: GraphDataset) -> str:
+    vocab = dataset.vocab
+    counts = len(vocab.objects), len(vocab.predicates), len(vocab.attributes)
+    text = ", ".join(f"{count} {table}" for count, table in zip(counts, TABLES))
+    published = dataset.published_vocabulary if isinstance(dataset, SceneGraphDataset) else None
+    if published in (None, counts):
         return text
     return f"{text}; published models have {', '.join(map(str, published))}, so their weights do not fit"
 
 
-def _kind(finding: str) -> str:
-    """The finding without its place, names and numbers."""
-    where, _, what = finding.partition(": ")
+def _kind(problem: str) -> str:
+    """The problem without its location, names and numbers."""
+    where, _, what = problem.partition(": ")
     return re.sub(r"\d+", "N", re.sub(r"'[^']*'|\"[^\"]*\"|\(.*\)", "...", what or where))

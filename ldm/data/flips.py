@@ -1,58 +1,70 @@
-"""Mirror images, whose graphs are mirrored too: boxes change sides, and what was left of something is right of it."""
+"""Random horizontal flips that mirror the scene graph too: boxes move to the other side, "left of" becomes "right of"."""
 
 from __future__ import annotations
 
 import random
 import re
 from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
-from torch.utils.data import Dataset
-
-from ldm.data.wrapping import Wrapping
+from ldm.data.protocols import GraphDataset
+from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.scene_graph import SceneGraph, Vocab
 
-OTHER_SIDE = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
-SIDES = re.compile(rf"\b({'|'.join(OTHER_SIDE)})\b")
+OPPOSITE_SIDE = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
+SIDE_PATTERN = re.compile(rf"\b({'|'.join(OPPOSITE_SIDE)})\b")
 
 
-class Flipping(Wrapping):
-    """The samples of `dataset`, a `share` of them mirrored, whose draws depend on (seed, epoch, index) alone.
+@runtime_checkable
+class StoresFlippedImages(Protocol):
+    """Data set whose images cannot be flipped as arrays, such as latents, and that stores the flipped ones."""
 
-    An image whose graph cannot be mirrored in the vocabulary's words stays as it is. A dataset that has mirror images
-    of its own gives them by `mirrored_image(index)`.
+    def flipped_image(self, index: int) -> Any: ...
+
+
+class RandomFlipDataset(DatasetWrapper):
+    """The samples of a data set, some of them mirrored; the choice depends on (seed, epoch, index) only.
+
+    An image is left as it is if the vocabulary lacks a word that its mirrored graph needs.
+
+    Args:
+        dataset: samples are (image (3,S,S), SceneGraph, optional style reference (3,S,S)).
+        probability: of a flip, from 0 to 1.
+        seed: of the random choice.
     """
 
-    def __init__(self, dataset: Dataset, share: float, seed: int = 0):
+    def __init__(self, dataset: GraphDataset, probability: float, seed: int = 0):
         super().__init__(dataset)
-        self.share, self.seed = share, seed
+        self.probability, self.seed = probability, seed
+        self._stored = dataset if isinstance(dataset, StoresFlippedImages) else None
 
     def __getitem__(self, index: int) -> tuple:
         image, graph, *reference = self.dataset[index]
-        drawn = random.Random(f"flip/{self.seed}/{self.epoch}/{index}").random() < self.share
-        if not (drawn and (mirror := mirrored(graph, self.vocab))):
+        flip = random.Random(f"flip/{self.seed}/{self.epoch}/{index}").random() < self.probability
+        if not (flip and (flipped_graph := mirror_graph(graph, self.vocab))):
             return image, graph, *reference
-        if hasattr(self.dataset, "mirrored_image"):
-            return self.dataset.mirrored_image(index), mirror
-        return image.flip(-1), mirror, *(other.flip(-1) for other in reference)
+        if self._stored is not None:
+            return self._stored.flipped_image(index), flipped_graph
+        return image.flip(-1), flipped_graph, *(each.flip(-1) for each in reference)
 
 
-def mirrored(graph: SceneGraph, vocab: Vocab) -> SceneGraph | None:
-    """The graph of the mirror image; None where the vocabulary lacks a word for the other side."""
+def mirror_graph(graph: SceneGraph, vocab: Vocab) -> SceneGraph | None:
+    """Returns the graph of the horizontally flipped image, or None if the vocabulary lacks a word that it needs."""
     objects, predicates, attributes = vocab.ids
-    mirror = replace(
+    flipped = replace(
         graph,
-        objects=tuple(_other_side(name) for name in graph.objects),
+        objects=tuple(_swap_sides(name) for name in graph.objects),
         boxes=tuple(None if box is None else (1 - box[2], box[1], 1 - box[0], box[3]) for box in graph.boxes),
-        attributes=tuple(tuple(_other_side(name) for name in names) for names in graph.attributes),
-        triples=tuple((s, _other_side(name), o) for s, name, o in graph.triples),
+        attributes=tuple(tuple(_swap_sides(name) for name in names) for names in graph.attributes),
+        triples=tuple((s, _swap_sides(name), o) for s, name, o in graph.triples),
     )
-    known = (
-        all(name in objects for name in mirror.objects)
-        and all(name in predicates for _, name, _ in mirror.triples)
-        and all(name in attributes for names in mirror.attributes for name in names)
+    in_vocabulary = (
+        all(name in objects for name in flipped.objects)
+        and all(name in predicates for _, name, _ in flipped.triples)
+        and all(name in attributes for names in flipped.attributes for name in names)
     )
-    return mirror if known else None
+    return flipped if in_vocabulary else None
 
 
-def _other_side(name: str) -> str:
-    return SIDES.sub(lambda found: OTHER_SIDE[found[0]], name)
+def _swap_sides(name: str) -> str:
+    return SIDE_PATTERN.sub(lambda match: OPPOSITE_SIDE[match[0]], name)

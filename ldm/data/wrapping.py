@@ -1,17 +1,21 @@
-"""A data set around another one, whose samples it gives in another form."""
+"""Base class of data sets that change the samples of another data set."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.utils.data import Dataset
 
+from ldm.data.protocols import GraphDataset
 from ldm.graph.scene_graph import Vocab
 
 
-class Wrapping(Dataset):
-    """As many samples as `dataset` has, in its words; an epoch that is set here is set there, where samples are drawn."""
+class DatasetWrapper(Dataset):
+    """Has the length and vocabulary of `dataset`; setting `epoch` sets it there too, where samples may depend on it."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: GraphDataset):
         self.dataset = dataset
+        self._epoch = 0
 
     @property
     def vocab(self) -> Vocab:
@@ -19,11 +23,13 @@ class Wrapping(Dataset):
 
     @property
     def epoch(self) -> int:
-        return getattr(self.dataset, "epoch", 0)  # which other people's sets need not have
+        return self._epoch
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
-        self.dataset.epoch = epoch
+        self._epoch = epoch
+        dataset: Any = self.dataset  # a data set without random sampling need not declare the attribute
+        dataset.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -1,76 +1,105 @@
-"""The data sets of a config and its frozen encoders made into a cache (ldm/data/cache.py), split by split."""
+"""Writes or estimates the latent cache (ldm/data/cache.py) of a training config's data sets and frozen encoders."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from ldm.data.cache import image_names
-from ldm.data.cache_writing import estimate, fill
-from ldm.data.datamodule import build
+from ldm.data.cache import require_image_files
+from ldm.data.cache_writing import estimate_cache, write_cache
+from ldm.data.datamodule import build_datasets
+from ldm.data.protocols import ImageFileDataset
 from ldm.graph.batch import Latents
-from ldm.models.encoders import checksums, make_encode_function
+from ldm.models.encoders import FirstStage, checksums, make_encode_function
 from ldm.util.config import coming_together, plain, read_config
 from ldm.util.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
 
-def configured(path: str | Path, overrides: Sequence[str]) -> DictConfig:
-    """The config that training will use. Raises ConfigError."""
+def read_training_config(path: str | Path, overrides: Sequence[str]) -> DictConfig:
+    """Reads the config that training will use.
+
+    Args:
+        path: a YAML file.
+        overrides: changes such as "data.params.batch_size=8".
+
+    Raises:
+        ConfigError: the config cannot be read or resolved.
+    """
     with coming_together():
-        config = OmegaConf.merge(read_config(path), OmegaConf.from_dotlist(list(overrides)))
-        plain(config)  # whatever cannot be resolved shows now
+        config = cast(DictConfig, OmegaConf.merge(read_config(path), OmegaConf.from_dotlist(list(overrides))))
+        plain(config)  # raises an error for anything that cannot be resolved
     return config
 
 
-def choose(config: DictConfig, split: str, source: str) -> dict[str, Dataset]:
-    """The data sets of that split, or of all. source: the config's name, for complaints. Raises UserError for what is not in
-    the config and for what no cache can hold."""
-    configs = OmegaConf.select(config, "data.params") or {}
-    chosen = {name: configs[name] for name in SPLITS if configs.get(name) is not None and split in (name, "all")}
-    if not chosen or OmegaConf.select(config, "model.params.first_stage_config") is None:
-        wanted = "data.params.train" if split == "all" else f"data.params.{split}"
-        raise UserError(f"{source}: has no {wanted} or no model.params.first_stage_config; name another")
+def build_split_datasets(config: DictConfig, split: str, source: str) -> dict[str, ImageFileDataset]:
+    """Builds the data sets of a config.
+
+    Args:
+        config: with data.params and model.params.
+        split: train, validation, test or all.
+        source: the config's name for error messages.
+
+    Returns:
+        The data sets by the name of their split.
+
+    Raises:
+        UserError: the config has no such split or no first stage, or a data set cannot be built or cached.
+    """
+    sections = OmegaConf.select(config, "data.params") or {}
+    selected = {name: sections[name] for name in SPLITS if sections.get(name) is not None and split in (name, "all")}
+    if not selected or OmegaConf.select(config, "model.params.first_stage_config") is None:
+        required = "data.params.train" if split == "all" else f"data.params.{split}"
+        raise UserError(f"{source}: has no {required} or no model.params.first_stage_config; name another config")
     try:
-        datasets = build(chosen)
+        datasets = build_datasets(selected)
     except (OSError, ValueError, TypeError) as error:
         raise error if isinstance(error, UserError) else UserError(f"{source}: {error}") from error
-    for dataset in datasets.values():
-        image_names(dataset)
-    return datasets
+    return {name: require_image_files(dataset) for name, dataset in datasets.items()}
 
 
-def estimates(
-    datasets: Mapping[str, Dataset], encode: Callable[[Tensor], Latents], mirrored: bool, batch_size: int
+def estimate_caches(
+    datasets: Mapping[str, ImageFileDataset], encode: Callable[[Tensor], Latents], mirrored: bool, batch_size: int
 ) -> Iterator[str]:
-    """A sentence per split: how large and how long."""
+    """Yields a sentence per split: the size of its cache, and how long encoding takes (see `estimate_cache`)."""
     for split, dataset in datasets.items():
-        whole = estimate(dataset, encode, mirrored, batch_size)
-        hours = f"{whole.seconds / 3600:,.2f} hours of one process at the pace of {batch_size} images"
-        yield f"{split}: {whole.images} images, {whole.size / 1e6:,.2f} MB, {hours}"
+        cost = estimate_cache(dataset, encode, mirrored, batch_size)
+        hours = f"{cost.seconds / 3600:,.2f} hours with one process and batches of {batch_size} images"
+        yield f"{split}: {cost.images} images, {cost.size / 1e6:,.2f} MB, {hours}"
 
 
-def fill_all(
-    datasets: Mapping[str, Dataset],
+def write_caches(
+    datasets: Mapping[str, ImageFileDataset],
     folder: Path,
-    encoders: tuple[nn.Module, nn.Module | None],
+    encoders: tuple[FirstStage, nn.Module | None],
+    mirrored: bool = True,
+    shard_size: int = 512,
+    batch_size: int = 16,
+    num_workers: int = 0,
     rank: int = 0,
     world: int = 1,
-    **options: int | bool,
 ) -> Iterator[str]:
-    """A sentence per split that this process has done its share of, where it is the first one or the last. options: of
-    `fill`."""
+    """Writes this process's share of each split's cache to a subfolder of `folder` (see `write_cache`).
+
+    Args:
+        encoders: the first stage, and the image encoder if there is one.
+
+    Yields:
+        A sentence per split, in the first process and in the one that completes the split.
+    """
     encode, names = make_encode_function(*encoders), checksums(*encoders)
     for split, dataset in datasets.items():
-        filled = fill(dataset, folder / split, encode, names, rank=rank, world=world, **options)
-        done = f"{filled.images} images in {folder / split}, {filled.size / 1e6:,.1f} MB"
-        if filled.missing:
-            done += f"; {filled.missing} shards are missing: other processes write them, or the same command later"
-        if rank == 0 or not filled.missing:
-            pace = f"{filled.written / filled.seconds:.2f} images per second in {filled.seconds / 60:.1f} minutes"
-            yield f"{done}; {filled.written} of them by this process now, {pace}"
+        result = write_cache(
+            dataset, folder / split, encode, names, mirrored, shard_size, batch_size, num_workers, rank, world
+        )
+        summary = f"{result.images} images in {folder / split}, {result.size / 1e6:,.1f} MB"
+        if result.missing:
+            summary += f"; {result.missing} shards are missing: other processes, or the same command later, write them"
+        if rank == 0 or not result.missing:
+            pace = f"{result.written / result.seconds:.2f} images per second in {result.seconds / 60:.1f} minutes"
+            yield f"{summary}; this process encoded {result.written} of them now, {pace}"

@@ -1,4 +1,4 @@
-"""Visual Genome's datasets, on the real sample and on a hand-made one; the data doctor."""
+"""Visual Genome's data sets, on a real and on a handmade sample, and the report of `trainer.py --check`."""
 
 import json
 import multiprocessing
@@ -20,16 +20,18 @@ from ldm.util.images import ImageError
 
 @pytest.fixture
 def sample(realdata):
-    """sample(VGTrain, ...) is the real train split: 6 photographs, 15 to 24 objects each."""
+    """sample(VGTrain, ...) -> the real training split: 6 photographs with 15 to 24 objects each."""
     folder = realdata / "vg_raw_v1.2"
     files = (folder / "reference/vocab.json", folder / "reference/train.h5", folder / "images")
-    return lambda of=VGTrain, **options: of(*map(str, files), **options)
+    return lambda kind=VGTrain, **options: kind(*map(str, files), **options)
 
 
 @pytest.fixture
 def made(tmp_path):
-    """made(VGTrain, ...) has one image of 200 x 100 pixels with five objects, cat on mat, mat under cat, dog by dog;
-    arrays given in `changed` replace the h5's."""
+    """made(VGTrain, ...) -> one image of 200 x 100 pixels with five objects, cat on mat, mat under cat, dog by dog.
+
+    The arrays in `changed` replace those of the h5 file.
+    """
     vocab = {
         "object_idx_to_name": ["__image__", "cat", "mat", "dog", "sky", "sun"],
         "pred_idx_to_name": ["__in_image__", "on", "under", "by"],
@@ -48,23 +50,23 @@ def made(tmp_path):
         "relationship_objects": [[1, 0, 2, -1]],
     }
 
-    def make(of=VGTrain, changed=None, **options):
+    def make(kind=VGTrain, changed=None, **options):
         (tmp_path / "VG_100K").mkdir(exist_ok=True)
         Image.new("RGB", (200, 100), "red").save(tmp_path / "VG_100K/7.png")
         (tmp_path / "vocab.json").write_text(json.dumps(vocab))
         with h5py.File(tmp_path / "made.h5", "w") as file:
             for name, array in (arrays | (changed or {})).items():
                 file[name] = array
-        return of(tmp_path / "vocab.json", tmp_path / "made.h5", tmp_path, **options)
+        return kind(tmp_path / "vocab.json", tmp_path / "made.h5", tmp_path, **options)
 
     return make
 
 
-def same(a, b) -> bool:
+def samples_equal(a, b) -> bool:
     return a[1] == b[1] and torch.equal(a[0], b[0])
 
 
-def test_an_item_is_what_the_h5_says_in_words_and_fractions(made):
+def test_a_sample_has_the_names_of_the_h5_file_and_boxes_as_fractions(made):
     image, graph = made(image_size=32)[0]
     assert image.shape == (3, 32, 32) and image[:, 5, 5].tolist() == [1, -1, -1]
     assert graph.objects == ("cat", "mat", "dog", "sky", "sun")
@@ -74,7 +76,7 @@ def test_an_item_is_what_the_h5_says_in_words_and_fractions(made):
     assert graph.image.endswith("VG_100K/7.png")
 
 
-def test_a_box_is_clipped_and_one_outside_of_the_image_is_not_known(made):
+def test_a_box_is_clipped_and_one_outside_of_the_image_is_unknown(made):
     boxes = made()[0][1].boxes
     assert boxes[1] == pytest.approx((0.0, 0.6, 1.0, 1.0)) and boxes[3] is None
 
@@ -83,31 +85,31 @@ def test_a_relation_of_an_object_with_itself_is_left_out(made):
     assert made()[0][1].triples == ((0, "on", 1), (1, "under", 0))
 
 
-def test_relationships_may_be_left_out_altogether(made):
+def test_include_relationships_false_gives_no_triples(made):
     assert made(include_relationships=False)[0][1].triples == ()
 
 
-def test_orphans_may_be_left_out_unless_there_is_nothing_else(made):
+def test_objects_without_relations_can_be_left_out_unless_there_are_no_others(made):
     assert made(use_orphaned_objects=False)[0][1].objects == ("cat", "mat")
     assert len(made(use_orphaned_objects=False, changed={"relationships_per_image": [0]})[0][1].objects) == 5
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 5, 9])
-def test_max_objects_counts_the_objects_themselves_and_prefers_related_ones(made, most):
-    graph = made(max_objects=most)[0][1]
-    assert len(graph.objects) == min(most, 5)
-    assert len({"cat", "mat"} & set(graph.objects)) == min(most, 2)
+@pytest.mark.parametrize("max_objects", [1, 2, 3, 5, 9])
+def test_max_objects_limits_the_objects_and_related_ones_come_first(made, max_objects):
+    graph = made(max_objects=max_objects)[0][1]
+    assert len(graph.objects) == min(max_objects, 5)
+    assert len({"cat", "mat"} & set(graph.objects)) == min(max_objects, 2)
     assert all(graph.objects[s] != graph.objects[o] for s, _, o in graph.triples)
 
 
-def test_every_object_is_drawn_sooner_or_later(made):
-    dataset, seen = made(max_objects=3), set()
+def test_every_object_is_drawn_in_some_epoch(made):
+    dataset, drawn = made(max_objects=3), set()
     for dataset.epoch in range(30):
-        seen.update(dataset[0][1].objects)
-    assert seen == {"cat", "mat", "dog", "sky", "sun"}
+        drawn.update(dataset[0][1].objects)
+    assert drawn == {"cat", "mat", "dog", "sky", "sun"}
 
 
-def test_training_draws_depend_on_seed_epoch_and_index_alone(sample):
+def test_training_graphs_depend_on_seed_epoch_and_index_only(sample):
     graphs = {}
     for seed in (0, 1):
         for epoch in (0, 1):
@@ -119,13 +121,13 @@ def test_training_draws_depend_on_seed_epoch_and_index_alone(sample):
     assert len({str(g) for g in graphs.values()}) == 4
 
 
-def test_validation_is_the_same_in_every_epoch_and_with_every_seed(sample):
+def test_validation_samples_are_the_same_in_every_epoch_and_for_every_seed(sample):
     first, later = sample(VGValidation), sample(VGValidation, seed=5)
     later.epoch = 7
-    assert all(same(first[i], later[i]) for i in range(len(first)))
+    assert all(samples_equal(first[i], later[i]) for i in range(len(first)))
 
 
-def test_the_real_sample_makes_batches(sample):
+def test_real_samples_can_be_collated(sample):
     dataset = sample(image_size=64, max_samples=4)
     batch = collate([dataset[i] for i in range(len(dataset))], dataset.vocab)
     assert batch.image.shape == (4, 3, 64, 64) and batch.graph.num_images == 4
@@ -133,41 +135,41 @@ def test_the_real_sample_makes_batches(sample):
     assert batch.image.std() > 0.3
 
 
-def test_real_attributes_belong_to_their_objects(sample, realdata):
-    """Against the raw file, by name and box, of whatever the draws chose."""
+def test_real_attributes_are_those_of_the_raw_file(sample, realdata):
+    """Objects are matched by the corner of their box."""
     images = json.loads((realdata / "vg_raw_v1.2/attributes.json").read_text())
     raw = {f"{image['image_id']}.jpg": image["attributes"] for image in images}
     compared = 0
     for _, graph in map(sample(max_objects=30).__getitem__, range(6)):
         width, height = Image.open(graph.image).size
         for box, names in zip(graph.boxes, graph.attributes):
-            place = (round(box[0] * width), round(box[1] * height))
+            corner = (round(box[0] * width), round(box[1] * height))
             listed = raw[graph.image.rpartition("/")[2]]
-            at_place = [obj.get("attributes") or [] for obj in listed if (obj["x"], obj["y"]) == place]
-            compared += bool(at_place and names)
-            assert not at_place or any(set(names) <= set(some) for some in at_place)
+            at_corner = [obj.get("attributes") or [] for obj in listed if (obj["x"], obj["y"]) == corner]
+            compared += bool(at_corner and names)
+            assert not at_corner or any(set(names) <= set(some) for some in at_corner)
     assert compared > 40
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_give_what_the_process_itself_gives(sample, start):
+@pytest.mark.parametrize("start, workers", [("fork", 2), ("spawn", 1)])
+def test_worker_processes_give_the_same_samples(sample, start, workers):
     dataset = sample(image_size=16)
-    alone = [dataset[i] for i in range(len(dataset))]  # opens the h5 before the workers start
+    samples = [dataset[i] for i in range(len(dataset))]  # opens the h5 file before the workers start
     loader = DataLoader(
-        dataset, batch_size=None, num_workers=2, multiprocessing_context=multiprocessing.get_context(start)
+        dataset, batch_size=None, num_workers=workers, multiprocessing_context=multiprocessing.get_context(start)
     )
-    assert all(same(a, b) for a, b in zip(alone, loader, strict=True))
+    assert all(samples_equal(a, b) for a, b in zip(samples, loader, strict=True))
 
 
-def test_a_dataset_in_use_can_be_pickled(made):
+def test_a_data_set_with_an_open_file_can_be_pickled(made):
     dataset = made()
-    assert same(dataset[0], pickle.loads(pickle.dumps(dataset))[0])
+    assert samples_equal(dataset[0], pickle.loads(pickle.dumps(dataset))[0])
 
 
-def test_a_missing_image_is_named_with_its_index_and_the_remedy(made):
+def test_an_error_names_the_missing_image_its_index_and_the_remedy(made):
     dataset = made()
     dataset.image_path(0).unlink()
-    with pytest.raises(ImageError, match=r"7.png: .*index 0 of .*made.h5.*--check"):
+    with pytest.raises(ImageError, match=r"7.png.*index 0 of .*made.h5.*--check"):
         dataset[0]
 
 
@@ -177,12 +179,12 @@ def test_an_index_beyond_the_end_is_an_error(made):
 
 
 @pytest.mark.parametrize("array, ids", [("object_names", [[9] * 6]), ("object_attributes", [[2] * 3] * 5)])
-def test_another_vocabulary_is_refused(made, array, ids):
-    with pytest.raises(GraphError, match=f"made.h5: {array} go up to"):
+def test_another_vocabulary_is_an_error(made, array, ids):
+    with pytest.raises(GraphError, match=f"made.h5: {array} .*vocabulary"):
         made(changed={array: ids})
 
 
-def test_a_missing_or_broken_h5_says_what_makes_it(made, tmp_path):
+def test_an_error_about_a_missing_or_broken_h5_file_names_the_script_that_writes_it(made, tmp_path):
     made()
     files = (tmp_path / "vocab.json", tmp_path / "other.h5", tmp_path)
     with pytest.raises(FileNotFoundError, match="other.h5: .*preprocess_vg.py"):
@@ -192,31 +194,32 @@ def test_a_missing_or_broken_h5_says_what_makes_it(made, tmp_path):
         VGTrain(*files)
 
 
-def test_the_doctor_finds_nothing_wrong_with_the_sample(sample, capsys):
+def test_the_report_of_the_real_sample_has_no_problems(sample, capsys):
     assert doctor.examine({"train": sample(), "validation": sample(VGValidation, max_samples=2)}) == 0
     out = capsys.readouterr().out
     assert "train: VGTrain, 6 images, 121 objects, 49 relations" in out
     assert "61 objects, 16 predicates, 41 attributes; published models have 179, 46, 80" in out
+    assert "No problems" in out
 
 
-def test_the_doctor_names_broken_images_and_dangling_indices(made, capsys):
+def test_broken_images_and_invalid_indices_are_reported(made, capsys):
     dataset = made(changed={"relationship_objects": [[1, 0, 5, -1]]})
     dataset.image_path(0).write_bytes(b"")
-    findings = doctor.check(dataset)
-    assert len(findings) == 2 and "7.png" in findings[0] and "relationship_objects[0, 2]" in findings[1]
-    assert doctor.check(dataset, limit=1) == findings[:1]
-    assert dataset._graph(0, "7.png", 200, 100).triples == ((0, "on", 1), (1, "under", 0))
+    problems = doctor.find_problems(dataset)
+    assert len(problems) == 2 and "7.png" in problems[0] and "relationship_objects[0, 2]" in problems[1]
+    assert doctor.find_problems(dataset, limit=1) == problems[:1]
+    assert dataset.graph(0, (200, 100)).triples == ((0, "on", 1), (1, "under", 0))
     assert doctor.examine({"train": dataset}) == 1
-    assert "2 findings" in capsys.readouterr().out
+    assert "2 problems" in capsys.readouterr().out
 
 
-def test_the_doctor_groups_findings_of_a_kind_and_names_the_first_few(made):
-    findings = [f"a/{i}.jpg: broken (byte {i} (or so))" for i in range(10)] + ["b.h5: there is no object 4"]
-    lines = doctor.report("train", made(), findings)
+def test_a_report_groups_problems_of_a_kind_and_prints_the_first_few(made):
+    problems = [f"a/{i}.jpg: broken (byte {i} (or so))" for i in range(10)] + ["b.h5: there is no object 4"]
+    lines = doctor.report("train", made(), problems)
     assert "  10 x broken ..." in lines and "    and 7 more" in lines
     assert "    a/2.jpg: broken (byte 2 (or so))" in lines and "    a/3.jpg: broken (byte 3 (or so))" not in lines
     assert "  1 x there is no object N" in lines
 
 
-def test_a_dataset_without_images_is_a_finding(made):
-    assert len(doctor.check(made(max_samples=0))) == 1
+def test_a_data_set_without_images_is_a_problem(made):
+    assert len(doctor.find_problems(made(max_samples=0))) == 1

@@ -1,9 +1,6 @@
-"""Visual Genome's raw files, real and odd ones, to vocab.json and h5."""
+"""Preprocessing of Visual Genome: a real sample against sg2im's output, and made-up and broken raw files."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +14,9 @@ from ldm.data import vg_preprocess, vg_raw
 from ldm.data.vg_preprocess import Options, preprocess
 from ldm.data.vg_raw import DataError, read_array
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "preprocess_vg.py"
-
 
 def inputs(folder: Path, **options) -> Options:
-    """Options that read everything from `folder`."""
+    """Options whose input files are in `folder`."""
     files = {
         "splits_json": "splits.json",
         "images_json": "image_data.json",
@@ -42,8 +36,10 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def raw(tmp_path) -> Callable:
-    """raw(...) writes a tiny Visual Genome and returns the options to preprocess it; by default two images in train,
-    each with a dog on a mat beside a nameless thing."""
+    """raw(...) writes a tiny Visual Genome and returns the options to preprocess it.
+
+    By default, it has two training images, each with a dog on a mat and a third object without name.
+    """
 
     def image(id_: int) -> tuple[dict, dict, dict, dict]:
         objects = [
@@ -75,7 +71,7 @@ def raw(tmp_path) -> Callable:
     return write
 
 
-def test_the_sample_comes_out_as_sg2im_makes_it(realdata, tmp_path):
+def test_preprocessing_a_real_sample_gives_sg2ims_files(realdata, tmp_path):
     folder, reference = realdata / "vg_raw_v1.2", realdata / "vg_raw_v1.2" / "reference"
     few = {"min_object_instances": 2, "min_attribute_instances": 2, "min_relationship_instances": 1}
     out = {"output_vocab_json": str(tmp_path / "vocab.json"), "output_h5_dir": str(tmp_path)}
@@ -90,9 +86,9 @@ def test_the_sample_comes_out_as_sg2im_makes_it(realdata, tmp_path):
     assert len(arrays(tmp_path / "test.h5")["image_ids"]) == 0
 
 
-def test_an_image_becomes_the_rows_one_would_write_by_hand(raw, tmp_path):
-    most = {"max_objects_per_image": 3, "max_relationships_per_image": 2, "max_attributes_per_image": 4}
-    preprocess(raw({"train": [2, 1]}, **most))
+def test_the_arrays_of_a_made_up_image_are_as_expected(raw, tmp_path):
+    limits = {"max_objects_per_image": 3, "max_relationships_per_image": 2, "max_attributes_per_image": 4}
+    preprocess(raw({"train": [2, 1]}, **limits))
     vocab, h5 = json.loads((tmp_path / "out/vocab.json").read_text()), arrays(tmp_path / "out/train.h5")
     assert vocab["object_idx_to_name"] == ["__image__", "dog", "rug", "mat"]
     assert vocab["pred_idx_to_name"] == ["__in_image__", "on"]
@@ -108,25 +104,25 @@ def test_an_image_becomes_the_rows_one_would_write_by_hand(raw, tmp_path):
     assert [sorted(row) for row in h5["object_attributes"].tolist()] == [[-1, -1, 0, 1], [-1] * 4] * 2
 
 
-def test_an_empty_split_has_the_shapes_of_a_full_one_and_is_announced(raw, tmp_path, capsys):
+def test_an_empty_split_has_the_shapes_of_a_full_one_and_is_reported(raw, tmp_path, capsys):
     preprocess(raw({"train": [1, 2], "test": []}))
     full, empty = arrays(tmp_path / "out/train.h5"), arrays(tmp_path / "out/test.h5")
     assert full.keys() == empty.keys()
     for name, array in empty.items():
         assert array.shape == (0, *full[name].shape[1:]) and array.dtype == full[name].dtype
-    assert "test: NO images kept" in capsys.readouterr().out
+    assert "test: NO images" in capsys.readouterr().out
 
 
-def test_split_ids_that_are_nowhere_are_left_out_and_counted(raw, tmp_path, capsys):
-    def forget(images, objects, attributes, relationships):
+def test_images_of_a_split_without_data_are_left_out_and_counted(raw, tmp_path, capsys):
+    def remove(images, objects, attributes, relationships):
         del objects[2], attributes[2], relationships[2]  # image 3 is in image_data only
 
-    preprocess(raw({"train": [1, 2, 3], "val": [7, 8]}, ids=(1, 2, 3), change=forget))
+    preprocess(raw({"train": [1, 2, 3], "val": [7, 8]}, ids=(1, 2, 3), change=remove))
     assert arrays(tmp_path / "out/train.h5")["image_ids"].tolist() == [1, 2]
     assert "val: 2 more left out" in capsys.readouterr().out
 
 
-def test_missing_lists_of_names_attributes_and_relationships_are_empty_ones(raw, tmp_path):
+def test_missing_lists_of_names_attributes_and_relationships_count_as_empty(raw, tmp_path):
     def strip(images, objects, attributes, relationships):
         del objects[0]["objects"][2]["names"]
         del attributes[0]["attributes"]
@@ -138,7 +134,7 @@ def test_missing_lists_of_names_attributes_and_relationships_are_empty_ones(raw,
     assert h5["image_ids"].tolist() == [1] and (h5["object_attributes"] == -1).all()
 
 
-def test_an_object_takes_the_first_of_its_names_that_is_in_the_vocabulary(raw, tmp_path):
+def test_an_object_has_its_first_name_that_is_in_the_vocabulary(raw, tmp_path):
     def rename(images, objects, attributes, relationships):
         objects[1]["objects"][1]["names"] = ["carpet", "mat"]
 
@@ -157,7 +153,7 @@ def test_predicates_are_normalised_in_the_training_split_only(raw, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option, value, kept",
+    "option, value, count",
     [
         ("min_image_size", 201, 0),
         ("min_object_size", 41, 0),
@@ -168,19 +164,21 @@ def test_predicates_are_normalised_in_the_training_split_only(raw, tmp_path):
         ("max_relationships_per_image", 0, 0),
     ],
 )
-def test_limits_are_inclusive(raw, tmp_path, option, value, kept):
+def test_limits_are_inclusive(raw, tmp_path, option, value, count):
     preprocess(raw({"train": [1, 2]}, **{option: value}))
-    assert len(arrays(tmp_path / "out/train.h5")["image_ids"]) == kept
+    assert len(arrays(tmp_path / "out/train.h5")["image_ids"]) == count
 
 
 @pytest.mark.parametrize("full, warned", [(2, True), (3, False)])
-def test_another_vocabulary_than_the_published_one_is_said_on_full_data(raw, monkeypatch, capsys, full, warned):
-    monkeypatch.setattr(vg_preprocess, "FULL", full)
+def test_a_vocabulary_of_the_full_data_that_differs_from_the_published_one_gives_a_warning(
+    raw, monkeypatch, capsys, full, warned
+):
+    monkeypatch.setattr(vg_preprocess, "FULL_SIZE", full)
     preprocess(raw({"train": [1, 2]}))
-    assert ("179 objects and 46" in capsys.readouterr().out) == warned
+    assert ("WARNING" in capsys.readouterr().out) == warned
 
 
-def test_a_failure_leaves_the_files_of_the_last_run(raw, tmp_path, monkeypatch):
+def test_after_an_error_existing_files_are_unchanged(raw, tmp_path, monkeypatch):
     preprocess(raw({"train": [1, 2]}))
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     monkeypatch.setattr(vg_preprocess.json, "dumps", lambda *_: 1 / 0)
@@ -190,17 +188,17 @@ def test_a_failure_leaves_the_files_of_the_last_run(raw, tmp_path, monkeypatch):
 
 
 @given(st.lists(st.dictionaries(st.text(), st.integers() | st.text() | st.none())), st.integers(1, 20), st.booleans())
-def test_an_array_read_in_chunks_is_what_json_reads(tmp_path_factory, items, chunk, indented):
+def test_reading_an_array_in_chunks_gives_the_same_as_the_json_module(tmp_path_factory, items, chunk, indented):
     path = tmp_path_factory.mktemp("json") / "array.json"
     path.write_text(json.dumps(items, indent=1 if indented else None))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vg_raw, "CHUNK", chunk)
-        patch.setattr(vg_raw, "LONGEST", 10_000)
+        patch.setattr(vg_raw, "MAX_STRING", 10_000)
         assert list(read_array(path)) == items
 
 
 @pytest.mark.parametrize(
-    "content, says",
+    "content, reason",
     [
         (b"", "ends early"),
         (b'[{"a": 1}, {"b"', "ends early"),
@@ -212,26 +210,31 @@ def test_an_array_read_in_chunks_is_what_json_reads(tmp_path_factory, items, chu
         (None, "No such file"),
     ],
 )
-def test_a_broken_array_is_one_sentence_that_names_the_file(tmp_path, monkeypatch, content, says):
+def test_an_error_about_a_broken_array_names_the_file(tmp_path, monkeypatch, content, reason):
     monkeypatch.setattr(vg_raw, "CHUNK", 10)
-    monkeypatch.setattr(vg_raw, "LONGEST", 50)
+    monkeypatch.setattr(vg_raw, "MAX_STRING", 50)
     if content is not None:
         (tmp_path / "objects.json").write_bytes(content)
-    with pytest.raises(DataError, match=f"objects.json: .*{says}"):
+    with pytest.raises(DataError, match=f"objects.json: .*{reason}"):
         list(read_array(tmp_path / "objects.json"))
 
 
 @pytest.mark.parametrize("name", ["objects.json", "attributes.json", "relationships.json", "image_data.json"])
 @pytest.mark.parametrize("content", [[{"image_id": 1}], [{"id": 1}], [1], []])
-def test_the_wrong_file_is_told_from_an_odd_one(raw, tmp_path, name, content):
+def test_an_error_names_the_file_with_the_wrong_content(raw, tmp_path, name, content):
     options = raw({"train": [1, 2]})
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(DataError, match=name):
         preprocess(options)
 
 
-def test_the_script_ends_with_one_sentence_and_a_code(tmp_path):
-    command = [sys.executable, SCRIPT, "--images_json", tmp_path / "nothing.json"]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert run.returncode == 2
-    assert run.stderr.count("\n") == 1 and "nothing.json" in run.stderr
+def test_the_script_prints_one_line_about_a_missing_file_and_exits_with_2(load_script, tmp_path, capsys):
+    assert load_script("preprocess_vg").main(["--images_json", str(tmp_path / "nothing.json")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("preprocess_vg.py: ") and message.count("\n") == 1 and "nothing.json" in message
+
+
+def test_output_that_cannot_be_written_is_an_error(raw, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        preprocess(raw({"train": [1, 2]}, output_h5_dir=str(tmp_path / "file")))

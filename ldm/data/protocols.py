@@ -1,0 +1,76 @@
+"""What the data module, the latent cache and the checks require of a data set; any class with these members will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from ldm.graph.scene_graph import SceneGraph, Vocab
+
+
+class CheckableDataset(Protocol):
+    """Data set that `trainer.py --check` can examine."""
+
+    def __len__(self) -> int: ...
+
+    def check(self) -> Iterator[str]:
+        """Reads all images and annotations and yields each problem as 'where: what'."""
+        ...
+
+
+@runtime_checkable
+class GraphDataset(Protocol):
+    """Map-style data set of (image, SceneGraph) or (image, SceneGraph, style reference), which are collated to a Batch."""
+
+    @property
+    def vocab(self) -> Vocab:
+        """The names that the graphs may use."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]: ...
+
+
+@runtime_checkable
+class ImageFileDataset(GraphDataset, Protocol):
+    """Data set of image files whose graphs can be made without decoding the images, as a latent cache requires."""
+
+    @property
+    def image_size(self) -> int:
+        """Side length of the images that the data set returns, in pixels."""
+        ...
+
+    def image_names(self) -> list[str]:
+        """The paths of all images, relative to the data set's image folder."""
+        ...
+
+    def image_path(self, index: int) -> Path:
+        """The path of one image."""
+        ...
+
+    def graph(self, index: int, size: tuple[int, int]) -> SceneGraph:
+        """The graph of one image, given the (width, height) of its file in pixels."""
+        ...
+
+
+@runtime_checkable
+class SceneGraphDataset(ImageFileDataset, CheckableDataset, Protocol):
+    """The complete interface, which the data sets of this package implement (the generated scenes apart)."""
+
+    @property
+    def published_vocabulary(self) -> tuple[int, int, int] | None:
+        """Numbers of objects, predicates and attributes in published models' vocabulary; None if there are no such models."""
+        ...
+
+    def summary(self) -> str:
+        """Counts of the annotations, such as '121 objects, 49 relations'."""
+        ...
+
+
+@runtime_checkable
+class SeededDataset(Protocol):
+    """Data set that samples at random, depending on `seed`."""
+
+    seed: int

@@ -1,0 +1,78 @@
+"""scripts/cache_latents.py: from a training config to a cache that trainer.py accepts."""
+
+from pathlib import Path
+
+import pytest
+from noise_vg import training_config
+from omegaconf import OmegaConf
+
+import trainer
+
+
+@pytest.fixture
+def cache_latents(load_script):
+    """cache_latents(*arguments) -> the exit code of the script on the CPU."""
+    script = load_script("cache_latents")
+    return lambda *arguments: script.main([*map(str, arguments), "--device", "cpu"])
+
+
+@pytest.fixture
+def config(noise_vg, tmp_path):
+    path = tmp_path / "made.yaml"
+    OmegaConf.save(OmegaConf.create(training_config(noise_vg)), path)
+    return path
+
+
+def test_the_script_writes_a_cache_that_the_trainer_accepts(cache_latents, config, tmp_path, capsys):
+    arguments = ["--config", config, "--out", tmp_path / "cache", "--num-workers", "0", "--shard-size", "4"]
+    assert cache_latents(*arguments) == 0
+    out = capsys.readouterr().out
+    assert "6 images" in out and "MB" in out and "images per second" in out and "encoded 6" in out
+    assert cache_latents(*arguments) == 0
+    assert "encoded 0" in capsys.readouterr().out
+    run = ["--base", str(config), "-t", "--gpus", "cpu", "--logdir", str(tmp_path / "logs"), "--max_steps", "2"]
+    run += [f"data.params.cache={tmp_path / 'cache'}", "lightning.trainer.enable_progress_bar=false"]
+    run += ["lightning.callbacks.image_logger=null"]
+    assert trainer.main(run) == 0
+    assert trainer.main([*run, "model.params.global_stage_config.params.normalize=false"]) == 2
+    assert "stale (image encoder: checksum" in capsys.readouterr().err
+
+
+def test_an_estimate_writes_nothing(cache_latents, config, tmp_path, capsys):
+    assert cache_latents("--config", config, "--out", tmp_path / "none", "--estimate") == 0
+    assert "hours" in capsys.readouterr().out and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        (["--split", "test"], "data.params.test"),
+        (["data.params.train.params.h5_path=nowhere.h5"], "nowhere.h5"),
+        (["data.params.train.params.image_size=["], "config"),
+        (["data.params.train.params.image_size=${nowhere}"], "nowhere"),
+        (["data.params.train.params.max_samples=0"], "no image"),
+        (["model.params.first_stage_config.params.init=null"], "no weights"),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_line_on_stderr(cache_latents, config, tmp_path, capsys, arguments, reason):
+    assert cache_latents("--config", config, "--out", tmp_path / "cache", *arguments) == 2
+    message = capsys.readouterr().err.strip()
+    assert reason in message and message.startswith("cache_latents.py: ") and "\n" not in message
+
+
+def test_a_split_that_is_null_is_skipped(cache_latents, config, tmp_path, capsys):
+    arguments = ["--out", tmp_path / "cache", "--estimate", "data.params.test=null"]
+    assert cache_latents("--config", config, *arguments) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["train"]
+
+
+def test_a_negative_number_of_workers_is_an_error(cache_latents, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cache_latents("--config", "any.yaml", "--out", "cache", "--num-workers", "-1")
+    assert exit.value.code == 2 and "'-1'" in capsys.readouterr().err
+
+
+def test_the_demo_data_cannot_be_cached(cache_latents, tmp_path, capsys):
+    demo = Path(__file__).parents[2] / "configs/demo.yaml"
+    assert cache_latents("--config", demo, "--out", tmp_path / "cache") == 2
+    assert "DemoTrain" in capsys.readouterr().err and not (tmp_path / "cache").exists()
