@@ -153,7 +153,7 @@ def test_a_graph_without_triples_attributes_and_boxes_leaves_no_trained_part_wit
 
 FAULTS = """
 import resource, torch
-from ldm.memory import keep_freed_memory
+from ldm.models.runtime import keep_freed_memory
 print(keep_freed_memory() if {keep} else None)
 def step():
     return [torch.ones(1_000_000) for _ in range(8)]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -25,6 +24,7 @@ from ldm.models.runtime import offload_encoders, on_device
 from ldm.modules import conditioning
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.ema import EMA
+from ldm.modules.shallow_copy import with_submodules
 from ldm.util.config import instantiate_from_config
 from ldm.util.errors import UserError
 
@@ -204,10 +204,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
 
     def with_unet(self, unet: nn.Module) -> LatentDiffusion:
         """Returns a model with another U-Net that shares all other parts with this one, which stays unchanged."""
-        view = copy.copy(self)
-        # A shallow copy shares the dict of submodules, so assigning view.model would change this model too.
-        view._modules = {**self._modules, "model": nn.ModuleDict({"diffusion_model": unet})}
-        return view
+        return cast(LatentDiffusion, with_submodules(self, {"model.diffusion_model": unet}))
 
     def parts(self) -> dict[str, nn.Module]:
         """Returns the U-Net, the first stage and the encoders by the names that messages use."""
