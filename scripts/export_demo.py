@@ -1,123 +1,133 @@
-"""Write drawn scenes as files, so that they can be looked at and read by others.
+"""Write synthetic scenes as image and graph files.
 
     python scripts/export_demo.py --scenes hard --split validation --n 64 --out scenes
 
-makes scenes/images/000000.png ..., scenes/graphs.json (sg2im's form, a graph each, in the images' order),
-scenes/vocab.json (sg2im's) and scenes/sheet.png. Graphs are told as training sees them; --boxes all tells every box. A
-call that was cut off goes on where it was; a folder of other scenes, or of what an earlier version drew, is left alone.
+writes scenes/images/000000.png ..., scenes/graphs.json (sg2im's format, one graph for each image, in their order),
+scenes/vocab.json (sg2im's format) and a contact sheet, scenes/sheet.png. The graphs are those of training; --boxes all
+gives every object its box. An interrupted call can be repeated and continues; a folder with other content is not changed.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
-SCENES, SPLITS, BOXES = ("shapes", "hard"), ("train", "validation"), ("mixed", "all", "part", "none")
-COLUMNS, SHEET = 8, 64  # of the contact sheet: pictures in a row, pictures at most
+from ldm.util.cli import run_program
+from ldm.util.errors import UserError
+from ldm.util.files import atomic_write, digest, writable_folder
+
+if TYPE_CHECKING:  # importing torch takes seconds, which --help need not wait for
+    from PIL import Image
+
+    from ldm.data.demo import DemoTrain, DemoValidation
+
+SPLITS, BOXES = ("train", "validation"), ("mixed", "all", "part", "none")
+COLUMNS, SHEET_SIZE, GAP = 8, 64, 4  # of the contact sheet: columns, most pictures, pixels between pictures
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--scenes", choices=SCENES, default=SCENES[0], help="flat shapes, or shaded solids (default: %(default)s)")
-    add("--split", choices=SPLITS, default=SPLITS[1], help="default: %(default)s")
+    add("--scenes", default="shapes", help="'shapes' (flat) or 'hard' (shaded solids) (default: %(default)s)")
+    add("--split", choices=SPLITS, default="validation", help="default: %(default)s")
     add("--n", type=int, default=64, help="number of scenes (default: %(default)s)")
-    add("--image-size", type=int, help="pixels to a side (default: 64 of shapes, 128 of solids)")
-    add("--boxes", choices=BOXES, default=BOXES[0], help="how many boxes graphs tell (default: %(default)s)")
+    add("--image-size", type=int, help="side in pixels (default: 64 for shapes, 128 for hard)")
+    add("--boxes", choices=BOXES, default="mixed", help="which objects have a box in the graphs (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the train split; validation is always the same (default: %(default)s)")
-    add("--out", required=True, metavar="DIR", help="where to write")
+    add("--out", required=True, metavar="DIR", help="output folder")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    from ldm.util.errors import UserError  # from here on torch is imported, which --help need not wait for
 
-    try:
+    def run() -> None:
         print(f"wrote {arguments.n} scenes to {export(arguments)}")
-    except UserError as error:
-        print(f"export_demo.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("export_demo.py: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_program(run, "export_demo.py", if_stopped="the same command continues")
 
 
 def export(arguments: argparse.Namespace) -> Path:
-    from PIL import Image
-    from tqdm import tqdm
+    """Writes all files and returns the folder.
 
-    from ldm.data import demo
+    Raises:
+        UserError: an option has an invalid value, or the folder holds something else.
+    """
     from ldm.data.demo import DemoTrain, DemoValidation
     from ldm.graph.scene_graph import write_graphs
-    from ldm.synthetic import shapes, solids
-    from ldm.util.errors import UserError
-    from ldm.util.files import writable_folder
-    from ldm.util.images import to_image
 
     for option, value in (("--n", arguments.n), ("--image-size", arguments.image_size)):
         if value is not None and value < 1:
             raise UserError(f"{option} {value}: give a number from 1")
-    out = writable_folder(arguments.out, "--out")
-    made_with = {key: value for key, value in vars(arguments).items() if key != "out"}
-    made_with["drawn_by"] = digest_of(demo, shapes, solids)
-    record = out / "made_with.json"
-    if not is_free_for(out, record, made_with):
-        raise UserError(f"--out {out}: holds something else already; name a new folder")
-    (out / "images").mkdir(parents=True, exist_ok=True)
-    put(record, lambda path: path.write_text(json.dumps(made_with) + "\n"))
     split = {"train": DemoTrain, "validation": DemoValidation}[arguments.split]
     dataset = split(arguments.n, arguments.image_size, arguments.seed, scenes=arguments.scenes, boxes=arguments.boxes)
-    graphs, side = [], dataset.image_size
-    rows = -(-min(len(dataset), SHEET) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * (side + 4), rows * (side + 4)), "white")
-    for index in tqdm(range(len(dataset)), unit="scene"):
-        name = f"images/{index:06}.png"
-        tensor, graph = dataset[index]
-        image = to_image(tensor)
-        if not (out / name).exists():
-            put(out / name, partial(image.save, format="PNG"))
-        graphs.append(replace(graph, image=name))
-        if index < SHEET:
-            sheet.paste(image, tuple(2 + (side + 4) * place for place in (index % COLUMNS, index // COLUMNS)))
+    out = prepare_folder(arguments)
+    graphs = write_images(dataset, out)
     write_graphs(out / "graphs.json", graphs)
     dataset.vocab.write(out / "vocab.json")
-    put(out / "sheet.png", lambda path: sheet.save(path, "PNG"))
+    with atomic_write(out / "sheet.png") as path:
+        contact_sheet([out / str(graph.image) for graph in graphs[:SHEET_SIZE]], dataset.image_size).save(path)
     return out
 
 
-def is_free_for(out: Path, record: Path, made_with: dict) -> bool:
-    """Whether the folder is new or empty, or an earlier call with the same arguments and code began it."""
-    if not out.exists() or not any(out.iterdir()):
-        return True
-    try:
-        return json.loads(record.read_text()) == made_with
-    except (OSError, ValueError):
-        return False
+def prepare_folder(arguments: argparse.Namespace) -> Path:
+    """Makes the folder, or checks that an earlier call with the same options and code made it."""
+    out = writable_folder(arguments.out, "--out")
+    made_with = {key: value for key, value in vars(arguments).items() if key != "out"}
+    made_with["drawn_by"] = source_digest()
+    record = out / "made_with.json"
+    if out.exists() and any(out.iterdir()):
+        try:
+            continued = json.loads(record.read_text()) == made_with
+        except (OSError, ValueError):
+            continued = False
+        if not continued:
+            raise UserError(f"--out {out}: holds something else already; name a new folder")
+    with atomic_write(record) as path:
+        path.write_text(json.dumps(made_with) + "\n")
+    return out
 
 
-def digest_of(*modules: ModuleType) -> str:
-    """Of their source code."""
-    return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()[:16]
+def source_digest() -> str:
+    """Of the code that determines the scenes."""
+    from ldm import synthetic
+    from ldm.data import demo
+
+    files = [*sorted(Path(str(synthetic.__file__)).parent.rglob("*.py")), Path(demo.__file__)]
+    return digest(b"".join(file.read_bytes() for file in files))[:16]
 
 
-def put(path: Path, write: Callable[[Path], object]) -> None:
-    """The file is there as a whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+def write_images(dataset: DemoTrain | DemoValidation, out: Path) -> list:
+    """Writes the missing images; returns the graphs, which name their images."""
+    from tqdm import tqdm
+
+    from ldm.util.images import to_image
+
+    graphs = []
+    for index in tqdm(range(len(dataset)), unit="scene"):
+        name = f"images/{index:06}.png"
+        tensor, graph = dataset[index]
+        if not (out / name).exists():
+            with atomic_write(out / name) as path:
+                to_image(tensor).save(path)
+        graphs.append(replace(graph, image=name))
+    return graphs
+
+
+def contact_sheet(paths: list[Path], side: int) -> Image.Image:
+    from PIL import Image
+
+    cell = side + GAP
+    sheet = Image.new("RGB", (COLUMNS * cell, -(-len(paths) // COLUMNS) * cell), "white")
+    for index, path in enumerate(paths):
+        row, column = divmod(index, COLUMNS)
+        with Image.open(path) as image:
+            sheet.paste(image, (GAP // 2 + cell * column, GAP // 2 + cell * row))
+    return sheet
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ldm.graph.scene_graph import SceneGraph, Vocab
 from ldm.synthetic.annotation import subsample_graph
 from ldm.synthetic.shapes import ShapesWorld
 from ldm.synthetic.worlds import WORLDS
+from ldm.util.errors import ConfigError, did_you_mean
 from ldm.util.images import to_tensor
 
 BOXES = ("mixed", "all", "part", "none")
@@ -36,7 +37,7 @@ class _Demo(Dataset):
             pictures for an autoencoder.
 
     Raises:
-        ValueError: an option has an unknown value.
+        ConfigError: an option has an unknown value.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class _Demo(Dataset):
     ):
         for name, value, known in (("scenes", scenes, WORLDS), ("boxes", boxes, BOXES)):
             if value not in known:
-                raise ValueError(f"{type(self).__name__}: {name} is {value!r}; it can be {', '.join(known)}")
+                raise ConfigError(
+                    f"{type(self).__name__}: {name} is {value!r}; it can be {', '.join(known)}{did_you_mean(value, known)}"
+                )
         self.world = self.reference_world = WORLDS[scenes]
         if apart is not None:
             if not isinstance(self.world, ShapesWorld):
-                raise ValueError(
+                raise ConfigError(
                     f"{type(self).__name__}: apart is an option of the scenes 'shapes'; leave it out with {scenes!r}"
                 )
             self.world = dataclasses.replace(self.world, apart=apart)

@@ -1,7 +1,4 @@
-"""Exported scenes are the data set's, and can be read back by what reads anybody's."""
-
-import importlib.util
-from pathlib import Path
+"""Exported scenes equal those of the data set, and an interrupted export continues."""
 
 import numpy as np
 import pytest
@@ -9,15 +6,16 @@ from PIL import Image
 
 from ldm.data.demo import DemoTrain, DemoValidation
 from ldm.graph.scene_graph import Vocab, read_graphs
+from ldm.util.files import atomic_write
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "export_demo.py"
-spec = importlib.util.spec_from_file_location("export_demo", SCRIPT)
-export_demo = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(export_demo)
+
+@pytest.fixture
+def export_demo(load_script):
+    return load_script("export_demo")
 
 
 @pytest.mark.parametrize("scenes, side", [("shapes", 64), ("hard", 128)])
-def test_what_is_written_is_what_the_data_set_gives(tmp_path, scenes, side):
+def test_exported_files_equal_the_data_set(export_demo, tmp_path, scenes, side):
     assert export_demo.main(["--scenes", scenes, "--n", "9", "--out", str(tmp_path / "out")]) == 0
     dataset = DemoValidation(9, scenes=scenes)
     assert Vocab.read(tmp_path / "out" / "vocab.json") == dataset.vocab
@@ -30,9 +28,11 @@ def test_what_is_written_is_what_the_data_set_gives(tmp_path, scenes, side):
             assert (np.asarray(image) == np.asarray(dataset.picture(index))).all()
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.size == (8 * (side + 4), 2 * (side + 4))
+        first = np.asarray(sheet)[2 : side + 2, 2 : side + 2]
+        assert (first == np.asarray(dataset.picture(0))).all()
 
 
-def test_options_reach_the_data_set(tmp_path):
+def test_options_reach_the_data_set(export_demo, tmp_path):
     options = ["--split", "train", "--seed", "3", "--boxes", "none", "--image-size", "32", "--n", "2"]
     assert export_demo.main([*options, "--out", str(tmp_path)]) == 0
     dataset = DemoTrain(2, 32, seed=3, boxes="none")
@@ -40,51 +40,52 @@ def test_options_reach_the_data_set(tmp_path):
         assert not any(graph.boxes) and graph.objects == dataset[index][1].objects
 
 
-def test_a_call_that_was_cut_off_goes_on(tmp_path):
+def test_a_repeated_call_writes_the_missing_files_only(export_demo, tmp_path):
     arguments = ["--n", "3", "--out", str(tmp_path)]
     export_demo.main(arguments)
-    kept = (tmp_path / "images" / "000001.png").stat().st_mtime_ns
+    written = (tmp_path / "images" / "000001.png").stat().st_mtime_ns
     (tmp_path / "images" / "000002.png").unlink()
     (tmp_path / "graphs.json").unlink()
     assert export_demo.main(arguments) == 0
     assert (tmp_path / "images" / "000002.png").exists() and (tmp_path / "graphs.json").exists()
-    assert (tmp_path / "images" / "000001.png").stat().st_mtime_ns == kept
-    assert not list(tmp_path.rglob("*.part"))
+    assert (tmp_path / "images" / "000001.png").stat().st_mtime_ns == written
+    assert not list(tmp_path.rglob("*.part*"))
 
 
-def test_a_call_that_is_interrupted_says_so_and_goes_on(tmp_path, capsys, monkeypatch):
-    arguments, put = ["--n", "3", "--out", str(tmp_path)], export_demo.put
-
-    def stop(path, write):
+def test_an_interrupted_call_exits_with_130_and_continues(export_demo, tmp_path, capsys, monkeypatch):
+    def interrupt(path):
         if path.name == "000001.png":
             raise KeyboardInterrupt
-        put(path, write)
+        return atomic_write(path)
 
-    monkeypatch.setattr(export_demo, "put", stop)
-    assert export_demo.main(arguments) == 130
-    assert capsys.readouterr().err.endswith("export_demo.py: stopped; the same command goes on\n")
-    monkeypatch.setattr(export_demo, "put", put)
-    assert export_demo.main(arguments) == 0
+    arguments = ["--n", "3", "--out", str(tmp_path)]
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(export_demo, "atomic_write", interrupt)
+        assert export_demo.main(arguments) == 130
+    assert "continues" in capsys.readouterr().err
+    assert not (tmp_path / "graphs.json").exists()
+    assert export_demo.main(arguments) == 0 and (tmp_path / "graphs.json").exists()
 
 
-@pytest.mark.parametrize("before", ["other scenes", "scenes that other code drew", "something else"])
-def test_what_is_there_is_not_overwritten(tmp_path, capsys, monkeypatch, before):
-    if before == "other scenes":
+@pytest.mark.parametrize("content", ["other scenes", "scenes of other code", "another file"])
+def test_a_folder_with_other_content_is_not_changed(export_demo, tmp_path, capsys, monkeypatch, content):
+    if content == "other scenes":
         export_demo.main(["--n", "2", "--out", str(tmp_path)])
-    elif before == "scenes that other code drew":
-        with monkeypatch.context() as then:
-            then.setattr("ldm.synthetic.shapes.__file__", __file__)
+    elif content == "scenes of other code":
+        with monkeypatch.context() as other_code:
+            other_code.setattr("ldm.data.demo.__file__", __file__)
             export_demo.main(["--n", "3", "--out", str(tmp_path)])
     else:
         (tmp_path / "graphs.json").write_text("mine")
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert export_demo.main(["--n", "3", "--out", str(tmp_path)]) == 2
-    assert "holds something else already; name a new folder" in capsys.readouterr().err
+    assert "--out" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
 
 
-@pytest.mark.parametrize("option", ["--n", "--image-size"])
-def test_a_number_that_is_none_is_refused_in_a_sentence(tmp_path, capsys, option):
-    assert export_demo.main([option, "0", "--out", str(tmp_path / "out")]) == 2
-    assert f"{option} 0: give a number from 1" in capsys.readouterr().err
+@pytest.mark.parametrize("option, value", [("--n", "0"), ("--image-size", "0"), ("--scenes", "shape")])
+def test_an_invalid_option_is_named_and_nothing_is_written(export_demo, tmp_path, capsys, option, value):
+    assert export_demo.main([option, value, "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert option.strip("-") in message and value in message
     assert not (tmp_path / "out").exists()
