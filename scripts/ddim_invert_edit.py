@@ -274,7 +274,11 @@ def _prepare(model, device: str, arguments: argparse.Namespace) -> None:
 
 def _given(arguments: argparse.Namespace, names: Iterable[str]) -> str:
     """Those of the options that are on the command line, as they are written there."""
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False))
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names if _is_given(getattr(arguments, name)))
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False  # 0 counts as given
 
 
 def _is_number(kind: object) -> bool:

@@ -48,7 +48,9 @@ def appearance_control(
         mutual = MutualSelfAttention(shifts, blend=1 - covered.latent[0, 0])
     if everywhere and model.cond_stage_model.has_layout:
         layouts = [model.cond_stage_model.layout(encode_graph(each, model)) for each in (source, graph)]
-        tokens = TokenInjection(common_tokens(source, graph, layouts, style=not restyled and model.null_style is not None))
+        tokens = TokenInjection(
+            common_tokens(source, graph, layouts, style=not restyled and model.null_style is not None)
+        )
     return Control((RowPair(0, 1, mutual, tokens),)) if mutual or tokens else None
 
 

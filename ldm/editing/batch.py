@@ -67,7 +67,9 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from error
     if not texts:
-        raise UserError(f'{path}: contains no edits; write a JSON object per line, such as {{"ref": "photo.jpg", "sg": ...}}')
+        raise UserError(
+            f'{path}: contains no edits; write a JSON object per line, such as {{"ref": "photo.jpg", "sg": ...}}'
+        )
     return texts
 
 
@@ -156,7 +158,9 @@ def _make(model: LatentDiffusion, line: Line, folder: Path, record: dict, shared
     images = {key: read_image(file, True, ground.get(key, "white")) for key, file in line.files.items()}
     request = EditRequest(images["ref"], line.graph, line.source, images.get("style"), images.get("mask"))
     result = edit(model, request, from_mapping(EditOptions, options))
-    gallery.save(folder / record["file"], result.image, {**record, "ref": str(line.files["ref"]), **measurements(result)})
+    gallery.save(
+        folder / record["file"], result.image, {**record, "ref": str(line.files["ref"]), **measurements(result)}
+    )
 
 
 def _output_names(texts: Sequence[tuple[int, str]]) -> dict[int, str | UserError]:

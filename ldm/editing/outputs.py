@@ -1,11 +1,13 @@
 """What edits leave in a folder: images for people, and a record of how they were made.
 
-    edited.png            the edit; of several, the first one, and the others as edited_<difference>.png and in grid.png
-    panel.png             photograph, region, edit and graphs, with the operations below
-    reconstruction.png    the photograph sampled back without an edit, for methods with inversion
-    previews.png          what the edit was heading for at some steps
+The files:
+
+    edited.png              the edit; of several, the first one, and the others as edited_<difference>.png and in grid.png
+    panel.png               photograph, region, edit and graphs, with the operations below
+    reconstruction.png      the photograph sampled back without an edit, for methods with inversion
+    previews.png            what the edit was heading for at some steps
     attention/<object>.png  where the U-Net attends to each object
-    record.json           arguments, options, operations, measurements, versions, and the names of all these files
+    record.json             arguments, options, operations, measurements, versions, and the names of all these files
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def images_of(runs: Sequence[tuple[str, Edit]], columns: int, request: EditReque
         graph = request.source_graph or edit.plan.graph
         for index, (name, words) in enumerate(zip(graph.objects, graph.attributes)):
             label = _file_name("_".join((str(index), *words, name)))
-            images[f"attention/{label}"] = plots.heat(request.photograph, edit.attention[index])
+            images[f"attention/{label}"] = plots.draw_heatmap(request.photograph, edit.attention[index])
     return images
 
 
@@ -61,7 +63,7 @@ def panel(edit: Edit, request: EditRequest) -> Image.Image:
     photograph, source = request.photograph, request.source_graph
     items = [("photograph", photograph)]
     items += [("style", request.style)] if request.style else []
-    items += [("region", plots.shown_region(photograph, edit.region)), ("edited", edit.image)]
+    items += [("region", plots.draw_region(photograph, edit.region)), ("edited", edit.image)]
     items += [("reconstruction", edit.reconstruction.image)] if _was_inverted(edit) else []
     items += [("source graph", plots.draw_graph(source))] if source else []
     items += [("edited graph", plots.draw_graph(edit.plan.graph))]

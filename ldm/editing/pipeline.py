@@ -1,7 +1,9 @@
 """Edit a photograph by its scene graph: plan -> invert -> locate -> sample -> compose.
 
+The steps, each a function that can be called by itself:
+
     plan    = make_plan(request, options, model)     operations, places, complete options
-    source  = invert(model, plan)                    latents of the photograph along the noise levels
+    source  = invert(source, plan)                   latents of the photograph along the noise levels
     region  = locate(source, plan, attention)        where the image may change
     latent  = sample(model, source, region, plan)    the edited latent
     image   = compose(photograph, decoded, region)   outside the region exactly the photograph
@@ -256,7 +258,9 @@ def sample(
         lambda each: steps(each[::-1], "editing"),
     )
     if not latent.isfinite().all():
-        raise UserError("sampling diverged to infinite values: lower the guidance scales, or check the model's training")
+        raise UserError(
+            "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
+        )
     return latent
 
 

@@ -78,9 +78,9 @@ def load_model(
     """Loads a model for inference: EMA weights, evaluation mode, no gradients.
 
     Args:
-        checkpoint: a checkpoint of trainer.py, adapters that scripts/export.py wrote, or, together with `config`, a
-            published checkpoint of a whole model. Without one, the frozen parts of the config are loaded and its adapters
-            are the identity.
+        checkpoint: the log folder of a run, a checkpoint of trainer.py, adapters that scripts/export.py wrote, or,
+            together with `config`, a published checkpoint of a whole model. With `config` alone, its frozen parts are
+            loaded and its adapters are the identity; with neither, the weights that ship with the project are loaded.
         config: a YAML file (default: the config in the checkpoint). Relative paths of weights in a config are looked up
             in the current folder, then in the root of the checkout.
         device: where the model will run.
@@ -88,6 +88,10 @@ def load_model(
     Raises:
         UserError: files are missing, damaged or do not fit, or the config cannot be built.
     """
+    if checkpoint is None:
+        checkpoint = find_checkpoint(config=config)
+    elif Path(checkpoint).is_dir():
+        checkpoint = last_checkpoint(checkpoint)
     source = config or checkpoint
     saved = _read_trained(checkpoint, config) if checkpoint else None
     merged = _read_model_config(saved, checkpoint, config)

@@ -90,7 +90,9 @@ def sheet(folder: Path, scenes: Scenes, repeats: int) -> Image.Image:
     return plots.grid(panels, columns=2 if repeats == 1 else 1)
 
 
-def _sample_missing(model: LatentDiffusion, missing: Sequence[tuple], folder: Path, options: SampleOptions, style) -> None:
+def _sample_missing(
+    model: LatentDiffusion, missing: Sequence[tuple], folder: Path, options: SampleOptions, style
+) -> None:
     """Samples and writes the images of (graph, graph with boxes, record)."""
     seeds = [record["seed"] for _, _, record in missing]
     images = sample_images(model, [with_boxes for _, with_boxes, _ in missing], seeds, options, style)

@@ -67,7 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser, options_class: type, names: C
         if names is not None and field.name not in names:
             continue
         kind, metadata = _without_none(types[field.name]), field.metadata
-        settings: dict[str, Any] = {"help": f"{metadata['help']} (default: {metadata['default_text']})", "default": None}
+        settings: dict[str, Any] = {
+            "help": f"{metadata['help']} (default: {metadata['default_text']})",
+            "default": None,
+        }
         if kind is bool:
             settings |= {"action": "store_true"}
         elif get_origin(kind) is tuple:

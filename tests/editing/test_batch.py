@@ -79,7 +79,12 @@ def test_processes_share_a_batch(batch, program, monkeypatch):
 def test_a_bad_line_is_reported_and_does_not_affect_the_others(batch, program, capsys):
     path, command = batch
     bad = ['{"sg"', '{"sg": "nowhere.json"}', '{"sg": "source.json", "sterngth": 1}', '{"out": "../x.png", "sg": "a"}']
-    bad += ['{"sg": "source.json"}', '{"sg": "source.json", "ref": "photo.png", "steps": "many"}', "[]", '{"ref": "photo.png"}']
+    bad += [
+        '{"sg": "source.json"}',
+        '{"sg": "source.json", "ref": "photo.png", "steps": "many"}',
+        "[]",
+        '{"ref": "photo.png"}',
+    ]
     path.write_text("\n".join(bad) + "\n\n" + path.read_text())
     assert program(command) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "edits.jsonl" in line]

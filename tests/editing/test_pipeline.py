@@ -42,7 +42,16 @@ def scene():
 
 
 def edit_with(
-    model, photograph, graph, source=None, style=None, mask=None, previews=0, attention=False, reconstruction=False, **options
+    model,
+    photograph,
+    graph,
+    source=None,
+    style=None,
+    mask=None,
+    previews=0,
+    attention=False,
+    reconstruction=False,
+    **options,
 ):
     request = EditRequest(photograph, graph, source, style, mask)
     return edit(model, request, EditOptions(**options), previews, attention, reconstruction)
@@ -187,7 +196,11 @@ def test_a_margin_wider_than_the_image_makes_the_region_full(model, scene):
 def test_without_a_region_or_with_a_style_everything_may_change(model, scene):
     photograph, graph, other = scene
     red = Image.new("RGB", (40, 60), "red")
-    for edited, source, options in ((other, graph, {"region": "none"}), (graph, graph, {"style": red}), (other, None, {})):
+    for edited, source, options in (
+        (other, graph, {"region": "none"}),
+        (graph, graph, {"style": red}),
+        (other, None, {}),
+    ):
         result = edit_with(model, photograph, edited, source, steps=2, **options)
         assert (result.region == 1).all() and result.image.tobytes() != photograph.tobytes()
 
@@ -233,7 +246,9 @@ def test_variants_of_a_method_without_noise_are_refused_before_the_first_edit(mo
 def test_any_whole_number_is_a_seed(model, scene):
     photograph, graph, other = scene
     seeds = (1, 2**70 + 1, 1 - 2**64, -1)
-    one, big, negative, last = (edit_with(model, photograph, other, graph, steps=1, seed=s).image.tobytes() for s in seeds)
+    one, big, negative, last = (
+        edit_with(model, photograph, other, graph, steps=1, seed=s).image.tobytes() for s in seeds
+    )
     assert one == big == negative != last
 
 
@@ -341,7 +356,9 @@ def test_keep_attends_to_the_source_where_something_moves_and_costs_nothing_else
     dx = 0.25 if box[2] <= 0.75 else -0.25
     moved = replace(graph, boxes=((box[0] + dx, box[1], box[2] + dx, box[3]), *graph.boxes[1:]))
     calls = []
-    hook = model.unet.register_forward_hook(lambda module, inputs, out: calls.append((len(inputs[0]), len(inputs) == 4)))
+    hook = model.unet.register_forward_hook(
+        lambda module, inputs, out: calls.append((len(inputs[0]), len(inputs) == 4))
+    )
     kept = [edit_with(model, photograph, g, graph, steps=1, keep=True).settings["keep"] for g in (moved, other, graph)]
     hook.remove()
     assert calls == [(4, True), (2, False)]  # two branches of guidance; with or without attention control
@@ -358,7 +375,7 @@ def test_moved_objects_attend_to_their_old_place_and_removed_or_replaced_ones_ar
     ((_, _, mutual, tokens),) = control.pairs
     assert set(mutual.shifts) == {(boxes[0], new), (boxes[1], None), (boxes[2], None), (boxes[3], None)}
     assert tokens is None  # token injection is for edits without a region
-    assert mutual.where[0, 4] == 0 and mutual.where[4, 0] == 1  # the place of a replaced object attends to itself
+    assert mutual.blend[0, 4] == 0 and mutual.blend[4, 0] == 1  # the place of a replaced object attends to itself
 
 
 # Diagnostics ---------------------------------------------------------------------------------------------------------
@@ -376,7 +393,9 @@ def test_the_round_trip_of_fixed_point_inversion_is_within_a_thousandth(checkpoi
     model = load_model(checkpoint)
     for parameter in model.unet.out.parameters():
         parameter *= 0.1  # a random U-Net magnifies small changes of its input as no trained one does
-    again = edit_with(model, photograph, other, graph, method="fixed-point", steps=20, reconstruction=True).reconstruction
+    again = edit_with(
+        model, photograph, other, graph, method="fixed-point", steps=20, reconstruction=True
+    ).reconstruction
     assert again.round_trip_error < 1e-3
     assert abs(again.psnr - again.psnr_autoencoder) < 0.1
 

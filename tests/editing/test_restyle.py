@@ -1,35 +1,39 @@
-"""What one pass of a restyle leaves to the next."""
+"""The source of the next pass of a style transfer, made from the result of the previous one."""
 
 import pytest
 import torch
 from tiny import tiny_model
 
 from ldm.data.demo import DemoValidation
-from ldm.editing.restyle import TRUST, left_by_a_pass
+from ldm.editing.restyle import STYLE_MIX, next_source
 from ldm.graph.batch import encode
 
 
 @pytest.fixture(scope="module")
-def left():
+def passes():
+    """Model, graph, latent and target of a pass; and the next source with the graph known, and with the null graph."""
     torch.manual_seed(0)
     model = tiny_model().eval()
     graph, _ = DemoValidation(8).scene(3)
-    z, target = torch.randn(1, 4, model.latent_size, model.latent_size), model.unconditional(1)
+    latent, target = torch.randn(1, 4, model.latent_size, model.latent_size), model.unconditional(1)
     target = target._replace(style=torch.randn_like(target.style))
     with torch.no_grad():
-        return model, graph, z, target, [left_by_a_pass(model, z, graph, target, told)[::-1] for told in (True, False)]
+        following = [next_source(model, latent, graph, target, knows_graph) for knows_graph in (True, False)]
+    return model, graph, latent, target, following
 
 
 @torch.no_grad()
-def test_the_next_pass_takes_the_style_for_a_mixture_of_what_is_seen_and_what_was_asked_for(left):
-    model, graph, z, target, ((shown, _), _) = left
-    own = model.condition(encode([graph], model.vocab), model.decode(z).clamp(-1, 1))
-    assert 0 < TRUST < 1 and torch.allclose(shown.style, (1 - TRUST) * own.style + TRUST * target.style, atol=1e-6)
-    assert torch.equal(shown.tokens, own.tokens) and torch.equal(shown.mask, own.mask)
+def test_the_source_style_is_a_mixture_of_the_results_style_and_the_requested_one(passes):
+    model, graph, latent, target, ((_, source), _) = passes
+    result = model.condition(encode([graph], model.vocab), model.decode(latent).clamp(-1, 1))
+    expected = (1 - STYLE_MIX) * result.style + STYLE_MIX * target.style
+    assert 0 < STYLE_MIX < 1 and torch.allclose(source.style, expected, atol=1e-6)
+    assert torch.equal(source.tokens, result.tokens) and torch.equal(source.mask, result.mask)
 
 
 @torch.no_grad()
-def test_where_no_graph_was_told_all_goes_through_the_picture_under_the_null_graph(left):
-    model, _, z, _, ((_, known), (shown, latent)) = left
-    assert torch.equal(latent, model.encode(model.decode(z).clamp(-1, 1))) and not torch.equal(latent, known)
-    assert all(torch.equal(a, b) for a, b in zip(shown, model.unconditional(1)))
+def test_without_a_known_graph_the_whole_result_is_encoded_again_under_the_null_graph(passes):
+    model, _, latent, _, ((with_graph, _), (without, source)) = passes
+    assert torch.equal(without, model.encode(model.decode(latent).clamp(-1, 1)))
+    assert not torch.equal(without, with_graph)
+    assert all(torch.equal(a, b) for a, b in zip(source, model.unconditional(1)))

@@ -60,14 +60,28 @@ def test_it_writes_the_edit_a_panel_and_a_record(checkpoint, scene, program, fol
     record = json.loads((folder / "out" / "record.json").read_text())
     assert record["arguments"]["steps"] == 3 and record["versions"]["torch"] == torch.__version__
     assert record["operations"] and record["operations"][0] in capsys.readouterr().out
-    again = edit(load_model(checkpoint), EditRequest(photograph, other, graph), EditOptions(steps=3), reconstruction=True)
+    again = edit(
+        load_model(checkpoint), EditRequest(photograph, other, graph), EditOptions(steps=3), reconstruction=True
+    )
     assert np.array_equal(Image.open(folder / "out" / "edited.png"), again.image)
     for number in ("psnr", "psnr_autoencoder"):
         assert record[number] == pytest.approx(getattr(again.reconstruction, number), rel=1e-3)
     assert record["settings"] == json.loads(json.dumps(again.settings))
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["edited.png", "panel.png", "record.json"]
 
-    more = ["--method", "ddpm", "--n", "2", "--sweep", "strength=0.5,1", "--previews", "2", "--attention", "--region", "none"]
+    more = [
+        "--method",
+        "ddpm",
+        "--n",
+        "2",
+        "--sweep",
+        "strength=0.5,1",
+        "--previews",
+        "2",
+        "--attention",
+        "--region",
+        "none",
+    ]
     assert program([*EDIT, *run, *more]) == 0
     record = json.loads((folder / "out" / "record.json").read_text())
     names = {str(path.relative_to(folder / "out")) for path in (folder / "out").rglob("*.png")}
@@ -116,8 +130,12 @@ def test_the_panel_shows_the_chosen_boxes_and_says_whether_the_whole_image_may_c
 ):
     drawn, captions, panel = [], [], plots.panel
     monkeypatch.setattr(plots, "draw_graph", lambda graph: drawn.append(graph) or Image.new("RGB", (9, 9)))
-    monkeypatch.setattr(plots, "panel", lambda items, text=(), **more: captions.extend(text) or panel(items, text, **more))
-    before = SceneGraph(("circle", "square"), ((0.1, 0.4, 0.3, 0.6), (0.4, 0.4, 0.6, 0.6)), triples=((0, "left of", 1),))
+    monkeypatch.setattr(
+        plots, "panel", lambda items, text=(), **more: captions.extend(text) or panel(items, text, **more)
+    )
+    before = SceneGraph(
+        ("circle", "square"), ((0.1, 0.4, 0.3, 0.6), (0.4, 0.4, 0.6, 0.6)), triples=((0, "left of", 1),)
+    )
     write_graphs("source.json", [before])
     write_graphs("edited.json", [replace(before, boxes=(None, before.boxes[1]), triples=((0, "right of", 1),))])
     mask = Image.new("L", (8, 8))
@@ -188,7 +206,9 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(program, folder, run, capsys,
     assert word in error and not (folder / "out").exists()
 
 
-@pytest.mark.parametrize("words", [["--sweep", "margn=1"], ["--sweep", "steps=a"], ["--sweep", "strength=2"], ["--n", "0"]])
+@pytest.mark.parametrize(
+    "words", [["--sweep", "margn=1"], ["--sweep", "steps=a"], ["--sweep", "strength=2"], ["--n", "0"]]
+)
 def test_a_mistake_in_a_sweep_is_a_usage_error(program, folder, words, capsys):
     with pytest.raises(SystemExit, match="2"):
         program([*EDIT, *words])
@@ -197,7 +217,12 @@ def test_a_mistake_in_a_sweep_is_a_usage_error(program, folder, words, capsys):
 
 @pytest.mark.parametrize(
     "script, words",
-    [("ddim_invert_edit", ["--sg", "a.json"]), ("sample", ["--sg", "a.json"]), ("evaluate", ["edits"]), ("evaluate", ["scenes"])],
+    [
+        ("ddim_invert_edit", ["--sg", "a.json"]),
+        ("sample", ["--sg", "a.json"]),
+        ("evaluate", ["edits"]),
+        ("evaluate", ["scenes"]),
+    ],
 )
 def test_a_run_and_a_checkpoint_exclude_each_other(load_script, script, words, capsys):
     with pytest.raises(SystemExit, match="2"):
