@@ -1,6 +1,5 @@
-"""The demo's own judgement: a right edit is called right, a wrong one wrong, whatever the kind."""
+"""The demo's judgement of edits, its panels, and its log folder."""
 
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,42 +8,39 @@ import pytest
 from ldm.evaluation.edit_tasks import OPERATIONS, make_task
 from ldm.util.errors import UserError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "demo.py"
-
 
 @pytest.fixture
-def demo(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("demo_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def demo(load_script, tmp_path, monkeypatch):
+    module = load_script("demo")
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     return module
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_should_come_out_is_right_and_what_went_in_is_wrong(demo, operation):
-    this = make_task("shapes", operation, demo.FIRST_TASK + OPERATIONS.index(operation))
-    assert demo.complaints(this, this.truth) == []
-    assert demo.complaints(this, this.picture) != []
+def test_the_right_answer_has_no_faults_and_the_photograph_has_some(demo, operation):
+    task = make_task("shapes", operation, demo.FIRST_TASK + OPERATIONS.index(operation))
+    assert demo.find_faults(task, task.truth) == []
+    assert demo.find_faults(task, task.picture) != []
 
 
-def test_a_panel_says_the_verdict_and_the_files_for_doing_it_by_hand_are_there(demo, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(demo, "edit", lambda model, photograph, *graph, **more: SimpleNamespace(image=photograph))
-    assert demo.edited(None, "remove").width > 500
-    assert "remove '" in (said := capsys.readouterr().out) and "checker: wrong: " in said
+def test_an_edit_is_shown_with_its_verdict_and_its_files_are_written(demo, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(demo, "edit", lambda model, request: SimpleNamespace(image=request.photograph))
+    assert demo.edit_and_judge(None, "remove").width > 500
+    printed = capsys.readouterr().out
+    assert "remove '" in printed and "checker: wrong" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"remove.png", "remove.json", "remove_source.json"}
 
 
-def test_an_edit_that_is_refused_is_a_verdict_and_no_end(demo, monkeypatch, capsys):
-    def refuse(*arguments, **options):
+def test_a_refused_edit_is_a_verdict_and_does_not_end_the_demo(demo, monkeypatch, capsys):
+    def refuse(*arguments):
         raise UserError("there is no room")
 
     monkeypatch.setattr(demo, "edit", refuse)
-    assert all(demo.edited(None, operation).width > 300 for operation in OPERATIONS)
+    assert all(demo.edit_and_judge(None, operation).width > 300 for operation in OPERATIONS)
     assert capsys.readouterr().out.count("checker: refused: there is no room\n") == len(OPERATIONS)
 
 
-def test_the_run_is_its_own_whatever_else_trains(demo, monkeypatch, tmp_path):
+def test_the_log_folder_is_not_among_those_of_other_runs(demo, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def train(command, check):
@@ -53,16 +49,17 @@ def test_the_run_is_its_own_whatever_else_trains(demo, monkeypatch, tmp_path):
         Path("logs/2999-01-01T00-00-00_demo").mkdir()
 
     monkeypatch.setattr(demo.subprocess, "run", train)
-    monkeypatch.setattr(demo, "losses", lambda run: (1.0, 0.5))
-    run = demo.train()
-    assert run.is_dir() and run.is_relative_to(demo.FOLDER) and not run.is_relative_to(tmp_path / "logs")
+    monkeypatch.setattr(demo, "read_losses", lambda log_folder: (1.0, 0.5))
+    log_folder = demo.train()
+    assert log_folder.is_dir() and log_folder.is_relative_to(demo.FOLDER)
+    assert not log_folder.is_relative_to(tmp_path / "logs")
 
 
-def test_interrupted_it_says_so(demo, monkeypatch, capsys):
+def test_ctrl_c_ends_it_with_one_sentence(demo, monkeypatch, capsys):
     def stop():
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo.os, "chdir", lambda folder: None)
-    monkeypatch.setattr(demo.shipped, "adapters", stop)
+    monkeypatch.setattr(demo.shipped, "shipped_adapters", stop)
     assert demo.main([]) == 130
-    assert capsys.readouterr().err == "\ndemo.py: stopped; the next call begins anew\n"
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -77,10 +77,15 @@ def test_values_within_their_bounds_are_accepted(values):
 
 
 def test_json_becomes_an_instance_and_lists_become_tuples():
-    assert from_mapping(Example, {"interval": [0, 1], "count": None, "fast": True}) == Example(interval=(0, 1), fast=True)
+    assert from_mapping(Example, {"interval": [0, 1], "count": None, "fast": True}) == Example(
+        interval=(0, 1), fast=True
+    )
 
 
-@pytest.mark.parametrize("values, word", [({"cuont": 1}, "did you mean 'count'"), ({"fast": 1}, "true or false"), ({"interval": [1]}, "number")])
+@pytest.mark.parametrize(
+    "values, word",
+    [({"cuont": 1}, "did you mean 'count'"), ({"fast": 1}, "true or false"), ({"interval": [1]}, "number")],
+)
 def test_json_with_an_unknown_key_or_a_wrong_type_is_refused(values, word):
     with pytest.raises(UserError, match=word):
         from_mapping(Example, values)
