@@ -30,7 +30,7 @@ from ldm.graph.scene_graph import SceneGraph, Vocab
 from ldm.graph.validation import Box, Triple
 from ldm.synthetic import solids
 from ldm.util.errors import UserError
-from ldm.util.images import read_image, resize_square, to_tensor, find_image_errors
+from ldm.util.images import find_image_errors, read_image, resize_square, to_tensor
 
 COLOURS = (*solids.COLOURS, "gray", "brown")
 VOCAB = Vocab(solids.VOCAB.objects, solids.VOCAB.predicates, (*solids.SIDES, *COLOURS, *solids.MATERIALS))

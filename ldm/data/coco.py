@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from ldm.data.coco_annotations import AnnotationFilter, CocoError, read_annotations
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
-from ldm.util.images import read_image, resize_square, to_tensor, find_image_errors
+from ldm.util.images import find_image_errors, read_image, resize_square, to_tensor
 
 UNSUPPORTED_OPTIONS = {
     "mask_size": "; object centres are computed from masks at full resolution",

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ldm.data.vg_preprocess import PUBLISHED_VOCABULARY
 from ldm.graph.scene_graph import SceneGraph, Vocab
 from ldm.graph.validation import Box, GraphError
-from ldm.util.images import ImageError, read_image, resize_square, to_tensor, find_image_errors
+from ldm.util.images import ImageError, find_image_errors, read_image, resize_square, to_tensor
 
 
 class VGTrain(Dataset):

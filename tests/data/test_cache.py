@@ -29,6 +29,8 @@ from ldm.synthetic.shapes import VOCAB
 from ldm.training.callbacks import ImageLogger, StepSeed
 from ldm.util.errors import UserError
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, on numpy 2
+
 # Training -------------------------------------------------------------------------------------------------------------
 
 
