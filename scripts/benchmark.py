@@ -1,24 +1,24 @@
-"""How fast training and editing are here, side by side with the plain path and with diffusers' U-Net of the same shape.
+"""Benchmark the speed and memory of training and editing, next to a plain implementation and to diffusers' U-Net.
 
     python scripts/benchmark.py                                  small shapes: about two minutes on two CPU cores
     python scripts/benchmark.py --size vg --out outputs/speed    the full size of configs/vg.yaml
     python scripts/benchmark.py --only step,memory --compile
 
-Weights are random, which time does not know. All ways to do one thing run in turns; a number is the median of all rounds,
-with the quartiles in brackets, and a ratio is taken within each round. Where diffusers is installed (pip install diffusers),
-its U-Net gets our weights, and has to give the same numbers before it is timed. What is measured:
+Weights are random, which does not affect the speed. All variants of a computation run in turns; a time is the median over
+the rounds, with quartiles in parentheses, and speedups are computed round by round. If diffusers is installed (pip install
+diffusers), its U-Net gets our weights, and its output is compared with ours before it is timed. Sections:
 
-    matmul      products of square matrices: what the machine can do, of which 'of peak' is the share
-    unet        the U-Net's forward pass
-    backward    its forward and backward pass with a frozen body
-    attention   each of torch's kernels, forward and backward
-    encoders    the first stage and CLIP
-    step        a training step, with images to encode and with a cache
-    optimizer   AdamW as torch has it, and fused
-    edit        an edit, against a plain loop of 50 + 2 x 50 evaluations
+    matmul      square matrix products: the machine's peak, of which 'of peak' is the share
+    unet        forward pass of the U-Net
+    backward    forward and backward pass of the U-Net with a frozen body
+    attention   each of torch's attention kernels, forward and backward
+    encoders    first stage and CLIP
+    step        training step, with images to encode and with a latent cache
+    optimizer   AdamW, unfused and fused
+    edit        an edit, against a plain DDIM loop of 50 + 2 x 50 U-Net calls
     scaling     training on 1, 2, 4, ... CPU processes
-    profile     what the time of unet, backward, step and edit goes to, of backward and step where none of them is named
-    memory      peaks of step and edit, of both where neither is named, in a process of their own each; these take a while
+    profile     time by kind of operation, of unet, backward, step and edit (of backward and step if none of them is named)
+    memory      peak memory of step and edit (of both if neither is named); takes a while: one process for each variant
 """
 
 from __future__ import annotations
@@ -27,69 +27,88 @@ import argparse
 import json
 import sys
 
-from ldm.util.cli import positive
-from ldm.util.errors import UserError
-from ldm.util.files import writable_folder
+from ldm.util.cli import positive, run_program
+from ldm.util.files import atomic_write, writable_folder
 
-SECTIONS = ("matmul", "unet", "backward", "attention", "encoders", "step", "optimizer", "edit", "scaling", "profile",
-            "memory")  # fmt: skip
+SECTIONS = (
+    "matmul",
+    "unet",
+    "backward",
+    "attention",
+    "encoders",
+    "step",
+    "optimizer",
+    "edit",
+    "scaling",
+    "profile",
+    "memory",
+)
 SIZES = ("small", "vg", "sd1")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--size", choices=SIZES, default="small", help="shapes: small ones, or those of configs/vg.yaml or "
-        "configs/sd1_vg.yaml (default: %(default)s)")  # fmt: skip
-    add("--only", type=sections, default=SECTIONS, metavar="A,B", help="some of the above (default: all)")
-    add("--repeats", type=positive, default=5, metavar="N", help="rounds (default: %(default)s)")
-    add("--batch-size", type=positive, default=2, metavar="N", help="images at once (default: %(default)s)")
-    add("--steps", type=positive, default=50, metavar="N", help="of an edit, up and down each (default: %(default)s)")
-    add("--precision", choices=["auto", "fp32", "both"], default="auto", help="auto measures bf16 as well where its matrix "
-        "products are faster than those of fp32 (default: %(default)s)")  # fmt: skip
-    add("--compile", action="store_true", help="measure compiled U-Nets as well")
-    add("--threads", type=positive, metavar="N", help="of the CPU (default: torch's own)")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    add("--out", metavar="DIR", help="write speed.md and speed.json there")
+    add(
+        "--size",
+        choices=SIZES,
+        default="small",
+        help="shapes: small ones, or those of configs/vg.yaml or configs/sd1_vg.yaml (default: %(default)s)",
+    )
+    add("--only", type=parse_sections, default=SECTIONS, metavar="A,B", help="sections to run (default: all)")
+    add("--repeats", type=positive, default=5, metavar="N", help="rounds of measurements (default: %(default)s)")
+    add("--batch-size", type=positive, default=2, metavar="N", help="images per batch (default: %(default)s)")
+    add(
+        "--steps",
+        type=positive,
+        default=50,
+        metavar="N",
+        help="steps of an edit, for inversion and for sampling each (default: %(default)s)",
+    )
+    add(
+        "--precision",
+        choices=["auto", "fp32", "both"],
+        default="auto",
+        help="both: fp32 and bf16; auto: bf16 only if its matrix products are faster than those of fp32 (default: "
+        "%(default)s)",
+    )
+    add("--compile", action="store_true", help="measure compiled U-Nets too")
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: torch's own choice)")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, else the CPU)")
+    add("--out", metavar="DIR", help="folder for speed.md and speed.json (default: none is written)")
     return parser.parse_args(argv)
 
 
-def sections(words: str) -> tuple[str, ...]:
-    chosen = tuple(words.split(","))
+def parse_sections(text: str) -> tuple[str, ...]:
+    """The sections to run; 'profile' and 'memory' alone bring sections that they apply to."""
+    chosen = tuple(text.split(","))
     if unknown := set(chosen) - set(SECTIONS):
-        raise argparse.ArgumentTypeError(f"there is no {min(unknown)!r}, only {', '.join(SECTIONS)}")
-    for what, of, usual in (
+        raise argparse.ArgumentTypeError(f"there is no section {min(unknown)!r}; choose from {', '.join(SECTIONS)}")
+    for extra, applicable, default in (
         ("profile", {"unet", "backward", "step", "edit"}, ("backward", "step")),
         ("memory", {"step", "edit"}, ("step", "edit")),
     ):
-        if what in chosen and not of & set(chosen):
-            chosen = usual + chosen
+        if extra in chosen and not applicable & set(chosen):
+            chosen = default + chosen
     return chosen
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    import torch  # only now, as --help need not wait for it
-
-    try:
-        return run(arguments)
-    except UserError as error:
-        print(f"benchmark.py: {error}", file=sys.stderr)
-    except torch.OutOfMemoryError:
-        print("benchmark.py: out of GPU memory: fewer sections (--only), or a lower --batch-size", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("benchmark.py: stopped", file=sys.stderr)
-        return 130
-    return 2
+    return run_program(
+        lambda: run(arguments),
+        "benchmark.py",
+        if_out_of_memory="choose fewer sections (--only) or a lower --batch-size",
+    )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    import torch
+def run(arguments: argparse.Namespace) -> None:
+    import torch  # not before the options are checked, so that --help is quick
 
     from ldm.models.loading import choose_device
     from ldm.models.runtime import keep_freed_memory
     from ldm.profiling import report, sections
-    from ldm.profiling.setting import Setting
+    from ldm.profiling.workload import Workload
 
     folder = arguments.out and writable_folder(arguments.out, "--out")
     device = choose_device(arguments.device)
@@ -97,37 +116,49 @@ def run(arguments: argparse.Namespace) -> int:
     if device == "cpu":
         keep_freed_memory()
     peaks = sections.machine_peaks(arguments.precision, device)
+    remarks = [f"{name} peak: {rate / 1e9:,.0f} GFLOP/s" for name, rate in peaks.items()]
     fast_half = peaks.get("bf16", 0) > peaks["fp32"]
     both = arguments.precision == "both" or (arguments.precision == "auto" and fast_half)
-    setting = Setting(
-        arguments.size, device, torch.get_num_threads(), arguments.batch_size, arguments.steps,
-        ("fp32", "bf16") if both else ("fp32",), arguments.compile, arguments.repeats,
-    )  # fmt: skip
-    remarks = [f"{name} peak: {rate / 1e9:,.0f} GFLOP/s" for name, rate in peaks.items()]
     if not fast_half and arguments.precision != "fp32":
-        remarks.append("bf16 is computed by way of fp32 here, so it is left out (--precision both measures it), and its shares "
-                       "are of fp32's peak")  # fmt: skip
+        remarks.append(
+            "this device computes bf16 by way of fp32: shares of its peak are shares of fp32's, and it is measured only with "
+            "--precision both"
+        )
     peaks["bf16"] = max(peaks.values())
+    workload = Workload(
+        size=arguments.size,
+        device=device,
+        threads=torch.get_num_threads(),
+        batch=arguments.batch_size,
+        steps=arguments.steps,
+        precisions=("fp32", "bf16") if both else ("fp32",),
+        compiled=arguments.compile,
+        repeats=arguments.repeats,
+    )
+    measurements = sections.run_sections(arguments.only, workload, peaks)
+    scaling = sections.run_scaling(workload) if "scaling" in arguments.only and device == "cpu" else []
+    remarks += sections.remarks(arguments.only, workload)
 
-    rows = sections.rows_of(arguments.only, setting, peaks)
-    processes = sections.scaling(setting) if "scaling" in arguments.only and device == "cpu" else []
-    remarks += sections.remarks(arguments.only, setting)
-
-    about = report.machine(setting)
-    text = [report.table(rows)] if rows else []
-    text += [profiles] if (profiles := report.profiles(rows, peaks)) else []
-    text += [report.processes(processes)] if processes else []
-    text += ["\n".join(f"- {remark}" for remark in (", ".join(f"{k} {v}" for k, v in about.items()), *remarks))]
-    text = "\n\n".join(text)
+    machine = report.describe_machine(workload)
+    tables = [report.speed_table(measurements)] if measurements else []
+    tables += [table] if (table := report.profile_table(measurements, peaks)) else []
+    tables += [report.scaling_table(scaling)] if scaling else []
+    notes = [", ".join(f"{key} {value}" for key, value in machine.items()), *remarks]
+    text = "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes)])
     print(text)
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {"machine": about, "peaks": peaks, "remarks": remarks, "rows": [report.to_json(row) for row in rows]}
-        record["processes"] = [dict(zip(("processes", "images_per_second", "apart"), row)) for row in processes]
-        (folder / "speed.json").write_text(json.dumps(record, indent=1) + "\n")
-        (folder / "speed.md").write_text(text + "\n")
-        print(f"written: {folder}/speed.md, {folder}/speed.json")
-    return 0
+        record = {
+            "machine": machine,
+            "peaks": peaks,
+            "remarks": remarks,
+            "rows": [report.to_json(measurement) for measurement in measurements],
+            "processes": [result._asdict() for result in scaling],
+        }
+        with atomic_write(folder / "speed.json") as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+        with atomic_write(folder / "speed.md") as temporary:
+            temporary.write_text(text + "\n")
+        print(f"wrote {folder}/speed.md and {folder}/speed.json")
 
 
 if __name__ == "__main__":

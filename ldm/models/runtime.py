@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.kernels.conv import use_winograd
 from ldm.modules.kernels.frozen import cast_frozen_weights
 from ldm.util.errors import ConfigError
 
 if TYPE_CHECKING:
     from ldm.models.diffusion.ddpm import LatentDiffusion
+    from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 # Precisions of the U-Net for inference.
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -1,0 +1,1 @@
+"""Speed and memory of training and editing, next to a plain implementation and to diffusers."""

@@ -1,4 +1,4 @@
-"""diffusers' U-Net in the shape of ours and with its weights, to be measured beside it."""
+"""diffusers' U-Net with the shape and the weights of ours, to be measured next to it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from ldm.checkpoints.diffusers_layout import to_ldm_unet
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.profiling.setting import PRECISIONS, Setting
+from ldm.profiling.workload import PRECISIONS, Workload
 from ldm.util.errors import UserError
 
-INSTALL = "diffusers is not installed, so its columns are left out: pip install diffusers"
+NOT_INSTALLED = "diffusers is not installed, so that its rows are missing: pip install diffusers"
 
 
 def available() -> bool:
+    """Whether diffusers is installed."""
     return importlib.util.find_spec("diffusers") is not None
 
 
-def config_of(params: Mapping) -> dict:
-    """UNet2DConditionModel's arguments for the body that UNetModel's `params` describe. Raises UserError for a body that it
-    has no arguments for."""
+def diffusers_config(params: Mapping) -> dict:
+    """Arguments of UNet2DConditionModel for the parameters of a UNetModel without adapters.
+
+    Raises:
+        UserError: diffusers has no such U-Net.
+    """
     if params.get("coordinates"):
-        raise UserError("diffusers' U-Net does not tell its first layer the coordinates; measure a config without them")
+        raise UserError("diffusers' U-Net has no coordinate channels; choose a config without `coordinates`")
     widths = [params["model_channels"] * factor for factor in params["channel_mult"]]
     attends = [2**level in params["attention_resolutions"] for level in range(len(widths))]
     head = params.get("num_head_channels", -1)
@@ -46,35 +50,43 @@ def config_of(params: Mapping) -> dict:
 
 
 @torch.no_grad()
-def like(unet: UNetModel, params: Mapping) -> nn.Module:
-    """The UNet2DConditionModel with the weights of our U-Net's body."""
+def to_diffusers_unet(unet: UNetModel, params: Mapping) -> nn.Module:
+    """A frozen UNet2DConditionModel with the weights of a UNetModel, whose parameters are `params`."""
     from diffusers import UNet2DConditionModel
 
-    theirs = UNet2DConditionModel(**config_of(params))
-    ours = unet.state_dict()
-    for name, parameter in to_ldm_unet(dict(theirs.named_parameters())).items():
-        parameter.copy_(ours[name])
-    return theirs.requires_grad_(False)
+    diffusers_unet = UNet2DConditionModel(**diffusers_config(params))
+    weights = unet.state_dict()
+    for name, parameter in to_ldm_unet(dict(diffusers_unet.named_parameters())).items():
+        parameter.copy_(weights[name])
+    return diffusers_unet.requires_grad_(False)
 
 
-def take_over(model: LatentDiffusion, setting: Setting, precision: str) -> None:
-    """Put it, without adapters, in the place of the model's U-Net, whose projections of tokens and style it keeps."""
-    body = like(setting.unet(), setting.body).to(setting.device, PRECISIONS[precision])
-    model.model["diffusion_model"] = Told(body, model.unet.context_local_mlp, model.unet.context_global_mlp)
+def replace_unet(model: LatentDiffusion, workload: Workload, precision: str) -> None:
+    """Puts diffusers' U-Net into a model, in place, with the model's own projections of tokens and style."""
+    diffusers_unet = to_diffusers_unet(workload.make_unet(), workload.unet_params)
+    diffusers_unet.to(workload.device, PRECISIONS[precision])
+    projections = model.unet.context_local_mlp, model.unet.context_global_mlp
+    model.model["diffusion_model"] = DiffusersUNet(diffusers_unet, *projections)
 
 
-class Told(nn.Module):
-    """diffusers' U-Net told by a Conditioning as ours is: the style is one more token after the graph's."""
+class DiffusersUNet(nn.Module):
+    """diffusers' U-Net with the call signature of ours: the style becomes one more token after those of the graph.
 
-    def __init__(self, theirs: nn.Module, tokens: nn.Module | None = None, style: nn.Module | None = None):
+    Args:
+        unet: a UNet2DConditionModel.
+        tokens: projection of the graph's tokens; None for none.
+        style: projection of the style; None for none.
+    """
+
+    def __init__(self, unet: nn.Module, tokens: nn.Module | None = None, style: nn.Module | None = None):
         super().__init__()
-        self.theirs = theirs
+        self.unet = unet
         self.context_local_mlp, self.context_global_mlp = tokens or nn.Identity(), style or nn.Identity()
 
     def forward(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        dtype = self.theirs.dtype
+        dtype = self.unet.dtype
         tokens, mask = self.context_local_mlp(cond.tokens).to(dtype), cond.mask
         if cond.style is not None:
             tokens = torch.cat([tokens, self.context_global_mlp(cond.style)[:, None].to(dtype)], dim=1)
             mask = nn.functional.pad(mask, (0, 1), value=True)
-        return self.theirs(x.to(dtype), t, tokens, encoder_attention_mask=mask).sample.to(x.dtype)
+        return self.unet(x.to(dtype), t, tokens, encoder_attention_mask=mask).sample.to(x.dtype)

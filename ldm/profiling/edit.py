@@ -1,4 +1,4 @@
-"""The cases of an edit: what a plain loop of steps takes, and what ldm.editing does instead."""
+"""Variants of an edit: a plain loop of DDIM steps with either U-Net, and `ldm.editing`."""
 
 from __future__ import annotations
 
@@ -9,68 +9,77 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ldm.editing.edit import Edit, edit
-from ldm.graph.batch import encode
+from ldm.editing import Edit, EditOptions, EditRequest, edit
 from ldm.models.diffusion import ddim
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.preprocess import encode_graph
 from ldm.models.runtime import prepare_for_inference
 from ldm.profiling import diffusers_peer
-from ldm.profiling.measure import Group, Way
-from ldm.profiling.setting import Setting, without_forgetting
-from ldm.synthetic.shapes import VOCAB
+from ldm.profiling.measure import Comparison, Variant
+from ldm.profiling.workload import Workload, use_plain_convolutions
 from ldm.util.images import to_tensor
 
 GUIDANCE = 2.0
+DEFAULT_OPTIONS = EditOptions()
 
 
-def edits(setting: Setting) -> Group:
-    """An edit of one photograph: plainly `steps` up, and as many down, which diffusers' U-Net goes by as well; as it comes;
-    and by as many of DDIM's steps. With low memory, nothing is there that only makes it faster."""
-    photograph, source, target = setting.edited()
-
-    def ours(precision: str, low_memory: bool = False, **options: object) -> Callable[[], Edit]:
-        model = _ready(replace(setting, device="cpu"))  # or its peak would be that of moving there
-        prepare_for_inference(model, setting.device, precision, low_memory)
-        return lambda: edit(model, photograph, target, source, **options)
-
-    ways = {"plain": Way(partial(_plain, setting))}
-    for precision in setting.precisions:
-        end = "" if precision == "fp32" else f", {precision}"
-        ways["edit" + end] = Way(partial(ours, precision), precision)
-        ways["edit, low memory" + end] = Way(partial(ours, precision, True), precision)
-        ways["edit, ddim" + end] = Way(partial(ours, precision, sampler="ddim", steps=setting.steps), precision)
+def compare_edits(workload: Workload) -> Comparison:
+    """An edit of one photograph by a plain DDIM loop, with our U-Net or diffusers', and by `edit` with several options."""
+    variants = {"plain": Variant(partial(_plain_edit, workload))}
+    ddim_options = EditOptions(sampler="ddim", steps=workload.steps)
+    for precision in workload.precisions:
+        suffix = "" if precision == "fp32" else f", {precision}"
+        for name, build in (
+            ("edit", partial(_edit, workload, precision)),
+            ("edit, low memory", partial(_edit, workload, precision, low_memory=True)),
+            ("edit, ddim", partial(_edit, workload, precision, options=ddim_options)),
+        ):
+            variants[name + suffix] = Variant(build, precision)
         if diffusers_peer.available():
-            ways["diffusers" + end] = Way(partial(_plain, setting, precision), precision, peer=True)
-    return Group("edit", 1, ways)
+            variants["diffusers" + suffix] = Variant(partial(_plain_edit, workload, precision), precision, peer=True)
+    return Comparison("edit", 1, variants)
 
 
-def _plain(setting: Setting, theirs: str | None = None) -> Callable[[], Tensor]:
-    """Inversion, one evaluation to a step; sampling, two to a step, one after the other; nothing computed beforehand.
-    theirs: a precision, for diffusers' U-Net in it instead of ours."""
-    model = _ready(setting)
-    if theirs:
-        diffusers_peer.take_over(model, setting, theirs)
+def _edit(
+    workload: Workload, precision: str, low_memory: bool = False, options: EditOptions = DEFAULT_OPTIONS
+) -> Callable[[], Edit]:
+    photograph, source, target = workload.edit_example()
+    # loaded on the CPU, as by load_model: on the device, its peak memory would be that of the float32 model
+    model = _frozen_model(replace(workload, device="cpu"))
+    prepare_for_inference(model, workload.device, precision, low_memory)
+    return lambda: edit(model, EditRequest(photograph, target, source), options, reconstruction=True)
+
+
+def _plain_edit(workload: Workload, diffusers_precision: str | None = None) -> Callable[[], Tensor]:
+    """DDIM inversion with one U-Net call per step, and guided sampling with two calls of one row each.
+
+    Args:
+        diffusers_precision: use diffusers' U-Net in this precision; None for ours in fp32.
+    """
+    model = _frozen_model(workload)
+    if diffusers_precision:
+        diffusers_peer.replace_unet(model, workload, diffusers_precision)
     else:
-        without_forgetting(model.unet)
-    photograph, source, target = setting.edited()
-    image, schedule = to_tensor(photograph)[None].to(setting.device), model.schedule.ddim(setting.steps)
+        use_plain_convolutions(model.unet)
+    photograph, source, target = workload.edit_example()
+    image, schedule = to_tensor(photograph)[None].to(workload.device), model.schedule.ddim(workload.steps)
 
     @torch.no_grad()
     def run() -> Tensor:
         z = model.encode(image)
-        known, cond = (model.condition(encode([graph], VOCAB).to(setting.device), image) for graph in (source, target))
+        known, wanted = (model.condition(encode_graph(graph, model), image) for graph in (source, target))
         null = model.unconditional(1)
         for i in range(len(schedule)):
             eps = model.unet(z, ddim.timestep_batch(schedule, i, z), known)
             z = ddim.step(z, eps, schedule.alphas_prev[i], schedule.alphas[i])
         for i in reversed(range(len(schedule))):
             t = ddim.timestep_batch(schedule, i, z)
-            eps, away = model.unet(z, t, cond), model.unet(z, t, null)
-            z = ddim.step(z, away + GUIDANCE * (eps - away), schedule.alphas[i], schedule.alphas_prev[i])
+            eps, null_eps = model.unet(z, t, wanted), model.unet(z, t, null)
+            z = ddim.step(z, null_eps + GUIDANCE * (eps - null_eps), schedule.alphas[i], schedule.alphas_prev[i])
         return model.decode(z)
 
     return run
 
 
-def _ready(setting: Setting) -> LatentDiffusion:
-    return setting.model().eval().requires_grad_(False)
+def _frozen_model(workload: Workload) -> LatentDiffusion:
+    return workload.make_model().eval().requires_grad_(False)

@@ -1,133 +1,140 @@
-"""Ways to do one thing, measured side by side: time, ratios, share of the machine's peak, memory."""
+"""Variants of one computation, measured side by side: running time, speedup, share of the machine's peak, profile."""
 
 from __future__ import annotations
 
-import multiprocessing
-import re
-import resource
-import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from ldm.models.runtime import keep_freed_memory
-from ldm.profiling.setting import Setting
-from ldm.profiling.timing import Part, Run, Spread, flops, interleaved, parts, times_as_fast
-from ldm.util.processes import end_with_parent
+from ldm.profiling.timing import KindProfile, Run, Spread, count_flops, profile_by_kind, speedup, time_in_turns
+from ldm.profiling.workload import Workload
 
 
 @dataclass(frozen=True)
-class Way:
-    build: Callable[[], Run]  # what is ready to be run again and again
+class Variant:
+    """One implementation of a computation.
+
+    Args:
+        build: sets everything up and returns the function that is measured.
+        precision: key of `ldm.profiling.workload.PRECISIONS`.
+        peer: whether it is another project's implementation.
+    """
+
+    build: Callable[[], Run]
     precision: str = "fp32"
-    peer: bool = False  # somebody else's
+    peer: bool = False
 
 
 @dataclass(frozen=True)
-class Group:
-    """The first way is the plain one, and the first peer in a precision the one to be compared with. agree: given what each
-    way returned, raises UserError where they differ."""
+class Comparison:
+    """Variants of one computation. The first is the baseline; the first peer of a precision is the peer to compare with.
+
+    Args:
+        name: of the computation.
+        images: number of images that one run processes.
+        variants: by name.
+        check: raises UserError where the variants' outputs differ; None where they are not compared.
+    """
 
     name: str
-    images: int  # that one run is for
-    ways: dict[str, Way]
-    agree: Callable[[dict, dict[str, Way]], None] | None = None
+    images: int
+    variants: dict[str, Variant]
+    check: Callable[[dict[str, Tensor], dict[str, Variant]], None] | None = None
 
 
 @dataclass(frozen=True)
-class Row:
-    """One way. seconds: per image. against_plain, against_peer: how many times as fast, the peer in the same precision.
-    flops: per image. share: of what the machine can do in that precision. memory: peak, in bytes. parts: by kind of
-    operation, FLOPs per image as well."""
+class Measurement:
+    """What was measured of a variant.
 
-    group: str
-    way: str
+    Args:
+        comparison, variant, precision: names.
+        seconds: per image.
+        speedup: over the baseline; None for the baseline.
+        speedup_over_peer: over the peer in the same precision, where there is one.
+        flops: per image; None where none are counted.
+        peak_share: FLOP/s as a share of the machine's peak in this precision.
+        memory: peak in bytes, where it was measured.
+        profile: by kind of operation, FLOPs per image, where it was measured.
+    """
+
+    comparison: str
+    variant: str
     precision: str
     seconds: Spread
-    against_plain: Spread | None = None
-    against_peer: Spread | None = None
+    speedup: Spread | None = None
+    speedup_over_peer: Spread | None = None
     flops: float | None = None
-    share: float | None = None
+    peak_share: float | None = None
     memory: int | None = None
-    parts: dict[str, Part] | None = None
+    profile: dict[str, KindProfile] | None = None
 
 
 def measure(
-    group: Group,
-    setting: Setting,
+    comparison: Comparison,
+    workload: Workload,
     peaks: Mapping[str, float],
-    tick: Callable[[], object] = lambda: None,
+    after_run: Callable[[], object] = lambda: None,
     profiled: bool = False,
-) -> list[Row]:
-    """A Row for each way, all of them in memory at once. peaks: FLOP/s by precision. tick: after each run."""
-    runs = {name: way.build() for name, way in group.ways.items()}
-    if group.agree:
-        outputs = {}
-        for name, run in runs.items():
-            outputs[name] = run().detach().float().clone()
-            tick()
-        group.agree(outputs, group.ways)
-    counted = {}
+) -> list[Measurement]:
+    """Measures all variants of a comparison, which are in memory at the same time.
+
+    Args:
+        peaks: the machine's FLOP/s by precision.
+        after_run: called after each run, for a progress bar.
+        profiled: whether to profile each variant as well.
+
+    Raises:
+        UserError: the variants' outputs differ.
+    """
+    variants = comparison.variants
+    runs = {name: variant.build() for name, variant in variants.items()}
+    if comparison.check:
+        comparison.check(_outputs(runs, after_run), variants)
+    operations = {}
     for name, run in runs.items():
-        counted[name] = {operation: count / group.images for operation, count in flops(run).items()}
-        tick()
-    counts = {name: sum(each.values()) for name, each in counted.items()}
-    seconds = interleaved(runs, setting.repeats, setting.device, tick, warm=not setting.compiled)
-    plain, rows = next(iter(runs)), []
-    for name, way in group.ways.items():
-        peers = [other for other, each in group.ways.items() if each.peer and each.precision == way.precision]
-        each = Spread.of(second / group.images for second in seconds[name])
-        peak = peaks.get(way.precision)
-        rows.append(
-            Row(
-                group.name,
+        operations[name] = {key: count / comparison.images for key, count in count_flops(run).items()}
+        after_run()
+    # compiled variants have only run eagerly so far
+    seconds = time_in_turns(runs, workload.repeats, workload.device, after_run, warmed_up=not workload.compiled)
+    baseline, measurements = next(iter(runs)), []
+    for name, variant in variants.items():
+        peer = _peer_of(variant, variants)
+        per_image = Spread.of(second / comparison.images for second in seconds[name])
+        flops, peak = sum(operations[name].values()), peaks.get(variant.precision)
+        profile = None
+        if profiled:
+            profile = profile_by_kind(runs[name], operations[name], workload.device)
+            after_run()
+        measurements.append(
+            Measurement(
+                comparison.name,
                 name,
-                way.precision,
-                each,
-                times_as_fast(seconds[name], seconds[plain]) if name != plain else None,
-                times_as_fast(seconds[name], seconds[peers[0]]) if peers and not way.peer else None,
-                counts[name] or None,
-                counts[name] / each.median / peak if counts[name] and peak else None,
-                parts=parts(runs[name], counted[name], setting.device) if profiled else None,
+                variant.precision,
+                per_image,
+                speedup=speedup(seconds[name], seconds[baseline]) if name != baseline else None,
+                speedup_over_peer=speedup(seconds[name], seconds[peer]) if peer else None,
+                flops=flops or None,
+                peak_share=flops / per_image.median / peak if flops and peak else None,
+                profile=profile,
             )
         )
-        if profiled:
-            tick()
-    return rows
+    return measurements
 
 
-def peak_memory(make: Callable[[Setting], Group], way: str, setting: Setting) -> int:
-    """Bytes that a process of its own holds at most, of a GPU's memory or of the machine's, when it does this way twice."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
-        return pool.submit(_peak, make, way, setting).result()
+def _outputs(runs: Mapping[str, Run], after_run: Callable[[], object]) -> dict[str, Tensor]:
+    outputs = {}
+    for name, run in runs.items():
+        output = run()
+        assert isinstance(output, Tensor)
+        outputs[name] = output.detach().float().clone()
+        after_run()
+    return outputs
 
 
-def nothing(setting: Setting) -> Group:
-    """What a process holds that has only started."""
-    return Group("start", 1, {"plain": Way(lambda: lambda: None)})
-
-
-def _peak(make: Callable[[Setting], Group], way: str, setting: Setting) -> int:
-    torch.set_num_threads(setting.threads)
-    if setting.device == "cpu":
-        keep_freed_memory()  # as training does
-    run = make(setting).ways[way].build()
-    for _ in range(2):
-        run()
-    if setting.device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(setting.device)
-    return resident_peak()
-
-
-def resident_peak() -> int:
-    """Bytes of the machine's memory that this process has held at most. On Linux not by getrusage, whose maximum a new
-    process inherits from the one that started it."""
-    try:
-        (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-        return int(peak) * 1024
-    except (OSError, ValueError):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _peer_of(variant: Variant, variants: Mapping[str, Variant]) -> str | None:
+    """The name of the peer that a variant is compared with."""
+    if variant.peer:
+        return None
+    peers = (name for name, other in variants.items() if other.peer and other.precision == variant.precision)
+    return next(peers, None)

@@ -1,4 +1,4 @@
-"""What a benchmark measured as Markdown and as JSON."""
+"""The report of a speed benchmark, in Markdown and as values for JSON."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
-from ldm.profiling.measure import Row
-from ldm.profiling.setting import Setting
-from ldm.profiling.timing import KINDS, Part, Spread
+from ldm.profiling.measure import Measurement
+from ldm.profiling.timing import OPERATION_KINDS, KindProfile, Spread
+from ldm.profiling.train_step import Scaling
+from ldm.profiling.workload import Workload
+from ldm.util.tables import markdown_table
 
-HEAD = (
+HEADER = (
     "what",
     "how",
     "ms per image",
@@ -23,48 +25,68 @@ HEAD = (
     "of peak",
     "peak memory",
 )
+# Fields of `Measurement` that have other names in JSON.
+JSON_NAMES = {
+    "comparison": "group",
+    "variant": "way",
+    "speedup": "against_plain",
+    "speedup_over_peer": "against_peer",
+    "peak_share": "share",
+    "profile": "parts",
+}
 
 
-def table(rows: Iterable[Row]) -> str:
-    return markdown(HEAD, map(_cells, rows))
+def speed_table(measurements: Iterable[Measurement]) -> str:
+    """One row for each variant."""
+    return markdown_table(HEADER, map(_speed_cells, measurements), text_columns=2)
 
 
-def profiles(rows: Iterable[Row], peaks: Mapping[str, float]) -> str:
-    """What the time of those rows that have parts goes to; '' where none has. peaks: FLOP/s by precision."""
-    lines = [
-        (row.group, row.way, *(_part(row, row.parts.get(kind), peaks.get(row.precision)) for kind in KINDS))
-        for row in rows
-        if row.parts
+def profile_table(measurements: Iterable[Measurement], peaks: Mapping[str, float]) -> str:
+    """Time by kind of operation, for the variants that were profiled; empty if none was.
+
+    Args:
+        peaks: the machine's FLOP/s by precision.
+    """
+    rows = [
+        (m.comparison, m.variant, *(_profile_cell(m, m.profile.get(kind), peaks) for kind in OPERATION_KINDS))
+        for m in measurements
+        if m.profile
     ]
-    return markdown(("share of the time (of peak)", "how", *KINDS), lines) if lines else ""
+    header = ("share of the time (of peak)", "how", *OPERATION_KINDS)
+    return markdown_table(header, rows, text_columns=2) if rows else ""
 
 
-def processes(rows: Sequence[tuple[int, float, float]]) -> str:
-    """Of what training.scaling gives."""
-    head = "processes of a thread each", "images per second", "of the first's", "as many that are apart"
-    first = rows[0][1]
-    return markdown(head, [(str(n), f"{own:.2f}", f"{own / n / first:.0%}", f"{apart:.2f}") for n, own, apart in rows])
+def scaling_table(results: Sequence[Scaling]) -> str:
+    """Throughput and efficiency for each number of processes, the first of which is one."""
+    header = "processes of one thread", "images per second", "efficiency", "unsynchronized"
+    single = results[0].images_per_second
+    rows = [
+        (
+            f"{r.processes}",
+            f"{r.images_per_second:.2f}",
+            f"{r.images_per_second / r.processes / single:.0%}",
+            f"{r.apart:.2f}",
+        )
+        for r in results
+    ]
+    return markdown_table(header, rows, text_columns=2)
 
 
-def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(head), *map(list, rows)]
-    lines.insert(1, ["---", "---", *["---:"] * (len(lines[0]) - 2)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def machine(setting: Setting) -> dict:
-    gpu = setting.device.startswith("cuda")
+def describe_machine(workload: Workload) -> dict:
+    """The machine and the workload, for JSON."""
+    on_gpu = workload.device.startswith("cuda")
     return {
-        "device": torch.cuda.get_device_name(setting.device) if gpu else processor(),
+        "device": torch.cuda.get_device_name(workload.device) if on_gpu else processor_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "size": setting.size,
-        "batch": setting.batch,
-        "repeats": setting.repeats,
+        "size": workload.size,
+        "batch": workload.batch,
+        "repeats": workload.repeats,
     }
 
 
-def processor() -> str:
+def processor_name() -> str:
+    """The CPU's model, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -72,32 +94,37 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def to_json(row: Row) -> dict:
-    return asdict(row) | {name: value._asdict() for name, value in vars(row).items() if isinstance(value, Spread)}
+def to_json(measurement: Measurement) -> dict:
+    """A measurement as values for JSON."""
+    values = asdict(measurement)
+    values |= {key: value._asdict() for key, value in vars(measurement).items() if isinstance(value, Spread)}
+    return {JSON_NAMES.get(key, key): value for key, value in values.items()}
 
 
-def _cells(row: Row) -> list[str]:
+def _speed_cells(measurement: Measurement) -> list[str]:
+    m = measurement
     return [
-        row.group,
-        row.way,
-        _spread(row.seconds, 1000, "{:.1f}"),
-        _spread(row.against_plain, 1, "{:.2f}"),
-        _spread(row.against_peer, 1, "{:.2f}"),
-        "" if row.flops is None else f"{row.flops / 1e9:.2f}",
-        "" if row.share is None else f"{row.share:.0%}",
-        "" if row.memory is None else f"{row.memory / 1e9:.2f} GB",
+        m.comparison,
+        m.variant,
+        _spread_text(m.seconds, 1000, ".1f"),
+        _spread_text(m.speedup, 1, ".2f"),
+        _spread_text(m.speedup_over_peer, 1, ".2f"),
+        "" if m.flops is None else f"{m.flops / 1e9:.2f}",
+        "" if m.peak_share is None else f"{m.peak_share:.0%}",
+        "" if m.memory is None else f"{m.memory / 1e9:.2f} GB",
     ]
 
 
-def _spread(spread: Spread | None, factor: float, form: str) -> str:
+def _spread_text(spread: Spread | None, factor: float, form: str) -> str:
     if spread is None:
         return ""
-    median, low, high = (form.format(factor * number) for number in spread)
+    median, low, high = (format(factor * number, form) for number in spread)
     return f"{median} ({low}–{high})"
 
 
-def _part(row: Row, part: Part | None, peak: float | None) -> str:
+def _profile_cell(measurement: Measurement, part: KindProfile | None, peaks: Mapping[str, float]) -> str:
     if part is None:
         return ""
-    rate = part.flops / (part.time * row.seconds.median)
+    rate = part.flops / (part.time * measurement.seconds.median)
+    peak = peaks.get(measurement.precision)
     return f"{part.time:.0%}" + (f" ({rate / peak:.0%})" if rate and peak else "")

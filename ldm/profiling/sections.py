@@ -1,80 +1,95 @@
-"""The sections of a benchmark by their names, and what each of them measures."""
+"""The sections of the benchmark, by name, and how each is measured."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tqdm import tqdm
 
 from ldm.profiling import diffusers_peer, edit, train_step, unet
-from ldm.profiling.measure import Row, measure, nothing, peak_memory
-from ldm.profiling.setting import PRECISIONS, Setting
+from ldm.profiling.measure import Comparison, Measurement, measure
+from ldm.profiling.memory import empty_process, peak_memory
 from ldm.profiling.timing import peak_flops
+from ldm.profiling.train_step import Scaling
+from ldm.profiling.workload import PRECISIONS, Workload
+from ldm.util.processes import available_cores
 
-GROUPS = {
-    "unet": [unet.forward],
-    "backward": [unet.backward],
-    "attention": [unet.attention],
-    "encoders": [train_step.first_stage, train_step.image_encoder],
-    "step": [train_step.step],
-    "optimizer": [train_step.optimizer],
-    "edit": [edit.edits],
+COMPARISONS: dict[str, list[Callable[[Workload], Comparison]]] = {
+    "unet": [unet.compare_forward],
+    "backward": [unet.compare_backward],
+    "attention": [unet.compare_attention],
+    "encoders": [train_step.compare_first_stages, train_step.compare_image_encoders],
+    "step": [train_step.compare_steps],
+    "optimizer": [train_step.compare_optimizers],
+    "edit": [edit.compare_edits],
 }
-WITH_PEAKS = ("step", "edit")
-WITH_PROFILES = ("unet", "backward", "step", "edit")
-WITH_PEERS = ("unet", "backward", "step", "edit")
+WITH_MEMORY = ("step", "edit")
+WITH_PROFILE = ("unet", "backward", "step", "edit")
+WITH_PEER = ("unet", "backward", "step", "edit")
 
 
 def machine_peaks(precision: str, device: str) -> dict[str, float]:
-    """FLOP/s by precision: always, unless there is nothing to be compared with them."""
+    """The machine's FLOP/s by precision; that of fp32 only if `precision` is 'fp32'."""
     names = PRECISIONS if precision != "fp32" else ("fp32",)
     return {name: peak_flops(PRECISIONS[name], device) for name in names}
 
 
-def rows_of(sections: Sequence[str], setting: Setting, peaks: Mapping[str, float]) -> list[Row]:
-    """Of those sections that are groups of ways, in their order; with 'memory' among them, each way's peak as well, and
-    with 'profile' its parts."""
-    rows = []
+def run_sections(sections: Sequence[str], workload: Workload, peaks: Mapping[str, float]) -> list[Measurement]:
+    """Measures the sections that are comparisons; with 'memory' or 'profile' among them, peak memory or profiles too.
+
+    Args:
+        peaks: see `machine_peaks`.
+    """
+    measurements = []
     for section in sections:
-        for make in GROUPS.get(section, ()):
-            group = make(setting)
-            peaked = group.ways if "memory" in sections and section in WITH_PEAKS else ()
-            profiled = "profile" in sections and section in WITH_PROFILES
-            rounds = setting.repeats + 1 + bool(group.agree) + setting.compiled + profiled
-            with bar(group.name, len(group.ways) * rounds + len(peaked)) as ticks:
-                for row in measure(group, setting, peaks, ticks.update, profiled):
-                    if row.way in peaked:
-                        row = replace(row, memory=peak_memory(make, row.way, setting))
-                        ticks.update()
-                    rows.append(row)
-    return rows
+        with_memory = "memory" in sections and section in WITH_MEMORY
+        profiled = "profile" in sections and section in WITH_PROFILE
+        for make in COMPARISONS.get(section, ()):
+            measurements += _run_comparison(make, workload, peaks, with_memory, profiled)
+    return measurements
 
 
-def scaling(setting: Setting) -> list[tuple[int, float, float]]:
-    """training.scaling of as many processes as there are cores, at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    counts = [count for count in (1, 2, 4, 8, 16) if count <= cores]
-    with bar("scaling", 2 * len(counts)) as ticks:
-        return train_step.scaling(setting, counts, ticks.update)
+def _run_comparison(
+    make: Callable[[Workload], Comparison],
+    workload: Workload,
+    peaks: Mapping[str, float],
+    with_memory: bool,
+    profiled: bool,
+) -> list[Measurement]:
+    comparison = make(workload)
+    runs_per_variant = workload.repeats + 1 + bool(comparison.check) + workload.compiled + profiled + with_memory
+    with _progress_bar(comparison.name, len(comparison.variants) * runs_per_variant) as bar:
+        measurements = measure(comparison, workload, peaks, bar.update, profiled)
+        if with_memory:
+            for index, measurement in enumerate(measurements):
+                memory = peak_memory(make, measurement.variant, workload)
+                measurements[index] = replace(measurement, memory=memory)
+                bar.update()
+    return measurements
 
 
-def remarks(sections: Sequence[str], setting: Setting) -> list[str]:
-    """What goes with the rows: sizes, what peaks include, and what is left out here."""
+def run_scaling(workload: Workload) -> list[Scaling]:
+    """Measures training on 1, 2, 4, ... processes, up to the number of cores."""
+    counts = [count for count in (1, 2, 4, 8, 16) if count <= available_cores()]
+    with _progress_bar("scaling", 2 * len(counts)) as bar:
+        return train_step.measure_scaling(workload, counts, bar.update)
+
+
+def remarks(sections: Sequence[str], workload: Workload) -> list[str]:
+    """Sentences for the report: file sizes, what peaks include, and what is left out."""
     found = []
-    if not diffusers_peer.available() and set(WITH_PEERS) & set(sections):
-        found.append(diffusers_peer.INSTALL)
+    if not diffusers_peer.available() and set(WITH_PEER) & set(sections):
+        found.append(diffusers_peer.NOT_INSTALLED)
     if "step" in sections:
-        found += [f"{name}: {size / 1e6:,.1f} MB" for name, size in train_step.sizes(setting).items()]
+        found += [f"{name}: {size / 1e6:,.1f} MB" for name, size in train_step.file_sizes(workload).items()]
     if "memory" in sections:
-        found.append(
-            f"peaks include {peak_memory(nothing, 'plain', setting) / 1e9:.2f} GB that a process has at its start"
-        )
-    if "scaling" in sections and setting.device != "cpu":
-        found.append("scaling is left out: it is of CPU processes, so measure it with --device cpu")
+        start = peak_memory(empty_process, "plain", workload)
+        found.append(f"peak memory includes the {start / 1e9:.2f} GB of a process that has only started")
+    if "scaling" in sections and workload.device != "cpu":
+        found.append("scaling is left out: it measures CPU processes; use --device cpu")
     return found
 
 
-def bar(what: str, total: int) -> tqdm:
-    return tqdm(total=total, desc=what, unit="run", leave=False)
+def _progress_bar(description: str, total: int) -> tqdm:
+    return tqdm(total=total, desc=description, unit="run", leave=False)

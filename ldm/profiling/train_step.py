@@ -1,12 +1,13 @@
-"""The cases of training: a step with and without a cache, the frozen encoders, the optimizer, several processes."""
+"""Variants of training: a step with and without a latent cache, the frozen encoders, the optimizer, several processes."""
 
 from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,61 +19,87 @@ from ldm.graph.batch import Batch
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.runtime import keep_freed_memory, prepare_for_training
 from ldm.profiling import diffusers_peer
-from ldm.profiling.measure import Group, Way
-from ldm.profiling.setting import PRECISIONS, Setting, without_forgetting
-from ldm.profiling.timing import interleaved
+from ldm.profiling.measure import Comparison, Variant
+from ldm.profiling.timing import time_in_turns
+from ldm.profiling.workload import PRECISIONS, Workload, use_plain_convolutions
 from ldm.util.processes import end_with_parent
 
+# A step -------------------------------------------------------------------------------------------------------------
 
-def step(setting: Setting) -> Group:
-    """Loss, gradients and optimizer. 'plain' encodes the images each time, in float32 and torch's own layout and optimizer;
-    diffusers' U-Net stands in its place and trains the graph encoder alone, as it has no adapters; the one to be compared
-    with has the cache too."""
-    models: dict[str, LatentDiffusion] = {}
 
-    def model(kind: str, change: Callable[[LatentDiffusion], None]) -> LatentDiffusion:
-        if kind not in models:
-            models[kind] = setting.model(encoders=next(iter(models.values()), None)).train()
-            change(models[kind])
-        return models[kind]
+def compare_steps(workload: Workload) -> Comparison:
+    """A training step: loss, gradients and optimizer.
 
-    def plain(cached: bool) -> Callable[[], Tensor]:
-        own = model("plain", lambda it: without_forgetting(it.unet))
-        return train(own, _batch(setting, own, cached), setting.device, fused=False)
-
-    def ours(precision: str, compiled: bool = False, recompute: bool = False) -> Callable[[], Tensor]:
-        mixed = "bf16-mixed" if precision == "bf16" else "32"
-
-        def change(it: LatentDiffusion) -> None:
-            it.unet.use_checkpoint = recompute
-            prepare_for_training(it.unet, setting.device, mixed, compiled)
-
-        own = model(f"{precision} {compiled} {recompute}", change)
-        return train(own, _batch(setting, own, cached=True), setting.device, precision)
-
-    def theirs(precision: str, cached: bool) -> Callable[[], Tensor]:
-        own = model(f"diffusers {precision}", lambda it: diffusers_peer.take_over(it, setting, precision))
-        return train(own, _batch(setting, own, cached), setting.device, precision, fused=False)
-
-    ways = {"plain": Way(partial(plain, False)), "plain, cached": Way(partial(plain, True))}
-    for precision in setting.precisions:
-        end = "" if precision == "fp32" else f", {precision}"
-        ways["fast, cached" + end] = Way(partial(ours, precision), precision)
-        ways["fast, cached, recompute" + end] = Way(partial(ours, precision, recompute=True), precision)
-        if setting.compiled:
-            ways["fast, cached, compiled" + end] = Way(partial(ours, precision, True), precision)
+    'plain' encodes the images in each step, in float32 and with torch's own memory layout and optimizer. diffusers' U-Net
+    has no adapters, so that only the graph encoder is trained with it; the peer to compare with uses the latent cache too.
+    """
+    builders = _StepBuilders(workload)
+    variants = {
+        "plain": Variant(partial(builders.build_plain, cached=False)),
+        "plain, cached": Variant(partial(builders.build_plain, cached=True)),
+    }
+    for precision in workload.precisions:
+        suffix = "" if precision == "fp32" else f", {precision}"
+        fast = partial(builders.build_fast, precision)
+        variants["fast, cached" + suffix] = Variant(fast, precision)
+        variants["fast, cached, recompute" + suffix] = Variant(partial(fast, recompute=True), precision)
+        if workload.compiled:
+            variants["fast, cached, compiled" + suffix] = Variant(partial(fast, compiled=True), precision)
         if diffusers_peer.available():
-            ways["diffusers, cached" + end] = Way(partial(theirs, precision, True), precision, peer=True)
-            ways["diffusers" + end] = Way(partial(theirs, precision, False), precision, peer=True)
-    return Group("training step", setting.batch, ways)
+            peer = partial(builders.build_diffusers, precision)
+            variants["diffusers, cached" + suffix] = Variant(partial(peer, cached=True), precision, peer=True)
+            variants["diffusers" + suffix] = Variant(partial(peer, cached=False), precision, peer=True)
+    return Comparison("training step", workload.batch, variants)
 
 
-def train(
+class _StepBuilders:
+    """Builds the variants of a training step. All models share their frozen encoders, and some variants their model."""
+
+    def __init__(self, workload: Workload):
+        self.workload = workload
+        self.models: dict[str, LatentDiffusion] = {}
+
+    def build_plain(self, cached: bool) -> Callable[[], Tensor]:
+        model = self._model("plain", lambda model: use_plain_convolutions(model.unet))
+        return make_step(model, self._batch(model, cached), self.workload.device, fused=False)
+
+    def build_fast(self, precision: str, compiled: bool = False, recompute: bool = False) -> Callable[[], Tensor]:
+        def prepare(model: LatentDiffusion) -> None:
+            model.unet.use_checkpoint = recompute
+            lightning_precision = "bf16-mixed" if precision == "bf16" else "32"
+            prepare_for_training(model.unet, self.workload.device, lightning_precision, compiled)
+
+        model = self._model(f"{precision} {compiled} {recompute}", prepare)
+        return make_step(model, self._batch(model, cached=True), self.workload.device, precision)
+
+    def build_diffusers(self, precision: str, cached: bool) -> Callable[[], Tensor]:
+        def prepare(model: LatentDiffusion) -> None:
+            diffusers_peer.replace_unet(model, self.workload, precision)
+
+        model = self._model(f"diffusers {precision}", prepare)
+        return make_step(model, self._batch(model, cached), self.workload.device, precision, fused=False)
+
+    def _model(self, name: str, prepare: Callable[[LatentDiffusion], object]) -> LatentDiffusion:
+        if name not in self.models:
+            encoders = next(iter(self.models.values()), None)
+            self.models[name] = self.workload.make_model(encoders).train()
+            prepare(self.models[name])
+        return self.models[name]
+
+    def _batch(self, model: LatentDiffusion, cached: bool) -> Batch:
+        return self.workload.batch_of_latents(model) if cached else self.workload.batch_of_images()
+
+
+def make_step(
     model: LatentDiffusion, batch: Batch, device: str, precision: str = "fp32", fused: bool = True
 ) -> Callable[[], Tensor]:
-    """A function that does one step."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=model.learning_rate, fused=fused)
+    """A function that trains a model for one step and returns the loss.
+
+    Args:
+        fused: whether AdamW runs as one kernel.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=model.learning_rate, fused=fused)
 
     def run() -> Tensor:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
@@ -85,97 +112,144 @@ def train(
     return run
 
 
-def sizes(setting: Setting) -> dict[str, int]:
-    """Bytes of what a run trains: exported, and in a checkpoint to go on from (weights, their average, two moments)."""
-    trained = {name: p.detach() for name, p in setting.model().named_parameters() if p.requires_grad}
-    exported = len(save({name: value.half() for name, value in trained.items()}))
-    return {"adapters, exported": exported, "checkpoint to resume": 4 * sum(value.nbytes for value in trained.values())}
+def file_sizes(workload: Workload) -> dict[str, int]:
+    """Bytes of the exported adapters, and of a checkpoint for resuming (weights, their average, two moments)."""
+    trainable = {name: p.detach() for name, p in workload.make_model().named_parameters() if p.requires_grad}
+    exported = len(save({name: value.half() for name, value in trainable.items()}))
+    return {
+        "adapters, exported": exported,
+        "checkpoint to resume": 4 * sum(value.nbytes for value in trainable.values()),
+    }
 
 
-def first_stage(setting: Setting) -> Group:
-    return _encoder("first stage encodes", setting, lambda model: (model.first_stage_model, "encode"))
+# Its parts ----------------------------------------------------------------------------------------------------------
 
 
-def image_encoder(setting: Setting) -> Group:
-    return _encoder("CLIP encodes", setting, lambda model: (model.global_stage_model, "forward"))
+def compare_first_stages(workload: Workload) -> Comparison:
+    """The first stage's encoder."""
+    return _compare_layouts(
+        "first stage encodes",
+        workload,
+        lambda model: model.first_stage_model,
+        lambda module, image: module.encode(image),
+    )
 
 
-def _encoder(name: str, setting: Setting, choose: Callable) -> Group:
-    image = setting.batch_of_images().image
-
-    def run(layout: torch.memory_format, precision: str) -> Callable[[], Tensor]:
-        part, method = choose(setting.model())
-        part = part.to(PRECISIONS[precision], memory_format=layout)
-        return lambda: torch.no_grad()(getattr(part, method))(image.to(PRECISIONS[precision]))
-
-    ways = {}
-    for precision in setting.precisions:
-        end = "" if precision == "fp32" else f", {precision}"
-        ways["plain" + end] = Way(partial(run, torch.contiguous_format, precision), precision)
-        ways["channels last" + end] = Way(partial(run, torch.channels_last, precision), precision)
-    return Group(name, setting.batch, ways)
+def compare_image_encoders(workload: Workload) -> Comparison:
+    """CLIP's image encoder."""
+    return _compare_layouts(
+        "CLIP encodes", workload, lambda model: model.global_stage_model, lambda module, image: module(image)
+    )
 
 
-def optimizer(setting: Setting) -> Group:
-    """One AdamW step of all that is trained."""
+def _compare_layouts(
+    name: str,
+    workload: Workload,
+    part_of: Callable[[LatentDiffusion], nn.Module],
+    encode: Callable[[nn.Module, Tensor], Tensor],
+) -> Comparison:
+    image = workload.batch_of_images().image
 
-    def run(**options: bool) -> Callable[[], object]:
-        shapes = [p.shape for p in setting.model().parameters() if p.requires_grad]
-        parameters = [nn.Parameter(torch.randn(shape, device=setting.device)) for shape in shapes]
+    def build(layout: torch.memory_format, precision: str) -> Callable[[], Tensor]:
+        module = part_of(workload.make_model()).to(PRECISIONS[precision], memory_format=layout)
+        return lambda: torch.no_grad()(encode)(module, image.to(PRECISIONS[precision]))
+
+    variants = {}
+    for precision in workload.precisions:
+        suffix = "" if precision == "fp32" else f", {precision}"
+        variants["plain" + suffix] = Variant(partial(build, torch.contiguous_format, precision), precision)
+        variants["channels last" + suffix] = Variant(partial(build, torch.channels_last, precision), precision)
+    return Comparison(name, workload.batch, variants)
+
+
+def compare_optimizers(workload: Workload) -> Comparison:
+    """A step of AdamW over all trainable parameters."""
+
+    def build(**options: bool) -> Callable[[], object]:
+        shapes = [p.shape for p in workload.make_model().parameters() if p.requires_grad]
+        parameters = [nn.Parameter(torch.randn(shape, device=workload.device)) for shape in shapes]
         for parameter in parameters:
             parameter.grad = torch.randn_like(parameter)
         return torch.optim.AdamW(parameters, **options).step
 
-    ways = {"plain": Way(run), "for each": Way(partial(run, foreach=True)), "fused": Way(partial(run, fused=True))}
-    return Group("AdamW", 1, ways)
+    variants = {
+        "plain": Variant(build),
+        "for each": Variant(partial(build, foreach=True)),
+        "fused": Variant(partial(build, fused=True)),
+    }
+    return Comparison("AdamW", 1, variants)
 
 
-def scaling(
-    setting: Setting, counts: list[int], tick: Callable[[], object] = lambda: None
-) -> list[tuple[int, float, float]]:
-    """(processes, images per second of those that train one model, and of as many that know nothing of each other), each
-    process a thread."""
-    rows = []
+# Several processes --------------------------------------------------------------------------------------------------
+
+
+class Scaling(NamedTuple):
+    """Throughput of several CPU processes with one thread each.
+
+    Args:
+        processes: their number.
+        images_per_second: of data-parallel training, all processes together.
+        apart: images/s of as many unsynchronized training runs.
+    """
+
+    processes: int
+    images_per_second: float
+    apart: float
+
+
+def measure_scaling(
+    workload: Workload, counts: Sequence[int], after_run: Callable[[], object] = lambda: None
+) -> list[Scaling]:
+    """Measures the throughput for each number of processes."""
+    results = []
     for count in counts:
         rates = []
-        for together in (True, False):
-            with tempfile.TemporaryDirectory() as folder, _pool(count) as pool:
-                jobs = [(setting, rank, count, f"file://{folder}/meet", together) for rank in range(count)]
-                rates.append(sum(pool.map(_rate, *zip(*jobs))))
-            tick()
-        rows.append((count, *rates))
-    return rows
+        for synchronized in (True, False):
+            with tempfile.TemporaryDirectory() as folder, _process_pool(count) as pool:
+                jobs = [(workload, rank, count, f"file://{folder}/rendezvous", synchronized) for rank in range(count)]
+                rates.append(sum(pool.map(_images_per_second, *zip(*jobs))))
+            after_run()
+        results.append(Scaling(count, *rates))
+    return results
 
 
-def _pool(count: int) -> ProcessPoolExecutor:
+def _process_pool(count: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), end_with_parent)
 
 
-def _rate(setting: Setting, rank: int, world: int, meet: str, together: bool) -> float:
-    """Images per second of this process, in the same seconds as the others whether they learn together or not."""
+def _images_per_second(workload: Workload, rank: int, count: int, rendezvous: str, synchronized: bool) -> float:
+    """Throughput of this process; all processes start at the same time, whether their gradients are synchronized or not."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    model = setting.model().train()
-    prepare_for_training(model.unet, "cpu", lean=True)  # as training has it in several processes
-    batch = _batch(setting, model, cached=True)
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
-    if not together:
-        run = train(model, batch, "cpu")
-    else:
-        learned = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
-        model.forward = lambda batch: model.losses(batch)[0].mean()
-        replica = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-
-        def run() -> None:
-            replica(batch).backward()
-            learned.step()
-            learned.zero_grad()
-
+    model = workload.make_model().train()
+    prepare_for_training(model.unet, "cpu", lean=True)  # as in training with several processes
+    batch = workload.batch_of_latents(model)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=count)
+    step = _make_parallel_step(model, batch) if synchronized else make_step(model, batch, "cpu")
     dist.barrier()
-    seconds = interleaved({"step": run}, setting.repeats, "cpu")["step"]
+    seconds = time_in_turns({"step": step}, workload.repeats, "cpu")["step"]
     dist.destroy_process_group()
-    return setting.batch * len(seconds) / sum(seconds)
+    return workload.batch * len(seconds) / sum(seconds)
 
 
-def _batch(setting: Setting, model: LatentDiffusion, cached: bool) -> Batch:
-    return setting.batch_of_latents(model) if cached else setting.batch_of_images()
+class _Losses(nn.Module):
+    """A model whose forward pass is its training loss, as DistributedDataParallel needs it."""
+
+    def __init__(self, model: LatentDiffusion):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.model.losses(batch)[0].mean()
+
+
+def _make_parallel_step(model: LatentDiffusion, batch: Batch) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+    replica = DistributedDataParallel(_Losses(model), broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def run() -> None:
+        replica(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run

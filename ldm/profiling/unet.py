@@ -1,4 +1,4 @@
-"""The U-Net's own cases: forward, forward and backward with a frozen body, its attention."""
+"""Variants of the U-Net: forward, forward and backward with a frozen body, and attention alone."""
 
 from __future__ import annotations
 
@@ -14,125 +14,146 @@ from ldm.models.runtime import prepare_for_training
 from ldm.modules.kernels.conv import skip_saving_inputs
 from ldm.modules.kernels.frozen import cast_frozen_weights
 from ldm.profiling import diffusers_peer
-from ldm.profiling.measure import Group, Way
-from ldm.profiling.setting import PRECISIONS, Setting, without_forgetting
+from ldm.profiling.measure import Comparison, Variant
+from ldm.profiling.workload import PRECISIONS, Workload
 from ldm.util.errors import UserError
 
-# Of outputs, and of gradients, as a share of the largest number: sums in another order, and what bfloat16 rounds off in a
-# few hundred layers.
-AGREE = {"fp32": 1e-3, "bf16": 0.2}
+# Largest difference of outputs or gradients, as a share of the largest value: float32 sums in another order, and bfloat16
+# rounds in a few hundred layers.
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.2}
 
 
-def forward(setting: Setting) -> Group:
-    """Of the body that diffusers has too: no FiLM, no LoRA."""
-    x, t, cond = setting.x_t_cond()
+def compare_forward(workload: Workload) -> Comparison:
+    """The forward pass of the U-Net without adapters, which diffusers has too."""
+    x, t, cond = workload.unet_inputs()
 
     def evaluate(unet: nn.Module) -> Callable[[], Tensor]:
         return lambda: torch.no_grad()(unet)(x, t, cond)
 
-    def ours(precision: str, layout: torch.memory_format | None = None, compiled: bool = False) -> Callable[[], Tensor]:
-        unet = setting.unet().to(PRECISIONS[precision])
+    def build(
+        precision: str, layout: torch.memory_format | None = None, compiled: bool = False
+    ) -> Callable[[], Tensor]:
+        unet = workload.make_unet().to(PRECISIONS[precision])
         if layout:
             unet.to(memory_format=layout)
-        else:  # as training has it
-            prepare_for_training(unet, setting.device, compiled=compiled)
+        else:
+            prepare_for_training(unet, workload.device, compiled=compiled)
         return evaluate(unet)
 
-    def theirs(precision: str) -> Callable[[], Tensor]:
-        return evaluate(diffusers_peer.Told(_peer(setting).to(PRECISIONS[precision])))
+    def build_peer(precision: str) -> Callable[[], Tensor]:
+        return evaluate(_diffusers_unet(workload, precision))
 
-    return Group("U-Net forward", setting.batch, _ways(setting, ours, theirs), agreement)
+    return Comparison("U-Net forward", workload.batch, _list_variants(workload, build, build_peer), check_agreement)
 
 
-def backward(setting: Setting) -> Group:
-    """Down to the tokens, which is where a graph encoder's gradient begins; and with our adapters, to these as well."""
-    x, t, cond = setting.x_t_cond()
+def compare_backward(workload: Workload) -> Comparison:
+    """The forward and backward pass of the frozen U-Net, down to its tokens, where the graph encoder's gradient begins."""
+    x, t, cond = workload.unet_inputs()
     cond = cond._replace(tokens=cond.tokens.requires_grad_())
 
     def differentiate(unet: nn.Module, precision: str) -> Callable[[], Tensor]:
         def run() -> Tensor:
             cond.tokens.grad = None
-            with torch.autocast(torch.device(setting.device).type, torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast(torch.device(workload.device).type, torch.bfloat16, enabled=precision == "bf16"):
                 eps = unet(x, t, cond)
             eps.float().square().mean().backward()
+            assert cond.tokens.grad is not None
             return cond.tokens.grad
 
         return run
 
-    def ours(precision: str, layout: torch.memory_format | None = None, compiled: bool = False) -> Callable[[], Tensor]:
-        unet = setting.unet()
-        if layout != torch.contiguous_format or precision != "fp32":  # else the plain path
+    def build(
+        precision: str, layout: torch.memory_format | None = None, compiled: bool = False
+    ) -> Callable[[], Tensor]:
+        unet = workload.make_unet()
+        is_plain = layout == torch.contiguous_format and precision == "fp32"
+        if not is_plain:
             skip_saving_inputs(unet)
         if precision == "bf16":
             cast_frozen_weights(torch.bfloat16, unet)
         if layout:
             unet.to(memory_format=layout)
         else:
-            prepare_for_training(unet, setting.device, compiled=compiled)
+            prepare_for_training(unet, workload.device, compiled=compiled)
         return differentiate(unet, precision)
 
-    def theirs(precision: str) -> Callable[[], Tensor]:
-        return differentiate(diffusers_peer.Told(_peer(setting).to(PRECISIONS[precision])), precision)
+    def build_peer(precision: str) -> Callable[[], Tensor]:
+        return differentiate(_diffusers_unet(workload, precision), precision)
 
-    return Group("U-Net forward + backward, frozen body", setting.batch, _ways(setting, ours, theirs), agreement)
+    variants = _list_variants(workload, build, build_peer)
+    return Comparison("U-Net forward + backward, frozen body", workload.batch, variants, check_agreement)
 
 
-def attention(setting: Setting) -> Group:
-    """Forward and backward over all places of the first level, each way that torch has: what ldm/modules/sdpa.py chooses
-    by."""
-    body = setting.body
-    side, channels = setting.params["image_size"], body["model_channels"]
-    heads = body["num_heads"] if body.get("num_head_channels", -1) == -1 else channels // body["num_head_channels"]
-    shape = setting.batch, heads, side**2, channels // heads
+def compare_attention(workload: Workload) -> Comparison:
+    """Self-attention at the U-Net's highest resolution, forward and backward, with each of torch's kernels.
 
-    def run(precision: str, backend: SDPBackend, computed: str) -> Callable[[], object]:
-        q, k, v = (torch.randn(shape, device=setting.device, dtype=PRECISIONS[precision]) for _ in range(3))
+    `ldm.modules.kernels.sdpa` chooses the kernel by these measurements.
+    """
+    params = workload.unet_params
+    side, channels = workload.params["image_size"], params["model_channels"]
+    heads = (
+        params["num_heads"] if params.get("num_head_channels", -1) == -1 else channels // params["num_head_channels"]
+    )
+    shape = workload.batch, heads, side**2, channels // heads
+
+    def build(precision: str, backend: SDPBackend, computed_in: str) -> Callable[[], object]:
+        q, k, v = (torch.randn(shape, device=workload.device, dtype=PRECISIONS[precision]) for _ in range(3))
         q.requires_grad_()
 
         def attend() -> None:
             with sdpa_kernel(backend):
-                each = (y.to(PRECISIONS[computed]) for y in (q, k, v))
-                F.scaled_dot_product_attention(*each).to(q.dtype).sum().backward()
+                query, key, value = (each.to(PRECISIONS[computed_in]) for each in (q, k, v))
+                F.scaled_dot_product_attention(query, key, value).to(q.dtype).sum().backward()
 
         return attend
 
-    ways = {}
-    for precision in setting.precisions:
-        ways[f"{precision} fused"] = Way(partial(run, precision, SDPBackend.FLASH_ATTENTION, precision), precision)
-        ways[f"{precision} in full"] = Way(partial(run, precision, SDPBackend.MATH, precision), precision)
-    if "bf16" in setting.precisions:
-        ways["bf16, fused in fp32"] = Way(partial(run, "bf16", SDPBackend.FLASH_ATTENTION, "fp32"), "bf16")
-    if setting.device.startswith("cuda"):  # where the fused kernel is one for half precision
+    variants = {}
+    for precision in workload.precisions:
+        fused, unfused = (
+            partial(build, precision, backend, precision) for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
+        )
+        variants[f"{precision} fused"] = Variant(fused, precision)
+        variants[f"{precision} in full"] = Variant(unfused, precision)
+    if "bf16" in workload.precisions:
+        variants["bf16, fused in fp32"] = Variant(partial(build, "bf16", SDPBackend.FLASH_ATTENTION, "fp32"), "bf16")
+    if workload.device.startswith("cuda"):  # a GPU's fused kernel supports half precision only
         for name in ("fp32 fused", "bf16, fused in fp32"):
-            ways.pop(name, None)
-    return Group("attention forward + backward", setting.batch, ways)
+            variants.pop(name, None)
+    return Comparison("attention forward + backward", workload.batch, variants)
 
 
-def agreement(outputs: dict[str, Tensor], ways: dict[str, Way]) -> None:
-    """All give what the first one gives. Raises UserError."""
-    first, *_ = outputs.values()
+def check_agreement(outputs: dict[str, Tensor], variants: dict[str, Variant]) -> None:
+    """Raises UserError for an output that differs from the baseline's by more than rounding."""
+    baseline_name, baseline = next(iter(outputs.items()))
     for name, output in outputs.items():
-        error = float((output - first).abs().max() / first.abs().max())
-        if not error <= AGREE[ways[name].precision]:
-            raise UserError(f"{name} is not {next(iter(outputs))}: they differ by {error:.1e} of the largest number")
+        error = float((output - baseline).abs().max() / baseline.abs().max())
+        if not error <= TOLERANCES[variants[name].precision]:
+            raise UserError(
+                f"{name}: its output differs from that of {baseline_name} by {error:.1e} of the largest value, which is "
+                "more than rounding; its time would not be comparable"
+            )
 
 
-def _ways(setting: Setting, ours: Callable, theirs: Callable) -> dict[str, Way]:
-    """Only fp32 has a plain way: in bf16 weights are held as they are the fastest."""
-    plain, last = torch.contiguous_format, torch.channels_last
-    ways = {}
-    for precision in setting.precisions:
-        end = "" if precision == "fp32" else f", {precision}"
-        ways["plain" if precision == "fp32" else "contiguous" + end] = Way(partial(ours, precision, plain), precision)
-        ways["channels last" + end] = Way(partial(ours, precision, last), precision)
-        if precision == "fp32" and setting.device == "cpu":
-            ways["Winograd"] = Way(partial(ours, precision), precision)
-        if setting.compiled:
-            ways["compiled" + end] = Way(partial(ours, precision, compiled=True), precision)
+def _list_variants(
+    workload: Workload, build: Callable[..., Callable], build_peer: Callable[[str], Callable]
+) -> dict[str, Variant]:
+    """Only fp32 has a variant 'plain': in bf16, frozen weights are always cast."""
+    contiguous, channels_last = torch.contiguous_format, torch.channels_last
+    variants = {}
+    for precision in workload.precisions:
+        suffix = "" if precision == "fp32" else f", {precision}"
+        baseline = "plain" if precision == "fp32" else "contiguous" + suffix
+        variants[baseline] = Variant(partial(build, precision, contiguous), precision)
+        variants["channels last" + suffix] = Variant(partial(build, precision, channels_last), precision)
+        if precision == "fp32" and workload.device == "cpu":
+            variants["Winograd"] = Variant(partial(build, precision), precision)
+        if workload.compiled:
+            variants["compiled" + suffix] = Variant(partial(build, precision, compiled=True), precision)
         if diffusers_peer.available():
-            ways["diffusers" + end] = Way(partial(theirs, precision), precision, peer=True)
-    return ways
+            variants["diffusers" + suffix] = Variant(partial(build_peer, precision), precision, peer=True)
+    return variants
 
 
-def _peer(setting: Setting) -> nn.Module:
-    return diffusers_peer.like(without_forgetting(setting.unet()), setting.body).to(setting.device)
+def _diffusers_unet(workload: Workload, precision: str) -> nn.Module:
+    unet = diffusers_peer.to_diffusers_unet(workload.make_unet(), workload.unet_params)
+    return diffusers_peer.DiffusersUNet(unet.to(workload.device, PRECISIONS[precision]))

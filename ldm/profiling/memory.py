@@ -1,0 +1,63 @@
+"""Peak memory of a variant, measured in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ldm.models.runtime import keep_freed_memory
+from ldm.util.processes import end_with_parent
+
+if TYPE_CHECKING:  # a process that measures imports no more than its variant needs
+    from ldm.profiling.measure import Comparison
+    from ldm.profiling.workload import Workload
+
+
+def peak_memory(make: Callable[[Workload], Comparison], variant: str, workload: Workload) -> int:
+    """Peak memory, in bytes, of a new process that runs a variant twice: of the GPU's memory, or of the machine's.
+
+    Args:
+        make: importable function that returns the comparison.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+        return pool.submit(_run_and_measure, make, variant, workload).result()
+
+
+def empty_process(workload: Workload) -> Comparison:
+    """A comparison whose only variant, 'plain', does nothing: its peak is that of a process that has only started."""
+    from ldm.profiling.measure import Comparison, Variant
+
+    return Comparison("start", 1, {"plain": Variant(lambda: lambda: None)})
+
+
+def _run_and_measure(make: Callable[[Workload], Comparison], variant: str, workload: Workload) -> int:
+    torch.set_num_threads(workload.threads)
+    if workload.device == "cpu":
+        keep_freed_memory()  # as in training
+    run = make(workload).variants[variant].build()
+    for _ in range(2):
+        run()
+    if workload.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(workload.device)
+    return peak_resident_memory()
+
+
+def peak_resident_memory() -> int:
+    """Peak of this process's resident memory, in bytes.
+
+    On Linux not by getrusage, whose maximum a process inherits from the one that started it.
+    """
+    try:
+        (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+        return int(peak) * 1024
+    except (OSError, ValueError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
