@@ -1,5 +1,8 @@
+from functools import partial
+
 import pytest
 import torch
+from coco_files import write_coco
 from noise_vg import encoders_of, vg_params, write_noise_vg
 from tiny import tiny_model
 
@@ -40,3 +43,9 @@ def cache(noise_vg, model, tmp_path_factory):
         result = write_cache(dataset, folder / split, *encoders_of(model), shard_size=4)
         assert result.missing == 0 and result.written == result.images
     return folder
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """coco(annotations, stuff=None, **options) -> COCOValidation, with its files in tmp_path."""
+    return partial(write_coco, tmp_path)

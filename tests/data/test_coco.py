@@ -1,12 +1,12 @@
 """COCO's graphs, on masks with known answers and on real samples."""
 
-import json
 import math
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from coco_files import HEIGHT, WIDTH, rectangle
 from PIL import Image
 from pycocotools import mask as coding
 from torch.utils.data import DataLoader
@@ -19,17 +19,8 @@ from ldm.util.images import ImageError, read_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, on numpy 2
 
-CATEGORIES = [{"id": 1, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 4, "name": "ball"}]
-STUFF = [{"id": 92, "name": "grass"}, {"id": 183, "name": "other"}]
 OPPOSITE = {"left of": "right of", "above": "below", "inside": "surrounding"}
 OPPOSITE |= {value: key for key, value in OPPOSITE.items()}
-WIDTH, HEIGHT = 60, 40
-
-
-def rectangle(x, y, w, h, category=1, image=1, **fields):
-    """An annotation whose mask fills its box, in pixels."""
-    polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
-    return {"image_id": image, "category_id": category, "bbox": [x, y, w, h], "segmentation": [polygon], **fields}
 
 
 def run_lengths(mask) -> list[int]:
@@ -38,28 +29,6 @@ def run_lengths(mask) -> list[int]:
     changes = np.flatnonzero(np.diff(flat)) + 1
     runs = np.diff([0, *changes, len(flat)]).tolist()
     return [0, *runs] if flat[0] else runs
-
-
-@pytest.fixture
-def coco(tmp_path):
-    """coco(annotations, stuff=None, **options) -> COCOValidation, with its files in tmp_path."""
-
-    def make(annotations, stuff=None, images=(1, 2, 3), kind=COCOValidation, **options):
-        listed = [{"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in images]
-        for i in images:
-            if not (tmp_path / f"{i}.png").exists():
-                Image.new("RGB", (WIDTH, HEIGHT), (40 * i, 0, 255)).save(tmp_path / f"{i}.png")
-        paths = {}
-        for name, items, categories in (("instances", annotations, CATEGORIES), ("stuff", stuff, STUFF)):
-            if items is not None:
-                items = [{"id": number, **item} for number, item in enumerate(items)]
-                paths[f"{name}_json"] = tmp_path / f"{name}.json"
-                data = {"images": listed, "annotations": items, "categories": categories}
-                paths[f"{name}_json"].write_text(json.dumps(data))
-        options = {"stuff_only": stuff is not None, "min_objects_per_image": 1, "image_size": 32, **options}
-        return kind(tmp_path, **paths, **options)
-
-    return make
 
 
 @pytest.mark.parametrize(
@@ -159,56 +128,6 @@ def test_boxes_are_fractions_of_the_image_size_and_clipped(coco):
     assert graph.boxes == (pytest.approx((0.25, 0.25, 0.75, 0.75)), pytest.approx((0, 0.75, 0.5, 1)))
 
 
-def test_objects_of_at_most_two_percent_of_the_image_are_left_out(coco):
-    at_limit, above = rectangle(0, 0, 8, 6), rectangle(0, 0, 8, 6.1, category=3)  # 48 of 2400 pixels are 2 %
-    assert coco([at_limit, above]).graph(0).objects == ("cat",)
-    assert coco([at_limit, above], min_object_size=0.0).graph(0).objects == ("dog", "cat")
-
-
-def test_images_with_too_few_or_too_many_objects_are_left_out(coco):
-    counts = {1: 2, 2: 3, 3: 0, 4: 8, 5: 9}
-    annotations = [rectangle(0, 0, 20, 20, image=image) for image in counts for _ in range(counts[image])]
-    dataset = coco(annotations, images=(1, 2, 3, 4, 5), min_objects_per_image=3)
-    assert [len(dataset.graph(index).objects) for index in range(len(dataset))] == [3, 8]
-    assert [dataset.image_path(index).name for index in range(len(dataset))] == ["2.png", "4.png"]
-
-
-def test_images_without_annotations_are_left_out_whatever_the_limits(coco):
-    dataset = coco([rectangle(0, 0, 20, 20, image=2)], min_objects_per_image=0)
-    assert len(dataset) == 1 and dataset.image_path(0).name == "2.png"
-
-
-def test_stuff_follows_the_instances_and_other_is_left_out(coco):
-    things = [rectangle(0, 0, 20, 20, category=4)]
-    stuff = [rectangle(0, 20, 60, 20, category=92), rectangle(0, 0, 60, 20, category=183)]
-    assert coco(things, stuff).graph(0).objects == ("ball", "grass")
-    assert coco(things, stuff, include_other=True).graph(0).objects == ("ball", "grass", "other")
-
-
-def test_stuff_only_leaves_out_images_without_stuff(coco):
-    things = [rectangle(0, 0, 20, 20, image=image) for image in (1, 2)]
-    stuff = [rectangle(0, 0, 1, 1, category=92, image=2)]  # too small for an object, but the image counts as annotated
-    assert [coco(things, stuff).image_path(0).name] == ["2.png"] and len(coco(things, stuff)) == 1
-    assert len(coco(things, stuff, stuff_only=False)) == 2
-
-
-def test_whitelists_select_categories(coco):
-    things = [rectangle(0, 0, 20, 20, category=category) for category in (1, 3, 4)]
-    stuff = [rectangle(0, 20, 60, 20, category=92)]
-    assert coco(things, stuff, instance_whitelist=["cat", "ball"]).graph(0).objects == ("cat", "ball", "grass")
-    assert coco(things, stuff, stuff_whitelist=[]).graph(0).objects == ("dog", "cat", "ball")
-    with pytest.raises(CocoError, match="'cats'"):
-        coco(things, stuff, instance_whitelist=["cats"])
-
-
-def test_category_ids_are_vocabulary_indices_and_gaps_are_named_none(coco):
-    vocab = coco([rectangle(0, 0, 20, 20)], [rectangle(0, 0, 20, 20, category=92)]).vocab
-    assert len(vocab.objects) == 184 and vocab.objects[0] == "__image__"
-    assert [vocab.object_id(name) for name in ("dog", "cat", "ball", "grass", "other")] == [1, 3, 4, 92, 183]
-    assert vocab.objects[2] == "NONE"
-    assert vocab.predicates == ("__in_image__", "left of", "right of", "above", "below", "inside", "surrounding")
-
-
 def test_every_object_is_related_to_a_random_other_one_and_is_the_subject_half_of_the_time(coco):
     pictures = range(1, 61)
     annotations = [rectangle(14 * k, 0, 12, 40, image=image) for image in pictures for k in range(4)]
@@ -245,87 +164,12 @@ def test_training_graphs_depend_on_seed_epoch_and_index_and_validation_graphs_on
     assert validation.graph(0) == once == coco(annotations).graph(0)
 
 
-def test_max_samples_takes_the_first_images_that_pass_the_filter(coco):
-    annotations = [rectangle(0, 0, 20, 20, image=image) for image in (3, 2)]
-    assert [coco(annotations, max_samples=1).image_path(0).name] == ["2.png"]
-    assert len(coco(annotations, max_samples=1)) == 1 and len(coco(annotations, max_samples=5)) == 2
-    with pytest.raises(IndexError):
-        coco(annotations)[2]
-
-
-def test_stuff_is_optional_but_stuff_only_requires_it(coco):
-    dataset = coco([rectangle(0, 0, 20, 20)])
-    assert len(dataset.vocab.objects) == 5
-    with pytest.raises(CocoError, match="stuff_only"):
-        coco([rectangle(0, 0, 20, 20)], stuff_only=True)
-
-
-@pytest.mark.parametrize("option, why", [("mask_size", "resolution"), ("normalize_images", "always"), ("crop", "leave it out")])
+@pytest.mark.parametrize(
+    "option, why", [("mask_size", "resolution"), ("normalize_images", "always"), ("crop", "leave it out")]
+)
 def test_an_unsupported_option_is_an_error_that_names_it(coco, option, why):
     with pytest.raises(TypeError, match=f"{option}.*{why}"):
         coco([rectangle(0, 0, 20, 20)], **{option: 16})
-
-
-def test_an_unknown_category_is_an_error(coco):
-    with pytest.raises(CocoError, match=r"instances.json: annotation 0 .*category 7"):
-        coco([rectangle(0, 0, 20, 20, category=7)])
-
-
-def test_files_with_conflicting_categories_are_an_error(coco, tmp_path, monkeypatch):
-    monkeypatch.setattr(f"{__name__}.STUFF", [{"id": 3, "name": "grass"}])
-    with pytest.raises(CocoError, match="stuff.json: category 3 is 'grass'"):
-        coco([rectangle(0, 0, 20, 20)], [rectangle(0, 0, 20, 20, category=3)])
-    monkeypatch.setattr(f"{__name__}.STUFF", [{"id": 92, "name": "cat"}])
-    with pytest.raises(CocoError, match="stuff.json: category 92 is 'cat'"):
-        coco([rectangle(0, 0, 20, 20)], [rectangle(0, 0, 20, 20, category=92)])
-
-
-def test_a_category_with_two_names_is_an_error(coco, monkeypatch):
-    monkeypatch.setattr(f"{__name__}.CATEGORIES", [{"id": 1, "name": "dog"}, {"id": 1, "name": "hound"}])
-    with pytest.raises(CocoError, match="instances.json: category 1 is 'hound'"):
-        coco([rectangle(0, 0, 20, 20)])
-
-
-@pytest.mark.parametrize("id", [0, -1, "1", 10**9])
-def test_an_invalid_category_id_is_an_error(coco, monkeypatch, id):
-    monkeypatch.setattr(f"{__name__}.CATEGORIES", [{"id": id, "name": "dog"}])
-    with pytest.raises(CocoError, match="instances.json: category .*id from 1 to"):
-        coco([rectangle(0, 0, 20, 20)])
-
-
-def test_annotations_of_unlisted_images_are_left_out_and_reported(coco):
-    dataset = coco([rectangle(0, 0, 20, 20), rectangle(0, 0, 20, 20, image=77)])
-    assert len(dataset) == 1 and len(dataset.graph(0).objects) == 1
-    (problem,) = dataset.check()
-    assert "1 annotations" in problem and "image 77" in problem
-
-
-@pytest.mark.parametrize(
-    "content, reason",
-    [
-        (None, "cannot be read"),
-        ("", "is broken"),
-        ('{"images": [', "is broken"),
-        ("[]", "has no list of images"),
-        ('{"images": [], "annotations": {}, "categories": []}', "has no list of annotations"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "file_name"),
-        ('{"images": [], "annotations": [], "categories": []}', "none of its 0 images"),
-        ("\udcff", "is broken"),
-    ],
-)
-def test_a_missing_or_broken_file_is_an_error_of_one_line(tmp_path, content, reason):
-    path = tmp_path / "instances.json"
-    if content is not None:
-        path.write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(CocoError, match=f"instances.json.*{reason}") as error:
-        COCOTrain(tmp_path, path, stuff_only=False)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("damage", [{"bbox": [1, 2, 3]}, {"bbox": None}, {"bbox": ["a"] * 4}, {"image_id": []}])
-def test_an_annotation_in_another_format_is_an_error(coco, damage):
-    with pytest.raises(CocoError, match="instances.json: .*COCO's format"):
-        coco([{**rectangle(0, 0, 20, 20), **damage}])
 
 
 @pytest.mark.parametrize(
