@@ -31,7 +31,7 @@ format: $(READY_TO_CHECK)
 
 docs: $(READY_TO_CHECK)
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(READY): setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -25,7 +25,6 @@ setup(
         "einops",
         "open-clip-torch>=2.24",  # brings torchvision, which must match torch: pip resolves both
         "h5py",
-        "ijson>=3.2",
         "numpy",
         "scipy",
         "pillow",

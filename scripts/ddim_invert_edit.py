@@ -20,7 +20,7 @@ from ldm.editing.options import DEFAULT_STEPS, LOCAL_METHOD, EditOptions, defaul
 from ldm.util.cli import add_model_arguments, add_verbose_argument, positive, run_program
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import writable_folder
-from ldm.util.options import add_arguments, given_values, option_types
+from ldm.util.options import add_arguments, from_mapping, given_values, option_types
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 PROGRAM = "ddim_invert_edit.py"
@@ -87,7 +87,9 @@ def sweep(word: str) -> tuple[str, list]:
         known = [known.replace("_", "-") for known in number]
         raise argparse.ArgumentTypeError(f"{word!r}: sweep one of {', '.join(known)}{did_you_mean(name, known)}")
     try:
-        return name, [getattr(EditOptions(**{name: number[name](value)}), name) for value in values.split(",")]
+        return name, [
+            getattr(from_mapping(EditOptions, {name: number[name](value)}), name) for value in values.split(",")
+        ]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{word!r} is not of the form graph-scale=1,3,5 ({error})") from None
 
@@ -180,7 +182,7 @@ def _edit(
     runs, count = [], arguments.n or 1
     swept, values = arguments.sweep or ("", [None])
     for value in values:
-        chosen = EditOptions(**options | ({swept: value} if swept else {}))
+        chosen = from_mapping(EditOptions, options | ({swept: value} if swept else {}))
         first = not runs
         edits = variants(
             count,
@@ -239,7 +241,7 @@ def _sample(model, graph, style, options: dict, folder: Path, record: dict) -> N
     }
     values |= {"layout": default_layout(model)} | options
     seed = values.pop("seed")
-    settings = SampleOptions(**values)
+    settings = from_mapping(SampleOptions, values)
     graph, complaint = apply_layout(graph, seed, settings)
     if complaint:
         print(complaint)
@@ -253,7 +255,7 @@ def _sample(model, graph, style, options: dict, folder: Path, record: dict) -> N
 def _options(arguments: argparse.Namespace) -> dict:
     """The options given on the command line; checks them. Raises UserError."""
     options = given_values(arguments, EditOptions)
-    EditOptions(**options)
+    from_mapping(EditOptions, options)
     return options
 
 
@@ -282,7 +284,7 @@ def _is_given(value: object) -> bool:
 
 
 def _is_number(kind: object) -> bool:
-    return kind in (int, float) or str(kind) in ("typing.Optional[int]", "typing.Optional[float]")
+    return kind in (int, float) or str(kind) in ("int | None", "float | None")
 
 
 def _progress_bar(steps, description: str):

@@ -22,7 +22,7 @@ from ldm.sampling.options import SampleOptions
 from ldm.util.cli import add_model_arguments, add_verbose_argument, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
-from ldm.util.options import add_arguments, given_values
+from ldm.util.options import add_arguments, from_mapping, given_values
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     given = given_values(arguments, SampleOptions)
-    SampleOptions(**given)
+    from_mapping(SampleOptions, given)
     from ldm.models.loading import choose_device, find_checkpoint, fingerprint, load_model
     from ldm.sampling.folder import sample_all
     from ldm.sampling.sample import default_layout
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, device)
     scenes = choose_scenes(arguments, model)
-    options = SampleOptions(**{"layout": default_layout(model)} | given)
+    options = from_mapping(SampleOptions, {"layout": default_layout(model)} | given)
     provenance = {"style": arguments.style, "device": device.partition(":")[0]}
     provenance |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
     sizes = arguments.n_per_graph, provenance, arguments.batch_size

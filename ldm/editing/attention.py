@@ -127,4 +127,6 @@ def _shifts(operations: Sequence[Operation]) -> tuple[tuple, list]:
 def _unchanged(a: SceneGraph, i: int, b: SceneGraph, j: int) -> bool:
     same_words = a.objects[i] == b.objects[j] and set(a.attributes[i]) == set(b.attributes[j])
     old, new = a.boxes[i], b.boxes[j]
-    return same_words and (old == new or None not in (old, new) and max(abs(x - y) for x, y in zip(old, new)) <= STILL)
+    if old is None or new is None:
+        return same_words and old is new
+    return same_words and max(abs(x - y) for x, y in zip(old, new)) <= STILL

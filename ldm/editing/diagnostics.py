@@ -99,7 +99,7 @@ def _round_trip(source: SourceState, progress: Progress | None = None) -> Tensor
     denoiser = source.branch.guided if source.method in GUIDED_METHODS else source.branch.unguided
     steps = progress or (lambda steps, description: steps)
     return inversion.resample(
-        source.inversion, source.schedule, denoiser, progress=lambda steps_: steps(steps_[::-1], "reconstructing")
+        source.inverted, source.schedule, denoiser, progress=lambda steps_: steps(steps_[::-1], "reconstructing")
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional, Tuple  # noqa: UP035  OmegaConf reads these forms only
+from typing import TYPE_CHECKING
 
 from ldm.util.options import option, validate
 
@@ -56,35 +56,35 @@ class EditOptions:
         UserError: an option is out of its bounds.
     """
 
-    method: Optional[str] = option(
+    method: str | None = option(
         None,
         "inversion method; noise adds noise to the photograph and inverts nothing",
         choices=METHODS,
         default_text="noise within a region, direct where everything may change",
     )
-    sampler: Optional[str] = option(
+    sampler: str | None = option(
         None,
         "sampler, for inversion as well; dpm++ (second order) needs fewer steps and works with the methods ddim, direct "
         "and noise",
         choices=SAMPLERS,
         default_text="dpm++ with the methods noise and direct, else ddim",
     )
-    steps: Optional[int] = option(None, "sampler steps over all noise levels", default_text="10 of dpm++, 50 of ddim")
+    steps: int | None = option(None, "sampler steps over all noise levels", default_text="10 of dpm++, 50 of ddim")
     strength: float = option(
         1.0,
         "share of the noise levels that the edit goes through; a smaller share stays closer to the photograph",
         above=0,
         maximum=1,
     )
-    graph_scale: Optional[float] = option(
+    graph_scale: float | None = option(
         None,
         "guidance scale of the graph; 1 is no guidance",
         default_text="2 for models trained with graph and style dropout, else 1",
     )
-    style_scale: Optional[float] = option(
+    style_scale: float | None = option(
         None, "guidance scale of the style; 1 is no guidance", default_text="as --graph-scale"
     )
-    interval: Tuple[float, float] = option(
+    interval: tuple[float, float] = option(
         (0.0, 1.0),
         "shares of the noise levels between which guidance is applied (Kynkäänniemi et al. 2404.07724)",
         minimum=0,
@@ -107,7 +107,7 @@ class EditOptions:
         "objects that move keep their appearance, by attention to the photograph (MasaCtrl, prompt-to-prompt); doubles "
         "the U-Net's work",
     )
-    passes: Optional[int] = option(
+    passes: int | None = option(
         None,
         "how often a style is transferred, each pass starting from the result of the previous one",
         minimum=1,

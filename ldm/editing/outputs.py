@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 
 from ldm import plots
+from ldm.editing.diagnostics import Reconstruction
 from ldm.editing.options import EditRequest
 from ldm.editing.pipeline import Edit
 from ldm.util.files import atomic_write
@@ -41,8 +42,8 @@ def images_of(runs: Sequence[tuple[str, Edit]], columns: int, request: EditReque
     """
     edit = runs[0][1]
     images = {"edited": edit.image, "panel": panel(edit, request)}
-    if _was_inverted(edit):
-        images["reconstruction"] = edit.reconstruction.image
+    if again := _inverted_reconstruction(edit):
+        images["reconstruction"] = again.image
     images |= {f"edited_{_file_name(difference)}": other.image for difference, other in runs[1:]}
     if len(runs) > 1:
         cells = [plots.panel([(difference, other.image)], height=PREVIEW_HEIGHT) for difference, other in runs]
@@ -64,7 +65,7 @@ def panel(edit: Edit, request: EditRequest) -> Image.Image:
     items = [("photograph", photograph)]
     items += [("style", request.style)] if request.style else []
     items += [("region", plots.draw_region(photograph, edit.region)), ("edited", edit.image)]
-    items += [("reconstruction", edit.reconstruction.image)] if _was_inverted(edit) else []
+    items += [("reconstruction", again.image)] if (again := _inverted_reconstruction(edit)) else []
     items += [("source graph", plots.draw_graph(source))] if source else []
     items += [("edited graph", plots.draw_graph(edit.plan.graph))]
     return plots.panel(items, sentences(edit, request))
@@ -111,8 +112,10 @@ def write(folder: Path, images: dict[str, Image.Image], record: dict) -> None:
         temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
-def _was_inverted(edit: Edit) -> bool:
-    return edit.reconstruction is not None and edit.reconstruction.round_trip_error is not None
+def _inverted_reconstruction(edit: Edit) -> Reconstruction | None:
+    """The reconstruction, if the photograph was inverted; else it is the autoencoder's and not worth a file."""
+    again = edit.reconstruction
+    return again if again is not None and again.round_trip_error is not None else None
 
 
 def _earlier_images(folder: Path) -> list[str]:

@@ -66,6 +66,13 @@ class SourceState:
     method: str
     inversion: Inversion | None = None
 
+    @property
+    def inverted(self) -> Inversion:
+        """The inversion. Raises ValueError before `invert`."""
+        if self.inversion is None:
+            raise ValueError("the source has no inversion yet: call invert() first")
+        return self.inversion
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -205,12 +212,13 @@ def object_attention(model: LatentDiffusion, source: SourceState, plan: EditPlan
     known = (plan.graph, source.target) if graph is None else (graph, source.conditioning)
     if graph is None and plan.request.style is not None:
         known = plan.graph, model.condition(encode_graph(plan.graph, model), source.image)
-    return attention_maps(model, *known, source.schedule, source.inversion)
+    return attention_maps(model, *known, source.schedule, source.inverted)
 
 
 def locate(source: SourceState, plan: EditPlan, attention: Tensor | None = None) -> Region:
     """Where the image may change: by the mask, by the operations' boxes, or by attention to objects without a box."""
-    cells, size = tuple(source.latent.shape[-2:]), plan.request.photograph.size
+    (height, width), size = source.latent.shape[-2:], plan.request.photograph.size
+    cells = height, width
     if plan.request.mask:
         return Region.of_mask(plan.request.mask, cells, size)
     if plan.everywhere:
@@ -242,7 +250,7 @@ def sample(
     Raises:
         UserError: sampling diverges.
     """
-    paired = control is not None or source.inversion.source_denoiser is not None  # source and target in one batch
+    paired = control is not None or source.inverted.source_denoiser is not None  # source and target in one batch
     cond = conditioning.cat(source.conditioning, source.target) if paired else source.target
     denoiser = _guided(model, cond, plan.options)
     denoiser = partial(denoiser, control=control) if control else denoiser
@@ -250,7 +258,7 @@ def sample(
     unrestricted = plan.everywhere and plan.request.mask is None
     steps = progress or _silent
     latent = inversion.resample(
-        source.inversion,
+        source.inverted,
         source.schedule,
         denoiser,
         None if unrestricted else region.latent.to(source.latent),

@@ -105,8 +105,8 @@ def understand(
     Raises:
         GraphError: a new relation is not spatial, or there is no room for it.
     """
-    operations = [] if source is None else diff(source, graph)
-    if not operations:
+    operations = None if source is None else diff(source, graph)
+    if source is None or not operations:
         return [], graph, ""
     graph, placement = place_objects(source, graph, operations, step)
     return diff(source, graph), graph, placement

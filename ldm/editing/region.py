@@ -26,6 +26,9 @@ from ldm.util.errors import UserError
 LOW, HIGH = 0.35, 0.65  # share of an object's strongest attention at which its region begins, and at which it is full
 
 
+Place = Box | int | None  # a box, or the index of a source object without one, or unknown
+
+
 class Region(NamedTuple):
     """Soft masks of an edit: 1 where the edit decides, 0 where the photograph stays.
 
@@ -53,7 +56,7 @@ class Region(NamedTuple):
         mask = mask.convert("L")
         if not mask.getextrema()[1]:
             raise UserError("the mask is entirely black: paint white what the edit may change")
-        small = mask.resize(cells[::-1], Image.Resampling.BOX)
+        small = mask.resize((cells[1], cells[0]), Image.Resampling.BOX)
         pixels = mask.resize(size, Image.Resampling.BILINEAR)
         return cls(_tensor(small)[None, None], _tensor(pixels).numpy())
 
@@ -91,12 +94,12 @@ class Region(NamedTuple):
         return cls(latent, pixels)
 
 
-def touched_places(operations: Sequence[Operation]) -> list[Box | int | None]:
+def touched_places(operations: Sequence[Operation]) -> list[Place]:
     """What the operations change in the image: boxes, or indices of source objects without one, or None where unknown."""
     return [place for operation in operations for place in touched(operation, operations)]
 
 
-def touched(operation: Operation, operations: Sequence[Operation]) -> Iterator[Box | int | None]:
+def touched(operation: Operation, operations: Sequence[Operation]) -> Iterator[Place]:
     """What one of the operations changes in the image, as in `touched_places`.
 
     A changed relation between objects that stay changes the intersection of their boxes, or both boxes if they do not
@@ -121,8 +124,11 @@ def touched(operation: Operation, operations: Sequence[Operation]) -> Iterator[B
     first, second = operation.boxes
     if relation_holds(first, predicate, second):
         return
-    shared = tuple(map(max, first[:2], second[:2])) + tuple(map(min, first[2:], second[2:]))
-    yield from (shared,) if shared[0] < shared[2] and shared[1] < shared[3] else (first, second)
+    shared = max(first[0], second[0]), max(first[1], second[1]), min(first[2], second[2]), min(first[3], second[3])
+    if shared[0] < shared[2] and shared[1] < shared[3]:
+        yield shared
+    else:
+        yield from (first, second)
 
 
 def in_cells(box: Box, cells: tuple[int, int], margin: float = 1.0, feather: float = 1.0) -> Tensor:

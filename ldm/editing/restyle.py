@@ -29,10 +29,11 @@ def next_source(
         knows_graph: whether the photograph has a source graph; otherwise the source is the null graph.
     """
     image = model.decode(latent).clamp(-1, 1)
+    height, width = latent.shape[-2:]
     kept = torch.zeros_like(latent[:, :1])
     for box in graph.boxes if knows_graph else ():
         if box is not None:
-            kept[in_cells(box, latent.shape[-2:], margin=0, feather=0).to(kept) > 0] = 1
+            kept[in_cells(box, (height, width), margin=0, feather=0).to(kept) > 0] = 1
     latent = torch.lerp(model.encode(image), latent, kept)
     if not knows_graph:
         return latent, model.unconditional(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 from ldm.util.errors import UserError
 from ldm.util.options import option, validate
@@ -25,7 +24,7 @@ class SampleOptions:
     graph_scale: float = option(1.0, "guidance scale of the graph; 1 is no guidance")
     style_scale: float = option(1.0, "guidance scale of the style; 1 is no guidance")
     sampler: str = option("ddim", "dpm++ (second order) needs fewer steps", choices=SAMPLERS)
-    layout: Optional[str] = option(
+    layout: str | None = option(
         "none",
         "search: objects without a box get one before sampling, so that the relations hold; none: the model places them",
         choices=LAYOUTS,

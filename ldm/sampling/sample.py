@@ -86,7 +86,9 @@ def _sample_pass(model, graphs, seeds, options: SampleOptions, style, rows: int)
     denoiser = model.denoiser(conditioning.cat(*conds), options.graph_scale, options.style_scale)
 
     generators = [noise_generator(seed) for seed in [*seeds, *seeds[-1:] * (rows - wanted)]]
-    noise = ddim.gaussian_noise((rows, model.channels, model.latent_size, model.latent_size), generators).to(model.device)
+    noise = ddim.gaussian_noise((rows, model.channels, model.latent_size, model.latent_size), generators).to(
+        model.device
+    )
     schedule = make_schedule(model.schedule, options.sampler, options.steps)
     if options.sampler == "ddim":
         z = ddim.sample(denoiser, schedule, noise, options.eta, generators)
