@@ -14,7 +14,7 @@ import pytest
 # OpenMP reads it when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch  # noqa: E402
+import torch
 from parity import read_parity
 from tiny import randomize_trainable, tiny_model
 
