@@ -125,9 +125,14 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
 
     def parts(self) -> dict[str, nn.Module]:
         """Returns the parts by the names that messages use."""
-        parts = {"graph encoder": self.cond_stage_model, "image tower": self.image_model, "decoder": self.decoder}
-        is_linear = isinstance(self.to_image_space, nn.Linear)
-        return parts | {"projection": self.to_image_space} if is_linear else parts
+        parts: dict[str, nn.Module] = {
+            "graph encoder": self.cond_stage_model,
+            "image tower": self.image_model,
+            "decoder": self.decoder,
+        }
+        if isinstance(self.to_image_space, nn.Linear):
+            parts["projection"] = self.to_image_space
+        return parts
 
     # Features --------------------------------------------------------------------------------------------------------
 
@@ -201,11 +206,16 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the recall of graphs by images and of images by graphs, over the validation sets of all processes."""
-        image, graph = (self.all_gather(torch.cat(x)).flatten(0, -2) for x in zip(*self.validation_embeddings))
+        image, graph = (self._gather(torch.cat(embeddings)) for embeddings in zip(*self.validation_embeddings))
         for k in (1, 5):
             self.log(f"val/image_to_graph_R@{k}", recall_at_k(image, graph, k), sync_dist=True)
             self.log(f"val/graph_to_image_R@{k}", recall_at_k(graph, image, k), sync_dist=True)
             self.log(f"val/chance_R@{k}", min(1.0, k / len(image)), sync_dist=True)
+
+    def _gather(self, embeddings: Tensor) -> Tensor:  # (N,E) -> (N of all processes,E)
+        gathered = self.all_gather(embeddings)
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, -2)
 
     def on_train_batch_end(self, *_) -> None:
         with torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -27,6 +27,9 @@ from ldm.modules.ema import EMA
 from ldm.modules.shallow_copy import with_submodules
 from ldm.util.config import instantiate_from_config
 from ldm.util.errors import UserError
+
+if TYPE_CHECKING:
+    from ldm.models.autoencoder import Autoencoder
 
 # Keys of published YAML files that select behaviour which this model always has, with the values accepted for them.
 PUBLISHED_KEYS = {
@@ -82,6 +85,8 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         ValueError: a key or value is not supported.
     """
 
+    first_stage_model: Autoencoder
+
     def __init__(
         self,
         unet_config: dict,
@@ -123,7 +128,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         unet = build_part(unet_config, frozen=freeze_unet)
         unet.weights_from = f"random (init: {init})" if init else None
         self.model = nn.ModuleDict({"diffusion_model": unet})  # published checkpoints say model.diffusion_model
-        self.first_stage_model = build_part(first_stage_config, frozen=True)
+        self.first_stage_model = build_part(first_stage_config, frozen=True)  # pyright: ignore[reportAttributeAccessIssue]
         self.cond_stage_model = build_part(cond_stage_config, frozen=not cond_stage_trainable)
         self.global_stage_model = build_part(global_stage_config, frozen=True) if global_stage_config else None
         self._add_null_conditioning()
@@ -341,7 +346,8 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         """Logs the mean, and the mean of each quarter of the timesteps, of which q1 has the least noise."""
         training = name.startswith("train")
         self.log(name, losses.mean(), prog_bar=True, batch_size=len(losses), sync_dist=not training)
-        if training and (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:
+        interval = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] - set by a connector
+        if training and (self.trainer.global_step + 1) % interval:
             return  # nothing is logged in this step, and reading values would synchronise the GPU
         quarter = t * 4 // len(self.schedule)
         for q in quarter.unique().tolist():
@@ -349,7 +355,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
             self.log(f"{name}_q{q + 1}", chosen.mean(), batch_size=len(chosen), rank_zero_only=True)
 
     def on_fit_start(self) -> None:
-        data = self.trainer.datamodule
+        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] - set by a connector
         if isinstance(data, DataModuleFromConfig) and data.cache:  # the encoders are then needed for image logs only
             offload_encoders(self)
 

@@ -162,7 +162,8 @@ class _Guidance:
             predictions = self.branches(x, t, control)
         else:
             predictions = self._with_null_tokens(x, t, null_tokens, control)
-        eps = sum(weight * prediction for weight, prediction in zip(self.weights, predictions))
+        weighted = (weight * prediction for weight, prediction in zip(self.weights, predictions, strict=True))
+        eps = sum(weighted, start=x.new_zeros(()))
         return rescale_guidance(eps, predictions[-1], self.rescale) if self.rescale and len(predictions) > 1 else eps
 
     def _with_null_tokens(
