@@ -78,6 +78,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs the program; returns its exit code."""
     arguments = parse(argv)
     return run_program(lambda: run(arguments), "ablate.py", if_stopped="the same command continues")
 

@@ -47,6 +47,7 @@ SIZES = ("small", "vg", "sd1")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
@@ -94,6 +95,7 @@ def parse_sections(text: str) -> tuple[str, ...]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs the program; returns its exit code."""
     arguments = parse(argv)
     return run_program(
         lambda: run(arguments),
@@ -103,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Measures the chosen sections, prints the report and writes it."""
     import torch  # not before the options are checked, so that --help is quick
 
     from ldm.models.loading import choose_device

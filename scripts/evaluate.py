@@ -181,6 +181,7 @@ def split(text: str) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs the program; returns its exit code."""
     arguments = parse(argv)
     return run_program(
         lambda: arguments.report(arguments),
@@ -193,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def report_on_images(arguments: argparse.Namespace) -> None:
     """Measures a folder of images, prints the numbers and writes the report."""
-    from ldm.evaluation import image_quality
+    from ldm.evaluation import image_quality, metric_networks
     from ldm.evaluation.image_sets import Folder, Split
     from ldm.evaluation.report import write_report
     from ldm.models.loading import choose_device
@@ -209,14 +210,14 @@ def report_on_images(arguments: argparse.Namespace) -> None:
         raise UserError(f"--out {out}: is a folder; name a file in it")
     samples = Folder(arguments.samples, arguments.size, arguments.n)
     metrics = arguments.metrics or image_quality.default_metrics(samples, arguments.paired)
-    folder = Path(arguments.weights) if arguments.weights else image_quality.default_weights_folder()
-    weights = image_quality.find_weights(metrics, folder.expanduser(), arguments.lpips_net)
+    folder = Path(arguments.weights) if arguments.weights else metric_networks.default_weights_folder()
+    weights = metric_networks.find_weights(metrics, folder.expanduser(), arguments.lpips_net)
     reference = None
     if arguments.config:
         reference = Split(arguments.config, arguments.split, arguments.size)
     elif arguments.reference:
         reference = Folder(arguments.reference, arguments.size)
-    networks = image_quality.load_networks(weights, arguments.lpips_net, device)
+    networks = metric_networks.load_networks(weights, arguments.lpips_net, device)
     report = image_quality.evaluate(
         samples, reference, metrics, networks, arguments.n, arguments.batch_size, arguments.workers, device
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import platform
@@ -159,10 +160,8 @@ def write_report(path: Path, report: Mapping, arguments: Mapping) -> None:
     """Writes a report as JSON, together with the command's arguments and the versions of the packages it depends on."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            pass
     with atomic_write(path) as temporary:
         temporary.write_text(
             json.dumps({**report, "arguments": dict(arguments), "versions": versions}, indent=2) + "\n"

@@ -52,7 +52,7 @@ def diffusers_config(params: Mapping) -> dict:
 @torch.no_grad()
 def to_diffusers_unet(unet: UNetModel, params: Mapping) -> nn.Module:
     """A frozen UNet2DConditionModel with the weights of a UNetModel, whose parameters are `params`."""
-    from diffusers import UNet2DConditionModel
+    from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]  (imported lazily there)
 
     diffusers_unet = UNet2DConditionModel(**diffusers_config(params))
     weights = unet.state_dict()

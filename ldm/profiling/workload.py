@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ldm.checkpoints.shipped import ROOT
 from ldm.graph.batch import Batch, GraphBatch, Latents, encode
-from ldm.graph.scene_graph import SceneGraph, read_graphs
+from ldm.graph.graph_files import read_graphs
+from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -109,6 +110,7 @@ class Workload:
     def batch_of_latents(self, model: LatentDiffusion) -> Batch:
         """The same batch as a latent cache provides it."""
         batch = self.batch_of_images()
+        assert model.global_stage_model is not None
         with torch.no_grad():
             z, style = model.first_stage_model.encode(batch.image), model.global_stage_model(batch.reference)
         return Batch(None, batch.graph, latents=Latents(z.half(), style.half()))

@@ -15,9 +15,10 @@ from image_files import save_image
 from PIL import Image
 from tiny import MODEL, tiny_model
 
-from ldm.evaluation import benchmark, image_quality, runner
+from ldm.evaluation import benchmark, metric_networks, runner
 from ldm.evaluation.editors import parse_editor
-from ldm.evaluation.image_quality import INCEPTION, LPIPS, METRICS
+from ldm.evaluation.image_quality import METRICS
+from ldm.evaluation.metric_networks import INCEPTION, LPIPS
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def mean_colour(images):
 
 def test_images_are_reported_with_the_protocol_of_every_number(main, samples, tmp_path, monkeypatch, capsys):
     """A colour average takes the place of Inception; AlexNet is real."""
-    monkeypatch.setattr(image_quality, "load_inception", lambda path: SimpleNamespace(to=lambda device: mean_colour))
+    monkeypatch.setattr(metric_networks, "load_inception", lambda path: SimpleNamespace(to=lambda device: mean_colour))
     (tmp_path / INCEPTION.file).write_bytes(b"weights")
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), tmp_path / LPIPS["alex"].file)
     command = f"images --samples {samples} --reference {samples} --paired --size 32 --workers 0 --device cpu"
