@@ -1,5 +1,7 @@
 """Scene-graph guided latent editing.
 
+In five lines:
+
     import ldm
 
     model = ldm.load_model()

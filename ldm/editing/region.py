@@ -119,7 +119,10 @@ def touched(operation: Operation, operations: Sequence[Operation]) -> Iterator[P
         return
     if len(operation.boxes) < 2:
         yield from operation.boxes
-        yield from operation.source[::2] if isinstance(operation, ChangeRelation) else (None,)
+        if isinstance(operation, ChangeRelation):
+            yield from (operation.source[0], operation.source[2])
+        else:
+            yield None
         return
     first, second = operation.boxes
     if relation_holds(first, predicate, second):

@@ -240,4 +240,5 @@ class SpatialTransformer(nn.Module):
 
     def keys(self, context: Context) -> tuple[KeysValues, ...]:
         """Returns the keys and values of the context's tokens in each block."""
-        return tuple(block.attn2.keys(context.tokens) for block in self.transformer_blocks)
+        blocks = [block for block in self.transformer_blocks if isinstance(block, BasicTransformerBlock)]
+        return tuple(block.attn2.keys(context.tokens) for block in blocks)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Example:
     kind: str = option("a", "which one", choices=("alpha", "a"))
-    count: Optional[int] = option(None, "how many", minimum=1, default_text="as many as fit")
+    count: int | None = option(None, "how many", minimum=1, default_text="as many as fit")
     share: float = option(0.5, "share of the whole", above=0, maximum=1)
     interval: tuple[float, float] = option((0.0, 1.0), "from and to", minimum=0, maximum=1, metavar=("LOW", "HIGH"))
     fast: bool = option(False, "less work")
