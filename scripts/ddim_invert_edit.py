@@ -16,7 +16,8 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
-from ldm.editing.options import DEFAULT_STEPS, LOCAL_METHOD, EditOptions, default_guidance_scale, default_sampler
+from ldm.editing.options import LOCAL_METHOD, EditOptions, default_guidance_scale, default_sampler
+from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.util.cli import add_model_arguments, add_verbose_argument, positive, run_program
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import writable_folder
@@ -132,7 +133,7 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
 
 def edit_one(arguments: argparse.Namespace) -> int:
     """Edits one photograph, or samples an image of the graph where there is no photograph."""
-    from ldm.graph.scene_graph import read_graph
+    from ldm.graph.graph_files import read_graph
     from ldm.util.images import read_image
 
     options = _options(arguments)
@@ -234,7 +235,7 @@ def _sample(model, graph, style, options: dict, folder: Path, record: dict) -> N
     sampler, scale = options.get("sampler") or default_sampler(LOCAL_METHOD), default_guidance_scale(model)
     values = {
         "sampler": sampler,
-        "steps": DEFAULT_STEPS[sampler],
+        "steps": SAMPLERS[sampler].default_steps,
         "graph_scale": scale,
         "style_scale": scale,
         "seed": 0,

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.util.cli import add_model_arguments, add_verbose_argument, at_least, run_program
 from ldm.util.errors import UserError, did_you_mean
 
@@ -141,7 +142,7 @@ def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--sampler",
-        choices=["ddim", "dpm++"],
+        choices=tuple(SAMPLERS),
         default="ddim",
         help="dpm++ (second order) needs fewer steps (default: %(default)s)",
     )

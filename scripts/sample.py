@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -87,11 +86,11 @@ def choose_folder(outdir: str | None, world: int) -> Path:
     return writable_folder(outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir")
 
 
-def choose_scenes(arguments: argparse.Namespace, model) -> Sequence:
-    """Pairs of an image (None for a graph from a file) and a graph. Raises UserError for unknown names or too few graphs."""
+def choose_scenes(arguments: argparse.Namespace, model):
+    """A Subset of pairs: image (None for a graph from a file), graph. Raises UserError for unknown names or too few graphs."""
     from torch.utils.data import Subset
 
-    from ldm.graph.scene_graph import read_graphs
+    from ldm.graph.graph_files import read_graphs
     from ldm.models.loading import load_dataset
 
     if arguments.sg:

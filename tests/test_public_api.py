@@ -12,7 +12,7 @@ from conftest import ROOT
 from PIL import Image
 
 import ldm
-from ldm.editing.options import DEFAULT_STEPS
+from ldm.models.diffusion.samplers import SAMPLERS
 
 
 def test_the_python_lines_of_the_readme_edit_a_photograph(checkpoint, tmp_path, monkeypatch):
@@ -23,7 +23,7 @@ def test_the_python_lines_of_the_readme_edit_a_photograph(checkpoint, tmp_path, 
     monkeypatch.chdir(tmp_path)
     Path("data").symlink_to(ROOT / "data")
     Path("lines.py").write_text(f"{lines}other = {alternative}\n")
-    monkeypatch.setitem(DEFAULT_STEPS, "dpm++", 2)
+    monkeypatch.setitem(SAMPLERS, "dpm++", SAMPLERS["dpm++"]._replace(default_steps=2))
     names = runpy.run_path("lines.py")
     with Image.open(ROOT / "data" / "demo" / "example.png") as photograph, Image.open("edited.png") as edited:
         assert edited.size == photograph.size and edited.tobytes() != photograph.convert("RGB").tobytes()

@@ -15,7 +15,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.inversion import Inversion
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import encode_graph
-from ldm.modules.attention_control import Control, AttentionStore, MutualSelfAttention, RowPair, TokenInjection
+from ldm.modules.attention_control import AttentionStore, Control, MutualSelfAttention, RowPair, TokenInjection
 from ldm.modules.conditioning import Conditioning
 
 MAP_LEVELS = 8  # noise levels at which attention maps are read

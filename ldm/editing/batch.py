@@ -30,7 +30,8 @@ from ldm import plots
 from ldm.editing.options import EditOptions, EditRequest
 from ldm.editing.outputs import measurements
 from ldm.editing.pipeline import edit
-from ldm.graph.scene_graph import SceneGraph, read_graph
+from ldm.graph.graph_files import read_graph
+from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util import gallery
 from ldm.util.errors import UserError, did_you_mean

@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.util.options import option, validate
 
 if TYPE_CHECKING:
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
     from ldm.models.diffusion.ddpm import LatentDiffusion
 
 METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
-SAMPLERS = ("ddim", "dpm++")
 LOCAL_METHOD, GLOBAL_METHOD = "noise", "direct"  # defaults within a region, and where everything may change
 RANDOM_METHODS = ("ddpm", "noise")  # their edits differ by the seed
 FAST_METHODS = ("noise", "direct")  # their default sampler is dpm++
-DEFAULT_STEPS = {"ddim": 50, "dpm++": 10}
 DEFAULT_GUIDANCE = 2.0  # for models that were trained for guidance
 RESTYLE_PASSES = 2  # after a single pass, too much of the photograph's own style remains
 
@@ -66,10 +65,14 @@ class EditOptions:
         None,
         "sampler, for inversion as well; dpm++ (second order) needs fewer steps and works with the methods ddim, direct "
         "and noise",
-        choices=SAMPLERS,
+        choices=tuple(SAMPLERS),
         default_text="dpm++ with the methods noise and direct, else ddim",
     )
-    steps: int | None = option(None, "sampler steps over all noise levels", default_text="10 of dpm++, 50 of ddim")
+    steps: int | None = option(
+        None,
+        "sampler steps over all noise levels",
+        default_text=", ".join(f"{sampler.default_steps} of {name}" for name, sampler in SAMPLERS.items()),
+    )
     strength: float = option(
         1.0,
         "share of the noise levels that the edit goes through; a smaller share stays closer to the photograph",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ldm.editing.options import (
-    DEFAULT_STEPS,
     GLOBAL_METHOD,
     LOCAL_METHOD,
     RESTYLE_PASSES,
@@ -20,6 +19,7 @@ from ldm.graph.placement import place_objects
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.diffusion.schedule import DDIMSchedule
 
 
@@ -83,7 +83,7 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
     complete = options.replace(
         method=method,
         sampler=sampler,
-        steps=DEFAULT_STEPS[sampler] if options.steps is None else options.steps,
+        steps=SAMPLERS[sampler].default_steps if options.steps is None else options.steps,
         graph_scale=scale if options.graph_scale is None else options.graph_scale,
         style_scale=scale if options.style_scale is None else options.style_scale,
         passes=1 if request.style is None else passes,

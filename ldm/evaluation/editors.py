@@ -30,14 +30,15 @@ from torch import Tensor, nn
 
 from ldm.editing import EditOptions, EditRequest, edit
 from ldm.editing.diagnostics import round_trip_error
-from ldm.editing.options import DEFAULT_STEPS, GLOBAL_METHOD, LOCAL_METHOD, default_sampler
+from ldm.editing.options import GLOBAL_METHOD, LOCAL_METHOD, default_sampler
 from ldm.editing.region import Region, paste
 from ldm.evaluation.edit_tasks import EditTask
 from ldm.graph.diff import diff
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion import inversion, inversion_paths
-from ldm.models.diffusion.ddim import Denoiser, gaussian_noise, sample
+from ldm.models.diffusion import inversion
+from ldm.models.diffusion.ddim import Denoiser, gaussian_noise, invert, sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.preprocess import encode_graph, to_model_input
 from ldm.util.config import resolve
 from ldm.util.errors import UserError, did_you_mean
@@ -118,7 +119,7 @@ def describe_default_edit() -> str:
     sampler = default_sampler(LOCAL_METHOD)
     return (
         f"By default, `edit` uses the method {LOCAL_METHOD} where it changes a region and {GLOBAL_METHOD} where everything "
-        f"may change, with the sampler {sampler} in {DEFAULT_STEPS[sampler]} steps."
+        f"may change, with the sampler {sampler} in {SAMPLERS[sampler].default_steps} steps."
     )
 
 
@@ -177,7 +178,7 @@ def plain(
     source = _denoiser(model, task.source, task.picture)
     target = _denoiser(model, task.target, task.reference or task.picture, graph_scale, style_scale)
     with counted_rows(model.unet) as rows:
-        noise = inversion_paths.ddim(source, schedule, z0)[-1]
+        noise = invert(source, schedule, z0)[-1]
         image = _decode(model, sample(target, schedule, noise), task.picture)
 
     def error() -> float:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ldm.checkpoints import shipped
 from ldm.checkpoints.reading import CheckpointError
-from ldm.graph.scene_graph import Vocab
+from ldm.graph.vocab import Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
@@ -157,7 +157,7 @@ def _read_trained(path: str | Path, config: str | Path | None) -> dict | None:
         saved = read_adapters(path) or torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except Exception:  # noqa: BLE001 - a published checkpoint, or a damaged file, which can raise anything
+    except Exception:
         saved = None
     if isinstance(saved, dict) and {"state_dict", "config", "vocab"} <= set(saved):
         return saved

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.util.errors import UserError
 from ldm.util.options import option, validate
 
-SAMPLERS = ("ddim", "dpm++")
 LAYOUTS = ("search", "none")
 
 
@@ -23,7 +23,7 @@ class SampleOptions:
     eta: float = option(0.0, "noise of the sampler ddim; 0 is deterministic, 1 is DDPM", minimum=0)
     graph_scale: float = option(1.0, "guidance scale of the graph; 1 is no guidance")
     style_scale: float = option(1.0, "guidance scale of the style; 1 is no guidance")
-    sampler: str = option("ddim", "dpm++ (second order) needs fewer steps", choices=SAMPLERS)
+    sampler: str = option("ddim", "dpm++ (second order) needs fewer steps", choices=tuple(SAMPLERS))
     layout: str | None = option(
         "none",
         "search: objects without a box get one before sampling, so that the relations hold; none: the model places them",

@@ -18,9 +18,9 @@ from PIL import Image
 from ldm.graph.batch import encode
 from ldm.graph.layout import generate_layout
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion import ddim, dpm_solver
+from ldm.models.diffusion.ddim import gaussian_noise
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.diffusion.inversion import make_schedule
+from ldm.models.diffusion.samplers import get_sampler
 from ldm.models.preprocess import noise_generator, to_style_input
 from ldm.modules import conditioning
 from ldm.modules.lora import merge_lora
@@ -86,14 +86,10 @@ def _sample_pass(model, graphs, seeds, options: SampleOptions, style, rows: int)
     denoiser = model.denoiser(conditioning.cat(*conds), options.graph_scale, options.style_scale)
 
     generators = [noise_generator(seed) for seed in [*seeds, *seeds[-1:] * (rows - wanted)]]
-    noise = ddim.gaussian_noise((rows, model.channels, model.latent_size, model.latent_size), generators).to(
-        model.device
-    )
-    schedule = make_schedule(model.schedule, options.sampler, options.steps)
-    if options.sampler == "ddim":
-        z = ddim.sample(denoiser, schedule, noise, options.eta, generators)
-    else:
-        z = dpm_solver.sample(denoiser, schedule, noise)
+    noise = gaussian_noise((rows, model.channels, model.latent_size, model.latent_size), generators).to(model.device)
+    sampler = get_sampler(options.sampler)
+    schedule = sampler.make_schedule(model.schedule, options.steps)
+    z = sampler.sample(denoiser, schedule, noise, options.eta, generators)
     return [to_image(model.decode(row)[0]) for row in z[:wanted].split(1)]
 
 

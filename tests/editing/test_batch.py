@@ -10,7 +10,7 @@ from PIL import Image
 from ldm.data.demo import DemoValidation
 from ldm.editing import pipeline
 from ldm.editing.options import EditOptions, EditRequest
-from ldm.graph.scene_graph import write_graphs
+from ldm.graph.graph_files import write_graphs
 from ldm.models.loading import load_model
 from ldm.synthetic.shapes import render
 from ldm.util import gallery

@@ -2,7 +2,8 @@
 
 from ldm.editing.attention import common_tokens
 from ldm.graph.batch import encode
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
 from ldm.modules.nsg_encoder import NSGEncoder
 
 

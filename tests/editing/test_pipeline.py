@@ -11,7 +11,7 @@ from tiny import tiny_model
 from ldm.data.demo import DemoValidation
 from ldm.editing.attention import appearance_control
 from ldm.editing.diagnostics import round_trip_error
-from ldm.editing.options import DEFAULT_STEPS, FAST_METHODS, RESTYLE_PASSES, EditOptions, EditRequest
+from ldm.editing.options import FAST_METHODS, RESTYLE_PASSES, EditOptions, EditRequest
 from ldm.editing.pipeline import compose, describe_source, edit, invert, locate, sample, variants
 from ldm.editing.plan import make_plan, make_schedule
 from ldm.editing.region import Region
@@ -19,8 +19,9 @@ from ldm.graph.batch import encode
 from ldm.graph.diff import diff
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import inversion
-from ldm.models.diffusion.dpm_solver import uniform_log_snr_schedule
-from ldm.models.diffusion.inversion import METHODS, SAMPLERS, SECOND_ORDER
+from ldm.models.diffusion.dpm_solver import make_schedule as make_dpm_schedule
+from ldm.models.diffusion.inversion import ANY_SAMPLER, METHODS
+from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.loading import load_model
 from ldm.models.preprocess import to_model_input
 from ldm.synthetic.shapes import render
@@ -252,7 +253,7 @@ def test_any_whole_number_is_a_seed(model, scene):
     assert one == big == negative != last
 
 
-@pytest.mark.parametrize("method", SECOND_ORDER)
+@pytest.mark.parametrize("method", ANY_SAMPLER)
 def test_an_edit_by_the_second_order_sampler_changes_the_region_and_nothing_else(model, scene, method):
     photograph, graph, other = scene
     result = edit_with(model, photograph, other, graph, method=method, sampler="dpm++", steps=4)
@@ -269,11 +270,10 @@ def test_each_sampler_has_its_own_number_of_steps_and_strength_is_a_share_of_the
     photograph, graph, other = scene
     options = {"sampler": "dpm++", "graph_scale": 1.0, "style_scale": 1.0}
     result = edit_with(model, photograph, other, graph, **options)
-    assert result.settings["steps"] == len(calls) == DEFAULT_STEPS["dpm++"] < DEFAULT_STEPS["ddim"]
-    assert tuple(DEFAULT_STEPS) == tuple(SAMPLERS)
+    assert result.settings["steps"] == len(calls) == SAMPLERS["dpm++"].default_steps < SAMPLERS["ddim"].default_steps
     calls.clear()
     edit_with(model, photograph, other, graph, **options, steps=10, strength=0.5)
-    timesteps = uniform_log_snr_schedule(model.schedule, 10).timesteps
+    timesteps = make_dpm_schedule(model.schedule, 10).timesteps
     assert len(calls) == int((timesteps <= 500).sum()) == 5
 
 
@@ -282,7 +282,7 @@ def test_the_default_sampler_is_ddim_for_methods_made_of_its_steps_and_dpm_for_t
     for method in METHODS:
         sampler = make_plan(request, EditOptions(method=method), model).options.sampler
         assert sampler == ("dpm++" if method in ("noise", "direct") else "ddim"), method
-    assert set(FAST_METHODS) <= set(SECOND_ORDER)
+    assert set(FAST_METHODS) <= set(ANY_SAMPLER)
 
 
 @pytest.mark.parametrize("method", ["null", "fixed-point", "bdia", "ddpm"])

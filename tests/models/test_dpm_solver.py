@@ -8,15 +8,15 @@ from tiny import tiny_model
 
 from ldm.data.demo import DemoValidation
 from ldm.graph.batch import encode
-from ldm.models.diffusion import ddim, dpm_solver, inversion_paths
-from ldm.models.diffusion.dpm_solver import half_log_snr, invert, predict_x0, sample, step, uniform_log_snr_schedule
+from ldm.models.diffusion import ddim, dpm_solver
+from ldm.models.diffusion.dpm_solver import half_log_snr, invert, make_schedule, predict_x0, sample, step
 from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
 from ldm.sampling.sample import SampleOptions, sample_images
 from ldm.util.errors import UserError
 
 SCHEDULE = NoiseSchedule.linear()
 A = SCHEDULE.alphas_cumprod
-SCHEDULES = {"even in time": SCHEDULE.ddim, "even in log-SNR": partial(uniform_log_snr_schedule, SCHEDULE)}
+SCHEDULES = {"even in time": SCHEDULE.ddim, "even in log-SNR": partial(make_schedule, SCHEDULE)}
 
 
 def latents(rows=8):
@@ -117,7 +117,7 @@ def test_sampling_and_inversion_with_the_exact_denoiser_of_a_point_are_exact_in_
 
 
 def test_sampling_in_10_steps_is_more_accurate_than_ddim_in_50():
-    x_T, few, many = latents(), uniform_log_snr_schedule(SCHEDULE, 10), SCHEDULE.ddim(50)
+    x_T, few, many = latents(), make_schedule(SCHEDULE, 10), SCHEDULE.ddim(50)
     for eps, truth in (
         (gaussian(), lambda a: x_T * standard_deviation(A[0]) / standard_deviation(a)),
         (gaussian(1.0), lambda a: x_T * standard_deviation(A[0], 1.0) / standard_deviation(a, 1.0)),
@@ -129,22 +129,20 @@ def test_sampling_in_10_steps_is_more_accurate_than_ddim_in_50():
 
 
 def test_inversion_in_10_steps_is_more_accurate_than_ddim_in_10():
-    few, x_T = uniform_log_snr_schedule(SCHEDULE, 10), latents()
+    few, x_T = make_schedule(SCHEDULE, 10), latents()
     x_0 = transported(x_T, few.alphas[-1], A[0])
     path = invert(mixture, few, x_0)
-    for level, a in zip(path, inversion_paths.alpha_levels(few)):
+    for level, a in zip(path, few.levels()):
         assert relative_error(level, transported(x_T, few.alphas[-1], a)) < 0.08
-    assert relative_error(path[-1], x_T) < 0.5 * relative_error(
-        inversion_paths.ddim(mixture, SCHEDULE.ddim(10), x_0)[-1], x_T
-    )
+    assert relative_error(path[-1], x_T) < 0.5 * relative_error(ddim.invert(mixture, SCHEDULE.ddim(10), x_0)[-1], x_T)
 
 
 def test_reconstruction_in_20_steps_is_more_accurate_than_ddim_in_50():
-    few, many = uniform_log_snr_schedule(SCHEDULE, 20), SCHEDULE.ddim(50)
+    few, many = make_schedule(SCHEDULE, 20), SCHEDULE.ddim(50)
     for eps in (gaussian(), gaussian(1.0), mixture):
         x_0 = transported(latents(), few.alphas[-1], A[0])
         ours = relative_error(sample(eps, few, invert(eps, few, x_0)[-1]), x_0)
-        theirs = relative_error(ddim.sample(eps, many, inversion_paths.ddim(eps, many, x_0)[-1]), x_0)
+        theirs = relative_error(ddim.sample(eps, many, ddim.invert(eps, many, x_0)[-1]), x_0)
         assert ours < 0.6 * theirs and ours < 0.003
 
 
@@ -192,7 +190,7 @@ def test_inversions_equal_those_of_diffusers(steps):
 
 
 def test_each_step_calls_the_denoiser_once_at_the_timestep_of_its_level():
-    calls, schedule = [], uniform_log_snr_schedule(SCHEDULE, 7)
+    calls, schedule = [], make_schedule(SCHEDULE, 7)
 
     def counted(x, t):
         assert t.dtype == torch.long and len(t) == len(x)
@@ -208,7 +206,7 @@ def test_each_step_calls_the_denoiser_once_at_the_timestep_of_its_level():
 
 
 def test_sampling_and_inversion_preserve_the_dtype():
-    x, schedule = latents().float(), uniform_log_snr_schedule(SCHEDULE, 3)
+    x, schedule = latents().float(), make_schedule(SCHEDULE, 3)
     assert sample(smooth, schedule, x).dtype == invert(smooth, schedule, x).dtype == torch.float32
 
 
@@ -216,8 +214,8 @@ def test_sampling_and_inversion_preserve_the_dtype():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 30, 51, 333, 998, 999])
-def test_a_uniform_log_snr_schedule_has_the_requested_number_of_timesteps_up_to_the_last(steps):
-    schedule = uniform_log_snr_schedule(SCHEDULE, steps)
+def test_a_make_schedule_has_the_requested_number_of_timesteps_up_to_the_last(steps):
+    schedule = make_schedule(SCHEDULE, steps)
     assert len(schedule) == steps and schedule.timesteps[-1] == 999
     assert schedule.timesteps[0] >= 1 and (schedule.timesteps.diff() >= 1).all()
     assert torch.equal(schedule.alphas, A[schedule.timesteps])
@@ -225,17 +223,17 @@ def test_a_uniform_log_snr_schedule_has_the_requested_number_of_timesteps_up_to_
 
 
 def test_few_levels_are_evenly_spaced_in_log_snr():
-    lambdas = half_log_snr(inversion_paths.alpha_levels(uniform_log_snr_schedule(SCHEDULE, 10)))
+    lambdas = half_log_snr(make_schedule(SCHEDULE, 10).levels())
     assert half_log_snr(torch.tensor(0.5)) == 0
     torch.testing.assert_close(lambdas.diff(), lambdas.diff().mean().expand(10), rtol=0.1, atol=0)
-    in_time = half_log_snr(inversion_paths.alpha_levels(SCHEDULE.ddim(10))).diff().abs()
+    in_time = half_log_snr(SCHEDULE.ddim(10).levels()).diff().abs()
     assert in_time.max() > 4 * in_time.min()
 
 
 @pytest.mark.parametrize("steps", [-1, 0, 1000])
 def test_a_number_of_steps_out_of_range_is_an_error(steps):
     with pytest.raises(UserError, match="between 1 and 999"):
-        uniform_log_snr_schedule(SCHEDULE, steps)
+        make_schedule(SCHEDULE, steps)
 
 
 # As a sampler of images
@@ -254,7 +252,7 @@ def test_images_are_sampled_with_the_selected_sampler():
     with torch.no_grad():
         eps = model.denoiser(model.condition(encode([graph], model.vocab)))
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    assert relative_error(decoded[0], dpm_solver.sample(eps, uniform_log_snr_schedule(model.schedule, 4), noise)) < 1e-4
+    assert relative_error(decoded[0], dpm_solver.sample(eps, make_schedule(model.schedule, 4), noise)) < 1e-4
     assert relative_error(decoded[1], ddim.sample(eps, model.schedule.ddim(4), noise)) < 1e-4
     assert relative_error(decoded[0], decoded[1]) > 0.01
 

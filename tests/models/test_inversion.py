@@ -6,15 +6,15 @@ from tiny import tiny_model
 
 from ldm.models.diffusion import dpm_solver, inversion_paths
 from ldm.models.diffusion.inversion import (
+    ANY_SAMPLER,
     METHODS,
-    SAMPLERS,
-    SECOND_ORDER,
     SourceBranch,
     get_method,
     make_schedule,
     null_text,
     resample,
 )
+from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.util.errors import UserError
 
@@ -136,7 +136,7 @@ def test_paths_with_constant_predicted_noise_have_the_closed_form(name):
     noise = constant(x0, None)
     clean = (x0 - (1 - A0).sqrt() * noise) / A0.sqrt()
     inverted, _, source = invert(name, constant, 50, x0)
-    for level, a in zip(inverted.path, inversion_paths.alpha_levels(schedule)):
+    for level, a in zip(inverted.path, schedule.levels()):
         torch.testing.assert_close(level, a.sqrt() * clean + (1 - a).sqrt() * noise)
     torch.testing.assert_close(resample(inverted, schedule, source), x0)
 
@@ -144,7 +144,7 @@ def test_paths_with_constant_predicted_noise_have_the_closed_form(name):
 def test_bdia_inversion_is_more_accurate_than_plain_inversion():
     """Trajectories of N(0, s^2) data are known: x scales with the standard deviation at its noise level."""
     x0, schedule = latents(), SCHEDULE.ddim(100)
-    spread = (inversion_paths.alpha_levels(schedule) * 0.5**2 + 1 - inversion_paths.alpha_levels(schedule)).sqrt()
+    spread = (schedule.levels() * 0.5**2 + 1 - schedule.levels()).sqrt()
     expected = x0 * float(spread[-1] / spread[0])
     plain, bdia = (relative_error(invert(name, gaussian(), 100, x0)[0].path[-1], expected) for name in ("ddim", "bdia"))
     assert bdia < 0.5 * plain
@@ -264,7 +264,7 @@ def test_methods_call_the_denoiser_as_often_as_documented(name, inversion_calls)
 
 @pytest.mark.parametrize(
     "name, sampler",
-    [(name, sampler) for name in METHODS for sampler in SAMPLERS if sampler == "ddim" or name in SECOND_ORDER],
+    [(name, sampler) for name in METHODS for sampler in SAMPLERS if sampler == "ddim" or name in ANY_SAMPLER],
 )
 def test_a_paired_batch_gives_the_same_result_as_separate_source_and_target_calls(name, sampler):
     x0, schedule, rows = latents(), SCHEDULE.ddim(7), []
@@ -311,11 +311,11 @@ def test_second_order_sampling_reconstructs_better_than_ddim():
     x0, schedule = latents(), make_schedule(SCHEDULE, "dpm++", 8)
     inverted = get_method("direct", "dpm++")(SourceBranch(mixture), schedule, x0)
     plain = resample(inverted._replace(source_denoiser=None), schedule, mixture)
-    first = resample(inverted._replace(source_denoiser=None, second_order=False), schedule, mixture)
+    first = resample(inverted._replace(source_denoiser=None, sampler="ddim"), schedule, mixture)
     assert relative_error(plain, x0) < 0.5 * relative_error(first, x0) and relative_error(plain, x0) > 1e-4
 
 
-@pytest.mark.parametrize("name", SECOND_ORDER)
+@pytest.mark.parametrize("name", ANY_SAMPLER)
 def test_a_second_order_edit_is_bit_equal_to_the_source_outside_its_region(name):
     x0, schedule = latents(), make_schedule(SCHEDULE, "dpm++", 6)
     inverted = get_method(name, "dpm++")(source_branch(name, smooth), schedule, x0)
@@ -327,7 +327,7 @@ def test_a_second_order_edit_is_bit_equal_to_the_source_outside_its_region(name)
     assert (edited - x0)[inside].abs().mean() > 0.1
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in SECOND_ORDER])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ANY_SAMPLER])
 def test_methods_that_require_ddim_steps_refuse_other_samplers(name):
     with pytest.raises(UserError, match="does not support"):
         get_method(name, "dpm++")
@@ -346,7 +346,7 @@ def test_an_unknown_method_or_sampler_is_an_error():
 
 def test_noise_of_different_levels_is_independent_for_ddpm_and_shared_for_noise():
     x0 = latents(64)
-    share = (inversion_paths.alpha_levels(SCHEDULE.ddim(5)) / A0)[1:].view(-1, 1, 1, 1, 1)
+    share = (SCHEDULE.ddim(5).levels() / A0)[1:].view(-1, 1, 1, 1, 1)
     for name, correlation in (("ddpm", 0.0), ("noise", 1.0)):
         path = invert(name, smooth, 5, x0)[0].path
         noise = ((path[1:] - share.sqrt() * x0) / (1 - share).sqrt()).flatten(1)

@@ -1,4 +1,4 @@
-"""DDIM sampling (Song et al. 2010.02502) as plain functions: one step, and a loop over a schedule."""
+"""DDIM (Song et al. 2010.02502) as plain functions: one step, sampling, and inversion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion.schedule import DDIMSchedule
+from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
 
 # eps(x (B,C,H,W), t (B,) long) -> predicted noise (B,C,H,W). It includes the conditioning and the guidance.
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -48,6 +48,40 @@ def sample(
         eps = denoiser(x, timestep_batch(schedule, i, x))
         x = step(x, eps, schedule.alphas[i], schedule.alphas_prev[i], sigmas[i], noise)
     return x
+
+
+def invert(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Tensor:
+    """Plain DDIM inversion: eps at x_{i-1} approximates eps at x_i (Mokady et al. 2211.09794, eq. 3).
+
+    Calls the denoiser once per step.
+
+    Returns:
+        The path (S+1,B,C,H,W), as defined in `ldm.models.diffusion.inversion_paths`.
+    """
+    path = [x0]
+    for i in progress(range(len(schedule))):
+        eps = denoiser(path[-1], timestep_batch(schedule, i, x0))
+        path.append(step(path[-1], eps, schedule.alphas_prev[i], schedule.alphas[i]))
+    return torch.stack(path)
+
+
+def make_schedule(schedule: NoiseSchedule, steps: int) -> DDIMSchedule:
+    """DDIM's own timesteps, evenly spaced in t. Raises UserError if the number of steps is out of range."""
+    return schedule.ddim(steps)
+
+
+class Stepper:
+    """Sampling steps one by one: (i, x, predicted noise) at the i-th timestep -> x at the previous one.
+
+    Args:
+        eta: as in `sample`; the noise itself is not added here.
+    """
+
+    def __init__(self, schedule: DDIMSchedule, eta: float = 0.0):
+        self.levels, self.sigmas = schedule.levels(), schedule.sigmas(eta)
+
+    def __call__(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
+        return step(x, eps, self.levels[i + 1], self.levels[i], self.sigmas[i])
 
 
 def timestep_batch(schedule: DDIMSchedule, i: int, x: Tensor) -> Tensor:  # -> (B,) long

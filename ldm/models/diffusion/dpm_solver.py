@@ -4,19 +4,18 @@ In lambda = log(sqrt(a) / sqrt(1 - a)), half the log-SNR, the linear part of the
 an integral over the predicted x_0 (Prop. 4.1). DDIM takes that prediction as constant during a step; 2M extrapolates it
 linearly from the previous step. The same step function samples and inverts.
 
-The gain over DDIM requires timesteps that are evenly spaced in lambda (`uniform_log_snr_schedule`). DDIM's own
+The gain over DDIM requires timesteps that are evenly spaced in lambda (`make_schedule`). DDIM's own
 timesteps are evenly spaced in t, which makes the last sampling steps many times longer in lambda than the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ldm.models.diffusion.ddim import Denoiser, timestep_batch
-from ldm.models.diffusion.inversion_paths import alpha_levels
 from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
 from ldm.util.errors import UserError
 
@@ -44,31 +43,61 @@ def predict_x0(x: Tensor, eps: Tensor, a: Tensor) -> Tensor:
     return (x - (1 - a).sqrt() * eps) / a.sqrt()
 
 
-def sample(denoiser: Denoiser, schedule: DDIMSchedule, x: Tensor, progress: Callable = reversed) -> Tensor:
+def sample(
+    denoiser: Denoiser,
+    schedule: DDIMSchedule,
+    x: Tensor,
+    eta: float = 0.0,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    progress: Callable = reversed,
+) -> Tensor:
     """Samples x_0 from x_T, both (B,C,H,W). The last step is of first order, which is more stable with few steps.
 
     Args:
         denoiser: predicts the noise.
         schedule: the timesteps to visit.
         x: x_T.
+        eta: must be 0; this sampler solves the ODE and adds no noise.
+        generator: unused.
         progress: turns range(S) into the step indices from last to first; wrap it to show a progress bar.
+
+    Raises:
+        UserError: eta is not 0.
     """
-    a, previous = alpha_levels(schedule), None
+    stepper = Stepper(schedule, eta)
     for i in progress(range(len(schedule))):
-        x0 = predict_x0(x, denoiser(x, timestep_batch(schedule, i, x)), a[i + 1])
-        x = step(x, x0, a[i + 1], a[i], previous if i > 0 else None)
-        previous = (x0, a[i + 1])
+        x = stepper(i, x, denoiser(x, timestep_batch(schedule, i, x)))
     return x
+
+
+class Stepper:
+    """Sampling steps one by one: (i, x, predicted noise) at the i-th timestep -> x at the previous one.
+
+    It remembers the previous prediction of x_0, so that steps must be called in order. Raises UserError if eta is not 0.
+    """
+
+    def __init__(self, schedule: DDIMSchedule, eta: float = 0.0):
+        if eta:
+            raise UserError(f"eta {eta}: DPM-Solver++ adds no noise; use the sampler ddim, or leave eta at 0")
+        self.levels = schedule.levels()
+        self.previous: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, i: int, x: Tensor, eps: Tensor) -> Tensor:
+        a_from, a_to = self.levels[i + 1], self.levels[i]
+        x0 = predict_x0(x, eps, a_from)
+        following = step(x, x0, a_from, a_to, self.previous if i > 0 else None)
+        self.previous = x0, a_from
+        return following
 
 
 def invert(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Tensor:
     """Inverts x_0 (B,C,H,W) to its path (S+1,B,C,H,W), as defined in `ldm.models.diffusion.inversion_paths`.
 
     The denoiser is called once per step, at the timestep of the level that the step starts from (0 for x_0).
-    `inversion_paths.ddim` calls it at the next timestep instead. That suits the predicted noise, which hardly changes
+    `ddim.invert` calls it at the next timestep instead. That suits the predicted noise, which hardly changes
     during a step, but the predicted x_0 would be wrong by the difference of the noise levels.
     """
-    a, previous, path = alpha_levels(schedule), None, [x0]
+    a, previous, path = schedule.levels(), None, [x0]
     for i in progress(range(len(schedule))):
         x = path[-1]
         t = timestep_batch(schedule, i - 1, x) if i > 0 else torch.zeros(len(x), dtype=torch.long, device=x.device)
@@ -78,7 +107,7 @@ def invert(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Cal
     return torch.stack(path)
 
 
-def uniform_log_snr_schedule(schedule: NoiseSchedule, steps: int) -> DDIMSchedule:
+def make_schedule(schedule: NoiseSchedule, steps: int) -> DDIMSchedule:
     """Returns exactly `steps` timesteps from T - 1 down to at least 1, as evenly spaced in lambda as integers allow.
 
     With many steps the last ones would share timesteps; they then take consecutive timesteps.

@@ -17,7 +17,7 @@ well, or both in one batch (`paired`). Each guided call has one row per guidance
 
 The path is the source's trajectory: outside the region of an edit, sampling follows it exactly.
 
-All methods use DDIM's steps. Those in SECOND_ORDER can use DPM-Solver++ (2M) instead, which needs fewer steps.
+All methods use DDIM's steps. Those in ANY_SAMPLER can use the steps of any other sampler instead.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldm.models.diffusion import dpm_solver, inversion_paths
+from ldm.models.diffusion import inversion_paths
 from ldm.models.diffusion.ddim import Denoiser, gaussian_noise, step, timestep_batch
+from ldm.models.diffusion.samplers import get_sampler
 from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
 from ldm.util.errors import UserError, did_you_mean
 
@@ -64,7 +65,7 @@ class Inversion(NamedTuple):
         eta: of DDIM's steps; with eta 1 the residual of the source branch is the noise of the step.
         bidirectional: whether sampling uses the steps of BDIA (`inversion_paths.bdia_step`).
         null_tokens: (S,B,N,D), the tokens that guidance points away from at each step.
-        second_order: whether sampling uses the steps of DPM-Solver++ (`dpm_solver.step`).
+        sampler: whose steps sampling uses, a name in `samplers.SAMPLERS`.
     """
 
     path: Tensor
@@ -73,7 +74,7 @@ class Inversion(NamedTuple):
     eta: float = 0.0
     bidirectional: bool = False
     null_tokens: Tensor | None = None
-    second_order: bool = False
+    sampler: str = "ddim"
 
 
 # Sampling back from an inversion -------------------------------------------------------------------------------------
@@ -103,18 +104,15 @@ def resample(
     Returns:
         The edited x_0, (B,C,H,W).
     """
-    path, a, sigmas = inverted.path, inversion_paths.alpha_levels(schedule), schedule.sigmas(inverted.eta)
-    x, x_previous, x0_previous = path[-1], None, None
+    path, a = inverted.path, schedule.levels()
+    stepper = get_sampler(inverted.sampler).Stepper(schedule, inverted.eta)
+    x, x_previous = path[-1], None
     for i in progress(range(len(schedule))):
         rows, eps = _predict_noise(inverted, i, x, timestep_batch(schedule, i, x), target, paired)
-        if inverted.second_order:
-            x0 = dpm_solver.predict_x0(rows, eps, a[i + 1])
-            following = dpm_solver.step(rows, x0, a[i + 1], a[i], x0_previous if i > 0 else None)
-            x0_previous = x0, a[i + 1]
-        elif inverted.bidirectional and x_previous is not None:
+        if inverted.bidirectional and x_previous is not None:
             following = inversion_paths.bdia_step(x_previous, x, eps, a[i + 2], a[i + 1], a[i])
         else:
-            following = step(rows, eps, a[i + 1], a[i], sigmas[i])
+            following = stepper(i, rows, eps)
         if inverted.source_denoiser is not None:
             source_following, following = following.chunk(2)
             following = path[i] + (following - source_following)
@@ -145,12 +143,10 @@ def _predict_noise(
 
 
 def ddim(
-    source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
+    source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, sampler: str = "ddim"
 ) -> Inversion:
-    """Plain DDIM inversion. It reconstructs approximately, better with more steps, and not under guidance."""
-    if second_order:
-        return Inversion(dpm_solver.invert(source.unguided, schedule, x0, progress=progress), second_order=True)
-    return Inversion(inversion_paths.ddim(source.unguided, schedule, x0, progress))
+    """Plain inversion. It reconstructs approximately, better with more steps, and not under guidance."""
+    return Inversion(get_sampler(sampler).invert(source.unguided, schedule, x0, progress), sampler=sampler)
 
 
 def fixed_point(source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Inversion:
@@ -165,21 +161,21 @@ def bdia(source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Cal
     """
     path = inversion_paths.bdia(source.unguided, schedule, x0, progress)
     corrections = torch.zeros_like(path[1:])
-    x, a = path[-1], inversion_paths.alpha_levels(schedule)
+    x, a = path[-1], schedule.levels()
     eps = source.unguided(x, timestep_batch(schedule, len(schedule) - 1, x))
     corrections[-1] = path[-2] - step(x, eps, a[-1], a[-2])
     return Inversion(path, corrections=corrections, bidirectional=True)
 
 
 def direct(
-    source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
+    source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, sampler: str = "ddim"
 ) -> Inversion:
     """Direct Inversion: sampling steps along the plain path add the source branch's residual (Ju et al. 2310.01506).
 
     Alg. 1 of the paper corrects the source branch only. Here the target's step receives the same correction, so that
     whatever source and target agree on is reconstructed, at any guidance scale if `source.guided` is given.
     """
-    plain = ddim(source, schedule, x0, progress, second_order)
+    plain = ddim(source, schedule, x0, progress, sampler)
     return plain._replace(source_denoiser=source.guided or source.unguided)
 
 
@@ -195,7 +191,7 @@ def ddpm(source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Cal
 
 
 def noise(
-    source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, second_order: bool = False
+    source: SourceBranch, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter, sampler: str = "ddim"
 ) -> Inversion:
     """Adds noise instead of inverting.
 
@@ -203,7 +199,7 @@ def noise(
     level it is SDEdit (Meng et al. 2108.01073).
     """
     path = inversion_paths.noised_path(x0, schedule, gaussian_noise(x0.shape, source.generator)[None])
-    return Inversion(path, second_order=second_order)
+    return Inversion(path, sampler=sampler)
 
 
 def null_text(
@@ -233,7 +229,7 @@ def null_text(
     """
     if source.guided is None or source.null_tokens is None:
         raise UserError("null inversion needs a guided denoiser and its null tokens: give both, or use another method")
-    path = inversion_paths.ddim(source.unguided, schedule, x0, progress)
+    path = get_sampler("ddim").invert(source.unguided, schedule, x0, progress)
     x, tokens, fitted, is_guided = path[-1], source.null_tokens.detach().expand(len(x0), -1, -1), [], False
     for i in progress(range(len(schedule))[::-1]):
         sampling_step = partial(_guided_step, source.guided, schedule, i, x)
@@ -254,35 +250,31 @@ METHODS = {
     "ddpm": ddpm,
     "noise": noise,
 }
-SECOND_ORDER = ("ddim", "direct", "noise")
-SAMPLERS = ("ddim", "dpm++")
+ANY_SAMPLER = ("ddim", "direct", "noise")  # methods that are not made of DDIM's own steps
 
 
 def get_method(method: str, sampler: str = "ddim") -> Callable[..., Inversion]:
-    """Returns an inversion method by its name in METHODS, for the steps of a sampler in SAMPLERS.
+    """Returns an inversion method by its name in METHODS, for the steps of a sampler.
 
     Raises:
         UserError: there is no such method or sampler, or the method requires DDIM's steps.
     """
     if method not in METHODS:
         raise UserError(f"there is no method {method!r}, only {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
-    if sampler not in SAMPLERS:
-        raise UserError(
-            f"there is no sampler {sampler!r}, only {' and '.join(SAMPLERS)}{did_you_mean(sampler, SAMPLERS)}"
-        )
-    if sampler == "ddim":
-        return METHODS[method]
-    if method not in SECOND_ORDER:
+    get_sampler(sampler)
+    if method in ANY_SAMPLER:
+        return partial(METHODS[method], sampler=sampler)
+    if sampler != "ddim":
         raise UserError(
             f"the method {method} requires DDIM's steps and does not support {sampler}: use the sampler ddim, or one of "
-            f"the methods {', '.join(SECOND_ORDER)}"
+            f"the methods {', '.join(ANY_SAMPLER)}"
         )
-    return partial(METHODS[method], second_order=True)
+    return METHODS[method]
 
 
 def make_schedule(schedule: NoiseSchedule, sampler: str, steps: int) -> DDIMSchedule:
     """Returns timesteps that suit the sampler. Raises UserError if the number of steps is out of range."""
-    return schedule.ddim(steps) if sampler == "ddim" else dpm_solver.uniform_log_snr_schedule(schedule, steps)
+    return get_sampler(sampler).make_schedule(schedule, steps)
 
 
 # Fitting null tokens -------------------------------------------------------------------------------------------------

@@ -23,17 +23,6 @@ from ldm.models.diffusion.schedule import DDIMSchedule
 ANDERSON_MEMORY = 4  # differences of earlier iterates that Anderson acceleration combines
 
 
-def ddim(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Callable = iter) -> Tensor:
-    """Plain DDIM inversion: eps at x_{i-1} approximates eps at x_i (Mokady et al. 2211.09794, eq. 3).
-
-    Calls the denoiser once per step.
-    """
-    path = [x0]
-    for i in progress(range(len(schedule))):
-        path.append(_inverse_step(denoiser, schedule, i, path[-1])(path[-1]))
-    return torch.stack(path)
-
-
 def fixed_point(
     denoiser: Denoiser,
     schedule: DDIMSchedule,
@@ -75,7 +64,7 @@ def bdia(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Calla
     `bdia_step` retraces it with the same values of eps. The first level has no previous level and comes from a plain
     DDIM inversion step. Calls the denoiser once per step.
     """
-    a = alpha_levels(schedule)
+    a = schedule.levels()
     path = [x0]
     for i in progress(range(len(schedule))):
         x = path[-1]
@@ -103,11 +92,6 @@ def noised_path(x0: Tensor, schedule: DDIMSchedule, noise: Tensor) -> Tensor:
     """
     signal = (schedule.alphas / schedule.alphas_prev[0]).view(-1, 1, 1, 1, 1)  # variance relative to that of x_0
     return torch.cat([x0[None], signal.sqrt().to(x0) * x0 + (1 - signal).sqrt().to(x0) * noise.to(x0)])
-
-
-def alpha_levels(schedule: DDIMSchedule) -> Tensor:  # -> (S+1,)
-    """Returns alpha-bar at each level of a path."""
-    return torch.cat([schedule.alphas_prev[:1], schedule.alphas])
 
 
 def solve_fixed_point(

@@ -27,6 +27,10 @@ class DDIMSchedule:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def levels(self) -> Tensor:  # -> (S+1,)
+        """Alpha-bar at each level of a path: where sampling ends, then at each timestep."""
+        return torch.cat([self.alphas_prev[:1], self.alphas])
+
     def up_to(self, timestep: float) -> DDIMSchedule:
         """Returns the schedule without the timesteps above `timestep`, but with one timestep at least."""
         count = max(1, int((self.timesteps <= timestep).sum()))
