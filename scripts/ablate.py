@@ -67,7 +67,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max-steps", type=int, help="steps of each training run (default: the config's)")
     add("--n", type=int, default=200, help="scenes of each kind that are sampled (default: %(default)s)")
     add("--seed-offset", type=int, default=100_000, help="number of the first scene (default: %(default)s)")
-    add("--scenes", choices=["shapes", "hard"], default="shapes", help="kind of scenes (default: %(default)s)")
+    add("--scenes", default="shapes", help="synthetic world, shapes or hard (default: %(default)s)")
     add("--gpus", default="cpu:2", help="devices for training, as in trainer.py (default: %(default)s)")
     add("--outdir", default="outputs/ablation", metavar="DIR", help="folder of the results (default: %(default)s)")
     words = sys.argv[1:] if argv is None else argv
@@ -112,7 +112,14 @@ def find_config(name: str) -> Path:
 
 
 def check_options(folder: Path, arguments: argparse.Namespace, configs: list[Path]) -> None:
-    """Records the options that all results in the folder share. Raises UserError if others are recorded there."""
+    """Records the options that all results in the folder share.
+
+    Raises:
+        UserError: other options are recorded there, or there is no such world.
+    """
+    from ldm.synthetic.worlds import find_world  # imports torch, which --help need not wait for
+
+    find_world(arguments.scenes)
     names = ("max_steps", "n", "seed_offset", "scenes", "overrides")
     options = {"base": [f"{path.name} {digest(path)[:8]}" for path in configs]}
     options |= {name: getattr(arguments, name) for name in names}

@@ -158,7 +158,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser, unit: str) -> None:
     """The arguments that `edits` and `scenes` share."""
     add = parser.add_argument
     add_model_arguments(parser)
-    add("--scenes", choices=["shapes", "hard"], default="shapes", help="kind of scenes (default: %(default)s)")
+    add("--scenes", default="shapes", help="synthetic world, shapes or hard (default: %(default)s)")
     add("--n", type=at_least(1), default=200, help=f"number of {unit} (default: %(default)s)")
     add(
         "--seed-offset",

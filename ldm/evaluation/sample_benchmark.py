@@ -35,6 +35,7 @@ from ldm.models.loading import load_model
 from ldm.sampling.options import LAYOUTS, SampleOptions
 from ldm.sampling.sample import derive_seed, sample_images
 from ldm.synthetic import checker
+from ldm.synthetic.worlds import find_world
 from ldm.util import image_similarity
 from ldm.util.errors import UserError, did_you_mean
 
@@ -94,14 +95,14 @@ def run(
     Args:
         options: of sampling; its layout is replaced by those of `layouts`.
         boxes: some of `BOXES`: which objects have a box in the graph.
-        layouts: some of `ldm.sampling.options.LAYOUTS`; None for both, or only 'none' for hard scenes, whose perspective
+        layouts: some of `ldm.sampling.options.LAYOUTS`; None for both, or only 'none' for scenes in perspective, which
             layout search does not model.
         references: some of `REFERENCES`; None for 'same' and 'other', or 'none' for a model without an image encoder.
 
     Raises:
         UserError: an unknown name or model, or a folder of other results.
     """
-    layouts = layouts or (["none"] if benchmark.scenes == "hard" else ["none", "search"])
+    layouts = layouts or (["none", "search"] if find_world(benchmark.scenes).flat else ["none"])
     _refuse_unknown("layout", layouts, LAYOUTS)
     _refuse_unknown("boxes", boxes, BOXES)
     _refuse_unknown("references", references or (), REFERENCES)

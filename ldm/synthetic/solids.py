@@ -24,8 +24,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, GraphError
+from ldm.graph.vocab import Vocab
 from ldm.synthetic.annotation import CONVERSE, box_of
 from ldm.synthetic.readings import Colour, SceneReading
 from ldm.util.images import Picture
@@ -409,6 +410,7 @@ class SolidsWorld:
     finishes = MATERIALS
     directions = ("left of", "right of", "in front of", "behind")
     converse = CONVERSE
+    flat = False
     shadow_reach = REACH
 
     render = staticmethod(render)

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
+from ldm.graph.vocab import Vocab
 from ldm.synthetic.readings import SceneReading
 from ldm.synthetic.shapes import ShapesWorld
 from ldm.synthetic.solids import SolidsWorld
@@ -60,6 +61,11 @@ class World(Protocol):
     @property
     def converse(self) -> Mapping[str, str]:
         """Converse of each predicate that has one, such as 'left of' and 'right of'."""
+        ...
+
+    @property
+    def flat(self) -> bool:
+        """Whether objects lie in the picture plane, without perspective, so that layout search can place them."""
         ...
 
     @property

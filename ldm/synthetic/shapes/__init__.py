@@ -91,6 +91,7 @@ class ShapesWorld:
     finishes = FILLS
     directions = ("left of", "right of", "above", "below")
     converse = CONVERSE
+    flat = True
     shadow_reach = 0.0
 
     render = staticmethod(render)

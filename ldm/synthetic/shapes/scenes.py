@@ -17,8 +17,9 @@ from functools import cache
 
 import numpy as np
 
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
+from ldm.graph.vocab import Vocab
 from ldm.synthetic.annotation import box_of
 
 COLOURS = {
