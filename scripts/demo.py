@@ -20,7 +20,7 @@ from ldm.editing.options import EditRequest
 from ldm.editing.pipeline import edit
 from ldm.evaluation.edit_tasks import OPERATIONS, EditTask, make_task
 from ldm.graph.diff import diff
-from ldm.graph.scene_graph import write_graphs
+from ldm.graph.graph_files import write_graphs
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.loading import load_model
 from ldm.sampling.options import SampleOptions

@@ -58,7 +58,7 @@ def export(arguments: argparse.Namespace) -> Path:
         UserError: an option has an invalid value, or the folder holds something else.
     """
     from ldm.data.demo import DemoTrain, DemoValidation
-    from ldm.graph.scene_graph import write_graphs
+    from ldm.graph.graph_files import write_graphs
 
     for option, value in (("--n", arguments.n), ("--image-size", arguments.image_size)):
         if value is not None and value < 1:

@@ -9,7 +9,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from ldm.checkpoints.reading import CheckpointError
-from ldm.graph.scene_graph import Vocab
+from ldm.graph.vocab import Vocab
 from ldm.util.files import atomic_write
 
 

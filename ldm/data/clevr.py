@@ -26,8 +26,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, Triple
+from ldm.graph.vocab import Vocab
 from ldm.synthetic import solids
 from ldm.util.errors import UserError
 from ldm.util.images import find_image_errors, read_image, resize_square, to_tensor

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldm.graph.scene_graph import GAP, IMAGE, IN_IMAGE, Vocab
 from ldm.graph.validation import Box
+from ldm.graph.vocab import GAP, IMAGE, IN_IMAGE, Vocab
 from ldm.util.errors import UserError
 
 PREDICATES = (IN_IMAGE, "left of", "right of", "above", "below", "inside", "surrounding")

@@ -18,7 +18,7 @@ from ldm.data.cache import CachedDataset, read_index
 from ldm.data.flips import RandomFlipDataset
 from ldm.data.protocols import GraphDataset, SeededDataset
 from ldm.graph.batch import collate
-from ldm.graph.scene_graph import Vocab
+from ldm.graph.vocab import Vocab
 from ldm.util.config import instantiate_from_config
 from ldm.util.errors import ConfigError
 

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
 from ldm.synthetic.annotation import subsample_graph
 from ldm.synthetic.shapes import ShapesWorld
 from ldm.synthetic.worlds import WORLDS

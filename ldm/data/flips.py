@@ -9,7 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from ldm.data.protocols import GraphDataset
 from ldm.data.wrapping import DatasetWrapper
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
 
 OPPOSITE_SIDE = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
 SIDE_PATTERN = re.compile(rf"\b({'|'.join(OPPOSITE_SIDE)})\b")

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.vg_preprocess import PUBLISHED_VOCABULARY
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, GraphError
+from ldm.graph.vocab import Vocab
 from ldm.util.images import ImageError, find_image_errors, read_image, resize_square, to_tensor
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from ldm.data.protocols import GraphDataset
-from ldm.graph.scene_graph import Vocab
+from ldm.graph.vocab import Vocab
 
 
 class DatasetWrapper(Dataset):

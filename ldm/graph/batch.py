@@ -1,26 +1,31 @@
-"""Scene graphs as numbers: batches of tensors, in the layout of sg2im."""
+"""Batches of scene graphs as tensors, in sg2im's layout, with the images that they describe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
 
 
 class GraphBatch(NamedTuple):
-    """Graphs as numbers, one after the other. Each has an `__image__` object, its last, whose box is 0 0 1 1, and an
-    `__in_image__` triple to it from every other object.
+    """Scene graphs as tensors, concatenated over the images of a batch.
 
-    objs          (O,) long     object ids
-    boxes         (O,4) float   x0 y0 x1 y1 in [0,1], -1 throughout where an object has none
-    triples       (T,3) long    subject, predicate id, object; subject and object index into objs
-    obj_to_img    (O,) long     ascending
-    triple_to_img (T,) long     ascending
-    attributes    (K,2) long    pairs: index into objs, attribute id; None where there are none
+    The last object of every image is `__image__`, whose box is 0 0 1 1; every other object has an `__in_image__` triple
+    to it.
+
+    Attributes:
+        objs: (O,) long, object ids.
+        boxes: (O,4) float, x0 y0 x1 y1 in [0,1]; four times -1 for an object without a box.
+        triples: (T,3) long: index of the subject in `objs`, predicate id, index of the object in `objs`.
+        obj_to_img: (O,) long, ascending: index of the image to which an object belongs.
+        triple_to_img: (T,) long, ascending: index of the image to which a triple belongs.
+        attributes: (K,2) long, pairs of an index in `objs` and an attribute id; None if the data has no attributes.
     """
 
     objs: Tensor
@@ -39,15 +44,21 @@ class GraphBatch(NamedTuple):
 
 
 def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
-    """Names to numbers, with `__image__` and `__in_image__` added. Raises a GraphError for an unknown name."""
+    """Converts names to ids and adds the `__image__` objects and `__in_image__` triples.
+
+    Raises:
+        GraphError: a name is not in the vocabulary.
+    """
     objs, boxes, triples, attributes, obj_to_img, triple_to_img = [], [], [], [], [], []
-    objects, predicates, names = vocab.ids
+    object_ids, predicate_ids, attribute_ids = vocab.ids
     for index, graph in enumerate(graphs):
         start, end = len(objs), len(objs) + len(graph.objects)
         try:
-            objs += [objects[name] for name in graph.objects]
-            triples += [(start + s, predicates[name], start + o) for s, name, o in graph.triples]
-            attributes += [(start + i, names[name]) for i, own in enumerate(graph.attributes) for name in own]
+            objs += [object_ids[name] for name in graph.objects]
+            triples += [(start + s, predicate_ids[name], start + o) for s, name, o in graph.triples]
+            attributes += [
+                (start + i, attribute_ids[name]) for i, names in enumerate(graph.attributes) for name in names
+            ]
         except KeyError:
             graph.validate(vocab, f"graph {index}")
             raise
@@ -68,79 +79,107 @@ def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
 
 
 def decode(batch: GraphBatch, vocab: Vocab) -> list[SceneGraph]:
-    """Numbers back to names, without `__image__`, `__in_image__` and self-relations: what encode was given, but for
-    ids and image."""
+    """Inverse of `encode`, except for `ids` and `image`, which a GraphBatch does not hold.
+
+    Self-relations, which published data sets contain, are dropped.
+    """
     objects, boxes, attributes, triples = ([[] for _ in range(batch.num_images)] for _ in range(4))
-    place = []  # of each object of the batch: its image, and its index there
+    positions = []  # per object of the batch: its image, and its index in that image's graph (None for __image__)
     for obj, box, image in zip(batch.objs.tolist(), batch.boxes.tolist(), batch.obj_to_img.tolist()):
-        place.append((image, len(objects[image]) if obj else None))
+        positions.append((image, len(objects[image]) if obj else None))
         if obj:
             objects[image].append(vocab.objects[obj])
             boxes[image].append(None if box[0] < 0 else box)
             attributes[image].append([])
     for subject, predicate, object_ in batch.triples.tolist():
-        (image, s), (_, o) = place[subject], place[object_]
+        (image, s), (_, o) = positions[subject], positions[object_]
         if predicate and s is not None and o is not None and s != o:
             triples[image].append((s, vocab.predicates[predicate], o))
     for obj, attribute in batch.attributes.tolist() if batch.attributes is not None else ():
-        image, index = place[obj]
+        image, index = positions[obj]
         attributes[image][index].append(vocab.attributes[attribute])
     return [SceneGraph(*fields) for fields in zip(objects, boxes, attributes, triples)]
 
 
 class Latents(NamedTuple):
-    """What the frozen encoders made of images, in place of the images: `z` (B,4,h,w) of the first stage, not scaled,
-    and `style` (B,E) of the image encoder, None where there is no such encoder."""
+    """Outputs of the frozen encoders, from a latent cache.
+
+    Attributes:
+        z: (B,4,h,w) latents of the autoencoder, before scaling.
+        style: (B,E) embeddings of the image encoder; None for a model without one.
+    """
 
     z: Tensor
     style: Tensor | None = None
 
 
-class Batch(tuple):
-    """Images and their graphs: sg2im's (image, objs, boxes, triples, obj_to_img, triple_to_img) that also knows
-    `.image` (B,3,H,W) in [-1,1] and `.graph`, where the attributes are. `.reference` (B,3,H,W) shows each image's
-    style: where the data has no other picture of that style, it is the image itself. Where the data is a cache, there
-    are `.latents`, and image and reference are None."""
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images with their scene graphs.
+
+    Unpacks to sg2im's six tensors: `image, objs, boxes, triples, obj_to_img, triple_to_img = batch`. It is no tuple:
+    torch's DistributedDataParallel would rebuild a tuple from these six and lose the other fields.
+
+    Attributes:
+        image: (B,3,H,W) in [-1,1]; None for a batch from a latent cache.
+        graph: the graphs, with their attributes.
+        reference: (B,3,H,W), the images that define the style; by default `image`.
+        latents: cached latents; None for a batch of images.
+    """
 
     image: Tensor | None
     graph: GraphBatch
-    reference: Tensor | None
-    latents: Latents | None
+    reference: Tensor | None = None
+    latents: Latents | None = None
 
-    def __new__(
-        cls, image: Tensor | None, graph: GraphBatch, reference: Tensor | None = None, latents: Latents | None = None
-    ) -> Batch:
-        self = super().__new__(cls, (image, *graph[:5]))
-        self.image, self.graph, self.latents = image, graph, latents
-        self.reference = image if reference is None else reference
-        return self
+    def __post_init__(self):
+        if self.reference is None:
+            object.__setattr__(self, "reference", self.image)
 
     @classmethod
-    def of(cls, six: Sequence[Tensor]) -> Batch:
-        """A Batch as it is, or sg2im's six tensors as a Batch without attributes."""
-        return six if isinstance(six, cls) else cls(six[0], GraphBatch(*six[1:6]))
+    def of(cls, batch: Batch | Sequence[Tensor]) -> Batch:
+        """Converts sg2im's six tensors to a Batch without attributes; returns a Batch unchanged."""
+        return batch if isinstance(batch, cls) else cls(batch[0], GraphBatch(*batch[1:6]))
 
-    def __reduce__(self):
-        return Batch, (self.image, self.graph, None if self.reference is self.image else self.reference, self.latents)
+    def __iter__(self) -> Iterator[Tensor | None]:
+        return iter((self.image, *self.graph[:5]))
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return tuple(self)[index]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        return self._each(Tensor.pin_memory)
+        return self._map(Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        def changed(part: Any) -> Any:
-            if isinstance(part, tuple):
-                return type(part)(*map(changed, part))
-            return None if part is None else change(part)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        def apply(x: Tensor | None) -> Tensor | None:
+            return None if x is None else function(x)
 
-        return Batch(*map(changed, self.__reduce__()[1]))
+        image = apply(self.image)
+        return Batch(
+            image,
+            GraphBatch(*map(apply, self.graph)),
+            image if self.reference is self.image else apply(self.reference),
+            None if self.latents is None else Latents(*map(apply, self.latents)),
+        )
 
 
 def collate(samples: Sequence[tuple], vocab: Vocab) -> Batch:
-    """Samples (image (3,H,W), graph) of a dataset, or (image, graph, reference (3,H,W)), to a Batch; with Latents of
-    one image in place of the image, to a Batch of those."""
+    """Collates samples of a data set.
+
+    Args:
+        samples: (image, graph) or (image, graph, style reference), images (3,H,W). A latent cache has `Latents` of one
+            image in place of the image.
+        vocab: vocabulary of the graphs.
+
+    Raises:
+        GraphError: a name is not in the vocabulary.
+    """
     images, graphs, *references = zip(*samples)
     graph = encode(graphs, vocab)
     if isinstance(images[0], Latents):

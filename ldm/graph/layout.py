@@ -211,7 +211,9 @@ def cost(boxes: np.ndarray, other: np.ndarray, words: Sequence[tuple[str, bool]]
     total, shape = np.zeros(boxes.shape[:-1], int), Shape.of(boxes, other)
     for kind, forward in words:
         subject, object = (boxes, other) if forward else (other, boxes)
-        total += PENALTY[len(LEVELS) - sum(relation_margin_holds(kind, subject, object, level).astype(int) for level in LEVELS)]
+        total += PENALTY[
+            len(LEVELS) - sum(relation_margin_holds(kind, subject, object, level).astype(int) for level in LEVELS)
+        ]
         if kind in ("front", "behind"):
             behind = other if (kind == "front") == forward else boxes
             covered = shape.wide.clip(0) * shape.high.clip(0) / np.prod(behind[..., 2:] - behind[..., :2], axis=-1)

@@ -145,7 +145,9 @@ class _Scene:
                 good, covered = self._good(group, boxes, triples, level, crowded)
                 good &= (np.abs(boxes - 0.5) <= 0.5 + ROUNDING).all((1, 2))
                 if good.any():
-                    best = np.lexsort((np.hypot(*shifts.T), covered, ~self._as_on_a_floor(group, boxes, triples), ~good))[0]
+                    best = np.lexsort(
+                        (np.hypot(*shifts.T), covered, ~self._as_on_a_floor(group, boxes, triples), ~good)
+                    )[0]
                     return group, boxes[best], triples, crowded
         claims = " and ".join(self._claim(triple) for triple in self.unmet if movers[0] in triple[::2])
         raise GraphError(
@@ -159,7 +161,9 @@ class _Scene:
         if len(boxes) == 1 and self.growth:
             size = (1 + self.growth * shifts[:, 1]).clip(0.5, 2)[:, None] * (boxes[0, 2:] - boxes[0, :2])
             foot = (moved[:, 0, :1] + moved[:, 0, 2:3]) / 2, moved[:, 0, 3:]
-            moved = np.concatenate([foot[0] - size[:, :1] / 2, foot[1] - size[:, 1:], foot[0] + size[:, :1] / 2, foot[1]], 1)
+            moved = np.concatenate(
+                [foot[0] - size[:, :1] / 2, foot[1] - size[:, 1:], foot[0] + size[:, :1] / 2, foot[1]], 1
+            )
             moved = moved[:, None]
         return moved
 
@@ -169,7 +173,9 @@ class _Scene:
         at = {i: boxes[:, g] for g, i in enumerate(group)}
         for s, predicate, o in triples if self.floor is None else ():
             if kind := STANDING.get(self._kind(predicate)):
-                right &= relation_margin_holds(kind, *(at[i] if i in at else np.array(self.boxes[i]) for i in (s, o)), PLAINLY)
+                right &= relation_margin_holds(
+                    kind, *(at[i] if i in at else np.array(self.boxes[i]) for i in (s, o)), PLAINLY
+                )
         return right
 
     def _groups(self, mover: int, others: set[int]) -> Iterator[list[int]]:
@@ -223,7 +229,9 @@ class _Scene:
                 return
         raise GraphError(f"there is no room for {self._name(index)}: give object {index} of the edited graph a box")
 
-    def _places(self, size: np.ndarray, triples: Sequence[Triple], index: int, step: float) -> tuple[np.ndarray, np.ndarray]:
+    def _places(
+        self, size: np.ndarray, triples: Sequence[Triple], index: int, step: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Boxes (K,4) of a size that lie in the picture, and what speaks against each (K,)."""
         corners = _lattice(np.zeros(2), 1 - size, step)
         boxes = np.concatenate([corners, corners + size], 1)
@@ -290,7 +298,9 @@ class _Scene:
 
     def _true(self, triple: Triple, level: int) -> bool:
         s, predicate, o = triple
-        return bool(relation_margin_holds(self._kind(predicate), np.array(self.boxes[s]), np.array(self.boxes[o]), level))
+        return bool(
+            relation_margin_holds(self._kind(predicate), np.array(self.boxes[s]), np.array(self.boxes[o]), level)
+        )
 
     def _shape(self, i: int, j: int) -> Shape:
         return Shape.of(np.array(self.boxes[i]), np.array(self.boxes[j]))

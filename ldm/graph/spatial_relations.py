@@ -166,7 +166,11 @@ def relation_margin_holds(kind: str, s: np.ndarray, o: np.ndarray, level: int) -
     if kind == "front":
         if level == LOOSELY:
             return (wide > 0) & (high > 0)
-        partly = (wide > e) & (high > e) & ~(relation_margin_holds("inside", s, o, BARELY) | relation_margin_holds("inside", o, s, BARELY))
+        partly = (
+            (wide > e)
+            & (high > e)
+            & ~(relation_margin_holds("inside", s, o, BARELY) | relation_margin_holds("inside", o, s, BARELY))
+        )
         hidden = wide * high / np.prod(o[..., 2:] - o[..., :2], axis=-1)
         return partly if level >= PLAINLY else partly & _touching(s, o, level) & (hidden <= HIDDEN[level] + e)
     if kind == "farther":

@@ -1,120 +1,131 @@
-"""What a scene graph may hold, and what is said of one that holds something else.
+"""Validation of scene graphs: each field is converted to its plain type, or a GraphError names the place.
 
-Values come from files that people write, so anything may stand anywhere: each check takes any value at all, and either
-gives it back in its plain form or raises a GraphError that begins with the place.
+Graphs come from files that people write, so every check accepts a value of any type.
 """
 
 from __future__ import annotations
 
-import difflib
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from ldm.util.errors import UserError
+from ldm.util.errors import UserError, did_you_mean
 
 Box = tuple[float, float, float, float]
 Triple = tuple[int, str, int]
+Fields = tuple[
+    tuple[str, ...],
+    tuple[Box | None, ...],
+    tuple[tuple[str, ...], ...],
+    tuple[Triple, ...],
+    tuple[str | None, ...],
+    str | None,
+]
 
-ROUNDING = 1e-6  # a box may lie this far outside of the image, and is moved back
+BOX_TOLERANCE = 1e-6  # a box may exceed the image by this much, a rounding error, and is clipped
 
 
 class GraphError(UserError):
-    """What is wrong with a graph, where, and what to do about it, in one sentence."""
+    """A scene graph or vocabulary is invalid."""
 
 
-def checked(objects, boxes, attributes, triples, ids, image) -> tuple:
-    """The fields of a SceneGraph. Self-relations and `__image__` occur in files, and are left to the caller."""
-    if not _list(objects, "objects", "a list of names"):
+def validate_fields(objects: Any, boxes: Any, attributes: Any, triples: Any, ids: Any, image: Any) -> Fields:
+    """The fields of a SceneGraph as tuples of plain types.
+
+    Self-relations and `__image__` are accepted, since published files have them; the caller drops or rejects them.
+
+    Raises:
+        GraphError: a field has a wrong type, length or value.
+    """
+    if not _check_list(objects, "objects", "a list of names"):
         raise GraphError("objects: the graph is empty; give at least one object")
     count = len(objects)
-    objects = tuple(_name(name, f"objects[{i}]") for i, name in enumerate(objects))
-    boxes = tuple(_box(box, f"boxes[{i}]") for i, box in _per_object(boxes, count, "boxes"))
-    attributes = tuple(_names(own, f"attributes[{i}]") for i, own in _per_object(attributes, count, "attributes"))
-    triples = _list(triples, "relationships", 'a list such as [[0, "on", 1]]')
-    triples = tuple(_triple(triple, count, f"relationships[{i}]") for i, triple in enumerate(triples))
-    ids = tuple(None if own is None else _name(own, f"ids[{i}]") for i, own in _per_object(ids, count, "ids"))
-    for i, own in enumerate(ids):
-        if own is not None and own in ids[:i]:
-            raise GraphError(f"ids[{i}]: another object has the id {show(own)}; give each its own, or null")
-    return objects, boxes, attributes, triples, ids, None if image is None else _name(image, "image")
+    objects = tuple(_check_name(name, f"objects[{i}]") for i, name in enumerate(objects))
+    boxes = tuple(_check_box(box, f"boxes[{i}]") for i, box in _per_object(boxes, count, "boxes"))
+    attributes = tuple(
+        _check_names(names, f"attributes[{i}]") for i, names in _per_object(attributes, count, "attributes")
+    )
+    triples = _check_list(triples, "relationships", 'a list such as [[0, "on", 1]]')
+    triples = tuple(_check_triple(triple, count, f"relationships[{i}]") for i, triple in enumerate(triples))
+    ids = tuple(None if id_ is None else _check_name(id_, f"ids[{i}]") for i, id_ in _per_object(ids, count, "ids"))
+    for i, id_ in enumerate(ids):
+        if id_ is not None and id_ in ids[:i]:
+            raise GraphError(f"ids[{i}]: another object has the id {shorten(id_)} too; give unique ids, or null")
+    return objects, boxes, attributes, triples, ids, None if image is None else _check_name(image, "image")
 
 
-def _list(value: Any, place: str, what: str) -> Sequence:
+def _check_list(value: Any, place: str, expected: str) -> Sequence:
     if not isinstance(value, (list, tuple)):
-        raise GraphError(f"{place}: give {what}, not {show(value)}")
+        raise GraphError(f"{place}: give {expected}, not {shorten(value)}")
     return value
 
 
 def _per_object(values: Any, count: int, place: str) -> Iterator[tuple[int, Any]]:
-    values = _list(values, place, "a list with one entry per object") or (None,) * count
+    values = _check_list(values, place, "a list with one entry per object") or (None,) * count
     if len(values) != count:
-        raise GraphError(f"{place}: {len(values)} entries for {count} objects; give one each, null where unknown")
+        raise GraphError(f"{place}: {len(values)} entries for {count} objects; give one per object, null if unknown")
     return enumerate(values)
 
 
-def _name(value: Any, place: str) -> str:
+def _check_name(value: Any, place: str) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise GraphError(f"{place}: give a printable text, not {show(value)}")
+        raise GraphError(f"{place}: give printable text, not {shorten(value)}")
     return value
 
 
-def _names(value: Any, place: str) -> tuple[str, ...]:
+def _check_names(value: Any, place: str) -> tuple[str, ...]:
     if value is None:
         return ()
-    return tuple(_name(name, place) for name in _list(value, place, 'a list of names such as ["red"]'))
+    return tuple(_check_name(name, place) for name in _check_list(value, place, 'a list of names such as ["red"]'))
 
 
-def _box(value: Any, place: str) -> Box | None:
+def _check_box(value: Any, place: str) -> Box | None:
     if value is None:
         return None
-    if len(_list(value, place, "x0, y0, x1, y1 or null")) != 4:
-        raise GraphError(f"{place}: give four numbers x0, y0, x1, y1, not {show(value)}")
+    if len(_check_list(value, place, "x0, y0, x1, y1 or null")) != 4:
+        raise GraphError(f"{place}: give four numbers x0, y0, x1, y1, not {shorten(value)}")
     for number in value:
         if not isinstance(number, Real) or isinstance(number, bool):
-            raise GraphError(f"{place}: give numbers, not {show(number)}")
-        if not -ROUNDING <= number <= 1 + ROUNDING:
-            raise GraphError(f"{place}: {show(number)} is outside of the image; give fractions of its size, 0 to 1")
-    x0, y0, x1, y1 = box = tuple(min(max(float(number), 0.0), 1.0) for number in value)
+            raise GraphError(f"{place}: give numbers, not {shorten(number)}")
+        if not -BOX_TOLERANCE <= number <= 1 + BOX_TOLERANCE:
+            raise GraphError(f"{place}: {shorten(number)} is outside the image; give fractions of its size, 0 to 1")
+    x0, y0, x1, y1 = (min(max(float(number), 0.0), 1.0) for number in value)
     if x0 >= x1 or y0 >= y1:
-        raise GraphError(f"{place}: {show(value)} is reversed or has no area; give x0 < x1 and y0 < y1")
-    return box
+        raise GraphError(f"{place}: {shorten(value)} is reversed or has no area; give x0 < x1 and y0 < y1")
+    return x0, y0, x1, y1
 
 
-def _triple(value: Any, count: int, place: str) -> Triple:
-    if len(_list(value, place, '[0, "on", 1]')) != 3:
-        raise GraphError(f'{place}: give subject, predicate and object, such as [0, "on", 1], not {show(value)}')
+def _check_triple(value: Any, count: int, place: str) -> Triple:
+    if len(_check_list(value, place, '[0, "on", 1]')) != 3:
+        raise GraphError(f'{place}: give subject, predicate and object, such as [0, "on", 1], not {shorten(value)}')
     subject, predicate, object_ = value
     for index in (subject, object_):
         if not isinstance(index, Integral) or isinstance(index, bool):
-            raise GraphError(f"{place}: give objects by their index, a whole number, not {show(index)}")
+            raise GraphError(f"{place}: give objects by their index, an integer, not {shorten(index)}")
         if not 0 <= index < count:
-            raise GraphError(f"{place}: there is no object {show(index)}; give an index from 0 to {count - 1}")
-    return int(subject), _name(predicate, place), int(object_)
+            raise GraphError(f"{place}: there is no object {shorten(index)}; give an index from 0 to {count - 1}")
+    return int(subject), _check_name(predicate, place), int(object_)
 
 
-def find(name: str, ids: dict[str, int], what: str) -> int:
-    """ids[name], or a GraphError that names the nearest."""
-    try:
+def find_id(name: str, ids: Mapping[str, int], kind: str) -> int:
+    """The id of a name; `kind` (object, predicate or attribute) is for the error, which suggests similar names."""
+    if name in ids:
         return ids[name]
-    except KeyError:
-        if not ids:
-            raise GraphError(f"the vocabulary has no {what}s; leave {show(name)} out") from None
-        raise GraphError(f"{what} {show(name)} is not in the vocabulary{did_you_mean(name, ids)}") from None
+    if not ids:
+        raise GraphError(f"the vocabulary has no {kind}s; leave {shorten(name)} out")
+    raise GraphError(f"{kind} {shorten(name)} is not in the vocabulary{suggest(name, list(ids))}")
 
 
-def did_you_mean(name: Any, names: Iterable[str]) -> str:
-    """The end of a sentence: the nearest names, or the first few where none is near."""
-    names = [known for known in names if not known.startswith("__")]
-    near = difflib.get_close_matches(str(name)[:100].lower(), names)
-    if near:
-        return f"; did you mean {' or '.join(map(repr, near))}?"
-    return f"; choose from {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+def suggest(name: str, known: Sequence[str]) -> str:
+    """End of an error message: the most similar known names, or else the first eight of them."""
+    known = [word for word in known if not word.startswith("__")]
+    similar = did_you_mean(name[:100].lower(), known)
+    return similar or f"; choose from {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
 
 
-def show(value: Any) -> str:
-    """A value in an error: short, on one line, and never an error of its own."""
+def shorten(value: Any) -> str:
+    """`repr` of a value for an error message: at most 80 characters, on one line; never raises."""
     try:
         text = " ".join(reprlib.repr(value).split())
         return text if len(text) <= 80 else f"{text[:77]}..."

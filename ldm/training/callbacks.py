@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torchvision.utils import make_grid, save_image
 
 from ldm.graph.batch import Batch, decode
-from ldm.graph.scene_graph import Vocab
+from ldm.graph.vocab import Vocab
 from ldm.plots import draw_boxes, draw_graph, grid
 from ldm.util.images import to_image, to_tensor
 

@@ -1,9 +1,9 @@
-"""How several processes train one model: whole in each of them, or with what is frozen in shards."""
+"""Training with several processes: plain data parallelism (DDP), or with the frozen U-Net weights sharded (FSDP)."""
 
 from __future__ import annotations
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -14,21 +14,11 @@ from ldm.modules.diffusionmodules.unet_blocks import TimestepEmbedSequential
 from ldm.util.errors import ConfigError
 
 
-class DDP(pl.strategies.DDPStrategy):
-    """Lightning moves a batch to its device itself; told of the device, torch would do it again, and to that end take a
-    Batch apart into a plain tuple, without its attributes. No model here has buffers that processes would have to share, so
-    a step waits for the others at its gradients alone; those of frozen parts are none, and in no bucket."""
+class Sharded(DDPStrategy):
+    """DDP for the trained parameters; the frozen U-Net weights are sharded over the processes (FSDP, 2304.11277).
 
-    def __init__(self):
-        super().__init__(broadcast_buffers=False, gradient_as_bucket_view=True)
-
-    def determine_ddp_device_ids(self) -> None:
-        return None
-
-
-class Sharded(DDP):
-    """DDP for what is trained, which stays whole, so that averages, optimizers and checkpoints are those of DDP. What is
-    frozen in the U-Net lies in shards, one in each process (FSDP, Zhao et al. 2304.11277)."""
+    Weight averages, optimizer states and checkpoints are therefore those of DDP.
+    """
 
     def model_to_device(self) -> None:
         unet = self.lightning_module.unet
@@ -37,13 +27,23 @@ class Sharded(DDP):
         super().model_to_device()
 
 
-def strategy(name: str | None, processes: int) -> str | DDP:
-    """For Lightning, by its `strategy`. Raises ConfigError for one that it is not made for."""
+def strategy(name: str | None, processes: int) -> str | DDPStrategy:
+    """Lightning's `strategy` argument for a name in a config.
+
+    Args:
+        name: ddp, fsdp, auto or None; the last two mean ddp.
+        processes: number of training processes.
+
+    Raises:
+        ConfigError: any other name.
+    """
     if name not in (None, "auto", "ddp", "fsdp"):
         raise ConfigError(f"strategy {name}: not supported; choose ddp or fsdp, or leave it out, which is ddp")
     if processes == 1:
         return "auto"
-    return Sharded() if name == "fsdp" else DDP()
+    # No model here has buffers that differ between processes, so a step synchronises gradients only.
+    kind = Sharded if name == "fsdp" else DDPStrategy
+    return kind(broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def refuse_to_shard(model: nn.Module, compiled: bool) -> None:

@@ -28,7 +28,6 @@ RETIRED = {
     "ldm.callbacks.Checks": "ldm.training.callbacks.Checks",
     "ldm.data.image_sets.Folder": "ldm.evaluation.image_sets.Folder",
     "ldm.data.image_sets.Split": "ldm.evaluation.image_sets.Split",
-    "ldm.strategies.DDP": "ldm.training.strategies.DDP",
     "ldm.strategies.Sharded": "ldm.training.strategies.Sharded",
 }
 

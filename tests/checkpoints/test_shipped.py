@@ -12,7 +12,8 @@ from tiny import tiny_model
 from ldm.checkpoints import shipped
 from ldm.checkpoints.loading import CheckpointError
 from ldm.graph.diff import ChangeAttribute, Replace, diff
-from ldm.graph.scene_graph import SceneGraph, read_graphs, write_graphs
+from ldm.graph.graph_files import read_graphs, write_graphs
+from ldm.graph.scene_graph import SceneGraph
 from ldm.models.export import export_adapters
 from ldm.models.loading import find_checkpoint, load_model
 from ldm.synthetic.checker import check

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from ldm.data.datamodule import DataModuleFromConfig, EpochSampler
 from ldm.graph.batch import Batch
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
 from ldm.training.callbacks import StepSeed
 from ldm.util.errors import ConfigError
 

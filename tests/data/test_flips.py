@@ -6,7 +6,8 @@ from noise_vg import IMAGES, data_module
 
 from ldm.data.cache import CachedDataset
 from ldm.data.flips import RandomFlipDataset, mirror_graph
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
 from ldm.synthetic.shapes import VOCAB
 from ldm.util.errors import UserError
 

@@ -20,7 +20,8 @@ from ldm.graph.diff import (
     assign,
     diff,
 )
-from ldm.graph.scene_graph import SceneGraph, read_graphs
+from ldm.graph.graph_files import read_graphs
+from ldm.graph.scene_graph import SceneGraph
 
 repeatable = settings(derandomize=True, deadline=None, max_examples=100)
 
@@ -143,9 +144,7 @@ def test_inserting_an_object_with_a_relation_adds_the_two(graph, data):
 def test_renaming_an_object_is_one_replacement(graph, data):
     index = data.draw(st.integers(0, len(graph.objects) - 1))
     boxes = () if graph.boxes[index] is None else (graph.boxes[index],)
-    assert diff(graph, renamed(graph, index, "zebra")) == [
-        Replace(index, index, graph.objects[index], "zebra", boxes)
-    ]
+    assert diff(graph, renamed(graph, index, "zebra")) == [Replace(index, index, graph.objects[index], "zebra", boxes)]
 
 
 @repeatable
@@ -267,9 +266,7 @@ def test_attributes_that_change_are_told_as_lost_and_gained():
 def test_a_relation_is_changed_removed_or_added_by_itself():
     objects, boxes = ("man", "horse"), (A, B)
     riding, leading, none = (SceneGraph(objects, boxes, (), t) for t in ([(0, "riding", 1)], [(0, "leading", 1)], ()))
-    assert diff(riding, leading) == [
-        ChangeRelation((0, "riding", 1), (0, "leading", 1), ("man", "horse"), (A, B))
-    ]
+    assert diff(riding, leading) == [ChangeRelation((0, "riding", 1), (0, "leading", 1), ("man", "horse"), (A, B))]
     assert diff(riding, none) == [RemoveRelation((0, "riding", 1), ("man", "horse"), (A, B))]
     assert diff(none, riding) == [AddRelation((0, "riding", 1), ("man", "horse"), (A, B))]
     assert sentences(riding, leading) + sentences(riding, none) + sentences(none, riding) == [

@@ -49,7 +49,12 @@ def test_true_pictures_of_the_layouts_show_what_the_graphs_say(boxes):
         order = shapes.back_to_front(graph)
         for s, predicate, o in graph.triples:
             in_front = order.index(s) > order.index(o)
-            assert shapes.relation_holds(graph.boxes[s], predicate, graph.boxes[o], in_front, slack=0), (index, s, predicate, o)
+            assert shapes.relation_holds(graph.boxes[s], predicate, graph.boxes[o], in_front, slack=0), (
+                index,
+                s,
+                predicate,
+                o,
+            )
         if boxes == "none":
             assert not unasked(graph), index
         else:

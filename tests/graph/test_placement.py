@@ -51,7 +51,12 @@ def test_a_move_goes_by_whole_steps_and_by_cells_where_none_of_these_will_do():
         return cells(graph.boxes[0])
 
     assert moved(A, (28 / 64, 24 / 64, 44 / 64, 40 / 64)) == (48, 24, 64, 40)  # 46 would be clear
-    assert moved((10 / 64, 24 / 64, 26 / 64, 40 / 64), (28 / 64, 24 / 64, 46 / 64, 40 / 64)) == (48, 24, 64, 40)  # 50 leaves
+    assert moved((10 / 64, 24 / 64, 26 / 64, 40 / 64), (28 / 64, 24 / 64, 46 / 64, 40 / 64)) == (
+        48,
+        24,
+        64,
+        40,
+    )  # 50 leaves
 
 
 def test_from_beside_to_above_the_least_move_is_along_a_diagonal():
@@ -72,7 +77,9 @@ def test_a_box_keeps_its_size_and_other_boxes_their_place():
     graph, _ = change(boxes, [(0, "above", 1)], [(0, "inside", 1)])
     x0, y0, x1, y1 = graph.boxes[0]
     assert (x1 - x0, y1 - y0) == pytest.approx((0.2, 0.3)) and graph.boxes[1] == boxes[1]
-    assert relation_holds(graph.boxes[0], "inside", boxes[1]) and relation_holds(boxes[1], "surrounding", graph.boxes[0])
+    assert relation_holds(graph.boxes[0], "inside", boxes[1]) and relation_holds(
+        boxes[1], "surrounding", graph.boxes[0]
+    )
 
 
 def test_boxes_that_the_edited_graph_only_repeats_may_move_and_those_that_it_gives_may_not():
@@ -187,7 +194,11 @@ def test_what_has_no_room_comes_to_lie_over_others_as_little_as_can_be():
     for dx, dy in itertools.product(np.arange(-64, 65) / 64, repeat=2):
         x0, y0, x1, y1 = (edge + shift for edge, shift in zip(mover, (dx, dy, dx, dy)))
         aside, down = abs((x0 + x1) / 2 - 0.45), 0.65 - (y0 + y1) / 2
-        if min(x0, y0, 1 - x1, 1 - y1) >= 0 and down >= aside + 6 / 64 and (y1 <= 0.5 - 2 / 64 or aside >= 0.25 + 2 / 64):
+        if (
+            min(x0, y0, 1 - x1, 1 - y1) >= 0
+            and down >= aside + 6 / 64
+            and (y1 <= 0.5 - 2 / 64 or aside >= 0.25 + 2 / 64)
+        ):
             shared = max(0, min(x1, 0.95) - max(x0, 0.1)) * max(0, min(y1, 0.32) - max(y0, 0.1))
             covered.append(shared / 0.04)
     x0, y0, x1, y1 = graph.boxes[0]

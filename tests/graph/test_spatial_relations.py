@@ -21,4 +21,8 @@ def test_whatever_holds_clearly_holds_loosely():
 
 def test_words_are_known_in_any_case_and_unknown_ones_are_not_judged():
     assert relation_holds(A, "To The  LEFT of", B) and relation_holds(A, "right_of", B) is False
-    assert relation_holds(A, "wearing", B) is None and relation_holds(A, "behind", A) is None and relation_holds(A, "behind", B) is False
+    assert (
+        relation_holds(A, "wearing", B) is None
+        and relation_holds(A, "behind", A) is None
+        and relation_holds(A, "behind", B) is False
+    )

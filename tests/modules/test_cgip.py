@@ -9,7 +9,8 @@ from torch import nn
 
 from ldm.checkpoints.loading import CheckpointError, load_part
 from ldm.graph.batch import GraphBatch, encode
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
 from ldm.modules.cgip.cgip import CGIPModel, group_mean
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 

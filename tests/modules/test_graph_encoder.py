@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ldm.graph.batch import encode
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
 from ldm.modules.cgip.cgip import CGIPModel
 from ldm.modules.graph_encoder import GraphEncoder
 from ldm.modules.nsg_encoder import NSGEncoder

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ldm.graph.batch import GraphBatch, encode
-from ldm.graph.scene_graph import SceneGraph, Vocab
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
 from ldm.modules.nsg_encoder import NSGEncoder
 
 VOCAB = Vocab(

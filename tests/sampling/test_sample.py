@@ -13,8 +13,9 @@ from PIL import Image
 from tiny import adapted_model, tiny_model
 
 from ldm.data.demo import DemoValidation
+from ldm.graph.graph_files import write_graphs
 from ldm.graph.layout import generate_layout
-from ldm.graph.scene_graph import SceneGraph, write_graphs
+from ldm.graph.scene_graph import SceneGraph
 from ldm.models.loading import load_model
 from ldm.modules.lora import LoRALinear, lora_layers
 from ldm.sampling.options import SampleOptions

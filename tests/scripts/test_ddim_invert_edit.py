@@ -12,7 +12,8 @@ from ldm import plots
 from ldm.data.demo import DemoValidation
 from ldm.editing.options import DEFAULT_GUIDANCE, EditOptions, EditRequest
 from ldm.editing.pipeline import edit
-from ldm.graph.scene_graph import SceneGraph, write_graphs
+from ldm.graph.graph_files import write_graphs
+from ldm.graph.scene_graph import SceneGraph
 from ldm.models.loading import load_model
 from ldm.models.runtime import PRECISIONS
 from ldm.sampling.options import SampleOptions

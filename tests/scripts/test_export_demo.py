@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from ldm.data.demo import DemoTrain, DemoValidation
-from ldm.graph.scene_graph import Vocab, read_graphs
+from ldm.graph.graph_files import read_graphs
+from ldm.graph.vocab import Vocab
 from ldm.util.files import atomic_write
 
 

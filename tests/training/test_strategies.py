@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.strategies import DDPStrategy
 from tiny import DATA, MODEL, adapted_model, losses_and_gradients
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
@@ -21,7 +22,7 @@ from ldm.graph.batch import collate
 from ldm.models import runtime
 from ldm.synthetic.shapes import VOCAB
 from ldm.training.callbacks import frozen_checksums
-from ldm.training.strategies import DDP, Sharded, refuse_to_shard, shard_frozen, strategy
+from ldm.training.strategies import Sharded, refuse_to_shard, shard_frozen, strategy
 from ldm.util.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +107,7 @@ def run(folder, name, steps, *flags):
     command = ["trainer.py", "--base", folder / "config.yaml", *where, "-t", "--gpus", "cpu:2", "--max_steps", steps, *flags]  # fmt: skip
     done = subprocess.run(
         [sys.executable, *map(str, command)], cwd=ROOT, check=False, capture_output=True, text=True, timeout=600,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent}", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (log,) = folder.glob(f"logs/*_{name}")
@@ -134,7 +135,7 @@ def test_a_run_in_shards_that_was_resumed_is_the_run_of_whole_models(tmp_path):
     assert list(log.glob("images/train/samples_gs-000004*")) and list(log.glob("images/val/samples_gs-000004*"))
 
 
-@pytest.mark.parametrize("name, kind", [(None, DDP), ("auto", DDP), ("ddp", DDP), ("fsdp", Sharded)])
+@pytest.mark.parametrize("name, kind", [(None, DDPStrategy), ("auto", DDPStrategy), ("ddp", DDPStrategy), ("fsdp", Sharded)])
 def test_several_processes_train_by_ours_and_one_alone_needs_none(name, kind):
     assert type(strategy(name, 2)) is kind
     assert strategy(name, 1) == "auto"
