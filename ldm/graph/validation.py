@@ -52,7 +52,7 @@ def validate_fields(objects: Any, boxes: Any, attributes: Any, triples: Any, ids
     for i, id_ in enumerate(ids):
         if id_ is not None and id_ in ids[:i]:
             raise GraphError(f"ids[{i}]: another object has the id {shorten(id_)} too; give unique ids, or null")
-    return objects, boxes, attributes, triples, ids, None if image is None else _check_name(image, "image")
+    return objects, boxes, attributes, triples, ids, _check_path(image)
 
 
 def _check_list(value: Any, place: str, expected: str) -> Sequence:
@@ -72,6 +72,12 @@ def _check_name(value: Any, place: str) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise GraphError(f"{place}: give printable text, not {shorten(value)}")
     return value
+
+
+def _check_path(value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise GraphError(f"image: give a path, not {shorten(value)}")
+    return value  # a path may hold bytes that are no text
 
 
 def _check_names(value: Any, place: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,6 +18,9 @@ from ldm.util.errors import UserError
 
 Picture = Image.Image | np.ndarray  # an array is (H,W,3) uint8
 CHUNK = 1024  # files that are given to the threads at once
+# Pillow reads a PNG with a longer text only when it ignores truncation, so that `find_image_error` would report a file that
+# `read_image` reads.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 _truncation_lock = threading.Lock()
 
@@ -93,7 +96,11 @@ def to_image(tensor: Tensor) -> Image.Image:  # (3,H,W) in [-1,1] -> RGB
 
 
 def _read(path: str | Path, upright: bool = False, background: str = "white") -> Image.Image:
-    if not Path(path).is_file():
+    try:
+        exists = Path(path).is_file()
+    except OSError as error:  # such as a name that is too long
+        raise ImageError(path, error.strerror or str(error)) from None
+    if not exists:
         raise ImageError(path, "there is no such file")
     try:
         with Image.open(path) as image:
