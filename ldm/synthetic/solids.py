@@ -338,7 +338,7 @@ def _light(shape: str, metal: bool, lamp: float, u: np.ndarray, v: np.ndarray) -
         edge = np.interp(u, (0, _FRONT, 1), (_LEFT_DROP, SLANT, _RIGHT_DROP))
         faces = np.where(u < _FRONT, -0.5, 0.866), np.zeros_like(u), np.where(u < _FRONT, 0.866, 0.5)
         normal = tuple(np.where(v < edge, level, upright) for level, upright in zip(top, faces))
-    lit = np.clip(sum(n * l for n, l in zip(normal, _towards(0.6 * lamp, -0.75, 0.65))), 0, 1)
+    lit = np.clip(sum(n * light for n, light in zip(normal, _towards(0.6 * lamp, -0.75, 0.65))), 0, 1)
     if not metal:
         return 0.52 + 0.54 * lit, np.zeros_like(lit)
     brightness = 0.29 + 0.32 * lit**2 + 0.16 * np.clip(b, 0, 1) ** 2

@@ -135,5 +135,5 @@ def find_world(name: str) -> World:
         UserError: there is none.
     """
     if name not in WORLDS:
-        raise UserError(f"there are no scenes {name!r}, only {', '.join(WORLDS)}{did_you_mean(name, WORLDS)}")
+        raise UserError(f"unknown world {name!r}: choose one of {', '.join(WORLDS)}{did_you_mean(name, WORLDS)}")
     return WORLDS[name]

@@ -30,7 +30,7 @@ def box(x, y, side) -> tuple[float, ...]:
 
 def test_random_scenes_use_all_words_within_the_stated_limits():
     counts, words = set(), set()
-    for graph, background in SCENES:
+    for graph, _ in SCENES:
         counts.add(len(graph.objects))
         kinds = {(shape, attributes[1]) for shape, attributes in zip(graph.objects, graph.attributes)}
         assert len(kinds) == len(graph.objects)
