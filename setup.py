@@ -6,8 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 VERSION = re.search(r'__version__ = "(.+?)"', Path(__file__).with_name("ldm").joinpath("__init__.py").read_text())[1]
-EVALUATE = ["torch-fidelity>=0.4", "lpips", "torchmetrics"]  # scripts/evaluate.py images
-PEERS = ["diffusers>=0.31", "transformers>=4.46", "peft>=0.14"]  # tests compare with them
+EVALUATE = ["torch-fidelity>=0.4", "lpips"]  # scripts/evaluate.py images
+PEERS = ["diffusers>=0.31", "transformers>=4.46", "peft>=0.14", "scikit-image", "torchmetrics"]  # to compare with
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 
 setup(

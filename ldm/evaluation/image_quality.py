@@ -1,6 +1,7 @@
 """Image quality metrics with published protocols: FID, Inception Score, PSNR, SSIM, LPIPS and diversity.
 
-The computations are those of published packages: torch-fidelity (FID, Inception Score), lpips, torchmetrics (SSIM).
+The computations are those of published packages: torch-fidelity (FID, Inception Score) and lpips;
+PSNR and SSIM are the project's own, which agree with torchmetrics and scikit-image.
 Their networks are in `ldm.evaluation.metric_networks`.
 """
 
@@ -13,12 +14,11 @@ from itertools import chain
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from ldm.evaluation.image_sets import Folder, Pairs, Split, match, pairs_by_graph
 from ldm.evaluation.metric_networks import CLASSES, FEATURES, NO_NETWORKS, EvaluationError, Networks
-from ldm.util.image_similarity import psnr
+from ldm.util.image_similarity import psnr, ssim
 
 PAIRED = ("psnr", "ssim", "lpips")
 SPLITS = 10  # parts of the samples, for the Inception Score
@@ -28,7 +28,7 @@ METRICS = {
     "fid": f"torch-fidelity, {FEATURES} features of Inception v3's last pooling",
     "is": f"torch-fidelity, logits without bias, {SPLITS} parts of the shuffled samples",
     "psnr": "dB of a peak of 255, over all channels; mean and standard deviation over pairs",
-    "ssim": "torchmetrics, Gaussian window, sigma 1.5, mean over RGB, reflected edges; mean and standard deviation over pairs",
+    "ssim": "as torchmetrics, Gaussian window, sigma 1.5, mean over RGB, reflected edges; mean and standard deviation over pairs",
     "lpips": "lpips, mean and standard deviation over pairs",
     "diversity": "lpips, mean over all pairs of a graph's samples; mean and standard deviation over graphs",
 }
@@ -60,13 +60,6 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> dict[str, float]:
 
     score = metric_isc.isc_features_to_metric(logits, splits)
     return {"mean": score[metric_isc.KEY_METRIC_ISC_MEAN], "std": score[metric_isc.KEY_METRIC_ISC_STD]}
-
-
-def ssim(first: Tensor, second: Tensor) -> Tensor:  # uint8 (B,3,H,W) twice -> (B,)
-    """Structural similarity (Wang et al. 2004) with torchmetrics' reflected edges."""
-    values = structural_similarity_index_measure(first / 255, second / 255, data_range=1.0, reduction="none")
-    assert isinstance(values, Tensor)
-    return values.reshape(-1)
 
 
 # The report ----------------------------------------------------------------------------------------------------------
@@ -176,7 +169,7 @@ def _distribution_metrics(
 
 
 def _paired_metrics(metrics: Collection[str], pairs: Pairs, networks: Networks, read: Reader) -> dict[str, dict]:
-    measures = {"psnr": psnr, "ssim": ssim, "lpips": networks.distance}
+    measures = {"psnr": psnr, "ssim": partial(ssim, border="reflect"), "lpips": networks.distance}
     scores = _compare({name: measures[name] for name in PAIRED if name in metrics}, read(pairs, "pairs"))
     numbers = {name: {**_mean_and_std(values), "pairs": len(pairs)} for name, values in scores.items()}
     if "psnr" in scores:

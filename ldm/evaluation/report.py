@@ -21,7 +21,7 @@ from ldm.util.tables import markdown_table
 
 PICTURE_HEIGHT = 128  # pixels, on a sheet
 GREEN, RED = (30, 150, 60), (205, 40, 40)
-PACKAGES = ("torch", "torchvision", "pillow", "torchmetrics", "torch-fidelity", "lpips")
+PACKAGES = ("torch", "torchvision", "pillow", "torch-fidelity", "lpips")
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
