@@ -1,7 +1,7 @@
 """Loads published weights into this project's modules by key.
 
 The keys of the file are renamed to LDM's layout and matched with those of the module. A key on either side without a
-counterpart needs a reason from the tables below, or loading fails.
+counterpart needs a reason from the tables below, or loading fails. Settings beside the weights must agree with the module.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from ldm.checkpoints.diffusers_layout import is_diffusers, to_ldm_unet, to_ldm_vae
-from ldm.checkpoints.reading import PARTS, CheckpointError, list_names, read_state_dict
+from ldm.checkpoints.kinds import SUPPORTED, describe_kind
+from ldm.checkpoints.reading import PARTS, CheckpointError, describe_predicates, list_names, read_state_dict
+from ldm.checkpoints.sidecars import differences, read_sidecars
+from ldm.checkpoints.trained_with import TrainedWith, trained_with
+from ldm.checkpoints.wrappers import unwrap_keys
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +28,7 @@ logger = logging.getLogger(__name__)
 UNUSED_KEYS = {
     r"(^|\.)loss\.": "training loss",
     r"^model_ema\.": "EMA of other parts, or its counters",
-    r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar)$": "noise schedule, given by the config",
+    r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar)$": "noise schedule",
     r"^scale_factor$": "scale factor of the latents",
     r"^(model\.diffusion_model|\w+_stage_model)\.": "another part of the model",
     r"^context_local_mlp\.": "projection for the graph encoder that it was trained with",
@@ -58,7 +62,7 @@ class LoadReport:
         not_loaded: key of the module that keeps its initial value -> the reason.
         unused: key of the file that was not loaded -> the reason.
         lost: keys of `not_loaded` for which the file holds a value that this module could not or must not take.
-        scale_factor: scale factor of the latents that the file's U-Net was trained on, if the file holds it.
+        trained_with: noise schedule, prediction and scale factor that the file or the files beside it state.
     """
 
     part: str
@@ -69,7 +73,7 @@ class LoadReport:
     not_loaded: Mapping[str, str]
     unused: Mapping[str, str]
     lost: tuple[str, ...] = ()
-    scale_factor: Tensor | None = None
+    trained_with: TrainedWith = TrainedWith()
 
     def __str__(self) -> str:
         """One line: the file, its layout, the number of tensors, and how many keys were left on either side and why."""
@@ -133,12 +137,19 @@ def load_part(
             OPTIONAL_KEYS or UNUSED_KEYS. The module is unchanged then.
     """
     name = name or ("memory" if isinstance(source, Mapping) else str(source))
+    published = PARTS[part]
     state = source if isinstance(source, Mapping) else read_state_dict(source, part)
+    state = unwrap_keys(state, published.prefix, published.folders)
+    sidecars = read_sidecars(source)
+    trained = trained_with(state, name, None if isinstance(source, Mapping) else Path(source), sidecars)
+    kind = describe_kind(own_keys(state, published.prefix), part)
     layout = "diffusers" if is_diffusers(state) else "LDM"
     if layout == "diffusers":
         state = to_ldm_unet(state) if part == "unet" else to_ldm_vae(state)
-    match = match_keys(state, module.state_dict(), PARTS[part].prefix, tuple(optional), tuple(ignore), prefer_ema)
-    refuse_mismatch(match, part, name)
+    match = match_keys(state, module.state_dict(), published.prefix, tuple(optional), tuple(ignore), prefer_ema)
+    refuse_mismatch(match, part, name, differences(module, sidecars.of_part(part)), kind)
+    if part == "unet":
+        trained.refuse_unsupported()
     assign_tensors(module, match.tensors)
     module.weights_from = name  # pyright: ignore[reportArgumentType] - torch's stubs allow tensors and modules only
     report = LoadReport(
@@ -150,10 +161,16 @@ def load_part(
         match.not_loaded,
         match.unused,
         tuple(match.lost),
-        state.get("scale_factor"),
+        trained,
     )
-    log_report(report)
+    log_report(report, {key for key, _ in module.named_parameters()})
     return report
+
+
+def own_keys(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under `prefix` without it; all of a file of one part, which has no such prefix."""
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return own or dict(state)
 
 
 def match_keys(
@@ -168,7 +185,8 @@ def match_keys(
 
     `prefix` stands before the module's keys in a file of the whole model, and is absent in a file of the part alone.
     """
-    prefix = prefix if any(key.startswith(prefix) for key in state) else ""
+    averages = tuple(key + separator for key, separator in zip(ema_keys(prefix.rstrip(".")), ("/", "")))
+    prefix = prefix if any(key.startswith((prefix, *averages)) for key in state) else ""
     ema = {key: found for key in expected if (found := find_ema_key(prefix + key, state))} if prefer_ema else {}
     sources = {key: ema.get(key, prefix + key) for key in expected}
     tensors, not_loaded, lost, missing, mismatched = {}, {}, [], [], []
@@ -216,16 +234,55 @@ def explain_unused(key: str, reasons: Mapping[str, str], ignore: tuple[str, ...]
     return next((reason for pattern, reason in UNUSED_KEYS.items() if re.search(pattern, key)), None)
 
 
-def refuse_mismatch(match: KeyMatch, part: str, name: str) -> None:
-    """Raises CheckpointError if the file holds nothing of the part, or if keys differ without a reason."""
+def refuse_mismatch(
+    match: KeyMatch, part: str, name: str, settings: Iterable[str] = (), kind: str | None = None
+) -> None:
+    """Raises CheckpointError if the file holds nothing of the part, or if keys or settings differ without a reason.
+
+    Args:
+        match: the keys.
+        part: a key of PARTS.
+        name: the source, for the message.
+        settings: what the module and the settings beside the weights disagree on.
+        kind: what the weights are, if this is an unsupported kind; it explains a mismatch.
+    """
+    complaints = {"missing": match.missing, "of another shape": match.mismatched, "unexpected": match.unexpected}
+    found = "; ".join(f"{len(keys)} {what}: {list_names(keys)}" for what, keys in complaints.items() if keys)
+    if kind and (found or not match.tensors):
+        raise CheckpointError(f"{name}: is {kind}, which does not fit the {part} of the config; {SUPPORTED}")
     if not match.tensors:
         raise CheckpointError(f"{name}: holds no weights of the {part}; name {PARTS[part].source}")
-    complaints = {"missing": match.missing, "of another shape": match.mismatched, "unexpected": match.unexpected}
-    if any(complaints.values()):
-        found = "; ".join(f"{len(keys)} {what}: {list_names(keys)}" for what, keys in complaints.items() if keys)
+    if other := describe_vocabulary(match.mismatched):
+        raise CheckpointError(f"{name}: {other}")
+    if found:
         raise CheckpointError(
             f"{name}: does not fit the {part} of the config ({found}); use the config of these weights"
         )
+    if settings := list(settings):
+        raise CheckpointError(
+            f"{name}: the settings beside the weights differ from the {part} of the config ({'; '.join(settings)}); "
+            "use the config of these weights"
+        )
+
+
+def describe_vocabulary(mismatched: Iterable[str]) -> str | None:
+    """Names a graph encoder's vocabulary if the embedding tables of its words have another length than the config says."""
+    pattern = re.compile(r"(obj_embeddings|pred_embeddings|name|predicate)\.weight (\d+)x(\d+) for (\d+)x(\d+)")
+    found = [match.groups() for line in mismatched if (match := pattern.fullmatch(line))]
+    sizes = {table: (int(stored), int(wanted)) for table, stored, dim, wanted, width in found if dim == width}
+    words = []
+    for table, (stored, wanted) in sizes.items():
+        if table in ("pred_embeddings", "predicate"):
+            words.append(f"{describe_predicates(stored)}, where the config's num_preds is {wanted}")
+        else:
+            row = table == "obj_embeddings"  # the published table has one unused row more
+            words.append(f"{stored - row} objects, where the config's num_objs is {wanted - row}")
+    if not words:
+        return None
+    return (
+        f"its graph encoder was trained with another vocabulary: {'; '.join(words)}; ids would mean other words, so use "
+        "the vocabulary and the config that it was trained with"
+    )
 
 
 def assign_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -237,10 +294,25 @@ def assign_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     module.load_state_dict(tensors, strict=False, assign=on_meta)
 
 
-def log_report(report: LoadReport) -> None:
-    """Logs the short form (INFO), the long form (DEBUG), and a warning that names weights of the file that were lost."""
+def log_report(report: LoadReport, parameters: Collection[str]) -> None:
+    """Logs the short form (INFO), the long form (DEBUG), and warnings.
+
+    The warnings name weights of the file that were lost, parameters without a moving average where others have one, and what
+    the model's original sampler does otherwise.
+    """
     logger.info("%s", report)
     logger.debug("%s", report.details())
+    averaged = sum(key in parameters for key in report.loaded)
+    if 0 < report.ema_count < averaged:
+        logger.warning(
+            "%s: only %d of %d parameters have a moving average in %s; the others are loaded as they are",
+            report.part,
+            report.ema_count,
+            averaged,
+            report.source,
+        )
+    if report.part == "unet" and report.trained_with.sampling:
+        logger.info("%s", report.trained_with.sampling)
     for reason in dict.fromkeys(report.not_loaded[key] for key in report.lost):
         keys = [key for key in report.lost if report.not_loaded[key] == reason]
         logger.warning(

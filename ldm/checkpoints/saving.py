@@ -65,4 +65,7 @@ def save_safetensors(
     """Writes a .safetensors file atomically: `path` holds either its old content or the new one."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
+        temporary.touch()  # with the permissions of any new file, where safetensors would let only its owner read it
+        permissions = temporary.stat().st_mode
         safetensors.torch.save_file(contiguous, temporary, dict(metadata or {}))
+        temporary.chmod(permissions)

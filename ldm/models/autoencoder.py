@@ -22,6 +22,7 @@ from torch.nn.functional import l1_loss, mse_loss, pixel_shuffle, pixel_unshuffl
 
 from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.saving import SavesTrainableParameters
+from ldm.checkpoints.sidecars import AUTOENCODER_CONSTANTS
 
 
 class FusedAttnBlock(nn.Module):
@@ -99,6 +100,10 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
             load_part(self, ckpt_path, "first_stage", ignore=ignore_keys)
             return True
         return False
+
+    def diffusers_config(self) -> dict:
+        """The settings under diffusers' names, to be compared with the config.json beside published weights."""
+        return dict(AUTOENCODER_CONSTANTS)
 
     def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,C,H/f,W/f)
         raise NotImplementedError

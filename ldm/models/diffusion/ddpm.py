@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
@@ -10,14 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ldm.checkpoints.loading import CheckpointError, load_part
+from ldm.checkpoints.errors import CheckpointError
+from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.saving import SavesTrainableParameters
+from ldm.checkpoints.trained_with import TrainedWith
 from ldm.data.datamodule import DataModuleFromConfig
 from ldm.graph.batch import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.guidance import guided_denoiser
 from ldm.models.diffusion.image_logging import images_to_log
-from ldm.models.diffusion.schedule import NoiseSchedule
+from ldm.models.diffusion.published import (
+    check_defaults,
+    settle_scale_factor,
+    settle_schedule,
+    with_published_heads,
+)
 from ldm.models.encoders import build_frozen, checksums
 from ldm.models.lr_schedules import per_step, warmup_times_cosine
 from ldm.models.runtime import offload_encoders, on_device
@@ -59,14 +65,17 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         freeze_unet: trains only the U-Net's adapters (LoRA, FiLM, context projections).
         freeze_first_stage: must be true.
         cond_stage_trainable: trains the graph encoder.
-        timesteps: T of the noise schedule.
+        timesteps: T of the noise schedule. This and the next three must agree with the weights in ckpt_path, if these state
+            a schedule; by default, they are theirs, otherwise those under `defaults`, otherwise LDM's.
         linear_start: first beta of the noise schedule.
         linear_end: last beta of the noise schedule.
         beta_schedule: name of the noise schedule, 'linear'.
         image_size: height and width of the latents.
         channels: channels of the latents.
         scale_factor: factor of the latents. By default the one that the U-Net in ckpt_path was trained with, if the
-            file holds it, otherwise 1.
+            file holds it, or the config.json of the first stage states it, otherwise 1.
+        defaults: timesteps, linear_start, linear_end, beta_schedule and scale_factor to use where neither the arguments
+            above nor the weights state them.
         scale_by_std: sets scale_factor so that the latents of the first batch have a standard deviation of 1, unless it
             was read from ckpt_path.
         graph_drop: share of training rows whose graph is replaced by the learned null tokens, for classifier-free
@@ -81,7 +90,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         published_keys: the keys in PUBLISHED_KEYS.
 
     Raises:
-        CheckpointError: a frozen part has no weights, or scale_factor differs from the one in ckpt_path.
+        CheckpointError: a frozen part has no weights, or the config states something else than the weights.
         ValueError: a key or value is not supported.
     """
 
@@ -98,14 +107,15 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         freeze_unet: bool = False,
         freeze_first_stage: bool = True,
         cond_stage_trainable: bool = True,
-        timesteps: int = 1000,
-        linear_start: float = 0.0015,
-        linear_end: float = 0.0195,
-        beta_schedule: str = "linear",
+        timesteps: int | None = None,
+        linear_start: float | None = None,
+        linear_end: float | None = None,
+        beta_schedule: str | None = None,
         image_size: int = 32,
         channels: int = 4,
         scale_factor: float | None = None,
         scale_by_std: bool = False,
+        defaults: dict | None = None,
         graph_drop: float = 0.1,
         style_drop: float = 0.1,
         use_ema: bool = True,
@@ -118,22 +128,29 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
     ):
         super().__init__()
         _refuse_unsupported(init, freeze_first_stage, published_keys)
-        self.schedule = NoiseSchedule.from_name(beta_schedule, timesteps, linear_start, linear_end)
+        defaults = check_defaults(defaults)
         self.latent_size, self.channels, self.scale_by_std = image_size, channels, scale_by_std
-        self.register_buffer("scale_factor", torch.tensor(1.0 if scale_factor is None else float(scale_factor)))
+        self.register_buffer("scale_factor", torch.tensor(1.0))
         self.graph_drop, self.style_drop = graph_drop, style_drop if global_stage_config else graph_drop
         self.warmup_steps, self.cosine, self.weight_decay = warmup_steps, cosine, weight_decay
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
 
-        unet = build_part(unet_config, frozen=freeze_unet)
+        unet = build_part(with_published_heads(unet_config, ckpt_path), frozen=freeze_unet)
         unet.weights_from = f"random (init: {init})" if init else None
         self.model = nn.ModuleDict({"diffusion_model": unet})  # published checkpoints say model.diffusion_model
         self.first_stage_model = build_part(first_stage_config, frozen=True)  # pyright: ignore[reportAttributeAccessIssue]
         self.cond_stage_model = build_part(cond_stage_config, frozen=not cond_stage_trainable)
         self.global_stage_model = build_part(global_stage_config, frozen=True) if global_stage_config else None
         self._add_null_conditioning()
-        if ckpt_path:
-            self._load_weights(ckpt_path, scale_factor, cond_stage_trainable)
+        trained = self._load_weights(ckpt_path, cond_stage_trainable) if ckpt_path else TrainedWith()
+        stated = {
+            "timesteps": timesteps,
+            "linear_start": linear_start,
+            "linear_end": linear_end,
+            "beta_schedule": beta_schedule,
+        }
+        self.schedule = settle_schedule(stated, defaults, trained)
+        self._settle_scale_factor(scale_factor, defaults, trained)
         if freeze_unet:
             unet.freeze_body()
         self._refuse_frozen_without_weights()
@@ -150,26 +167,21 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         if width := (self.global_stage_model or self.cond_stage_model).embedding_dim:
             self.null_style = nn.Parameter(torch.zeros(1, width), requires_grad=self.style_drop > 0)
 
-    def _load_weights(self, ckpt_path: str, scale_factor: float | None, cond_stage_trainable: bool) -> None:
+    def _load_weights(self, ckpt_path: str, cond_stage_trainable: bool) -> TrainedWith:
         """Loads the U-Net, and the other frozen parts that have no weights yet."""
         report = load_part(self.unet, ckpt_path, "unet")
-        if report.scale_factor is not None:
-            self._adopt_scale_factor(report.scale_factor, scale_factor, report.source)
         if self.first_stage_model.weights_from is None:
             load_part(self.first_stage_model, ckpt_path, "first_stage")
         if not cond_stage_trainable and self.cond_stage_model.weights_from is None:
             load_part(self.cond_stage_model, ckpt_path, "cond_stage")
+        return report.trained_with
 
-    def _adopt_scale_factor(self, trained_with: Tensor, configured: float | None, source: str) -> None:
+    def _settle_scale_factor(self, stated: float | None, defaults: dict, trained: TrainedWith) -> None:
         """Takes the factor that the U-Net was trained with, since any other changes the noise level that it expects."""
-        if configured is None:
-            self.scale_factor = trained_with.detach().float().clone()
-        elif not math.isclose(configured, float(trained_with), rel_tol=1e-3):  # the file may be in half precision
-            raise CheckpointError(
-                f"{source}: the U-Net was trained with scale_factor {float(trained_with):.6g}, but the config sets "
-                f"{configured}: remove model.params.scale_factor, or set it to that value"
-            )
-        self.scale_by_std = False
+        source = None if self.scale_by_std and trained.scale_factor is None else self.first_stage_model.weights_from
+        factor, is_published = settle_scale_factor(stated, defaults, trained, source)
+        self.scale_factor = factor
+        self.scale_by_std = self.scale_by_std and not is_published
 
     def _refuse_frozen_without_weights(self) -> None:
         for name, part in self.parts().items():

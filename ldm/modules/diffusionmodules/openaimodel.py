@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ldm.checkpoints.sidecars import UNET_CONSTANTS
 from ldm.modules.attention import AttentionControl, Context, SpatialTransformer
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.unet_blocks import (
@@ -83,6 +84,8 @@ class UNetModel(nn.Module):
         box_bias: Whether cross-attention learns a preference for tokens whose box covers a location.
         coordinates: Number of frequencies of each location's x and y, appended to the input. For training from
             scratch, since published weights have none.
+        defaults: num_heads or num_head_channels to use if neither is given. A LatentDiffusion prefers what the config.json
+            beside published weights states.
         fixed: Published options that must have the value in FIXED_OPTIONS.
 
     Raises:
@@ -112,6 +115,7 @@ class UNetModel(nn.Module):
         lora_alpha: float | None = None,
         box_bias: bool = False,
         coordinates: int = 0,
+        defaults: Mapping[str, int] | None = None,
         **fixed,
     ):
         super().__init__()
@@ -119,13 +123,14 @@ class UNetModel(nn.Module):
         if context_dim is None:
             raise ValueError("UNetModel needs context_dim, the width of the tokens in cross-attention")
         if num_heads == -1 and num_head_channels == -1:
-            raise ValueError("UNetModel needs num_heads or num_head_channels")
+            num_heads, num_head_channels = default_heads(defaults or {})
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
         self.model_channels, self.context_dim = model_channels, context_dim
         self.use_checkpoint = use_checkpoint
         self.box_bias = box_bias
         self.coordinates = coordinates
         self.levels = len(channel_mult)
+        self.num_res_blocks = num_res_blocks
 
         blocks = BlockBuilder(
             model_channels=model_channels,
@@ -141,6 +146,9 @@ class UNetModel(nn.Module):
             linear=partial(LoRALinear, rank=lora_rank, alpha=lora_alpha) if lora_rank else nn.Linear,
             box_bias=box_bias,
         )
+        self.widths = blocks.widths
+        attending = {level for level in range(self.levels) if 2**level in attention_resolutions} | {self.levels - 1}
+        self.heads = {level: blocks.head_size(self.widths[level])[0] for level in sorted(attending)}
         # The order of construction determines the random initial weights for a seed.
         self.time_embed = _time_embedding(model_channels, blocks.time_dim)
         self.context_local_mlp, self.context_global_mlp = _context_projections(
@@ -232,6 +240,18 @@ class UNetModel(nn.Module):
             parameter.requires_grad_(any(part in ADAPTER_KEYS for part in name.split(".")))
         skip_saving_inputs(self)
 
+    def diffusers_config(self) -> dict:
+        """The settings under diffusers' names, to be compared with the config.json beside published weights."""
+        return {
+            **UNET_CONSTANTS,
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "block_out_channels": list(self.widths),
+            "layers_per_block": self.num_res_blocks,
+            "cross_attention_dim": self.context_dim,
+            "heads": self.heads,
+        }
+
     @property
     def _dtype(self) -> torch.dtype:
         return cast(nn.Linear, self.time_embed[0]).weight.dtype
@@ -269,6 +289,17 @@ def head_size(num_heads: int, num_head_channels: int, legacy: bool, channels: in
         return num_heads, channels // num_heads
     heads = channels // num_head_channels
     return heads, channels // heads if legacy else num_head_channels
+
+
+def default_heads(defaults: Mapping[str, int]) -> tuple[int, int]:
+    """Returns num_heads and num_head_channels of `defaults`. Raises ValueError if it has neither, or anything else."""
+    if unknown := defaults.keys() - {"num_heads", "num_head_channels"}:
+        raise ValueError(
+            f"UNetModel: defaults has {sorted(unknown)[0]!r}, but may have num_heads or num_head_channels only"
+        )
+    if not defaults:
+        raise ValueError("UNetModel needs num_heads or num_head_channels")
+    return defaults.get("num_heads", -1), defaults.get("num_head_channels", -1)
 
 
 def check_fixed_options(options: Mapping[str, object]) -> None:

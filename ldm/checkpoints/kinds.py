@@ -1,0 +1,69 @@
+"""Names the published model that a state dict belongs to, where that is one that this project does not support."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+# Pattern of a key that only models of one kind have -> what they are.
+BY_KEY = {
+    r"lora_(up|down|A|B)\.|^lora_(unet|te\d?)_|_lora\.(up|down)\.": "a LoRA, which --lora adds to a model",
+    r"controlnet_cond_embedding|^control_model\.|(^|\.)zero_convs\.": "a ControlNet",
+    r"motion_modules|temporal_transformer|time_stack|time_mixer": "a video model",
+    r"joint_blocks\.|attn\.add_q_proj": "Stable Diffusion 3 or FLUX",
+    r"(^|\.)double_blocks\.": "FLUX",
+    r"adaln_single|adaLN_modulation": "a diffusion transformer (DiT, PixArt)",
+    r"time_embedding\.cond_proj": "a latent consistency model",
+}
+INPUTS = {
+    5: "depth-to-image model (5 input channels)",
+    7: "upscaler (7 input channels)",
+    8: "InstructPix2Pix model (8 input channels)",
+    9: "inpainting model (9 input channels)",
+}
+CONTEXTS = {
+    1024: "Stable Diffusion 2",
+    1280: "the refiner of Stable Diffusion XL",
+    2048: "Stable Diffusion XL",
+}
+SUPPORTED = "supported are models of the kind of Stable Diffusion 1.x, LDM and SGDiff"
+
+
+def describe_kind(state: Mapping[str, Tensor], part: str) -> str | None:
+    """What a state dict is, as in "is an inpainting model"; None if it is none of the known kinds.
+
+    `state` has LDM's or diffusers' keys of the part, without the prefix of a whole model.
+    """
+    for pattern, kind in BY_KEY.items():
+        if any(re.search(pattern, key) for key in state):
+            return kind
+    return describe_first_stage(state) if part == "first_stage" else describe_unet(state)
+
+
+def describe_unet(state: Mapping[str, Tensor]) -> str | None:
+    first = find_tensor(state, r"^(input_blocks\.0\.0|conv_in)\.weight$", 4)
+    context = find_tensor(state, r"attn2\.to_k\.weight$", 2)
+    family = CONTEXTS.get(context.shape[1]) if context is not None else None
+    inputs = INPUTS.get(first.shape[1]) if first is not None else None
+    if inputs:
+        article = "an" if inputs[0] in "Ii" else "a"
+        return f"{article} {inputs}" + (f" of {family}" if family else "")
+    return family
+
+
+def describe_first_stage(state: Mapping[str, Tensor]) -> str | None:
+    if any(re.match(r"(encoder\.|decoder\.)?(layers\.)?\d+\.(conv\.0\.)?weight$", key) for key in state):
+        return "a tiny autoencoder (TAESD)"
+    first = next((value for key, value in state.items() if key.endswith("decoder.conv_in.weight")), None)
+    if first is not None and first.ndim == 5:
+        return "an autoencoder of videos"
+    if first is not None and first.ndim == 4 and first.shape[1] == 16:
+        return "the 16-channel autoencoder of Stable Diffusion 3 or FLUX"
+    return None
+
+
+def find_tensor(state: Mapping[str, Tensor], pattern: str, dimensions: int) -> Tensor | None:
+    found = (value for key, value in state.items() if value.ndim == dimensions and re.search(pattern, key))
+    return next(found, None)

@@ -1,0 +1,209 @@
+"""What a U-Net was trained with, as far as its file and the files beside it state: noise schedule, prediction, scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from ldm.checkpoints.errors import CheckpointError
+from ldm.checkpoints.sidecars import Sidecar, Sidecars, scale_factor_of
+
+# Default values of diffusers' schedulers, which scheduler_config.json may leave out; those of some classes differ.
+DEFAULTS = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
+OTHER_DEFAULTS = {
+    **dict.fromkeys(
+        ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+        {"beta_start": 0.00085, "beta_end": 0.012},
+    ),
+    **dict.fromkeys(
+        ("LCMScheduler", "TCDScheduler"), {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    ),
+}
+CLIPPING = ("DDIMScheduler", "DDPMScheduler", "DDIMParallelScheduler", "DDPMParallelScheduler")  # by default
+# diffusers' schedulers -> the sampler here; of those marked so, the sampler stands in for another one.
+SAME = {"DDIMScheduler": "ddim", "DDIMParallelScheduler": "ddim", "DPMSolverMultistepScheduler": "dpm++"}
+STANDS_IN = {
+    "PNDMScheduler": "ddim",
+    "DDPMScheduler": "ddim",
+    "DDPMParallelScheduler": "ddim",
+    "EulerDiscreteScheduler": "ddim",
+    "EulerAncestralDiscreteScheduler": "ddim",
+    "LCMScheduler": "ddim",
+    "TCDScheduler": "ddim",
+    "DPMSolverSinglestepScheduler": "dpm++",
+    "DPMSolverSDEScheduler": "dpm++",
+    "UniPCMultistepScheduler": "dpm++",
+    "DEISMultistepScheduler": "dpm++",
+    "SASolverScheduler": "dpm++",
+    "HeunDiscreteScheduler": "dpm++",
+    "KDPM2DiscreteScheduler": "dpm++",
+    "KDPM2AncestralDiscreteScheduler": "dpm++",
+    "LMSDiscreteScheduler": "dpm++",
+}
+# Schedulers of models that are no discrete diffusion models with a schedule of betas.
+OTHER_PROCESSES = ("FlowM", "EDM", "ScoreSde", "KarrasVe", "CMStochastic", "SCM", "CosineDPM")
+PREDICTIONS = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+ZERO_SNR = 1e-7  # alpha-bar at the last timestep up to which its signal-to-noise ratio counts as zero
+
+
+@dataclass(frozen=True)
+class TrainedWith:
+    """What a U-Net was trained with.
+
+    Attributes:
+        betas: (T,) float64, the noise schedule; None if nothing states it.
+        betas_source: where it is stated.
+        prediction: "epsilon", "v_prediction" or another; None if nothing states it.
+        prediction_source: where it is stated.
+        zero_snr_source: where it is stated that the last timestep is pure noise; empty if nothing states it.
+        scale_factor: factor of the latents, a scalar.
+        scale_source: where it is stated.
+        sampling: what the original sampler does otherwise than those here, as a sentence.
+    """
+
+    betas: Tensor | None = None
+    betas_source: str = ""
+    prediction: str | None = None
+    prediction_source: str = ""
+    zero_snr_source: str = ""
+    scale_factor: Tensor | None = None
+    scale_source: str = ""
+    sampling: str = ""
+
+    def refuse_unsupported(self) -> None:
+        """Raises CheckpointError for a U-Net that predicts something else than the noise, or from pure noise."""
+        if self.prediction not in (None, "epsilon"):
+            kind = "v-prediction" if self.prediction == "v_prediction" else f"prediction_type {self.prediction!r}"
+            raise CheckpointError(
+                f"{self.prediction_source}: a model of {kind}, which is not supported yet; use a model that predicts the "
+                "noise (epsilon)"
+            )
+        if self.zero_snr_source:
+            raise CheckpointError(
+                f"{self.zero_snr_source}: a model of zero-terminal SNR, which is not supported yet; use a model whose last "
+                "timestep keeps some signal"
+            )
+
+
+def trained_with(state: Mapping[str, Tensor], source: str, path: Path | None, sidecars: Sidecars) -> TrainedWith:
+    """Collects what the tensors of a file, its metadata and the settings beside it state; the file itself goes first.
+
+    Raises:
+        CheckpointError: a value is damaged, or the scheduler is one of another kind of model.
+    """
+    scheduler = sidecars.scheduler
+    betas, betas_source = state.get("betas"), source
+    if betas is not None and betas.is_meta:  # shapes without values
+        betas = None
+    elif betas is None and scheduler:
+        betas, betas_source = scheduler_betas(scheduler), str(scheduler.path)
+    prediction, prediction_source = prediction_in_file(state, path), source
+    if prediction is None and scheduler:
+        prediction, prediction_source = str(scheduler.values.get("prediction_type", "epsilon")), str(scheduler.path)
+    scale, scale_source = state.get("scale_factor"), source
+    if scale is None and (value := scale_factor_of(sidecars.first_stage)) is not None:
+        scale, scale_source = torch.tensor(value), str(sidecars.first_stage.path)
+    zero_snr_source = source if "ztsnr" in state else ""
+    if scheduler and scheduler.values.get("rescale_betas_zero_snr"):
+        zero_snr_source = str(scheduler.path)
+    elif betas is not None and ends_in_noise(betas):
+        zero_snr_source = betas_source
+    return TrainedWith(
+        None if betas is None else betas.double(),
+        betas_source,
+        PREDICTIONS.get(prediction, prediction) if prediction else None,
+        prediction_source,
+        zero_snr_source,
+        scale,
+        scale_source,
+        describe_sampling(scheduler) if scheduler else "",
+    )
+
+
+def ends_in_noise(betas: Tensor) -> bool:  # (T,)
+    return bool((1 - betas.double()).prod() < ZERO_SNR)
+
+
+def prediction_in_file(state: Mapping[str, Tensor], path: Path | None) -> str | None:
+    """What a single file says that its U-Net predicts: a tensor called v_pred, or the metadata modelspec.prediction_type."""
+    if "v_pred" in state:
+        return "v_prediction"
+    if path is None or not path.is_file() or path.suffix != ".safetensors":
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("modelspec.prediction_type")
+
+
+def scheduler_betas(scheduler: Sidecar) -> Tensor | None:  # -> (T,) float64
+    """The noise schedule by a scheduler_config.json; None if it states none.
+
+    Raises:
+        CheckpointError: a value is not a number, the schedule is not known, or the model is not a diffusion model.
+    """
+    name = str(scheduler.values.get("_class_name", ""))
+    if name.startswith(OTHER_PROCESSES):
+        raise CheckpointError(
+            f"{scheduler.path}: {name} belongs to a model of another process (such as flow matching), which is not "
+            "supported; use a model that predicts the noise"
+        )
+    if name not in SAME | STANDS_IN and not scheduler.values.keys() & {*DEFAULTS, "trained_betas"}:
+        return None
+    values = DEFAULTS | OTHER_DEFAULTS.get(name, {}) | scheduler.values
+    if (trained := values.get("trained_betas")) is not None:
+        if not isinstance(trained, list) or not trained or not all(is_beta(value) for value in trained):
+            raise CheckpointError(
+                f"{scheduler.path}: trained_betas is not a list of numbers between 0 and 1; correct it"
+            )
+        return torch.tensor(trained, dtype=torch.float64)
+    start, end, steps, kind = (
+        values[key] for key in ("beta_start", "beta_end", "num_train_timesteps", "beta_schedule")
+    )
+    if type(steps) is not int or not 2 <= steps <= 100_000:
+        raise CheckpointError(
+            f"{scheduler.path}: num_train_timesteps {steps!r} is not a number of timesteps; correct it"
+        )
+    for key in ("beta_start", "beta_end"):
+        if not is_beta(values[key]):
+            raise CheckpointError(
+                f"{scheduler.path}: {key} {values[key]!r} is not a number between 0 and 1; correct it"
+            )
+    if kind == "linear":
+        return torch.linspace(start, end, steps, dtype=torch.float64)
+    if kind == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    if kind == "squaredcos_cap_v2":  # Nichol & Dhariwal 2102.09672, eq. 17
+        alphas = ((torch.linspace(0, 1, steps + 1, dtype=torch.float64) + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+        return (1 - alphas[1:] / alphas[:-1]).clamp(max=0.999)
+    raise CheckpointError(
+        f"{scheduler.path}: beta_schedule {kind!r} is not known; known are linear, scaled_linear and squaredcos_cap_v2"
+    )
+
+
+def is_beta(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= 1
+
+
+def describe_sampling(scheduler: Sidecar) -> str:
+    """What the scheduler of a scheduler_config.json does otherwise than the samplers here; empty if nothing."""
+    values, name = scheduler.values, str(scheduler.values.get("_class_name", "its scheduler"))
+    found = []
+    if name not in SAME:
+        found.append(f"{name} is not available here, the sampler {STANDS_IN.get(name, 'ddim')} stands in")
+    if values.get("clip_sample", name in CLIPPING):
+        found.append("clip_sample is true, but predicted latents are not clipped here")
+    if values.get("thresholding"):
+        found.append("thresholding is true, but predicted latents are not thresholded here")
+    if values.get("steps_offset", 1) != 1:
+        found.append(f"steps_offset is {values['steps_offset']!r}, but the first timestep is 1 here")
+    if values.get("timestep_spacing", "leading") != "leading":
+        found.append(f"timestep_spacing is {values['timestep_spacing']!r}, but timesteps are spaced as 'leading' here")
+    if values.get("set_alpha_to_one"):
+        found.append("set_alpha_to_one is true, but sampling ends at the first timestep here")
+    return f"{scheduler.path}: {'; '.join(found)}" if found else ""

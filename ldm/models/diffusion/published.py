@@ -1,0 +1,164 @@
+"""Settles what a config leaves open by what the published weights state: noise schedule, scale factor, attention heads.
+
+A value that a config states in `params` must agree with the weights. A value under `params.defaults` is open: it is used only
+where the weights state nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.checkpoints.errors import CheckpointError
+from ldm.checkpoints.sidecars import head_counts, read_sidecars, scale_factor_of
+from ldm.checkpoints.trained_with import TrainedWith
+from ldm.models.diffusion.schedule import NoiseSchedule
+from ldm.util.config import plain
+from ldm.util.errors import did_you_mean
+
+LDM_SCHEDULE = {"timesteps": 1000, "linear_start": 0.0015, "linear_end": 0.0195, "beta_schedule": "linear"}
+OPEN = (*LDM_SCHEDULE, "scale_factor")
+TOLERANCE = 1e-3  # relative, since files may store their betas in half precision
+
+
+def check_defaults(defaults: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The values under `model.params.defaults`. Raises ValueError for a key that cannot be left open."""
+    for key in defaults or {}:
+        if key not in OPEN:
+            raise ValueError(
+                f"model.params.defaults.{key}: only {', '.join(OPEN)} can stand there{did_you_mean(key, OPEN)}"
+            )
+    return dict(defaults or {})
+
+
+def settle_schedule(stated: Mapping[str, Any], defaults: Mapping[str, Any], trained: TrainedWith) -> NoiseSchedule:
+    """The noise schedule of the weights if they state it, else that of the config.
+
+    Args:
+        stated: timesteps, linear_start, linear_end and beta_schedule as the config states them; None for what it leaves open.
+        defaults: their values where neither states them.
+        trained: what the weights were trained with.
+
+    Raises:
+        CheckpointError: the config states something else than the weights, or the weights' schedule is damaged.
+    """
+    stated = {key: value for key, value in stated.items() if value is not None}
+    fallback = LDM_SCHEDULE | {key: value for key, value in defaults.items() if key in LDM_SCHEDULE}
+    configured = _from_options(fallback | stated)
+    betas = trained.betas
+    if betas is None:
+        return configured
+    if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
+        raise CheckpointError(f"{trained.betas_source}: its betas are not a noise schedule; the file is damaged")
+    if _agree(configured.betas, betas):
+        return configured
+    published = {"timesteps": len(betas), "linear_start": float(betas[0]), "linear_end": float(betas[-1])}
+    closed_form = _find_closed_form(betas)
+    _refuse_others(stated, published, closed_form is not None, trained.betas_source)
+    return closed_form or NoiseSchedule(betas, (1 - betas).cumprod(0))
+
+
+def settle_scale_factor(
+    stated: float | None, defaults: Mapping[str, Any], trained: TrainedWith, first_stage_source: str | None
+) -> tuple[Tensor, bool]:
+    """The scale factor of the latents, and whether the weights state it.
+
+    Args:
+        stated: by the config; None if it leaves it open.
+        defaults: for the value where neither states it.
+        trained: what the U-Net was trained with.
+        first_stage_source: path of the first stage's weights, beside which its config.json may state a factor.
+
+    Raises:
+        CheckpointError: the config states another value than the weights, or the U-Net and the first stage differ.
+    """
+    beside = read_sidecars(first_stage_source).first_stage
+    factor, source = trained.scale_factor, trained.scale_source
+    own = scale_factor_of(beside)
+    if factor is None and own is not None:
+        factor, source = torch.tensor(own), str(beside.path)
+    elif factor is not None and own is not None and stated is None and not _is_close(own, float(factor)):
+        raise CheckpointError(
+            f"{beside.path}: scaling_factor is {own:.6g}, but the U-Net was trained with {float(factor):.6g} ({source}): "
+            "use the first stage of the U-Net, or set model.params.scale_factor to the U-Net's"
+        )
+    if factor is None:
+        value = stated if stated is not None else defaults.get("scale_factor", 1.0)
+        return torch.tensor(float(value)), False
+    if stated is not None and not _is_close(stated, float(factor)):
+        raise CheckpointError(
+            f"{source}: the U-Net was trained with scale_factor {float(factor):.6g}, but the config sets {stated}: remove "
+            "model.params.scale_factor, or set it to that value"
+        )
+    return (factor.detach().float().clone() if stated is None else torch.tensor(float(stated))), True
+
+
+def with_published_heads(unet_config: Mapping, ckpt_path: Any) -> dict:
+    """The config of a U-Net with the number of heads that unet/config.json beside its weights states.
+
+    It changes only what the config leaves open (no num_heads and no num_head_channels in `params`).
+    """
+    config = plain(unet_config)
+    params = dict(config.get("params") or {})
+    sidecar = read_sidecars(ckpt_path).unet
+    if sidecar is None or params.get("num_heads", -1) != -1 or params.get("num_head_channels", -1) != -1:
+        return config
+    widths = [params["model_channels"] * factor for factor in params.get("channel_mult", (1, 2, 4, 8))]
+    heads = head_counts(sidecar.values, len(widths))
+    if heads is None:
+        return config
+    if len(set(heads)) == 1:
+        params["num_heads"] = heads[0]
+    elif len(channels := {width // count for width, count in zip(widths, heads)}) == 1:
+        params["num_head_channels"] = channels.pop()
+    else:
+        raise CheckpointError(
+            f"{sidecar.path}: {heads} attention heads in its levels, neither equal nor of equal width; this is not supported"
+        )
+    return {**config, "params": params}
+
+
+def _from_options(options: Mapping[str, Any]) -> NoiseSchedule:
+    return NoiseSchedule.from_name(
+        options["beta_schedule"], options["timesteps"], options["linear_start"], options["linear_end"]
+    )
+
+
+def _agree(ours: Tensor, theirs: Tensor) -> bool:
+    return len(ours) == len(theirs) and torch.allclose(ours, theirs, rtol=TOLERANCE, atol=0)
+
+
+def _is_close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=TOLERANCE)
+
+
+def _find_closed_form(betas: Tensor) -> NoiseSchedule | None:
+    """LDM's 'linear' schedule with the fewest digits that agrees with `betas`, or None."""
+    for digits in range(2, 8):
+        start, end = (float(f"{float(betas[i]):.{digits}g}") for i in (0, -1))
+        schedule = NoiseSchedule.linear(len(betas), start, end)
+        if _agree(schedule.betas, betas):
+            return schedule
+    return None
+
+
+def _refuse_others(stated: Mapping[str, Any], published: Mapping[str, Any], is_linear: bool, source: str) -> None:
+    """Raises CheckpointError if the config states a part of the schedule that is not the weights'."""
+    differing = [
+        f"{key} {stated[key]} for {value:.6g}"
+        for key, value in published.items()
+        if key in stated and not _is_close(stated[key], value)
+    ]
+    if "beta_schedule" in stated and not is_linear:
+        differing.append(
+            f"beta_schedule {stated['beta_schedule']!r} for betas that are not linear in their square root"
+        )
+    if differing:
+        raise CheckpointError(
+            f"{source}: the model was trained with another noise schedule than model.params of the config "
+            f"({'; '.join(differing)}): remove these keys, or set them to the values of the weights"
+        )
