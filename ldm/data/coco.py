@@ -2,7 +2,8 @@
 
 The rules are those of sg2im (Johnson et al. 2018, section 4; google/sg2im, sg2im/data/coco.py). Every annotation whose box
 covers more than 2 % of the image is an object. Each object is related to one other, drawn at random, with either as the
-subject. An object's centre is computed from its mask at full resolution, whereas sg2im uses the mask resized to 16 x 16.
+subject. An object's centre is computed from its mask: at full resolution, or resized to 16 x 16 as for published weights.
+An annotation without mask, as in files for detection, has the centre of its box.
 """
 
 from __future__ import annotations
@@ -12,25 +13,22 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coding
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.coco_annotations import AnnotationFilter, CocoError, read_annotations
+from ldm.data.coco_masks import Point, decode_mask, has_mask, mask_centre, small_mask_centre
+from ldm.data.files import find_file
+from ldm.data.values import require_count, require_share
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
+from ldm.util.errors import ConfigError
 from ldm.util.images import find_image_errors, read_image, resize_square, to_tensor
 
-UNSUPPORTED_OPTIONS = {
-    "mask_size": "; object centres are computed from masks at full resolution",
-    "normalize_images": "; images are always in [-1,1]",
-}
-
-Point = tuple[float, float]
+UNSUPPORTED_OPTIONS = {"normalize_images": "; images are always in [-1,1]"}
 
 
 class COCOTrain(Dataset):
@@ -54,10 +52,12 @@ class COCOTrain(Dataset):
         instance_whitelist: names of the thing categories to use (default: all).
         stuff_whitelist: names of the stuff categories to use (default: all).
         seed: of the random relations.
+        mask_size: side of the resized masks that objects' centres are computed from, sg2im's 16 for the relations that
+            published weights learned; None for masks at full resolution.
 
     Raises:
         CocoError: files are missing, broken or inconsistent, or no photograph passes the limits.
-        TypeError: an option is unknown.
+        ConfigError: an option is unknown, or has an impossible value.
     """
 
     published_vocabulary = (184, 7, 0)  # objects, predicates, attributes
@@ -78,15 +78,25 @@ class COCOTrain(Dataset):
         instance_whitelist: Sequence[str] | None = None,
         stuff_whitelist: Sequence[str] | None = None,
         seed: int = 0,
+        mask_size: int | None = None,
         **others,
     ):
+        kind = type(self).__name__
         for name in others:
-            raise TypeError(
-                f"{type(self).__name__} has no option {name}; leave it out{UNSUPPORTED_OPTIONS.get(name, '')}"
-            )
+            raise ConfigError(f"{kind} has no option {name}; leave it out{UNSUPPORTED_OPTIONS.get(name, '')}")
+        for name, value, least in (
+            ("image_size", image_size, 1),
+            ("min_objects_per_image", min_objects_per_image, 0),
+            ("max_objects_per_image", max_objects_per_image, 1),
+            ("max_samples", max_samples, 0),
+            ("mask_size", mask_size, 1),
+        ):
+            if value is not None:
+                require_count(f"{kind}: {name}", value, least)
+        require_share(f"{kind}: min_object_size", min_object_size)
         if stuff_only and not stuff_json:
             raise CocoError("stuff_only requires stuff_json; name that file, or set stuff_only: false")
-        self.image_dir, self.image_size = Path(image_dir), image_size
+        self.image_dir, self.image_size, self.mask_size = Path(image_dir), image_size, mask_size
         if not self.image_dir.is_dir():
             raise CocoError(f"image_dir {image_dir} is not a folder; unpack the photographs there, or correct the path")
         self.include_relationships = include_relationships
@@ -112,8 +122,8 @@ class COCOTrain(Dataset):
         return to_tensor(resize_square(read_image(self.image_path(index)), self.image_size)), graph
 
     def image_path(self, index: int) -> Path:
-        """The path of one photograph."""
-        return self.image_dir / self.annotations.file_names[index]
+        """The path of one photograph, whose name on disk may be in another Unicode form than in the annotations."""
+        return find_file(self.image_dir, str(self.annotations.file_names[index]))
 
     def image_names(self) -> list[str]:
         """The paths of all photographs, relative to image_dir."""
@@ -133,7 +143,7 @@ class COCOTrain(Dataset):
         triples = []
         if self.include_relationships and len(boxes) > 1:
             rng = self._rng(index)
-            centres = [self._mask_centre(index, row) or _box_centre(box) for row, box in zip(rows, boxes)]
+            centres = [self._centre(index, row, box) for row, box in zip(rows, boxes)]
             for current in range(len(boxes)):
                 other = rng.choice([row for row in range(len(boxes)) if row != current])
                 s, o = (current, other) if rng.random() > 0.5 else (other, current)
@@ -143,7 +153,8 @@ class COCOTrain(Dataset):
 
     def summary(self) -> str:
         """The number of objects; the number of relations is not fixed, since they are drawn at random."""
-        return f"{len(self.annotations.ids)} objects"
+        objects, dropped = len(self.annotations.ids), self.annotations.dropped
+        return f"{objects} objects" + (f" ({dropped} with boxes outside of the image left out)" if dropped else "")
 
     def check(self) -> Iterator[str]:
         """Reads all photographs and masks and yields each problem as 'where: what'."""
@@ -155,11 +166,12 @@ class COCOTrain(Dataset):
                 with Image.open(path) as image:
                     if image.size != size:
                         yield f"{path}: the annotations are for {size[0]} x {size[1]} pixels, unlike the file"
-            except OSError:
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 pass  # reported above
             for row in self._rows(index):
                 try:
-                    if self._mask_centre(index, row) is None:
+                    mask = self._mask(index, row)
+                    if mask is not None and not mask.any():
                         yield f"{path}, annotation {self.annotations.ids[row]}: the mask is empty"
                 except CocoError as error:
                     yield str(error)
@@ -171,17 +183,26 @@ class COCOTrain(Dataset):
         index = range(len(self))[index]
         return range(*self.annotations.first[index : index + 2].tolist())
 
-    def _mask_centre(self, index: int, row: int) -> Point | None:
+    def _mask(self, index: int, row: int) -> np.ndarray | None:
+        """The mask (H,W) of an object, or None if the annotation has none."""
         start, end = self.annotations.start[row : row + 2]
         width, height = self.annotations.sizes[index].tolist()
         try:
-            mask = decode_mask(json.loads(self.annotations.segmentations[start:end]), width, height)
-        except Exception as error:  # noqa: BLE001 - pycocotools raises Exception itself, besides TypeError, ValueError, ...
+            segmentation = json.loads(self.annotations.segmentations[start:end])
+            return decode_mask(segmentation, width, height) if has_mask(segmentation) else None
+        except Exception as error:  # pycocotools raises Exception itself, besides TypeError, ValueError, ...
             raise CocoError(
                 f"{self.image_path(index)}, annotation {self.annotations.ids[row]}: "
                 f"the mask cannot be decoded ({error}); correct it, or remove the annotation from its file"
             ) from None
-        return mask_centre(mask)
+
+    def _centre(self, index: int, row: int, box: Box) -> Point:
+        """The centre of an object's mask, or of its box if it has none or an empty one."""
+        mask = self._mask(index, row)
+        centre = None
+        if mask is not None:
+            centre = mask_centre(mask) if self.mask_size is None else small_mask_centre(mask, box, self.mask_size)
+        return centre or _box_centre(box)
 
 
 class COCOValidation(COCOTrain):
@@ -211,32 +232,6 @@ def find_relation(subject: Box, object: Box, subject_centre: Point, object_centr
     if -math.pi / 4 <= angle < math.pi / 4:
         return "right of"
     return "above" if angle < 0 else "below"
-
-
-def decode_mask(segmentation: Any, width: int, height: int) -> np.ndarray:
-    """Returns a mask (H,W) of 0 and 1.
-
-    Args:
-        segmentation: polygons [[x, y, x, y, ...], ...], or a run-length encoding whose counts are numbers or text.
-        width: of the image in pixels; `height` likewise.
-    """
-    if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # pycocotools takes 4 numbers for a box
-        if not polygons:
-            return np.zeros((height, width), np.uint8)
-        return coding.decode(coding.merge(coding.frPyObjects(polygons, height, width)))
-    if isinstance(segmentation["counts"], list):
-        segmentation = coding.frPyObjects(segmentation, height, width)
-    return coding.decode(segmentation)
-
-
-def mask_centre(mask: np.ndarray) -> Point | None:
-    """Returns the mean position x, y in [0,1] of the pixels of a mask (H,W), or None if it is empty."""
-    if not mask.any():
-        return None
-    columns, rows = mask.sum(0, dtype=np.int64), mask.sum(1, dtype=np.int64)
-    x, y = (counts @ (np.arange(len(counts)) + 0.5) / counts.sum() / len(counts) for counts in (columns, rows))
-    return float(x), float(y)
 
 
 def _box_centre(box: Box) -> Point:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
-import h5py
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldm.data.files import find_file
+from ldm.data.values import require_count
+from ldm.data.vg_file import VGFile
 from ldm.data.vg_preprocess import PUBLISHED_VOCABULARY
 from ldm.graph.scene_graph import SceneGraph
-from ldm.graph.validation import Box, GraphError
+from ldm.graph.validation import Box
 from ldm.graph.vocab import Vocab
 from ldm.util.images import ImageError, find_image_errors, read_image, resize_square, to_tensor
 
@@ -24,7 +24,7 @@ class VGTrain(Dataset):
     """Visual Genome with graphs: ds[i] is (image (3,S,S) in [-1,1], SceneGraph with boxes and attributes).
 
     Objects are drawn at random, depending on (seed, epoch, index) only. Relations of an object with itself are left out.
-    Boxes are clipped to the image; one without area in the image is treated as unknown.
+    Boxes are clipped to the image; one without area in the image, or not finite, is treated as unknown.
 
     Args:
         vocab: path of the vocab.json that was written together with the h5 file.
@@ -40,9 +40,9 @@ class VGTrain(Dataset):
         seed: of the random objects.
 
     Raises:
-        FileNotFoundError: `h5_path` does not exist.
-        GraphError: `vocab` does not belong to the h5 file.
-        ValueError: the h5 file is broken, or `max_objects` is not positive.
+        DataError: the h5 file is missing, broken, or of another kind.
+        GraphError: `vocab` is broken, or does not belong to the h5 file.
+        ConfigError: an option has an impossible value.
     """
 
     published_vocabulary = PUBLISHED_VOCABULARY
@@ -59,37 +59,17 @@ class VGTrain(Dataset):
         use_orphaned_objects: bool = True,
         seed: int = 0,
     ):
-        if max_objects < 1:
-            raise ValueError(f"max_objects is {max_objects}; a graph needs at least one object")
+        kind = type(self).__name__
         self.vocab = Vocab.read(vocab)
         self.h5_path, self.image_dir = Path(h5_path), Path(image_dir)
-        self.image_size, self.max_objects = image_size, max_objects
+        self.image_size = require_count(f"{kind}: image_size", image_size)
+        self.max_objects = require_count(f"{kind}: max_objects", max_objects)
         self.include_relationships, self.use_orphaned_objects = include_relationships, use_orphaned_objects
         self.seed, self.epoch = seed, 0
-        self._opened: tuple[int, Mapping[str, Any]] | None = None  # process id, file
-        if not self.h5_path.is_file():
-            raise FileNotFoundError(f"{h5_path}: no such file; create it with scripts/preprocess_vg.py (see DATA.md)")
-        try:
-            with h5py.File(self.h5_path, "r") as file:
-                arrays = cast("Mapping[str, Any]", file)
-                counts = arrays["objects_per_image"][:]
-                self._require_vocabulary(arrays, vocab)
-        except (OSError, KeyError) as error:
-            raise ValueError(f"{h5_path}: not a file of scripts/preprocess_vg.py ({error}); run it again") from None
-        self._length = len(counts) if max_samples is None else min(max_samples, len(counts))
-        self._first_row = np.cumsum(counts) - counts  # of each image in object_attributes
-
-    def _require_vocabulary(self, file: Mapping[str, Any], vocab: str | Path) -> None:
-        for array, names in (
-            ("object_names", self.vocab.objects),
-            ("relationship_predicates", self.vocab.predicates),
-            ("object_attributes", self.vocab.attributes),
-        ):
-            if file[array].size and (largest := file[array][:].max()) >= len(names):
-                raise GraphError(
-                    f"{self.h5_path}: {array} contains index {largest}, but the vocabulary {vocab} has {len(names)} entries; "
-                    "use the vocab.json that was written together with this file"
-                )
+        self._file = VGFile(self.h5_path, self.vocab, vocab)
+        self._length = len(self._file)
+        if max_samples is not None:
+            self._length = min(require_count(f"{kind}: max_samples", max_samples, 0), self._length)
 
     def __len__(self) -> int:
         return self._length
@@ -106,30 +86,37 @@ class VGTrain(Dataset):
         return to_tensor(resize_square(image, self.image_size)), self.graph(index, image.size)
 
     def image_path(self, index: int) -> Path:
-        """The path of one image."""
-        return self.image_dir / self._file["image_paths"][index].decode()
+        """The path of one image, whose name on disk may be in another Unicode form than in the h5 file."""
+        index = range(len(self))[index]
+        with self._file.explain_errors():
+            (name,) = self._file.image_names(slice(index, index + 1))
+        return find_file(self.image_dir, name)
 
     def image_names(self) -> list[str]:
         """The paths of all images, relative to image_dir."""
-        return [path.decode() for path in self._file["image_paths"][: len(self)]]
+        with self._file.explain_errors():
+            return self._file.image_names(slice(len(self)))
 
     def graph(self, index: int, size: tuple[int, int]) -> SceneGraph:
         """The graph of one image, which is not read.
 
         Args:
             size: (width, height) of the image file in pixels, on which the boxes depend.
-        """
-        file = self._file
-        count, relations = int(file["objects_per_image"][index]), int(file["relationships_per_image"][index])
-        columns = (file[f"relationship_{part}"][index, :relations] for part in ("subjects", "predicates", "objects"))
-        valid = range(count)
-        triples = [(s, p, o) for s, p, o in zip(*(c.tolist() for c in columns)) if s != o and s in valid and o in valid]
-        chosen = self._choose(count, {obj for s, _, o in triples for obj in (s, o)}, self._rng(index))
 
+        Raises:
+            DataError: the h5 file cannot be read any more.
+        """
+        file, path = self._file, self.image_path(index)
+        count, relations = int(file.objects[index]), int(file.relations[index])
+        with file.explain_errors():
+            columns = [file.integers(f"relationship_{part}", index) for part in ("subjects", "predicates", "objects")]
+            names = file.integers("object_names", index).tolist()
+            boxes, attributes = file.boxes(index) / (*size, *size), file.attributes(index)
+        valid = range(count)
+        rows = zip(*(column[:relations].tolist() for column in columns))
+        triples = [(s, p, o) for s, p, o in rows if s != o and s in valid and o in valid]
+        chosen = self._choose(count, {obj for s, _, o in triples for obj in (s, o)}, self._rng(index))
         position = {row: place for place, row in enumerate(chosen)}  # of the file's objects in the graph
-        names = file["object_names"][index].tolist()
-        boxes = file["object_boxes"][index] / (*size, *size)
-        attributes = file["object_attributes"][self._first_row[index] : self._first_row[index] + count]
         return SceneGraph(
             objects=tuple(self.vocab.objects[names[row]] for row in chosen),
             boxes=tuple(_to_corners(*boxes[row].tolist()) for row in chosen),
@@ -139,27 +126,30 @@ class VGTrain(Dataset):
                 for s, p, o in triples
                 if self.include_relationships and s in position and o in position
             ),
-            image=str(self.image_path(index)),
+            image=str(path),
         )
 
     def summary(self) -> str:
         """The numbers of objects and relations in the file."""
-        objects, relations = (
-            self._file[name][: len(self)].sum() for name in ("objects_per_image", "relationships_per_image")
-        )
+        objects, relations = (counts[: len(self)].sum() for counts in (self._file.objects, self._file.relations))
         return f"{objects} objects, {relations} relations"
 
     def check(self) -> Iterator[str]:
-        """Reads all images and relations and yields each problem as 'where: what'."""
-        yield from find_image_errors([self.image_dir / name for name in self.image_names()])
-        objects = self._file["objects_per_image"][: len(self)]
-        relations = self._file["relationships_per_image"][: len(self)]
+        """Reads all images, boxes and relations and yields each problem as 'where: what'."""
+        yield from find_image_errors([find_file(self.image_dir, name) for name in self.image_names()])
+        objects, relations = (counts[: len(self)] for counts in (self._file.objects, self._file.relations))
         for name in ("relationship_subjects", "relationship_objects"):
-            array = self._file[name][: len(self)]
+            with self._file.explain_errors():
+                array = self._file.integers(name, slice(len(self)))
             used = np.arange(array.shape[1]) < relations[:, None]
             for index, column in np.argwhere(used & ((array < 0) | (array >= objects[:, None]))):
                 where = f"{self.h5_path}, {name}[{index}, {column}]"
                 yield f"{where}: the image has no object {array[index, column]}"
+        with self._file.explain_errors():
+            finite = np.isfinite(self._file.boxes(slice(len(self)))).all(-1)
+        used = np.arange(finite.shape[1]) < objects[:, None]
+        for index, column in np.argwhere(used & ~finite):
+            yield f"{self.h5_path}, object_boxes[{index}, {column}]: the box is not finite"
 
     def _choose(self, count: int, related: set[int], rng: random.Random) -> list[int]:
         """Rows of at most max_objects of the `count` objects, in ascending order."""
@@ -173,16 +163,6 @@ class VGTrain(Dataset):
 
     def _rng(self, index: int) -> random.Random:
         return random.Random(f"{self.seed}/{self.epoch}/{index}")
-
-    @property
-    def _file(self) -> Mapping[str, Any]:
-        """Opened once in each process, since h5py files can be neither forked nor pickled."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), h5py.File(self.h5_path, "r")
-        return self._opened[1]
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_opened": None}
 
 
 class VGValidation(VGTrain):

@@ -30,9 +30,9 @@ def write_coco(
 ) -> COCOTrain:
     """Writes images and annotation files to `folder` and returns a data set of them."""
     listed = [{"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in images]
-    for i in images:
+    for number, i in enumerate(images, 1):
         if not (folder / f"{i}.png").exists():
-            Image.new("RGB", (WIDTH, HEIGHT), (40 * i, 0, 255)).save(folder / f"{i}.png")
+            Image.new("RGB", (WIDTH, HEIGHT), (40 * number % 256, 0, 255)).save(folder / f"{i}.png")
     paths = {}
     for name, items, names in (("instances", annotations, categories), ("stuff", stuff, stuff_categories)):
         if items is not None:

@@ -1,5 +1,7 @@
 """Reading COCO's annotation files: which images and objects pass the filter, and what is wrong with broken files."""
 
+import logging
+
 import pytest
 from coco_files import rectangle
 
@@ -91,10 +93,92 @@ def test_a_category_with_two_names_is_an_error(coco):
         coco([rectangle(0, 0, 20, 20)], categories=[{"id": 1, "name": "dog"}, {"id": 1, "name": "hound"}])
 
 
-@pytest.mark.parametrize("id", [0, -1, "1", 10**9])
+@pytest.mark.parametrize("id", [-1, 1.5, "one", True, 10**9])
 def test_an_invalid_category_id_is_an_error(coco, id):
-    with pytest.raises(CocoError, match="instances.json: category .*id from 1 to"):
+    with pytest.raises(CocoError, match="instances.json: .*(id from 0 to|not a whole number)"):
         coco([rectangle(0, 0, 20, 20)], categories=[{"id": id, "name": "dog"}])
+
+
+@pytest.mark.parametrize("name", [None, "", "  ", "a\nb", "__image__", "NONE"])
+def test_a_category_name_that_no_graph_can_have_is_an_error(coco, name):
+    with pytest.raises(CocoError, match="instances.json: category 1 is"):
+        coco([rectangle(0, 0, 20, 20)], categories=[{"id": 1, "name": name}])
+
+
+@pytest.mark.parametrize("kind", [float, str, "{}.0".format])
+def test_numbers_may_be_text_or_whole_floats(coco, kind):
+    item = rectangle(3, 4, 20, 30, category=kind(3), image=kind(2))
+    item["bbox"] = [kind(number) for number in item["bbox"]]
+    categories = [{"id": kind(1), "name": "dog"}, {"id": 3, "name": "cat"}]
+    dataset = coco([item], categories=categories)
+    assert (
+        dataset.vocab
+        == coco([rectangle(3, 4, 20, 30)], categories=[{"id": 1, "name": "dog"}, {"id": 3, "name": "cat"}]).vocab
+    )
+    plain = coco([rectangle(3, 4, 20, 30, category=3, image=2)])
+    assert dataset.graph(0) == plain.graph(0)
+
+
+def test_image_ids_may_be_names(coco):
+    assert coco([rectangle(0, 0, 20, 20, image="b")], images=("a", "b")).image_path(0).name == "b.png"
+
+
+def test_one_image_id_for_two_files_is_an_error(coco):
+    with pytest.raises(CocoError, match="image 1 is listed twice, as 1.png and 01.png"):
+        coco([rectangle(0, 0, 20, 20)], images=(1, "01"))
+
+
+def test_categories_numbered_from_0_are_shifted_and_that_is_said(coco, caplog):
+    categories = [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]
+    with caplog.at_level(logging.INFO):
+        dataset = coco(
+            [rectangle(0, 0, 20, 20, category=0), rectangle(0, 0, 30, 30, category=1)], categories=categories
+        )
+    assert dataset.vocab.objects == ("__image__", "dog", "cat") and dataset.graph(0).objects == ("dog", "cat")
+    assert list(dataset.check()) == []
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "instances.json" in message and "numbered from 0" in message
+
+
+def test_stuff_that_clashes_with_shifted_categories_is_an_error(coco):
+    categories = [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]
+    with pytest.raises(CocoError, match="stuff.json: category 2 is 'grass'"):
+        coco([], [], categories=categories, stuff_categories=[{"id": 2, "name": "grass"}])
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [0, 0, 0, 20],
+        [0, 0, -5, 20],
+        [60, 0, 20, 20],
+        [0, -30, 20, 30],
+        [float("nan"), 0, 9, 9],
+        [0, 0, float("inf"), 9],
+    ],
+)
+def test_boxes_that_are_empty_or_outside_of_the_image_are_dropped_and_counted(coco, caplog, box):
+    with caplog.at_level(logging.INFO):
+        dataset = coco([rectangle(0, 0, 20, 20), {**rectangle(0, 0, 20, 20, category=3), "bbox": box}])
+    assert dataset.graph(0).objects == ("dog",)
+    assert "1 annotations, such as 1, have a box" in caplog.text
+    assert dataset.summary() == "1 objects (1 with boxes outside of the image left out)"
+    assert list(dataset.check()) == []
+
+
+def test_names_match_whatever_their_unicode_form(coco):
+    decomposed = {"id": 1, "name": "cafe\u0301"}
+    dataset = coco([rectangle(0, 0, 20, 20)], categories=[decomposed], instance_whitelist=["caf\u00e9"])
+    assert dataset.graph(0).objects == ("caf\u00e9",)
+    with pytest.raises(CocoError, match="another category has its id or name"):
+        coco([rectangle(0, 0, 20, 20)], categories=[decomposed, {"id": 2, "name": "caf\u00e9"}])
+
+
+def test_a_byte_order_mark_is_read_over(coco, tmp_path):
+    dataset = coco([rectangle(0, 0, 20, 20)])
+    path = tmp_path / "instances.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert COCOTrain(tmp_path, path, stuff_only=False, min_objects_per_image=1).vocab == dataset.vocab
 
 
 def test_annotations_of_unlisted_images_are_left_out_and_reported(coco):
@@ -126,7 +210,9 @@ def test_a_missing_or_broken_file_is_an_error_of_one_line(tmp_path, content, rea
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("damage", [{"bbox": [1, 2, 3]}, {"bbox": None}, {"bbox": ["a"] * 4}, {"image_id": []}])
+@pytest.mark.parametrize(
+    "damage", [{"bbox": [1, 2, 3]}, {"bbox": None}, {"bbox": ["a"] * 4}, {"image_id": []}, {"category_id": 1.5}]
+)
 def test_an_annotation_in_another_format_is_an_error(coco, damage):
     with pytest.raises(CocoError, match="instances.json: .*COCO's format"):
         coco([{**rectangle(0, 0, 20, 20), **damage}])

@@ -2,19 +2,26 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 import random
+from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch.utils.data import DataLoader
 
 from ldm.data import doctor
 from ldm.data.vg import VGTrain, VGValidation
+from ldm.data.vg_file import DIMENSIONS
+from ldm.data.vg_raw import DataError
 from ldm.graph.batch import collate
 from ldm.graph.validation import GraphError
+from ldm.util.errors import ConfigError, UserError
 from ldm.util.images import ImageError
 
 
@@ -180,18 +187,110 @@ def test_an_index_beyond_the_end_is_an_error(made):
 
 @pytest.mark.parametrize("array, ids", [("object_names", [[9] * 6]), ("object_attributes", [[2] * 3] * 5)])
 def test_another_vocabulary_is_an_error(made, array, ids):
-    with pytest.raises(GraphError, match=f"made.h5: {array} .*vocabulary"):
+    with pytest.raises(GraphError, match=rf"made.h5: {array}\[0, 0\] is .*vocabulary"):
         made(changed={array: ids})
 
 
 def test_an_error_about_a_missing_or_broken_h5_file_names_the_script_that_writes_it(made, tmp_path):
     made()
     files = (tmp_path / "vocab.json", tmp_path / "other.h5", tmp_path)
-    with pytest.raises(FileNotFoundError, match="other.h5: .*preprocess_vg.py"):
+    with pytest.raises(DataError, match="other.h5: .*preprocess_vg.py"):
         VGTrain(*files)
     (tmp_path / "other.h5").write_bytes(b"no h5")
-    with pytest.raises(ValueError, match="other.h5: .*preprocess_vg.py"):
+    with pytest.raises(DataError, match="other.h5: .*preprocess_vg.py"):
         VGTrain(*files)
+
+
+@pytest.mark.parametrize(
+    "array, values, place",
+    [
+        ("object_names", [[1, -5, 3, 4, 5, -1]], r"object_names\[0, 1\] is -5"),
+        ("object_names", [[1, 0, 3, 4, 5, -1]], r"object_names\[0, 1\] is 0"),
+        ("relationship_predicates", [[1, 2, -1, -1]], r"relationship_predicates\[0, 2\] is -1"),
+        ("object_attributes", [[-2] * 3] * 5, r"object_attributes\[0, 0\] is -2"),
+        ("objects_per_image", [7], r"objects_per_image\[0\] is 7"),
+        ("objects_per_image", [-1], r"objects_per_image\[0\] is -1"),
+        ("objects_per_image", [0], r"objects_per_image\[0\] is 0"),
+        ("relationships_per_image", [5], r"relationships_per_image\[0\] is 5"),
+        ("relationships_per_image", [1.5], "relationships_per_image contains numbers that are not whole"),
+        ("object_names", [["cat"] * 6], "object_names has the type"),
+        ("image_paths", [7], "image_paths has the type"),
+        ("object_boxes", [[[1, 2, 3]] * 6], "object_boxes does not consist of four numbers"),
+        ("relationship_subjects", np.zeros((0, 4)), "relationship_subjects has 0 rows for 1 images"),
+        ("object_attributes", [[-1] * 3] * 4, "object_attributes has 4 rows for 5 objects"),
+        ("object_names", 5, "object_names is no array of 2 dimensions"),
+    ],
+)
+def test_impossible_arrays_are_errors_that_name_the_place(made, array, values, place):
+    with pytest.raises(DataError, match=f"made.h5: {place}.*preprocess_vg.py"):
+        made(changed={array: values})
+
+
+@pytest.mark.parametrize("array", sorted(DIMENSIONS))
+def test_an_absent_array_is_an_error_that_names_it(made, tmp_path, array):
+    made()
+    with h5py.File(tmp_path / "made.h5", "a") as file:
+        del file[array]
+    with pytest.raises(DataError, match=f"made.h5: .*it has no {array}"):
+        VGTrain(tmp_path / "vocab.json", tmp_path / "made.h5", tmp_path)
+
+
+def test_whole_numbers_stored_as_floats_are_read(made):
+    names = {"object_names": [[1.0, 2, 3, 4, 5, -1]], "objects_per_image": [5.0]}
+    assert made(changed=names)[0][1] == made()[0][1]
+
+
+def test_a_file_for_scene_graph_detection_is_named_for_what_it_is(made, tmp_path):
+    made()
+    with h5py.File(tmp_path / "sgg.h5", "w") as file:
+        for name in ("boxes_1024", "boxes_512", "img_to_first_box", "img_to_last_box", "labels", "predicates"):
+            file[name] = [[0]]
+    with pytest.raises(DataError, match="sgg.h5: a file for scene graph detection .*preprocess_vg.py"):
+        VGTrain(tmp_path / "vocab.json", tmp_path / "sgg.h5", tmp_path)
+
+
+def test_a_box_that_is_not_finite_is_unknown_and_reported(made):
+    boxes = [[[float("nan")] * 4, *[[0, 0, 9.5, 9.5]] * 4, [-1] * 4]]
+    dataset = made(changed={"object_boxes": boxes})
+    assert dataset[0][1].boxes[0] is None and dataset[0][1].boxes[1] == pytest.approx((0, 0, 0.0475, 0.095))
+    assert [problem.partition(": ")[2] for problem in dataset.check()] == ["the box is not finite"]
+
+
+@pytest.mark.parametrize("option, value", [("max_objects", 0), ("image_size", "256"), ("max_samples", -1)])
+def test_an_impossible_value_of_an_option_is_an_error_that_names_both(made, option, value):
+    with pytest.raises(ConfigError, match=f"VGTrain: {option} is {value!r}"):
+        made(**{option: value})
+
+
+@pytest.mark.parametrize("name", [b"VG_100K/a b.png", "VG_100K/사진 7.png".encode(), b"VG_100K/\xff\xfe.png"])
+def test_images_have_names_of_any_bytes(made, tmp_path, name):
+    dataset = made(changed={"image_paths": [name]}, image_size=8)
+    (tmp_path / "VG_100K/7.png").rename(tmp_path / os.fsdecode(name))
+    image, graph = dataset[0]
+    assert image.shape == (3, 8, 8) and os.fsencode(graph.image).endswith(name) and list(dataset.check()) == []
+
+
+def test_a_png_with_a_long_text_is_read_and_passes_the_check(made, tmp_path):
+    dataset, text = made(image_size=8), PngInfo()
+    text.add_text("history", "0" * (3 << 20), zip=True)
+    Image.new("RGB", (200, 100), "red").save(tmp_path / "VG_100K/7.png", pnginfo=text)
+    assert dataset[0][0][0].min() == 1 and list(dataset.check()) == []
+
+
+BAD_INPUTS = Path(__file__).resolve().parents[3] / "shared/bad_inputs"
+
+
+def test_every_bad_h5_file_is_one_sentence(realdata, capsys):
+    """Also --check is, and no image or graph is made of the file."""
+    if not BAD_INPUTS.is_dir():
+        pytest.skip(f"the bad inputs are not beside the checkout ({BAD_INPUTS})")
+    folder = realdata / "vg_raw_v1.2"
+    for path in sorted((BAD_INPUTS / "vg_h5").glob("*.h5")):
+        with pytest.raises(UserError, match=r"^[^\n]+$"):
+            dataset = VGTrain(folder / "reference/vocab.json", path, folder / "images", image_size=8)
+            assert doctor.examine({"train": dataset}) == 1
+            for index in range(len(dataset)):
+                dataset[index]
 
 
 def test_the_report_of_the_real_sample_has_no_problems(sample, capsys):
