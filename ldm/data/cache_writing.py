@@ -130,7 +130,7 @@ def estimate_cache(
     """
     images = ImagesWithSizes(require_image_files(dataset))
     count = min(batch_size, len(images))
-    for timed in (False, True):
+    for _timed in (False, True):
         start = time.monotonic()
         pixels, sizes = (torch.stack(column) for column in zip(*(images[index] for index in range(count))))
         records = _encode_records(pixels, sizes, encode, mirrored)

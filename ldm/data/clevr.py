@@ -20,12 +20,15 @@ import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldm.data.files import find_file, read_json
+from ldm.data.values import real, require_count, whole
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, Triple
 from ldm.graph.vocab import Vocab
@@ -38,6 +41,7 @@ VOCAB = Vocab(solids.VOCAB.objects, solids.VOCAB.predicates, (*solids.SIDES, *CO
 FOCAL_LENGTH = 35 / 32  # relative to the image's longer side: Blender's default camera
 ELEVATION = math.radians(28)
 WORDS = {"shape": solids.SHAPES, "size": tuple(solids.SIDES), "color": COLOURS, "material": solids.MATERIALS}
+MAX_LENGTH = 1e6  # in pixels or units of the scene
 PREDICATES = {"left": "left of", "front": "in front of"}
 
 
@@ -61,6 +65,7 @@ class CLEVR(Dataset):
 
     Raises:
         ClevrError: a file is missing or not in CLEVR's format.
+        ConfigError: an option has an impossible value.
     """
 
     published_vocabulary = None
@@ -76,7 +81,10 @@ class CLEVR(Dataset):
         include_relationships: bool = True,
         seed: int = 0,
     ):
-        self.image_dir, self.image_size = Path(image_dir), image_size
+        kind = type(self).__name__
+        self.image_dir, self.image_size = Path(image_dir), require_count(f"{kind}: image_size", image_size)
+        if max_samples is not None:
+            require_count(f"{kind}: max_samples", max_samples, 0)
         if not self.image_dir.is_dir():
             raise ClevrError(f"image_dir {image_dir} is not a folder; unpack the images there, or correct the path")
         self.include_boxes, self.include_relationships = include_boxes, include_relationships
@@ -94,8 +102,8 @@ class CLEVR(Dataset):
         return to_tensor(resize_square(read_image(self.image_path(index)), self.image_size)), graph
 
     def image_path(self, index: int) -> Path:
-        """The path of one image."""
-        return self.image_dir / self._scene(index)["image"]
+        """The path of one image, whose name on disk may be in another Unicode form than in the scenes file."""
+        return find_file(self.image_dir, self._scene(index)["image"])
 
     def image_names(self) -> list[str]:
         """The paths of all images, relative to image_dir."""
@@ -205,19 +213,13 @@ def _read_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ClevrError(f"{path}: cannot be read ({error}); unpack the images again") from None
 
 
 def _read(path: Path, max_samples: int | None) -> list[bytes]:
     """The part of each scene that graphs are made of, as JSON."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        remedy = "unpack the scenes there, or correct the path"
-        raise ClevrError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
-    except (ValueError, RecursionError) as error:
-        raise ClevrError(f"{path} is broken ({error}); download it again") from None
+    data = read_json(path, ClevrError, "unpack the scenes there, or correct the path")
     if not isinstance(data, dict) or not isinstance(data.get("scenes"), list) or not data["scenes"]:
         raise ClevrError(f"{path} has no list of scenes; name a file such as CLEVR_val_scenes.json")
     scenes = []
@@ -225,9 +227,8 @@ def _read(path: Path, max_samples: int | None) -> list[bytes]:
         try:
             scenes.append(json.dumps(_parse_scene(scene)).encode())
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ClevrError(
-                f"{path}: scene {number} is not in CLEVR's format ({error!r}); download it again"
-            ) from None
+            what = f"scene {number} is not in CLEVR's format ({str(error)[:200]})"
+            raise ClevrError(f"{path}: {what}; download it again") from None
     return scenes
 
 
@@ -237,21 +238,32 @@ def _parse_scene(scene: dict) -> dict:
     for each in scene["objects"]:
         for key, known in WORDS.items():
             if each[key] not in known:
-                raise ValueError(f"{key} {each[key]!r}")
-        column, row, distance = map(float, each["pixel_coords"])
-        if not distance > 0:
+                raise ValueError(f"{key} {str(each[key])[:80]!r}")
+        column, row, distance = (_parse_length(value) for value in each["pixel_coords"])
+        half, rotation = _parse_length(each["3d_coords"][2]), _parse_length(each["rotation"])
+        if distance < 1 / MAX_LENGTH:
             raise ValueError(f"an object at distance {distance}")
         words = (each[key] for key in ("shape", "size", "color", "material"))
-        objects.append([*words, [column, row, distance], float(each["3d_coords"][2]), float(each["rotation"])])
+        objects.append([*words, [column, row, distance], half, rotation])
     if not objects or not isinstance(image, str):
-        raise ValueError("no objects" if not objects else f"image_filename {image!r}")
+        raise ValueError("no objects" if not objects else f"image_filename {str(image)[:80]}")
     related = {}
     for name in PREDICATES:
-        related[name] = [[int(other) for other in others] for others in scene["relationships"][name]]
+        related[name] = [[whole(other) for other in others] for others in scene["relationships"][name]]
         if len(related[name]) != len(objects) or not all(
             0 <= other < len(objects) and other != index
             for index, others in enumerate(related[name])
             for other in others
         ):
             raise ValueError(f"relationships {name!r} do not match the objects")
-    return {"image": image, "objects": objects, "right": [float(x) for x in scene["directions"]["right"]], **related}
+    right = [_parse_length(value) for value in scene["directions"]["right"]]
+    if len(right) < 2:
+        raise ValueError(f"direction {right}")
+    return {"image": image, "objects": objects, "right": right, **related}
+
+
+def _parse_length(value: Any) -> float:
+    """A number of a size that a scene can have. Raises ValueError."""
+    if abs(length := real(value)) > MAX_LENGTH:
+        raise ValueError(f"the length {length}")
+    return length

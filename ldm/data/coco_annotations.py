@@ -231,7 +231,7 @@ def _parse_all(path: Path, items: list, parse: Callable[[dict], tuple]) -> Itera
         try:
             parsed = parse(item)
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            what = f"{str(item)[:80]} is not in COCO's format ({error!r})"
+            what = f"{str(item)[:80]} is not in COCO's format ({type(error).__name__}: {str(error)[:100]})"
             raise CocoError(f"{path}: {what}; download the file again") from None
         yield parsed
 

@@ -1,4 +1,5 @@
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,15 @@ from tiny import tiny_model
 
 from ldm.data.cache_writing import write_cache
 from ldm.data.vg import VGTrain
+
+
+@pytest.fixture
+def bad_inputs() -> Path:
+    """The folder of inputs that readers once failed on."""
+    folder = Path(__file__).resolve().parents[3] / "shared/bad_inputs"
+    if not folder.is_dir():
+        pytest.skip(f"the bad inputs are not beside the checkout ({folder})")
+    return folder
 
 
 @pytest.fixture(scope="session")

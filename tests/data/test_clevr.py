@@ -11,6 +11,7 @@ from PIL import Image
 from ldm.data.clevr import CLEVR, ClevrError, CLEVRValidation, estimate_box, remove_implied_relations
 from ldm.graph.batch import collate
 from ldm.synthetic import solids
+from ldm.util.errors import UserError
 from ldm.util.images import read_image
 
 OPPOSITE = {"left of": "right of", "in front of": "behind"}
@@ -138,6 +139,10 @@ def test_the_vocabulary_is_that_of_the_rendered_solids_with_two_more_colours():
         ({"relationships": {"left": [[7], [], []], "front": [[], [], []]}}, "relationships 'left'"),
         ({"image_filename": None}, "image_filename None"),
         ({"directions": {}}, "'right'"),
+        ({"directions": {"right": []}}, "direction"),
+        ({"directions": {"right": [float("inf"), 0, 0]}}, "finite"),
+        ({"relationships": {"left": [[float("inf")], [], []], "front": [[], [], []]}}, "whole number"),
+        ({"relationships": {"left": [[0.5], [], []], "front": [[], [], []]}}, "whole number"),
     ],
 )
 def test_a_scene_in_another_format_is_an_error(clevr, change, why):
@@ -150,6 +155,42 @@ def test_an_unknown_property_is_an_error(clevr):
     scene["objects"][2]["color"] = "mauve"
     with pytest.raises(ClevrError, match="mauve"):
         clevr([scene])
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 10**400, 1e300, "far", None, True])
+@pytest.mark.parametrize("key, place", [("pixel_coords", 2), ("pixel_coords", 0), ("3d_coords", 2), ("rotation", None)])
+def test_a_number_that_no_scene_can_have_is_an_error(clevr, key, place, value):
+    scene = make_scene()
+    if place is None:
+        scene["objects"][0][key] = value
+    else:
+        scene["objects"][0][key][place] = value
+    with pytest.raises(ClevrError, match=r"^.*scenes.json: scene 0 is not in CLEVR's format[^\n]*$"):
+        clevr([scene])
+
+
+def test_numbers_may_be_text_and_a_byte_order_mark_is_read_over(clevr, tmp_path):
+    scene, plain = make_scene(), clevr([make_scene()])
+    scene["objects"][0]["rotation"] = "0.0"
+    scene["relationships"]["left"] = [[float(j) for j in others] for others in scene["relationships"]["left"]]
+    (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"scenes": [scene]}).encode())
+    assert CLEVRValidation(tmp_path, tmp_path / "bom.json").graph(0) == plain.graph(0)
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "x" * 300 + ".png", "\ud800.png"])
+def test_an_image_name_that_no_file_can_have_is_an_error(clevr, name):
+    dataset = clevr([make_scene(image_filename=name)])
+    assert len(list(dataset.check())) == 1
+    with pytest.raises(UserError):
+        dataset[0]
+
+
+def test_every_bad_scenes_file_is_one_sentence(realdata, bad_inputs):
+    for path in sorted((bad_inputs / "clevr").glob("*.json")):
+        with pytest.raises(UserError, match=r"^[^\n]+$"):
+            dataset = CLEVR(realdata / "clevr/val/images", path, image_size=8)
+            for index in range(len(dataset)):
+                dataset[index]
 
 
 def test_missing_and_broken_files_are_errors(tmp_path):

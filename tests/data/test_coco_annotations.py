@@ -7,6 +7,7 @@ from coco_files import rectangle
 
 from ldm.data.coco import COCOTrain
 from ldm.data.coco_annotations import CocoError
+from ldm.util.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, on numpy 2
 
@@ -216,3 +217,15 @@ def test_a_missing_or_broken_file_is_an_error_of_one_line(tmp_path, content, rea
 def test_an_annotation_in_another_format_is_an_error(coco, damage):
     with pytest.raises(CocoError, match="instances.json: .*COCO's format"):
         coco([{**rectangle(0, 0, 20, 20), **damage}])
+
+
+def test_every_bad_annotation_file_is_read_or_one_sentence(realdata, bad_inputs):
+    sentences = []
+    for path in sorted((bad_inputs / "coco").glob("*.json")):
+        try:
+            dataset = COCOTrain(realdata / "coco_stuff_DERIVED/train2017", path, stuff_only=False, image_size=8)
+            for index in range(len(dataset)):
+                dataset[index]
+        except UserError as error:
+            sentences.append(str(error))
+    assert len(sentences) >= 2 and not any("\n" in sentence for sentence in sentences)

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import pickle
 import random
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -277,15 +276,10 @@ def test_a_png_with_a_long_text_is_read_and_passes_the_check(made, tmp_path):
     assert dataset[0][0][0].min() == 1 and list(dataset.check()) == []
 
 
-BAD_INPUTS = Path(__file__).resolve().parents[3] / "shared/bad_inputs"
-
-
-def test_every_bad_h5_file_is_one_sentence(realdata, capsys):
-    """Also --check is, and no image or graph is made of the file."""
-    if not BAD_INPUTS.is_dir():
-        pytest.skip(f"the bad inputs are not beside the checkout ({BAD_INPUTS})")
+def test_every_bad_h5_file_is_one_sentence(realdata, bad_inputs, capsys):
+    """From the data set, its samples or --check."""
     folder = realdata / "vg_raw_v1.2"
-    for path in sorted((BAD_INPUTS / "vg_h5").glob("*.h5")):
+    for path in sorted((bad_inputs / "vg_h5").glob("*.h5")):
         with pytest.raises(UserError, match=r"^[^\n]+$"):
             dataset = VGTrain(folder / "reference/vocab.json", path, folder / "images", image_size=8)
             assert doctor.examine({"train": dataset}) == 1
