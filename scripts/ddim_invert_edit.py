@@ -8,6 +8,11 @@
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+
 import argparse
 import os
 import sys
@@ -21,6 +26,7 @@ from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.util.cli import add_model_arguments, add_verbose_argument, positive, run_program
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import writable_folder
+from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values, option_types
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -51,6 +57,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--style", metavar="IMAGE", help="another image to take the look from (default: the photograph itself)")
     add("--mask", metavar="IMAGE", help="white where the image may change (default: what the operations touch)")
     add_model_arguments(parser)
+    add_lora_argument(parser)
     add(
         "--precision",
         choices=PRECISIONS,
@@ -266,7 +273,7 @@ def _load(arguments: argparse.Namespace) -> tuple:
 
     device = choose_device(arguments.device)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    return load_model(checkpoint, arguments.config), device, checkpoint and str(checkpoint)
+    return load_model(checkpoint, arguments.config, loras=arguments.lora), device, checkpoint and str(checkpoint)
 
 
 def _prepare(model, device: str, arguments: argparse.Namespace) -> None:

@@ -10,6 +10,11 @@ EMA weights are exported where the run kept them.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+
 import argparse
 import json
 import sys
@@ -39,7 +44,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         command.add_argument("--out", required=True, metavar="FILE", help="the file to write, such as NAME.safetensors")
         if name == "adapters":
             command.add_argument(
-                "--peft", metavar="DIR", help="also write the LoRA layers in Hugging Face peft's layout"
+                "--peft",
+                metavar="DIR",
+                help="also write the LoRA layers as adapter_model.safetensors of Hugging Face peft, for this project's U-Net, "
+                "and as pytorch_lora_weights.safetensors of diffusers, for its U-Net",
+            )
+            command.add_argument(
+                "--kohya", metavar="FILE", help="also write the LoRA layers in the layout of kohya's scripts"
             )
         add_verbose_argument(command)
     description = "add a file, and how it was made, to the MANIFEST.json beside it"
@@ -67,32 +78,53 @@ def export(arguments: argparse.Namespace) -> None:
 
     path = Path(arguments.out)
     writable_folder(path.parent, "--out")
+    if arguments.part == "adapters":
+        for option, folder in (
+            ("--peft", arguments.peft),
+            ("--kohya", arguments.kohya and Path(arguments.kohya).parent),
+        ):
+            if folder:
+                writable_folder(folder, option)
     checkpoint = arguments.ckpt or last_checkpoint(arguments.run)
     if arguments.part == "adapters":
         tensors = export_adapters(checkpoint, path)
     else:
         tensors = export_part(arguments.part, checkpoint, path)
     print(f"wrote {path}: {len(tensors)} tensors, {path.stat().st_size:,} bytes")
-    if arguments.part == "adapters" and arguments.peft:
-        for written in export_peft(path, Path(arguments.peft)):
+    if arguments.part == "adapters" and (arguments.peft or arguments.kohya):
+        for written in export_lora(path, arguments.peft, arguments.kohya):
             print(f"wrote {written}")
 
 
-def export_peft(adapters: Path, folder: Path) -> list[Path]:
-    """Writes the LoRA layers of exported adapters as peft's adapter_model.safetensors and adapter_config.json."""
+def export_lora(adapters: Path, peft: str | None, kohya: str | None) -> list[Path]:
+    """Writes the LoRA layers of exported adapters for other programs.
+
+    Args:
+        adapters: the exported adapters.
+        peft: folder for adapter_model.safetensors and adapter_config.json, and for diffusers' pytorch_lora_weights.safetensors.
+        kohya: file in kohya's layout.
+    """
     from ldm.checkpoints.saving import save_safetensors
     from ldm.models.loading import load_model
     from ldm.modules.lora import lora_layers, peft_config, peft_state_dict
+    from ldm.modules.lora_files import diffusers_lora, kohya_lora
 
-    writable_folder(folder, "--peft")
     unet = load_model(adapters).unet
     if not lora_layers(unet):
-        raise UserError(f"--peft {folder}: this run has no LoRA layers (unet_config.params.lora_rank); leave it out")
-    paths = [folder / "adapter_model.safetensors", folder / "adapter_config.json"]
-    save_safetensors(paths[0], peft_state_dict(unet))
-    with atomic_write(paths[1]) as temporary:
-        temporary.write_text(json.dumps(peft_config(unet), indent=2) + "\n")
-    return paths
+        raise UserError("--peft, --kohya: this run has no LoRA layers (unet_config.params.lora_rank); leave them out")
+    files = {}
+    if peft:
+        folder = Path(peft)
+        config = folder / "adapter_config.json"
+        with atomic_write(config) as temporary:
+            temporary.write_text(json.dumps(peft_config(unet), indent=2) + "\n")
+        files[folder / "adapter_model.safetensors"] = peft_state_dict(unet)
+        files[folder / "pytorch_lora_weights.safetensors"] = diffusers_lora(unet)
+    if kohya:
+        files[Path(kohya)] = kohya_lora(unet)
+    for path, tensors in files.items():
+        save_safetensors(path, tensors, {"format": "pt"})
+    return [*files, *([config] if peft else [])]
 
 
 def add_to_manifest(arguments: argparse.Namespace) -> None:

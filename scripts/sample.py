@@ -11,6 +11,11 @@ index.jsonl has the boxes that it was sampled with, and the relations that these
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+
 import argparse
 import os
 import sys
@@ -21,6 +26,7 @@ from ldm.sampling.options import SampleOptions
 from ldm.util.cli import add_model_arguments, add_verbose_argument, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
+from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values
 
 
@@ -33,6 +39,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--split", choices=["train", "validation", "test"], help="graphs of this split of the run's data"
     )
     add_model_arguments(parser)
+    add_lora_argument(parser)
     add("--n", type=positive, help="use the first N graphs (default: all)")
     add("--n-per-graph", type=positive, default=1, metavar="N", help="images per graph (default: %(default)s)")
     add("--style", metavar="IMAGE", help="image to take the look from (default: none)")
@@ -68,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     style = arguments.style and read_image(arguments.style, upright=True)
     device = choose_device(arguments.device)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    model = load_model(checkpoint, arguments.config, device)
+    model = load_model(checkpoint, arguments.config, device, arguments.lora)
     scenes = choose_scenes(arguments, model)
     options = from_mapping(SampleOptions, {"layout": default_layout(model)} | given)
     provenance = {"style": arguments.style, "device": device.partition(":")[0]}

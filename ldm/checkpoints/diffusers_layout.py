@@ -7,7 +7,7 @@ The number of residual blocks per level, taken from the keys, converts one into 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
@@ -87,6 +87,40 @@ def to_ldm_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return f"{block}.{UNET_LAYERS.get(layer, layer) if kind == 'resnets' else layer}"
 
     return rename_layers(state, rename)
+
+
+def to_diffusers_names(layers: Iterable[str]) -> dict[str, str]:
+    """The inverse of `to_ldm_unet` for names: maps the layers of LDM's U-Net (without .weight) to diffusers' names."""
+    layers = list(layers)
+    numbers = [int(found[1]) for name in layers if (found := re.match(r"input_blocks\.(\d+)\.0\.op$", name))]
+    last = max((int(found[1]) for name in layers if (found := re.match(r"input_blocks\.(\d+)\.", name))), default=0)
+    period = min(numbers, default=last + 1)  # residual blocks of a level, and its downsampler
+    return {name: to_diffusers_name(name, period) for name in layers}
+
+
+def to_diffusers_name(name: str, period: int) -> str:
+    """The name of one layer; unknown names stay unchanged."""
+    ends = {ldm: diffusers for diffusers, ldm in UNET_ENDS.items()}
+    inner = {ldm: diffusers for diffusers, ldm in UNET_LAYERS.items()}
+    if name in ends:
+        return ends[name]
+    if found := re.fullmatch(r"middle_block\.(\d)\.(.+)", name):
+        number, layer = int(found[1]), found[2]
+        return (
+            f"mid_block.attentions.0.{layer}"
+            if number == 1
+            else f"mid_block.resnets.{number // 2}.{inner.get(layer, layer)}"
+        )
+    if not (found := re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d)\.(.+)", name)):
+        return name
+    side, number, kind, layer = found[1], int(found[2]), int(found[3]), found[4]
+    if layer == "op":
+        return f"down_blocks.{number // period - 1}.downsamplers.0.conv"
+    level, number = divmod(number - (side == "input"), period)
+    block = f"{'down' if side == 'input' else 'up'}_blocks.{level}"
+    if layer == "conv":
+        return f"{block}.upsamplers.0.conv"
+    return f"{block}.attentions.{number}.{layer}" if kind else f"{block}.resnets.{number}.{inner.get(layer, layer)}"
 
 
 def to_ldm_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

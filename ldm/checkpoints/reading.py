@@ -86,6 +86,11 @@ def read_state_dict(path: str | Path, part: str | None = None) -> dict[str, Tens
     return read_tensors(path)
 
 
+def has_part(folder: str | Path, part: str) -> bool:
+    """Whether a folder of diffusers has the weights of a part in a subfolder."""
+    return any(folders.list_weights(Path(folder) / name) for name in PARTS[part].folders)
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The state dict in one file. Raises CheckpointError."""
     try:

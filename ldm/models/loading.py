@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,23 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ldm.checkpoints import shipped
-from ldm.checkpoints.reading import CheckpointError
+from ldm.checkpoints.errors import CheckpointError
+from ldm.checkpoints.reading import has_part
 from ldm.graph.vocab import Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.runtime import prepare_for_inference
+from ldm.modules.lora_files import add_lora
 from ldm.util.config import instantiate_from_config, plain, read_config, refuse_foreign_targets
 from ldm.util.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is the log folder of a run with a checkpoint."""
+    return (Path(folder) / "checkpoints" / "last.ckpt").is_file()
 
 
 def last_checkpoint(run: str | Path) -> Path:
@@ -73,24 +81,29 @@ def choose_device(requested: str | None = None) -> str:
 
 
 def load_model(
-    checkpoint: str | Path | None = None, config: str | Path | None = None, device: str | torch.device = "cpu"
+    checkpoint: str | Path | None = None,
+    config: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    loras: Sequence[tuple[str | Path, float]] = (),
 ) -> LatentDiffusion:
     """Loads a model for inference: EMA weights, evaluation mode, no gradients.
 
     Args:
         checkpoint: the log folder of a run, a checkpoint of trainer.py, adapters that scripts/export.py wrote, or,
-            together with `config`, a published checkpoint of a whole model. With `config` alone, its frozen parts are
-            loaded and its adapters are the identity; with neither, the weights that ship with the project are loaded.
+            together with `config`, a published checkpoint of a whole model, which may be a folder of diffusers. With
+            `config` alone, its frozen parts are loaded and its adapters are the identity; with neither, the weights that
+            ship with the project are loaded.
         config: a YAML file (default: the config in the checkpoint). Relative paths of weights in a config are looked up
             in the current folder, then in the root of the checkout.
         device: where the model will run.
+        loras: LoRA files for the U-Net's attention, in the layout of kohya, diffusers or peft, and their scales.
 
     Raises:
         UserError: files are missing, damaged or do not fit, or the config cannot be built.
     """
     if checkpoint is None:
         checkpoint = find_checkpoint(config=config)
-    elif Path(checkpoint).is_dir():
+    elif is_run(checkpoint):
         checkpoint = last_checkpoint(checkpoint)
     source = config or checkpoint
     saved = _read_trained(checkpoint, config) if checkpoint else None
@@ -103,6 +116,8 @@ def load_model(
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
     model.vocab = _find_vocab(saved, plain(merged.data.params.train))
     model.setup("predict")
+    for path, scale in loras:
+        add_lora(model.unet, path, scale)
     prepare_for_inference(model.eval().requires_grad_(False), device)
     return model
 
@@ -150,7 +165,12 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _read_trained(path: str | Path, config: str | Path | None) -> dict | None:
-    """A checkpoint of trainer.py or exported adapters; None for another file, if there is a config to build it with."""
+    """A checkpoint of trainer.py or exported adapters; None for other weights, if there is a config to build them with."""
+    remedy = "if these are published weights, name their config too, such as --config configs/sgdiff_vg.yaml"
+    if Path(path).is_dir():
+        if config is None:
+            raise CheckpointError(f"{path}: no log folder of a run (it has no checkpoints/last.ckpt); {remedy}")
+        return None
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: there is no such file; name a checkpoint or exported adapters")
     try:
@@ -163,8 +183,7 @@ def _read_trained(path: str | Path, config: str | Path | None) -> dict | None:
         return saved
     if config is None:
         raise CheckpointError(
-            f"{path}: damaged, or neither a checkpoint of trainer.py nor adapters exported from one; if these are "
-            "published weights, name their config too, such as --config configs/sgdiff_vg.yaml"
+            f"{path}: damaged, or neither a checkpoint of trainer.py nor adapters exported from one; {remedy}"
         )
     return None
 
@@ -184,10 +203,16 @@ def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config
 
 
 def _load_all_parts_from(checkpoint: str | Path, params: DictConfig) -> None:
-    """Takes every part's weights from one published file, so that the files the config names need not exist."""
+    """Takes every part's weights from one published file or folder, so that the files the config names need not exist.
+
+    A part that a folder lacks keeps the file that the config names.
+    """
     params.ckpt_path = str(checkpoint)
-    for part in ("first_stage_config", "cond_stage_config"):
-        params[part].params.pop("ckpt_path", None)
+    kept = {
+        part for part in ("first_stage", "cond_stage") if Path(checkpoint).is_dir() and not has_part(checkpoint, part)
+    }
+    for part in {"first_stage", "cond_stage"} - kept:
+        params[f"{part}_config"].params.pop("ckpt_path", None)
 
 
 def _build(merged: DictConfig, source: str) -> LatentDiffusion:

@@ -61,7 +61,9 @@ class Workload:
     def params(self) -> dict:
         """Parameters of LatentDiffusion, with random weights."""
         configs = [read_config(ROOT / "configs" / name) for name in SIZES[self.size]]
-        return plain(OmegaConf.merge(*configs, {"model": {"params": RANDOM_WEIGHTS}}).model.params)
+        params = plain(OmegaConf.merge(*configs, {"model": {"params": RANDOM_WEIGHTS}}).model.params)
+        params["unet_config"]["params"] = with_defaults(params["unet_config"]["params"])
+        return with_defaults(params)
 
     @property
     def unet_params(self) -> dict:
@@ -126,6 +128,11 @@ class Workload:
             photograph = image.convert("RGB").resize((self.image_side, self.image_side))
         (source,), (target,) = (read_graphs(ROOT / "data/demo" / name) for name in ("example.json", "edited.json"))
         return photograph, source, target
+
+
+def with_defaults(params: dict) -> dict:
+    """The parameters with those under `defaults`, which hold where weights state nothing else."""
+    return {**params.get("defaults", {}), **{key: value for key, value in params.items() if key != "defaults"}}
 
 
 def use_plain_convolutions(module: nn.Module) -> nn.Module:
