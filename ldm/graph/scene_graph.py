@@ -129,17 +129,28 @@ def _drop_image_object(fields: Fields, where: str) -> Fields:
     objects, boxes, attributes, triples, ids, image = fields
     kept_objects = [i for i, name in enumerate(objects) if name != IMAGE]
     new_index = {old: new for new, old in enumerate(kept_objects)}
-    kept, self_relations, unsupported = [], [], []
+    remaining, self_relations, unsupported = [], [], []
     for i, (subject, predicate, object_) in enumerate(triples):
         if subject == object_:
             self_relations.append(i)
         elif predicate != IN_IMAGE and subject in new_index and object_ in new_index:
-            kept.append((new_index[subject], predicate, new_index[object_]))
+            remaining.append((new_index[subject], predicate, new_index[object_]))
         elif predicate != IN_IMAGE or objects[object_] != IMAGE:
             unsupported.append(i)
     if self_relations:
-        warnings.warn(f"{where}, relationships{self_relations}: dropped, since they relate an object to itself")
+        warnings.warn(
+            f"{where}, relationships{self_relations}: dropped, since they relate an object to itself", stacklevel=3
+        )
     if unsupported:
-        warnings.warn(f"{where}, relationships{unsupported}: dropped, since {IN_IMAGE} goes with {IMAGE} and only it")
-    objects, boxes, attributes, ids = (tuple(x[i] for i in kept_objects) for x in (objects, boxes, attributes, ids))
-    return objects, boxes, attributes, tuple(kept), ids, image
+        warnings.warn(
+            f"{where}, relationships{unsupported}: dropped, since {IN_IMAGE} goes with {IMAGE} and only it",
+            stacklevel=3,
+        )
+    return (
+        tuple(objects[i] for i in kept_objects),
+        tuple(boxes[i] for i in kept_objects),
+        tuple(attributes[i] for i in kept_objects),
+        tuple(remaining),
+        tuple(ids[i] for i in kept_objects),
+        image,
+    )

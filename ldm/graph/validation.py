@@ -86,13 +86,17 @@ def _check_names(value: Any, place: str) -> tuple[str, ...]:
     return tuple(_check_name(name, place) for name in _check_list(value, place, 'a list of names such as ["red"]'))
 
 
+def _is_a(kind: type, value: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def _check_box(value: Any, place: str) -> Box | None:
     if value is None:
         return None
     if len(_check_list(value, place, "x0, y0, x1, y1 or null")) != 4:
         raise GraphError(f"{place}: give four numbers x0, y0, x1, y1, not {shorten(value)}")
     for number in value:
-        if not isinstance(number, Real) or isinstance(number, bool):
+        if not _is_a(Real, number):
             raise GraphError(f"{place}: give numbers, not {shorten(number)}")
         if not -BOX_TOLERANCE <= number <= 1 + BOX_TOLERANCE:
             raise GraphError(f"{place}: {shorten(number)} is outside the image; give fractions of its size, 0 to 1")
@@ -107,7 +111,7 @@ def _check_triple(value: Any, count: int, place: str) -> Triple:
         raise GraphError(f'{place}: give subject, predicate and object, such as [0, "on", 1], not {shorten(value)}')
     subject, predicate, object_ = value
     for index in (subject, object_):
-        if not isinstance(index, Integral) or isinstance(index, bool):
+        if not _is_a(Integral, index):
             raise GraphError(f"{place}: give objects by their index, an integer, not {shorten(index)}")
         if not 0 <= index < count:
             raise GraphError(f"{place}: there is no object {shorten(index)}; give an index from 0 to {count - 1}")
