@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ldm.editing.region import Region, object_maps
-from ldm.graph.diff import STILL, Add, ChangeAttribute, Move, Operation, Remove, Replace, Resize, same_objects
+from ldm.graph.diff import MIN_BOX_CHANGE, Add, ChangeAttribute, Move, Operation, Remove, Replace, Resize
+from ldm.graph.matching import match_objects
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddim import timestep_batch
 from ldm.models.diffusion.ddpm import LatentDiffusion
@@ -88,7 +89,7 @@ def common_tokens(source: SceneGraph, target: SceneGraph, layouts: Sequence, sty
     Returns:
         (N + 1,) long, with -1 where there is no such token; the last element is the style token's.
     """
-    unchanged = {j: i for i, j in same_objects(source, target).items() if _unchanged(source, i, target, j)}
+    unchanged = {j: i for i, j in match_objects(source, target).items() if _unchanged(source, i, target, j)}
     unchanged[len(target.objects)] = len(source.objects)  # the __image__ object, the last one of each graph
     of_source, of_target = layouts
     pairs = [(of_target.object_token[j], of_source.object_token[i]) for j, i in unchanged.items()]
@@ -129,4 +130,4 @@ def _unchanged(a: SceneGraph, i: int, b: SceneGraph, j: int) -> bool:
     old, new = a.boxes[i], b.boxes[j]
     if old is None or new is None:
         return same_words and old is new
-    return same_words and max(abs(x - y) for x, y in zip(old, new)) <= STILL
+    return same_words and max(abs(x - y) for x, y in zip(old, new)) <= MIN_BOX_CHANGE
