@@ -23,6 +23,11 @@ diffusers), its U-Net gets our weights, and its output is compared with ours bef
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+
 import argparse
 import json
 import sys

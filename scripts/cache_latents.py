@@ -15,6 +15,11 @@ On 4 CPU cores, both encoders take 0.97 s per image, so that images and mirror i
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+
 import argparse
 import os
 import sys

@@ -4,6 +4,11 @@ that no training saw, and let the checker judge them. `make demo` runs this.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+
 import argparse
 import os
 import subprocess

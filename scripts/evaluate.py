@@ -15,6 +15,11 @@ edits and scenes can be interrupted and resumed; they also write a table and she
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+
 import argparse
 import os
 import re

@@ -9,6 +9,11 @@ gives every object its box. An interrupted call can be repeated and continues; a
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+
 import argparse
 import json
 import sys

@@ -14,11 +14,12 @@ File names are relative to the folder of the JSON Lines file. A line that fails 
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -33,16 +34,17 @@ from ldm.editing.pipeline import edit
 from ldm.graph.graph_files import read_graph
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.util import gallery
 from ldm.util.errors import UserError, did_you_mean
-from ldm.util.files import digest
+from ldm.util.files import digest, remove_leftovers
+from ldm.util.image_folder import INDEX, SHEET, is_made, read_record, save_image, write_index
 from ldm.util.images import read_image
 from ldm.util.options import from_mapping
 
 PICTURES = ("ref", "style", "mask")
 FILES = ("sg", "source_sg", *PICTURES, "out")
 OPTIONS = tuple(field.name for field in dataclasses.fields(EditOptions))
-SHEET = 24  # maximum number of edits on the contact sheet
+SHEET_EDITS = 24  # maximum number of edits on the contact sheet
+LONGEST_NAME = 255  # bytes
 
 
 class Line(NamedTuple):
@@ -61,23 +63,27 @@ class Line(NamedTuple):
     options: dict[str, Any]
 
 
-def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not empty, numbered from 1. Raises UserError if the file cannot be read or has no lines."""
+def numbered_lines(path: Path) -> list[tuple[int, bytes]]:
+    """The lines that are not empty, numbered from 1. Raises UserError if the file cannot be read or has no lines.
+
+    Lines end at a line feed only: other line separators of Unicode may stand within a JSON string.
+    """
     try:
-        texts = [(number, text) for number, text in enumerate(path.read_text().splitlines(), 1) if text.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from error
-    if not texts:
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
+    if not lines:
         raise UserError(
             f'{path}: contains no edits; write a JSON object per line, such as {{"ref": "photo.jpg", "sg": ...}}'
         )
-    return texts
+    return lines
 
 
 def edit_all(
     model: LatentDiffusion,
     path: Path,
-    texts: Sequence[tuple[int, str]],
+    lines: Sequence[tuple[int, bytes]],
     folder: Path,
     shared: dict[str, Any],
     provenance: dict[str, Any],
@@ -88,7 +94,7 @@ def edit_all(
 
     Args:
         path: the JSON Lines file.
-        texts: its `numbered_lines`.
+        lines: its `numbered_lines`.
         shared: options of all lines.
         provenance: further entries of each record, such as the weights.
         rank, world: index of this process and number of processes.
@@ -96,20 +102,21 @@ def edit_all(
     Returns:
         How many lines failed, over all processes.
     """
-    names, failures = _output_names(texts), 0
-    for number, text in tqdm(texts[rank::world], desc="editing", unit="edit", disable=rank > 0):
+    remove_leftovers(folder)
+    edits, failures = _parse_lines(lines), 0
+    for number, _ in tqdm(lines[rank::world], desc="editing", unit="edit", disable=rank > 0):
         try:
-            name = names[number]
-            if isinstance(name, UserError):
-                raise name
-            line = read_line(json.loads(text), path.parent, model)
+            name, values = edits[number]
+            if isinstance(values, UserError):
+                raise values
+            line = read_line(values, path.parent, model)
             _make(model, line, folder, {"file": name, "line": number}, shared, provenance)
-        except UserError as error:
+        except (UserError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
             failures += 1
             print(f"{path}, line {number}: {error}", file=sys.stderr)
-    made = [name for name in names.values() if isinstance(name, str) and gallery.record_of(folder / name, whole=False)]
+    made = [name for name, _ in edits.values() if name and read_record(folder / name, check_pixels=False)]
     if made:
-        gallery.finish(folder, made, lambda: sheet(folder, made))
+        write_index(folder, made, lambda: sheet(folder, made))
     return _sum_over_processes(failures, world)
 
 
@@ -136,8 +143,8 @@ def read_line(line: dict, folder: Path, model: LatentDiffusion) -> Line:
 def sheet(folder: Path, names: Sequence[str]) -> Image.Image:
     """A contact sheet of the first edits, each with its photograph's name and operations."""
     cells = []
-    for name in names[:SHEET]:
-        record = gallery.record_of(folder / name, whole=False)
+    for name in names[:SHEET_EDITS]:
+        record = read_record(folder / name, check_pixels=False)
         with Image.open(folder / name) as image:
             cells.append(plots.panel([(Path(record["ref"]).name, image)], record["operations"][:2], height=192))
     return plots.grid(cells, columns=4)
@@ -153,38 +160,61 @@ def _make(model: LatentDiffusion, line: Line, folder: Path, record: dict, shared
         "inputs": line.hashes,
     }
     record = json.loads(json.dumps(record))  # as it will be read back
-    if gallery.has(folder, record):
+    if is_made(folder, record):
         return
     ground = {"mask": "black"}
     images = {key: read_image(file, True, ground.get(key, "white")) for key, file in line.files.items()}
     request = EditRequest(images["ref"], line.graph, line.source, images.get("style"), images.get("mask"))
     result = edit(model, request, from_mapping(EditOptions, options))
-    gallery.save(
-        folder / record["file"], result.image, {**record, "ref": str(line.files["ref"]), **measurements(result)}
-    )
+    save_image(folder / record["file"], result.image, {**record, "ref": str(line.files["ref"]), **measurements(result)})
 
 
-def _output_names(texts: Sequence[tuple[int, str]]) -> dict[int, str | UserError]:
-    """Line number -> the name of its image, or what is wrong with the line."""
-    names: dict[int, str | UserError] = {}
-    for number, text in texts:
+def _parse_lines(lines: Sequence[tuple[int, bytes]]) -> dict[int, tuple[str, dict | UserError]]:
+    """Line number -> the name of its image and its values, or '' and what is wrong with the line."""
+    edits: dict[int, tuple[str, dict | UserError]] = {}
+    taken: set[PurePosixPath] = {PurePosixPath(INDEX), PurePosixPath(SHEET)}
+    for number, text in lines:
         try:
-            line = json.loads(text)
-        except ValueError as error:
-            names[number] = UserError(f"not JSON ({error})")
-            continue
-        if not isinstance(line, dict):
-            names[number] = UserError("not a JSON object")
-            continue
-        name = line.get("out", f"{number:06}.png")
-        parts = PurePosixPath(name).parts if isinstance(name, str) else ()
-        if not parts or ".." in parts or name.startswith("/") or not name.endswith(".png"):
-            names[number] = UserError(f"out: {name!r} is not the name of a .png file within the output folder")
-        elif name in names.values() or name == "sheet.png":
-            names[number] = UserError(f"out: {name!r} is already taken; give each line a different name")
+            values = _parse_line(text)
+            path = _output_path(values.get("out", f"{number:06}.png"), taken)
+        except UserError as error:
+            edits[number] = "", error
         else:
-            names[number] = name
-    return names
+            taken.add(path)
+            edits[number] = str(path), values
+    return edits
+
+
+def _parse_line(text: bytes) -> dict:
+    try:
+        values = json.loads(text.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+    except ValueError as error:
+        raise UserError(f"not JSON ({error})") from None
+    except RecursionError:
+        raise UserError("lists are nested too deeply; check the brackets") from None
+    if not isinstance(values, dict):
+        raise UserError("not a JSON object")
+    return values
+
+
+def _output_path(name: Any, taken: Collection[PurePosixPath]) -> PurePosixPath:
+    """The path of an image below the output folder. Raises UserError for a name that no file can have, or a taken one."""
+    path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath()
+    if not path.parts or ".." in path.parts or path.is_absolute() or path.suffix != ".png":
+        raise UserError(f"out: {name!r} is not the name of a .png file within the output folder")
+    try:
+        parts = [part.encode() for part in path.parts]
+    except UnicodeEncodeError:
+        raise UserError(f"out: {name!r} cannot be encoded as a file name") from None
+    if b"\0" in b"".join(parts) or max(map(len, parts)) > LONGEST_NAME:
+        raise UserError(f"out: {name[:60]!r}... has a null character or a part of more than {LONGEST_NAME} bytes")
+    if path in taken:
+        raise UserError(f"out: {name!r} is already taken; give each line a different name")
+    if clash := next((other for other in taken if other in path.parents or path in other.parents), None):
+        raise UserError(f"out: {name!r} and {str(clash)!r} need a file and a folder of the same name; rename one")
+    return path
 
 
 def _graph(value: Any, key: str, folder: Path, model: LatentDiffusion) -> SceneGraph:
@@ -196,8 +226,8 @@ def _graph(value: Any, key: str, folder: Path, model: LatentDiffusion) -> SceneG
 def _hash(file: Path) -> str:
     try:
         return digest(file)[:16]
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        raise UserError(f"{str(file)[:200]}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _sum_over_processes(failures: int, world: int) -> int:

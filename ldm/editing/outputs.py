@@ -28,7 +28,7 @@ from ldm import plots
 from ldm.editing.diagnostics import Reconstruction
 from ldm.editing.options import EditRequest
 from ldm.editing.pipeline import Edit
-from ldm.util.files import atomic_write
+from ldm.util.files import atomic_write, locked_folder, remove_leftovers
 
 PREVIEW_HEIGHT = 160  # pixels
 
@@ -97,19 +97,24 @@ def measurements(edit: Edit) -> dict:
 
 
 def write(folder: Path, images: dict[str, Image.Image], record: dict) -> None:
-    """Writes images and record.json, each whole or not at all. Images of an earlier edit's record are removed."""
+    """Writes images and record.json, each whole or not at all. Images of an earlier edit's record are removed.
+
+    Of several processes that write into one folder, one at a time does, so that the files of one edit stay together.
+    """
     names = [f"{name}.png" for name in images]
-    for name in _earlier_images(folder):
-        if name not in names:
-            (folder / name).unlink(missing_ok=True)
-    for name, image in zip(names, images.values()):
-        with atomic_write(folder / name) as temporary:
-            image.save(temporary)
     versions = {"torch": torch, "pytorch_lightning": pytorch_lightning, "pillow": PIL}
     versions = {"python": platform.python_version(), **{name: it.__version__ for name, it in versions.items()}}
-    record = {**record, "files": names, "versions": versions}
-    with atomic_write(folder / "record.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    text = json.dumps({**record, "files": names, "versions": versions}, indent=2, allow_nan=False) + "\n"
+    with locked_folder(folder):
+        remove_leftovers(folder)
+        for name in _earlier_images(folder):
+            if name not in names:
+                (folder / name).unlink(missing_ok=True)
+        for name, image in zip(names, images.values()):
+            with atomic_write(folder / name) as temporary:
+                image.save(temporary)
+        with atomic_write(folder / "record.json") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _inverted_reconstruction(edit: Edit) -> Reconstruction | None:

@@ -17,12 +17,23 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import apply_layout, derive_seed, sample_images
-from ldm.util import gallery
+from ldm.util.files import remove_leftovers
+from ldm.util.image_folder import is_made, save_image, write_index
 from ldm.util.images import to_image
 
 SHEET_GRAPHS, SHEET_REPEATS = 8, 4  # maximum numbers on the contact sheet
 
 Scenes = Sequence[tuple[Tensor | None, SceneGraph]]  # graphs, each with its image if it comes from a data set
+
+
+def image_path(graph: int, repeat: int) -> str:
+    """File name of the `repeat`-th image of the `graph`-th graph."""
+    return f"images/{graph:06}_{repeat:02}.png"
+
+
+def graph_path(graph: int) -> str:
+    """File name of the drawing of the `graph`-th graph."""
+    return f"graphs/{graph:06}.png"
 
 
 def sample_all(
@@ -55,14 +66,15 @@ def sample_all(
     places = [(index, repeat) for index in range(len(scenes)) for repeat in range(repeats)]
     share = places[rank::world]
     shared = {**dataclasses.asdict(options), **(provenance or {})}
+    remove_leftovers(folder)
     with tqdm(total=len(share), desc="sampling", unit="image", disable=rank > 0) as bar:
         for start in range(0, len(share), batch_size):
             batch, missing = share[start : start + batch_size], []
             for index, repeat in batch:
                 graph = scenes[index][1]
-                record = {"file": gallery.image_path(index, repeat), "graph_index": index, "repeat": repeat}
+                record = {"file": image_path(index, repeat), "graph_index": index, "repeat": repeat}
                 record |= {"seed": derive_seed(seed, index, repeat), **shared, "graph": graph.to_json()}
-                if gallery.has(folder, record):
+                if is_made(folder, record):
                     continue
                 with_boxes, complaint = apply_layout(graph, record["seed"], options)
                 if with_boxes is not graph:
@@ -73,8 +85,8 @@ def sample_all(
                 missing.append((graph, with_boxes, record))
             _sample_missing(model, missing, folder, options, style)
             bar.update(len(batch))
-    names = [gallery.image_path(*place) for place in places]
-    return gallery.finish(folder, names, lambda: sheet(folder, scenes, repeats))
+    names = [image_path(*place) for place in places]
+    return write_index(folder, names, lambda: sheet(folder, scenes, repeats))
 
 
 def sheet(folder: Path, scenes: Scenes, repeats: int) -> Image.Image:
@@ -82,10 +94,10 @@ def sheet(folder: Path, scenes: Scenes, repeats: int) -> Image.Image:
     panels = []
     for index in range(min(len(scenes), SHEET_GRAPHS)):
         image = scenes[index][0]
-        images = [(f"graph {index}", Image.open(folder / gallery.graph_path(index)))]
+        images = [(f"graph {index}", Image.open(folder / graph_path(index)))]
         images += [] if image is None else [("data set", to_image(image))]
         for repeat in range(min(repeats, SHEET_REPEATS)):
-            images.append((f"sample {repeat}", Image.open(folder / gallery.image_path(index, repeat))))
+            images.append((f"sample {repeat}", Image.open(folder / image_path(index, repeat))))
         panels.append(plots.panel(images, height=256))
     return plots.grid(panels, columns=2 if repeats == 1 else 1)
 
@@ -98,6 +110,6 @@ def _sample_missing(
     images = sample_images(model, [with_boxes for _, with_boxes, _ in missing], seeds, options, style)
     for (graph, _, record), image in zip(missing, images):
         if record["repeat"] == 0:  # written before its image, so that each graph with an image has a drawing
-            drawing = folder / gallery.graph_path(record["graph_index"])
-            gallery.save(drawing, plots.draw_graph(graph), {"graph": record["graph"]})
-        gallery.save(folder / record["file"], image, record)
+            drawing = folder / graph_path(record["graph_index"])
+            save_image(drawing, plots.draw_graph(graph), {"graph": record["graph"]})
+        save_image(folder / record["file"], image, record)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import logging
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from ldm.util.errors import UserError
 
@@ -109,19 +114,59 @@ def run_program(
         verbose: the value of --verbose, see `configure_logging`.
 
     Returns:
-        The exit code: 2 after a user's mistake or too little GPU memory, 130 after Ctrl-C.
+        The exit code: 2 after a user's mistake, too little GPU memory, or a file that cannot be read or written; 130
+        after Ctrl-C; 141 where the reader of a pipe is gone.
     """
     configure_logging(verbose)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names need not be text
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return main() or 0
+        with _interruptible():
+            code = main() or 0
+            sys.stdout.flush()
+            return code
     except UserError as error:
         message, code = " ".join(str(error).split()), 2
     except KeyboardInterrupt:
         message, code = f"stopped{if_stopped and '; '}{if_stopped}", 130
+    except BrokenPipeError:
+        _discard_output()
+        message, code = f"stopped, since the reader of the output is gone{if_stopped and '; '}{if_stopped}", 141
+    except OSError as error:
+        message, code = _describe(error), 2
     except RuntimeError as error:
         torch = sys.modules.get("torch")  # --help and mistakes in options must not wait for its import
         if torch is None or not isinstance(error, torch.OutOfMemoryError):
             raise
         message, code = f"out of GPU memory{if_out_of_memory and ': '}{if_out_of_memory}", 2
-    print(f"{name}: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        print(f"{name}: {message}", file=sys.stderr, flush=True)
     return code
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt meanwhile; before and after, programs leave it to end the process silently."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _describe(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full ({reason}); free some space and run the same command again"
+    return f"{where}{reason}; check the path and its permissions"
+
+
+def _discard_output() -> None:
+    """Stdout to nowhere, since the interpreter flushes it once more when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

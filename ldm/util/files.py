@@ -1,15 +1,27 @@
-"""Files that are written whole or not at all, checksums, and folders that can be written to."""
+"""Files that are written whole or not at all, text files, checksums, and folders that can be written to."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ldm.util.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+HOST = re.sub(r"\W", "", socket.gethostname())[:20]
+LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.(?P<host>\w*)-(?P<process>\d+)\.part(\.\w+)?")
+ABANDONED_AFTER = 24 * 3600  # seconds after which a temporary file of another host is taken to be abandoned
 
 
 @contextmanager
@@ -17,21 +29,64 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Gives the path of a temporary file beside `path`; when the block ends, it is synced to disk and renamed to `path`.
 
     After an error or a kill, `path` is as it was. The temporary file keeps the suffix of `path`, since libraries choose a
-    format by it, and has the process's id in its name, so that several processes may write one file. The folder is made.
+    format by it, and is named after the host and the process, so that several processes may write one file. The folder is
+    made.
 
         with atomic_write("picture.png") as temporary:
             image.save(temporary)
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[
+        :12
+    ]  # as long a name as the file system takes may be given
+    temporary = path.with_name(f".{name}.{HOST}-{os.getpid()}.part{path.suffix[:20]}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes temporary files of `atomic_write` that killed processes left in a folder and its subfolders."""
+    for file in Path(folder).rglob(".*.part*"):
+        if (match := LEFTOVER.fullmatch(file.name)) and not _is_in_use(file, match["host"], int(match["process"])):
+            with suppress(OSError):
+                file.unlink()
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder, and lets one process at a time write a set of files that belong together into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read_text(path: str | Path) -> str:
+    """The content of a UTF-8 text file, with or without byte order mark, whatever the locale.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        raise UserError(f"{path!s}: cannot be read ({getattr(error, 'strerror', error)})") from None
 
 
 def digest(content: bytes | str | Path) -> str:
@@ -54,9 +109,29 @@ def writable_folder(folder: str | Path, option: str) -> Path:
     Raises:
         UserError: the folder cannot be written to.
     """
-    path = Path(folder).absolute()
     try:
-        with tempfile.TemporaryFile(dir=next(place for place in (path, *path.parents) if place.exists())):
+        path = Path(folder).absolute()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)  # raises for a name that no file can have
+        existing = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        if not existing.is_dir():
+            raise NotADirectoryError(20, f"{existing} is not a folder")
+        with tempfile.TemporaryFile(dir=existing):
             return Path(folder)
-    except OSError as error:
-        raise UserError(f"{option} {folder}: cannot be written to ({error.strerror}); name another folder") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{option} {folder}: cannot be written to ({reason}); name another folder") from None
+
+
+def _is_in_use(file: Path, host: str, process: int) -> bool:
+    if host != HOST:
+        with suppress(OSError):
+            return time.time() - file.stat().st_mtime < ABANDONED_AFTER
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user
+        return True
+    return True

@@ -1,10 +1,13 @@
 """Batches of edits through the command line: complete, resumable, shared by processes, and one bad line costs no other."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import ROOT, SHARED
 from PIL import Image
 
 from ldm.data.demo import DemoValidation
@@ -13,7 +16,8 @@ from ldm.editing.options import EditOptions, EditRequest
 from ldm.graph.graph_files import write_graphs
 from ldm.models.loading import load_model
 from ldm.synthetic.shapes import render
-from ldm.util import gallery
+from ldm.util.files import atomic_write
+from ldm.util.image_folder import read_record
 
 NAMES = ["000001.png", "000003.png", "styles/one.png"]
 
@@ -92,7 +96,7 @@ def test_a_bad_line_is_reported_and_does_not_affect_the_others(batch, program, c
     assert "'strength'" in errors[2] and "no photograph" in errors[4]
     out = path.parent / "out"
     assert images_in(out) == ["000010.png", "000012.png", "styles/one.png"]
-    assert gallery.record_of(out / "000012.png")["options"]["seed"] == 3
+    assert read_record(out / "000012.png")["options"]["seed"] == 3
 
 
 def test_an_option_of_a_wrong_type_costs_its_line_alone(batch, program, capsys):
@@ -112,11 +116,11 @@ def test_an_option_of_a_wrong_type_costs_its_line_alone(batch, program, capsys):
     assert images_in(path.parent / "out") == [f"{number:06}.png" for number in (len(wrong) + 1, len(wrong) + 2)]
 
 
-@pytest.mark.parametrize("content", [None, "\n \n", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [None, "\n \n"])
 def test_an_unusable_batch_file_is_refused_before_a_model_is_loaded(program, tmp_path, monkeypatch, capsys, content):
     path = tmp_path / "edits.jsonl"
     if content is not None:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        path.write_text(content)
     monkeypatch.setattr("ldm.models.loading.load_model", None)
     assert program(["--batch", str(path), "--outdir", str(tmp_path / "out")]) == 2
     assert "edits.jsonl" in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -146,6 +150,80 @@ def test_an_interrupted_batch_says_how_to_continue(batch, program, monkeypatch, 
 def test_a_batch_can_use_the_second_order_sampler_half_precision_and_little_memory(batch, program, tmp_path):
     command, options = batch[1], ["--sampler", "dpm++", "--precision", "bf16", "--low-memory"]
     assert program([*command, *options]) == 0
-    record = gallery.record_of(tmp_path / "out" / "000001.png")
+    record = read_record(tmp_path / "out" / "000001.png")
     assert record["precision"] == "bf16" and record["options"]["sampler"] == "dpm++"
     assert record["settings"]["sampler"] == "dpm++" and record["psnr"] is None
+
+
+def bad_line(**changes):
+    return json.dumps({"ref": "photo.png", "source_sg": "source.json", "sg": "source.json", **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        bad_line(out="a\0b.png"),
+        bad_line(ref="a\0b.png"),
+        bad_line(sg="a\0b.json"),
+        b'{"ref": "photo.png", "sg": "source.json", "out": "a\\ud800.png"}',
+        bad_line(out="a" * 300 + ".png"),
+        bad_line(ref="a" * 300 + ".png"),
+        bad_line(out="index.jsonl/b.png"),
+        bad_line(out="taken.png/b.png"),
+        bad_line(out="folder.png"),
+        bad_line(out="./sheet.png"),
+        bad_line(out="a/../../x.png"),
+        bad_line(out="/elsewhere/x.png"),
+        bad_line(out=5),
+        b'{"sg": ' + b"[" * 100_000,
+        b'{"sg": "\xff"}',
+        b'{"sg": ' + b"9" * 5000 + b"}",
+        b"null",
+    ],
+)
+def test_a_line_that_no_file_can_have_or_no_parser_can_read_costs_itself_alone(batch, program, capsys, line):
+    path, command = batch
+    out = path.parent / "out"
+    (out / "folder.png").mkdir(parents=True)
+    (out / "taken.png").write_bytes(b"not an image, and not ours")
+    good = path.read_bytes().splitlines()[0]
+    path.write_bytes(b"\xef\xbb\xbf" + line + b"\n" + good)  # a byte order mark belongs to no line
+    assert program(command) == 2
+    assert "line 1:" in capsys.readouterr().err
+    assert (out / "000002.png").is_file() and (out / "taken.png").read_bytes().startswith(b"not an image")
+
+
+def test_only_a_line_feed_ends_a_line(batch, program):
+    path, command = batch
+    name = "a\u2028b\u0085c.png"
+    path.write_text(json.dumps(json.loads(path.read_text().splitlines()[0]) | {"out": name}, ensure_ascii=False))
+    assert program(command) == 0 and (path.parent / "out" / name).is_file()
+
+
+def test_temporary_files_of_killed_processes_are_removed(batch, program):
+    path, command = batch
+    with atomic_write(path.parent / "out" / "x.png") as temporary:
+        temporary.write_bytes(b"x")
+        own = temporary.name
+    dead = own.replace(f"-{os.getpid()}.", f"-{2**22 + 1}.")  # above Linux's largest process id
+    (path.parent / "out" / dead).write_bytes(b"half an image")
+    (path.parent / "out" / own).write_bytes(b"still being written")
+    path.write_bytes(path.read_bytes().splitlines()[0])
+    assert program(command) == 0
+    assert not (path.parent / "out" / dead).exists() and (path.parent / "out" / own).exists()
+
+
+BAD_INPUTS = sorted((SHARED / "bad_inputs" / "batch").glob("*.jsonl")) or [None]
+
+
+@pytest.mark.parametrize("file", BAD_INPUTS, ids=lambda file: file.stem if file else "missing")
+def test_bad_batches_cost_their_bad_lines_alone(file, checkpoint, program, tmp_path, capsys):
+    if file is None:
+        pytest.skip("the bad inputs are not beside the checkout")
+    for name in ("example.png", "example.json", "edited.json"):
+        shutil.copy(ROOT / "data" / "demo" / name, tmp_path)
+    shutil.copy(file, tmp_path / "edits.jsonl")
+    run = ["--ckpt", str(checkpoint), "--steps", "1", "--device", "cpu", "--outdir", str(tmp_path / "out")]
+    assert program(["--batch", str(tmp_path / "edits.jsonl"), *run]) in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
+    assert (tmp_path / "out" / "ok.png").exists() == (b'"ok.png"' in file.read_bytes())

@@ -18,10 +18,11 @@ from ldm.graph.layout import generate_layout
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.loading import load_model
 from ldm.modules.lora import LoRALinear, lora_layers
+from ldm.sampling.folder import image_path
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import ROWS, _sample_pass, apply_layout, default_layout, derive_seed, sample_images
-from ldm.util import gallery
 from ldm.util.errors import UserError
+from ldm.util.image_folder import save_image, write_index
 
 SCRIPT = ROOT / "scripts" / "sample.py"
 OPTIONS = SampleOptions(steps=4, eta=1.0, graph_scale=2.0, style_scale=3.0)
@@ -329,10 +330,10 @@ def test_help_does_not_wait_for_torch():
 
 def test_the_index_is_written_once_all_images_exist(tmp_path):
     image = Image.new("RGB", (8, 8))
-    names = [gallery.image_path(index, 0) for index in range(3)]
+    names = [image_path(index, 0) for index in range(3)]
     for name in names[:2]:
-        gallery.save(tmp_path / name, image, {"file": name})
-    assert not gallery.finish(tmp_path, names, lambda: image)
-    gallery.save(tmp_path / names[2], image, {"file": names[2]})
-    assert gallery.finish(tmp_path, names, lambda: image)
+        save_image(tmp_path / name, image, {"file": name})
+    assert not write_index(tmp_path, names, lambda: image)
+    save_image(tmp_path / names[2], image, {"file": names[2]})
+    assert write_index(tmp_path, names, lambda: image)
     assert [json.loads(line)["file"] for line in (tmp_path / "index.jsonl").read_text().splitlines()] == names

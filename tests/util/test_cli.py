@@ -1,9 +1,13 @@
 """Log messages of the programs, and the exit codes of what goes wrong in them."""
 
 import argparse
+import errno
 import logging
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 from ldm.util.cli import add_verbose_argument, configure_logging, run_program
 from ldm.util.errors import UserError
@@ -76,3 +80,38 @@ def test_other_errors_are_not_hidden():
 
     with pytest.raises(RuntimeError, match="bug"):
         run_program(body, "program.py")
+
+
+@pytest.mark.parametrize(
+    "error, code, word",
+    [
+        (UserError("the graph is empty"), 2, "graph"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), 2, "full"),
+        (OSError(errno.EDQUOT, "Quota exceeded", "a.png"), 2, "full"),
+        (OSError(errno.EROFS, "Read-only file system", "a.png"), 2, "a.png"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.png"), 2, "a.png"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, "output"),
+    ],
+)
+def test_an_exception_becomes_one_line_and_an_exit_code(error, code, word, capsys, monkeypatch):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("ldm.util.cli._discard_output", lambda: None)
+    assert run_program(fail, "program.py") == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("program.py: ") and word in line
+
+
+def test_other_exceptions_are_bugs_and_show_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_program(lambda: 1 // 0, "program.py")
+
+
+def test_a_closed_pipe_ends_a_program_with_one_sentence():
+    code = "from ldm.util.cli import run_program; import sys; sys.exit(run_program(lambda: [print('x' * 1000) for _ in range(1000)] and 0, 'p'))"
+    program = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program.stdout.close()
+    assert len(program.stderr.read().decode().splitlines()) == 1
+    assert program.wait() == 141
