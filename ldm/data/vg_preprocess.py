@@ -17,20 +17,36 @@ objects per image, relations per image and attributes per object:
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
-from ldm.data.vg_raw import DataError, explain_errors, read_aliases, read_annotations, read_images, read_splits
-from ldm.util.files import atomic_write
+from ldm.data.values import composed, require_count
+from ldm.data.vg_raw import (
+    DataError,
+    explain_errors,
+    integer,
+    is_usable,
+    pixels,
+    read_aliases,
+    read_annotations,
+    read_images,
+    read_names,
+    read_splits,
+)
+from ldm.util.errors import ConfigError
+from ldm.util.files import atomic_write, remove_leftovers, writable_folder
 
 PUBLISHED_VOCABULARY = (179, 46, 80)  # objects, predicates, attributes of sg2im's and SGDiff's models
+MAX_COLUMNS = 10_000  # of an array, which has as many as the options' maximum
 FULL_SIZE = 100_000  # images; the vocabulary of fewer is not compared with the published one
 
 
@@ -79,8 +95,10 @@ def preprocess(options: Options) -> None:
     """Writes vocab.json and an h5 file per split; after an error, existing files are unchanged.
 
     Raises:
-        DataError: a raw file is missing or broken, or the output cannot be written.
+        DataError: a raw file is missing or broken, no training image is left, or the output cannot be written.
+        UserError: an option has an impossible value, or a folder cannot be written to.
     """
+    _check_options(options)
     sizes, paths = read_images(options.images_json)
     splits = {
         name: _select_large(name, ids, sizes, options.min_image_size)
@@ -104,27 +122,66 @@ def preprocess(options: Options) -> None:
         split: _filter_by_counts(split, {i: EncodedImage(objects[i], triples[i], attributes[i]) for i in ids}, options)
         for split, ids in splits.items()
     }
+    if not encoded[options.train_split]:
+        raise DataError(_explain_emptiness(options, len(train), len(names), len(predicates)))
     _write(options, vocab, encoded, paths)
+
+
+def _check_options(options: Options) -> None:
+    """Raises UserError for a number that cannot be, or a folder that cannot be written to."""
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if isinstance(option.default, int):
+            require_count(f"--{option.name}", value, 0)
+            if option.name.startswith("max_") and value > MAX_COLUMNS:
+                raise ConfigError(f"--{option.name} is {value}; give a number up to {MAX_COLUMNS}")
+    writable_folder(options.output_h5_dir, "--output_h5_dir")
+    writable_folder(Path(options.output_vocab_json).parent, "--output_vocab_json: the folder")
+
+
+def _explain_emptiness(options: Options, images: int, names: int, predicates: int) -> str:
+    """Why no training image is left, as an error message."""
+    if not images:
+        reason = f"{options.images_json} lists none of its images of at least {options.min_image_size} pixels"
+    elif names == 1:
+        reason = f"no object name occurs {options.min_object_instances} times; lower --min_object_instances"
+    elif predicates == 1 and options.min_relationships_per_image:
+        reason = f"no predicate occurs {options.min_relationship_instances} times; lower --min_relationship_instances"
+    else:
+        reason = "none has the required numbers of objects and relations; change the limits"
+    return (
+        f"{options.splits_json}: nothing of the split {options.train_split!r} ({images} images) is left, since {reason}, "
+        "or complete the raw files (see DATA.md)"
+    )
 
 
 def _write(options: Options, vocab: dict, splits: dict[str, dict[int, EncodedImage]], paths: dict[int, str]) -> None:
     """Writes all files under temporary names and renames them when the last one is complete."""
-    folder = Path(options.output_h5_dir)
+    folder, vocab_path = Path(options.output_h5_dir), Path(options.output_vocab_json)
     try:
+        for place in {folder, vocab_path.parent}:
+            remove_leftovers(place)
         with ExitStack() as files:
             for split, images in splits.items():
-                with h5py.File(files.enter_context(atomic_write(folder / f"{split}.h5")), "w") as file:
-                    for name, array in _to_arrays(images, options).items():
-                        file.create_dataset(name, data=array)
-                    texts = np.array([paths[image] for image in images], dtype=object)
-                    file.create_dataset("image_paths", data=texts, dtype=h5py.string_dtype())
-            files.enter_context(atomic_write(options.output_vocab_json)).write_text(json.dumps(vocab))
-    except OSError as error:
+                files.enter_context(atomic_write(folder / f"{split}.h5")).write_bytes(_to_h5(images, paths, options))
+            files.enter_context(atomic_write(vocab_path)).write_text(json.dumps(vocab), encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{folder} or {options.output_vocab_json}: cannot be written ({error.strerror or error}); make room or name "
-            "another folder"
+            f"{folder} or {vocab_path}: cannot be written ({reason}); make room or name another folder"
         ) from error
     print(f"wrote {options.output_vocab_json} and {', '.join(f'{split}.h5' for split in splits)} in {folder}")
+
+
+def _to_h5(images: dict[int, EncodedImage], paths: dict[int, str], options: Options) -> memoryview:
+    """The content of an h5 file, made in memory since libhdf5 cannot be relied on to report a full disk."""
+    buffer = BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, array in _to_arrays(images, options).items():
+            file.create_dataset(name, data=array)
+        texts = np.array([os.fsencode(paths[image]) for image in images], dtype=object)
+        file.create_dataset("image_paths", data=texts, dtype=h5py.string_dtype())
+    return buffer.getbuffer()
 
 
 def _select_large(split: str, ids: list[int], sizes: dict[int, int], min_size: int) -> list[int]:
@@ -143,8 +200,7 @@ def _read_objects(options: Options, train: set[int], used: set[int]) -> tuple[di
     path, aliases = options.objects_json, read_aliases(options.object_aliases)
 
     def canonical_names(obj: dict[str, Any]) -> list[str]:
-        names: list[str] = obj.get("names") or []
-        return [aliases.get(name, name) for name in names]
+        return [aliases.get(name, name) for name in read_names(obj.get("names"))]
 
     counts: Counter[str] = Counter()
     for _, items in read_annotations(path, "objects", train):
@@ -158,12 +214,14 @@ def _read_objects(options: Options, train: set[int], used: set[int]) -> tuple[di
         rows = {}
         for obj in items:
             known = [ids[name] for name in canonical_names(obj) if name in ids]
-            if min(obj["w"], obj["h"]) < options.min_object_size:
+            id_, box = integer(obj["object_id"]), [pixels(obj[key]) for key in ("x", "y", "w", "h")]
+            if min(box[2:]) < options.min_object_size:
                 small += 1
             elif known:
-                rows[obj["object_id"]] = (obj["object_id"], known[0], obj["x"], obj["y"], obj["w"], obj["h"])
+                rows[id_] = (id_, known[0], *box)
             unnamed += not obj.get("names")
-        objects[image] = _to_table((rows[obj["object_id"]] for obj in items if obj["object_id"] in rows), NO_OBJECTS)
+        listed = (integer(obj["object_id"]) for obj in items)
+        objects[image] = _to_table((rows[id_] for id_ in listed if id_ in rows), NO_OBJECTS)
     print(
         f"objects: {small} left out because they are smaller than {options.min_object_size} pixels; {unnamed} have no name"
     )
@@ -178,13 +236,13 @@ def _read_attributes(
     counts: Counter[str] = Counter()
     for _, items in read_annotations(path, "attributes", train):
         for obj in items:
-            counts.update(dict.fromkeys(reversed(obj.get("attributes") or ()), 1))
+            counts.update(dict.fromkeys(reversed(read_names(obj.get("attributes"))), 1))
     names = _frequent_names(counts, options.min_attribute_instances)
     ids = {name: i for i, name in enumerate(names)}
 
     attributes = dict.fromkeys(objects, NO_ATTRIBUTES)
     for image, items in read_annotations(path, "attributes", objects):
-        by_object = {obj["object_id"]: obj.get("attributes") or () for obj in items}
+        by_object = {integer(obj["object_id"]): read_names(obj.get("attributes")) for obj in items}
         pairs = []
         for row, object_id in enumerate(objects[image][:, 0].tolist()):
             known = [ids[name] for name in by_object.get(object_id, ()) if name in ids]
@@ -202,14 +260,15 @@ def _read_relationships(
     def find_triples(image: int, items: list[dict[str, Any]]) -> Iterator[tuple[int, int, str, int]]:
         row_of = {object_id: row for row, object_id in enumerate(objects[image][:, 0].tolist())}
         for relation in items:
-            subject, object_ = (row_of.get(relation[end]["object_id"]) for end in ("subject", "object"))
+            subject, object_ = (row_of.get(integer(relation[end]["object_id"])) for end in ("subject", "object"))
             if subject is None or object_ is None:
                 continue
-            predicate: str = relation["predicate"]
+            predicate = composed(relation["predicate"])
             if image in train:
                 predicate = predicate.lower().strip()
                 predicate = aliases.get(predicate, predicate)
-            yield relation["relationship_id"], subject, predicate, object_
+            if is_usable(predicate):
+                yield integer(relation["relationship_id"]), subject, predicate, object_
 
     counts: Counter[str] = Counter()
     for image, items in read_annotations(path, "relationships", train):
@@ -245,8 +304,8 @@ def _report_vocabulary(objects: int, predicates: int, attributes: int, num_image
     if num_images >= FULL_SIZE and (objects, predicates) != PUBLISHED_VOCABULARY[:2]:
         print(
             f"WARNING: published models have {PUBLISHED_VOCABULARY[0]} objects and {PUBLISHED_VOCABULARY[1]} predicates, so "
-            "their weights do not fit this vocabulary; check the versions of objects.json, relationships.json and the alias "
-            "files (see DATA.md) and the options"
+            "their graph encoders do not fit this vocabulary; check the versions of objects.json, relationships.json and "
+            "the alias files (see DATA.md) and the options"
         )
 
 

@@ -1,6 +1,10 @@
 """Preprocessing of Visual Genome: a real sample against sg2im's output, and made-up and broken raw files."""
 
 import json
+import multiprocessing
+import os
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +17,8 @@ from hypothesis import strategies as st
 from ldm.data import vg_preprocess, vg_raw
 from ldm.data.vg_preprocess import Options, preprocess
 from ldm.data.vg_raw import DataError, read_array
+from ldm.util.errors import UserError
+from ldm.util.files import atomic_write
 
 
 def inputs(folder: Path, **options) -> Options:
@@ -156,6 +162,7 @@ def test_predicates_are_normalised_in_the_training_split_only(raw, tmp_path):
     "option, value, count",
     [
         ("min_image_size", 201, 0),
+        ("min_image_size", 200, 2),
         ("min_object_size", 41, 0),
         ("min_objects_per_image", 3, 0),
         ("max_objects_per_image", 1, 0),
@@ -164,9 +171,137 @@ def test_predicates_are_normalised_in_the_training_split_only(raw, tmp_path):
         ("max_relationships_per_image", 0, 0),
     ],
 )
-def test_limits_are_inclusive(raw, tmp_path, option, value, count):
-    preprocess(raw({"train": [1, 2]}, **{option: value}))
-    assert len(arrays(tmp_path / "out/train.h5")["image_ids"]) == count
+def test_limits_are_inclusive_and_leaving_nothing_to_train_on_is_an_error(raw, tmp_path, option, value, count):
+    options = raw({"train": [1, 2]}, **{option: value})
+    if count:
+        preprocess(options)
+        assert len(arrays(tmp_path / "out/train.h5")["image_ids"]) == count
+    else:
+        with pytest.raises(DataError, match="splits.json: nothing of the split 'train' .* is left"):
+            preprocess(options)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["min_object_instances", "min_relationship_instances"])
+def test_a_part_of_visual_genome_too_small_for_a_vocabulary_is_an_error_that_names_the_option(raw, option):
+    with pytest.raises(DataError, match=f"occurs 3 times; lower --{option}"):
+        preprocess(raw({"train": [1, 2]}, **{option: 3}))
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "a/b", "..", ".", "", "/tmp/x", "a\0b", ".hidden", "x" * 300])
+def test_a_split_whose_name_is_no_file_name_is_an_error_and_nothing_is_written(raw, tmp_path, name):
+    before = sorted(tmp_path.rglob("*"))
+    options = raw({"train": [1, 2], name: [1]})
+    with pytest.raises(DataError, match="splits.json: the split .* cannot be the name of a file"):
+        preprocess(options)
+    assert {path.suffix for path in set(tmp_path.rglob("*")) - set(before)} == {".json", ".txt"}
+
+
+def test_numbers_may_be_text_or_whole_floats_and_files_may_have_a_byte_order_mark(raw, tmp_path):
+    def as_text(images, objects, attributes, relationships):
+        images[0].update(image_id="1", width="300", height=200.0)
+        objects[0]["image_id"] = 1.0
+        objects[0]["objects"][0].update(object_id="10", w="40", h=50.0)
+        relationships[0]["relationships"][0]["subject"]["object_id"] = 10.0
+
+    preprocess(raw({"train": [1, 2]}))
+    expected = arrays(tmp_path / "out/train.h5")
+    options = raw({"train": ["1", 2.0]}, change=as_text)
+    for path in (*tmp_path.glob("*.json"), *tmp_path.glob("*.txt")):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    preprocess(options)
+    result = arrays(tmp_path / "out/train.h5")
+    assert all(np.array_equal(result[name], expected[name]) for name in expected)
+
+
+def test_names_match_whatever_their_unicode_form_and_those_that_no_graph_can_have_are_left_out(raw, tmp_path):
+    def rename(images, objects, attributes, relationships):
+        objects[0]["objects"][0]["names"], objects[1]["objects"][0]["names"] = ["cafe\u0301"], ["caf\u00e9"]
+        objects[0]["objects"][1]["names"] = ["__image__", "a\nb", " ", "mat"]
+
+    preprocess(raw({"train": [1, 2]}, change=rename))
+    vocab = json.loads((tmp_path / "out/vocab.json").read_text())
+    assert vocab["object_idx_to_name"] == ["__image__", "caf\u00e9", "mat", "rug"]
+
+
+@pytest.mark.parametrize(
+    "kind, change",
+    [
+        ("objects", {"names": "dog"}),
+        ("objects", {"names": [5]}),
+        ("objects", {"x": float("inf")}),
+        ("objects", {"w": None}),
+        ("objects", {"object_id": 10**30}),
+        ("objects", {"object_id": [1]}),
+        ("attributes", {"attributes": {"brown": 1}}),
+        ("relationships", {"predicate": 5}),
+        ("relationships", {"subject": None}),
+        ("relationships", {"relationship_id": "first"}),
+        ("image_data", {"url": 7}),
+        ("image_data", {"url": "http://a/\ud800.jpg"}),
+        ("image_data", {"width": "wide"}),
+    ],
+)
+def test_an_entry_in_another_format_is_one_sentence_that_names_the_file(raw, tmp_path, kind, change):
+    def damage(*files):
+        entries = dict(zip(("image_data", "objects", "attributes", "relationships"), files))[kind]
+        (entries[0] if kind == "image_data" else entries[0][kind][0]).update(change)
+
+    with pytest.raises(DataError, match=rf"^[^\n]*{kind}.json: an entry [^\n]*$"):
+        preprocess(raw({"train": [1, 2]}, change=damage))
+
+
+@pytest.mark.parametrize("option, value", [("max_objects_per_image", 10**9), ("max_attributes_per_image", -1)])
+def test_an_impossible_number_is_an_error_that_names_the_option(raw, option, value):
+    with pytest.raises(UserError, match=f"--{option} is {value}"):
+        preprocess(raw({"train": [1, 2]}, **{option: value}))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_existing_files_as_they_were(raw, tmp_path, capsys):
+    options = raw({"train": [1, 2]})
+    preprocess(options)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        with pytest.raises(DataError, match=r"^[^\n]*cannot be written \(File too large\)[^\n]*$"):
+            preprocess(options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_files_that_a_killed_run_left_behind_are_removed(raw, tmp_path):
+    options = raw({"train": [1, 2]})
+    preprocess(options)
+    process = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=(tmp_path / "out/train.h5",))
+    process.start()
+    process.join()
+    assert len(list((tmp_path / "out").glob(".*.part*"))) == 1
+    preprocess(options)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train.h5", "vocab.json"]
+
+
+def _die_while_writing(path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_every_bad_raw_file_is_one_sentence(realdata, bad_inputs, tmp_path):
+    folder = realdata / "vg_raw_v1.2"
+    few = {"min_object_instances": 2, "min_attribute_instances": 2, "min_relationship_instances": 1}
+    out = {"output_vocab_json": str(tmp_path / "out/vocab.json"), "output_h5_dir": str(tmp_path / "out")}
+    replaced = {"splits": "splits_json", "prep_splits": "splits_json", "prep_objects": "objects_json"}
+    replaced |= {"prep_relationships": "relationships_json"}
+    for path in sorted((bad_inputs / "preprocess").glob("*.json")):
+        option = next(option for start, option in replaced.items() if path.name.startswith(start))
+        files = {"splits_json": str(folder / "splits_sample.json"), option: str(path)}
+        with pytest.raises(DataError, match=rf"^[^\n]*{path.name}: [^\n]*$"):
+            preprocess(inputs(folder, **files, **few, **out))
+        assert not (tmp_path / "out").exists() and not list(tmp_path.parent.glob("escaped*"))
 
 
 @pytest.mark.parametrize("full, warned", [(2, True), (3, False)])
@@ -179,11 +314,12 @@ def test_a_vocabulary_of_the_full_data_that_differs_from_the_published_one_gives
 
 
 def test_after_an_error_existing_files_are_unchanged(raw, tmp_path, monkeypatch):
-    preprocess(raw({"train": [1, 2]}))
+    options = raw({"train": [1, 2]})
+    preprocess(options)
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     monkeypatch.setattr(vg_preprocess.json, "dumps", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        preprocess(inputs(tmp_path, output_vocab_json=f"{tmp_path}/out/vocab.json", output_h5_dir=f"{tmp_path}/out"))
+        preprocess(options)
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
@@ -236,5 +372,5 @@ def test_the_script_prints_one_line_about_a_missing_file_and_exits_with_2(load_s
 
 def test_output_that_cannot_be_written_is_an_error(raw, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         preprocess(raw({"train": [1, 2]}, output_h5_dir=str(tmp_path / "file")))
