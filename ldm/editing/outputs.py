@@ -28,6 +28,7 @@ from ldm import plots
 from ldm.editing.diagnostics import Reconstruction
 from ldm.editing.options import EditRequest
 from ldm.editing.pipeline import Edit
+from ldm.util.colour_profiles import srgb_chunk
 from ldm.util.files import atomic_write, locked_folder, remove_leftovers
 
 PREVIEW_HEIGHT = 160  # pixels
@@ -112,7 +113,7 @@ def write(folder: Path, images: dict[str, Image.Image], record: dict) -> None:
                 (folder / name).unlink(missing_ok=True)
         for name, image in zip(names, images.values()):
             with atomic_write(folder / name) as temporary:
-                image.save(temporary)
+                image.save(temporary, "PNG", pnginfo=srgb_chunk())
         with atomic_write(folder / "record.json") as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
+from ldm.util.colour_profiles import srgb_chunk
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write
 
@@ -24,7 +24,7 @@ INDEX, SHEET = "index.jsonl", "sheet.png"
 
 def save_image(path: Path, image: Image.Image, record: dict) -> None:
     """Writes a PNG file with its record, whole or not at all."""
-    text = PngInfo()
+    text = srgb_chunk()
     text.add_text("record", json.dumps(record))
     with atomic_write(path) as temporary:
         image.save(temporary, "PNG", pnginfo=text)

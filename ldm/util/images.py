@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,10 @@ from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 from tqdm import tqdm
 
+from ldm.util.colour_profiles import to_srgb
 from ldm.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 Picture = Image.Image | np.ndarray  # an array is (H,W,3) uint8
 CHUNK = 1024  # files that are given to the threads at once
@@ -33,7 +37,9 @@ class ImageError(UserError):
 
 
 def read_image(path: str | Path, upright: bool = False, background: str = "white") -> Image.Image:
-    """Reads an image file of any mode as RGB. A truncated file is read as far as possible, the rest is grey.
+    """Reads an image file of any mode as sRGB. A truncated file is read as far as possible, the rest is grey.
+
+    An embedded ICC profile is applied. Of several frames or pages, the first one is read, with a warning.
 
     Args:
         upright: apply the EXIF orientation. Annotations refer to stored pixels, people to upright images.
@@ -104,7 +110,10 @@ def _read(path: str | Path, upright: bool = False, background: str = "white") ->
         raise ImageError(path, "there is no such file")
     try:
         with Image.open(path) as image:
+            if (frames := getattr(image, "n_frames", 1)) > 1:  # only formats with several frames have the attribute
+                logger.warning("%s: has %d frames or pages; only the first one is used", path, frames)
             image.load()
+            image = to_srgb(image)
             return to_rgb(ImageOps.exif_transpose(image) if upright else image, background)
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... for a broken file
         raise ImageError(path, f"broken, or not an image ({error})") from None
