@@ -62,7 +62,7 @@ class LoadReport:
         not_loaded: key of the module that keeps its initial value -> the reason.
         unused: key of the file that was not loaded -> the reason.
         lost: keys of `not_loaded` for which the file holds a value that this module could not or must not take.
-        trained_with: noise schedule, prediction and scale factor that the file or the files beside it state.
+        trained_with: of a U-Net, the noise schedule, prediction and scale factor that its file or the files beside it state.
     """
 
     part: str
@@ -141,15 +141,15 @@ def load_part(
     state = source if isinstance(source, Mapping) else read_state_dict(source, part)
     state = unwrap_keys(state, published.prefix, published.folders)
     sidecars = read_sidecars(source)
-    trained = trained_with(state, name, None if isinstance(source, Mapping) else Path(source), sidecars)
+    path = None if isinstance(source, Mapping) else Path(source)
+    trained = trained_with(state, name, path, sidecars) if part == "unet" else TrainedWith()
     kind = describe_kind(own_keys(state, published.prefix), part)
     layout = "diffusers" if is_diffusers(state) else "LDM"
     if layout == "diffusers":
         state = to_ldm_unet(state) if part == "unet" else to_ldm_vae(state)
     match = match_keys(state, module.state_dict(), published.prefix, tuple(optional), tuple(ignore), prefer_ema)
     refuse_mismatch(match, part, name, differences(module, sidecars.of_part(part)), kind)
-    if part == "unet":
-        trained.refuse_unsupported()
+    trained.refuse_unsupported()
     assign_tensors(module, match.tensors)
     module.weights_from = name  # pyright: ignore[reportArgumentType] - torch's stubs allow tensors and modules only
     report = LoadReport(
@@ -311,7 +311,7 @@ def log_report(report: LoadReport, parameters: Collection[str]) -> None:
             averaged,
             report.source,
         )
-    if report.part == "unet" and report.trained_with.sampling:
+    if report.trained_with.sampling:
         logger.info("%s", report.trained_with.sampling)
     for reason in dict.fromkeys(report.not_loaded[key] for key in report.lost):
         keys = [key for key in report.lost if report.not_loaded[key] == reason]

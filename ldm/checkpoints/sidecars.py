@@ -145,8 +145,9 @@ def head_differences(expected: Mapping[int, int], published: Mapping[str, Any]) 
     heads = head_counts(published, 1 + max(expected))
     if heads is not None and all(heads[level] == count for level, count in expected.items()):
         return []
-    given = published.get("num_attention_heads") or published.get("attention_head_dim")
-    return [f"{given!r} attention heads for {sorted(set(expected.values()))}"]
+    ours = sorted(set(expected.values()))
+    found = heads or published.get("num_attention_heads") or published.get("attention_head_dim", DEFAULT_HEADS)
+    return [f"attention heads {found!r} for {ours if len(ours) > 1 else ours[0]}"]
 
 
 def head_counts(published: Mapping[str, Any], levels: int) -> list[int] | None:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as images
 
-from ldm.checkpoints import torchscript
-from ldm.checkpoints.loading import CheckpointError, read_state_dict
+from ldm.checkpoints import folders, torchscript
+from ldm.checkpoints.clip_layout import (
+    GELU,
+    QUICK_GELU,
+    TowerSettings,
+    is_hugging_face,
+    read_tower_settings,
+    to_open_clip,
+)
+from ldm.checkpoints.errors import CheckpointError
+from ldm.checkpoints.reading import read_state_dict
+from ldm.checkpoints.wrappers import unwrap_keys
+
+logger = logging.getLogger(__name__)
 
 # OpenAI's model names -> open_clip's architecture (OpenAI's models use QuickGELU) and the path of the weights.
 OPENAI_URL = "https://openaipublic.azureedge.net/clip/models/"
@@ -30,11 +45,13 @@ class CLIPGlobalEncoder(nn.Module):
 
     Args:
         model_name: OpenAI's name of a model with OpenAI's weights ("ViT-B/32"), open_clip's name of an architecture
-            ("ViT-B-32"), or an open_clip vision_cfg that also has embed_dim and, optionally, quick_gelu.
+            ("ViT-B-32"), or an open_clip vision_cfg that also has embed_dim and, optionally, quick_gelu (default: what the
+            config.json beside the weights states, otherwise false).
         normalize: Whether to scale embeddings to unit length.
         device: Ignored; published configs have this key.
         pretrained: File with the weights under `visual.*` keys, as published by OpenAI and open_clip (.pt, .bin or
-            .safetensors); by default OpenAI's file in ~/.cache/clip.
+            .safetensors), or a file or folder of Hugging Face's CLIPModel or CLIPVisionModelWithProjection; by default
+            OpenAI's file in ~/.cache/clip.
         init: "random" for random weights, for tests.
 
     Attributes:
@@ -42,9 +59,12 @@ class CLIPGlobalEncoder(nn.Module):
         image_size: S, side of CLIP's input in pixels.
 
     Raises:
-        CheckpointError: if the weights are missing or do not fit.
+        CheckpointError: if the weights are missing or do not fit, or the settings beside them differ from model_name.
         ValueError: for an unknown model_name or init.
     """
+
+    embedding_dim: int
+    image_size: int
 
     def __init__(
         self,
@@ -57,14 +77,17 @@ class CLIPGlobalEncoder(nn.Module):
         super().__init__()
         if init not in (None, "random"):
             raise ValueError(f"CLIPGlobalEncoder: init must be 'random' or left out, not {init!r}")
-        self.visual = image_tower(model_name)
         self.weights_from = "random (init: random)"
         if init is None:
             self.weights_from = str(path := weights_file(model_name, pretrained))
-            load_image_tower(self.visual, path, model_name)
+            settings = read_tower_settings(path)
+            self.visual = image_tower(model_name, quick_gelu=settings is not None and settings.activation == QUICK_GELU)
+            load_image_tower(self.visual, path, model_name, settings)
+        else:
+            self.visual = image_tower(model_name)
         self.normalize = normalize
-        self.embedding_dim: int = self.visual.output_dim
-        self.image_size: int = self.visual.image_size[0]
+        self.embedding_dim = cast(int, self.visual.output_dim)
+        self.image_size = cast("tuple[int, int]", self.visual.image_size)[0]
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> CLIPGlobalEncoder:
@@ -86,11 +109,12 @@ class CLIPGlobalEncoder(nn.Module):
         return images.normalize(image.clamp(0, 1), OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
-def image_tower(model_name: str | Mapping) -> nn.Module:
+def image_tower(model_name: str | Mapping, quick_gelu: bool = False) -> nn.Module:
     """Builds open_clip's image tower with random weights.
 
     Args:
         model_name: See CLIPGlobalEncoder.
+        quick_gelu: Whether the activation is QuickGELU, where model_name leaves it open.
 
     Raises:
         ValueError: for an unknown name.
@@ -105,7 +129,7 @@ def image_tower(model_name: str | Mapping) -> nn.Module:
         embed_dim, quick_gelu, vision = config["embed_dim"], config.get("quick_gelu", False), config["vision_cfg"]
     else:
         vision = dict(model_name)
-        embed_dim, quick_gelu = vision.pop("embed_dim"), vision.pop("quick_gelu", False)
+        embed_dim, quick_gelu = vision.pop("embed_dim"), vision.pop("quick_gelu", quick_gelu)
     # open_clip builds both towers; the text tower is built as small as possible and discarded.
     text = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
     return open_clip.CLIP(embed_dim, vision, text, quick_gelu=quick_gelu).visual
@@ -114,31 +138,43 @@ def image_tower(model_name: str | Mapping) -> nn.Module:
 def weights_file(model_name: str | Mapping, pretrained: str | None) -> Path:
     """Returns the file of weights that the config names, or else OpenAI's file in its cache folder.
 
+    Of a folder of Hugging Face, that is the file in it, or the index of its shards.
+
     Raises:
         CheckpointError: if there is no such file.
     """
     if pretrained:
         path = Path(pretrained).expanduser()
-        remedy = "name CLIP's weights (.pt, .bin or .safetensors with visual.* keys) in `pretrained`"
+        remedy = "name CLIP's weights (.pt, .bin or .safetensors of OpenAI, open_clip or Hugging Face) in `pretrained`"
     elif not isinstance(model_name, str) or model_name not in OPENAI:
         raise CheckpointError(
-            f"CLIP {model_name}: name its weights in `pretrained` (.pt, .bin or .safetensors with "
-            f"visual.* keys), or set `init: random` for a test"
+            f"CLIP {model_name}: name its weights in `pretrained` (.pt, .bin or .safetensors of OpenAI, open_clip or "
+            "Hugging Face), or set `init: random` for a test"
         )
     else:
         url = OPENAI_URL + OPENAI[model_name][1]
         path = Path.home() / ".cache" / "clip" / url.rsplit("/", 1)[1]
         remedy = f"download {url} to this path, or name another file in `pretrained`"
+    if path.is_dir():
+        return folders.find_weights(path, ("image_encoder",))
     if not path.is_file():
         raise CheckpointError(f"{path}: the file of weights of CLIP {model_name} does not exist; {remedy}")
     return path
 
 
-def load_image_tower(visual: nn.Module, path: Path, model_name: str | Mapping) -> None:
-    """Loads an image tower from the `visual.*` keys of a file, without executing anything in it.
+def load_image_tower(
+    visual: nn.Module, path: Path, model_name: str | Mapping, settings: TowerSettings | None = None
+) -> None:
+    """Loads an image tower from a file of OpenAI, open_clip or Hugging Face, without executing anything in it.
+
+    Args:
+        visual: the tower.
+        path: the file, or the index of its shards.
+        model_name: for messages.
+        settings: those beside the file.
 
     Raises:
-        CheckpointError: if the file is damaged or the weights do not fit.
+        CheckpointError: if the file is damaged, or the weights or the settings do not fit.
     """
     try:
         state = torchscript.read_state_dict(path) if torchscript.is_archive(path) else read_state_dict(path)
@@ -148,14 +184,54 @@ def load_image_tower(visual: nn.Module, path: Path, model_name: str | Mapping) -
         raise CheckpointError(
             f"{path}: a damaged TorchScript archive ({type(error).__name__}); download it again"
         ) from error
-    # DistributedDataParallel prefixes every key with `module.`.
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    state = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
+    state = unwrap_keys(state, "visual.")
+    if is_hugging_face(state):
+        state = to_open_clip(state, str(path))
+        if settings is None:
+            logger.warning(
+                "%s: no config.json beside it, so its activation is taken to be that of model_name (%s)",
+                path,
+                activation_of(visual),
+            )
+    else:
+        state = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
     try:
         visual.load_state_dict(state)
     except RuntimeError as error:
-        reason = str(error).split("\n")[1].strip()[:200] if state else "the file has no visual.* keys"
+        reason = (
+            str(error).split("\n")[1].strip()[:200]
+            if state
+            else "it has no visual.* keys, as OpenAI's and open_clip's CLIP, and is not transformers' CLIP"
+        )
         raise CheckpointError(f"{path}: not the weights of CLIP {model_name}: {reason}") from error
+    if settings is not None:
+        refuse_other_settings(visual, settings)
+
+
+def refuse_other_settings(visual: nn.Module, settings: TowerSettings) -> None:
+    """Raises CheckpointError if the settings beside the weights are not the tower's."""
+    if (ours := activation_of(visual)) != settings.activation:
+        remedy = {
+            QUICK_GELU: "choose a model_name with QuickGELU, such as ViT-B/32 or ViT-B-32-quickgelu",
+            GELU: "choose a model_name without QuickGELU, such as ViT-B-32",
+        }.get(settings.activation, "such weights are not supported")
+        raise CheckpointError(
+            f"{settings.source}: the activation of these weights is {settings.activation}, but {ours} by model_name; {remedy}"
+        )
+    heads = next(layer.num_heads for layer in visual.modules() if isinstance(layer, nn.MultiheadAttention))
+    if settings.heads not in (None, heads):
+        raise CheckpointError(
+            f"{settings.source}: these weights have {settings.heads} attention heads, but {heads} by model_name; choose the "
+            "model_name of these weights"
+        )
+    eps = next(layer.eps for layer in visual.modules() if isinstance(layer, nn.LayerNorm))
+    if settings.eps != eps:
+        raise CheckpointError(f"{settings.source}: layer_norm_eps {settings.eps!r} is not supported, only {eps}")
+
+
+def activation_of(visual: nn.Module) -> str:
+    """The activation of an image tower in transformers' words."""
+    return QUICK_GELU if any(isinstance(layer, QuickGELU) for layer in visual.modules()) else GELU
 
 
 class FiLMGenerator(nn.Module):

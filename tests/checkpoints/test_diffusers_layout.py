@@ -2,33 +2,13 @@
 
 import pytest
 import torch
+from diffusers_models import KL, UNET, build_kl, build_unet
 from parity import Parity, assert_close_to_published
 
 from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.reading import CheckpointError
-from ldm.models.autoencoder import AutoencoderKL
 from ldm.modules.conditioning import Conditioning
-from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-UNET = {
-    "sample_size": 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": [32, 64],
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    "layers_per_block": 2,
-    "cross_attention_dim": 24,
-    "attention_head_dim": 4,
-}
-KL = {
-    "block_out_channels": [32, 64],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "latent_channels": 4,
-    "layers_per_block": 2,
-    "sample_size": 16,
-}
 OLD_ATTENTION_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
@@ -63,44 +43,6 @@ def computed(request):
         return request.getfixturevalue("diffusers_parity")
     networks = request.getfixturevalue("installed")
     return lambda name: run_installed(name, networks[name])
-
-
-def build_unet(params: dict) -> UNetModel:
-    """This project's U-Net of the same architecture as diffusers' with these arguments."""
-    channels = params["block_out_channels"]
-    default = ["CrossAttnDownBlock2D"] * (len(channels) - 1) + ["DownBlock2D"]
-    blocks = params.get("down_block_types", default)
-    return UNetModel(
-        image_size=params["sample_size"],
-        in_channels=params["in_channels"],
-        out_channels=params["out_channels"],
-        model_channels=channels[0],
-        channel_mult=[width // channels[0] for width in channels],
-        num_res_blocks=params["layers_per_block"],
-        attention_resolutions=[2**level for level, block in enumerate(blocks) if block == "CrossAttnDownBlock2D"],
-        num_heads=params["attention_head_dim"],  # diffusers' name for the number of heads
-        use_spatial_transformer=True,
-        transformer_depth=1,
-        context_dim=params["cross_attention_dim"],
-        legacy=False,
-    ).eval()
-
-
-def build_kl(params: dict) -> AutoencoderKL:
-    channels = params["block_out_channels"]
-    ddconfig = {
-        "double_z": True,
-        "z_channels": params["latent_channels"],
-        "resolution": params["sample_size"],
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": channels[0],
-        "ch_mult": [width // channels[0] for width in channels],
-        "num_res_blocks": params["layers_per_block"],
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    return AutoencoderKL(embed_dim=params["latent_channels"], ddconfig=ddconfig).eval()
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ where the weights state nothing.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +20,8 @@ from ldm.checkpoints.trained_with import TrainedWith
 from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.util.config import plain
 from ldm.util.errors import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 LDM_SCHEDULE = {"timesteps": 1000, "linear_start": 0.0015, "linear_end": 0.0195, "beta_schedule": "linear"}
 OPEN = (*LDM_SCHEDULE, "scale_factor")
@@ -59,6 +62,9 @@ def settle_schedule(stated: Mapping[str, Any], defaults: Mapping[str, Any], trai
     published = {"timesteps": len(betas), "linear_start": float(betas[0]), "linear_end": float(betas[-1])}
     closed_form = _find_closed_form(betas)
     _refuse_others(stated, published, closed_form is not None, trained.betas_source)
+    logger.info(
+        "noise schedule from %s: %d timesteps, betas from %.6g to %.6g", trained.betas_source, *published.values()
+    )
     return closed_form or NoiseSchedule(betas, (1 - betas).cumprod(0))
 
 
@@ -111,14 +117,14 @@ def with_published_heads(unet_config: Mapping, ckpt_path: Any) -> dict:
     heads = head_counts(sidecar.values, len(widths))
     if heads is None:
         return config
+    channels = {width // count for width, count in zip(widths, heads)}
     if len(set(heads)) == 1:
         params["num_heads"] = heads[0]
-    elif len(channels := {width // count for width, count in zip(widths, heads)}) == 1:
+    elif len(channels) == 1:
         params["num_head_channels"] = channels.pop()
     else:
-        raise CheckpointError(
-            f"{sidecar.path}: {heads} attention heads in its levels, neither equal nor of equal width; this is not supported"
-        )
+        return config  # loading the weights then refuses these heads
+    logger.info("attention heads from %s: %s", sidecar.path, heads)
     return {**config, "params": params}
 
 
