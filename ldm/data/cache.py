@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from ldm.data.protocols import GraphDataset, ImageFileDataset
+from ldm.data.values import composed
 from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Latents
 from ldm.graph.scene_graph import SceneGraph
@@ -35,6 +36,7 @@ from ldm.util.errors import UserError
 
 FORMAT = 2  # to be raised when the records or the preprocessing of images change
 INDEX = "index.json"
+REMEDY = "resume with the scripts/cache_latents.py command that began this cache"
 
 
 class CacheError(UserError):
@@ -69,7 +71,7 @@ class CacheIndex:
                 field = next(name for name in (*new, *old) if old.get(name) != new.get(name))
                 old, new = (f"checksum {sums[field]}" if field in sums else "absent" for sums in (old, new))
             elif field == "names" and old != new:
-                old, new = (f"{len(names)} images from {names[0]} to {names[-1]}" for names in (old, new))
+                old, new = (f"{len(names)} images from {names[:1]} to {names[-1:]}" for names in (old, new))
             if old != new:
                 raise CacheError(
                     f"{folder}: this cache is stale ({field.replace('_', ' ')}: {old} when it was written, {new} now); "
@@ -103,9 +105,39 @@ class CacheIndex:
     def is_complete(self, folder: Path, shard: int) -> bool:
         """Whether the file of a shard exists and holds all its records."""
         try:
-            return len(np.load(shard_path(folder, shard), mmap_mode="r")) == len(self.rows(shard))
-        except (OSError, ValueError, EOFError):  # missing, or shorter than its header says
+            self.open_shard(folder, shard)
+        except CacheError:
             return False
+        return True
+
+    def open_shard(self, folder: Path, shard: int) -> np.ndarray:
+        """Maps the records of a shard into memory. Raises CacheError if the file is missing, damaged or of another cache."""
+        path = shard_path(folder, shard)
+        try:
+            records = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # numpy raises OSError, ValueError, EOFError, SyntaxError, MemoryError, ...
+            raise CacheError(f"{path}: missing or damaged ({str(error)[:200]}); {REMEDY}") from None
+        if not isinstance(records, np.ndarray):  # a zip archive of arrays
+            raise CacheError(f"{path}: damaged; {REMEDY}")
+        if records.dtype != self.record_type or records.shape != (len(self.rows(shard)),):
+            raise CacheError(f"{path}: does not hold the records that {INDEX} describes; {REMEDY}")
+        return records
+
+    def validate(self) -> None:
+        """Raises ValueError for a field that `write_cache` would not write."""
+        if not isinstance(self.encoders, dict) or not all(isinstance(sum_, str) for sum_ in self.encoders.values()):
+            raise ValueError(f"encoders: {str(self.encoders)[:80]}")
+        for field in ("image_size", "shard_size"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field}: {str(value)[:80]}")
+        if not isinstance(self.names, list) or not all(isinstance(name, str) for name in self.names):
+            raise ValueError(f"names: {str(self.names)[:80]}")
+        record = self.record_type
+        if record.names is None or record.names[:2] != ("size", "z") or record["size"] != np.dtype(("<i4", 2)):
+            raise ValueError(f"row: {str(self.row)[:80]}")
+        if record.hasobject or len(record["z"].shape) != 4 or not 1 <= record["z"].shape[0] <= 2:
+            raise ValueError(f"row: {str(self.row)[:80]}")
 
     def to_json(self) -> str:
         """The contents of index.json."""
@@ -115,18 +147,21 @@ class CacheIndex:
 def read_index(folder: Path) -> CacheIndex:
     """Reads index.json of one split's folder. Raises CacheError if it is missing, broken or of another format."""
     try:
-        data = json.loads((folder / INDEX).read_text())
+        data = json.loads((folder / INDEX).read_bytes().decode("utf-8-sig"))
         version = data["format"]
         index = CacheIndex(**data) if version == FORMAT else None
+        if index is not None:
+            index.validate()
     except FileNotFoundError:
         raise CacheError(
             f"{folder}: there is no cache; write one with scripts/cache_latents.py --split {folder.name}"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CacheError(f"{folder / INDEX}: broken ({error}); delete {folder} and write the cache again") from None
+    except (OSError, ValueError, TypeError, KeyError, SyntaxError, RecursionError, OverflowError) as error:
+        reason = " ".join(str(error)[:200].split())
+        raise CacheError(f"{folder / INDEX}: broken ({reason}); delete {folder} and write the cache again") from None
     if index is None:
         raise CacheError(
-            f"{folder}: this cache is stale (format {version}, not {FORMAT}); write a new one to another folder with "
+            f"{folder}: this cache is stale (format {str(version)[:40]}, not {FORMAT}); write a new one to another folder with "
             "scripts/cache_latents.py"
         )
     return index
@@ -167,21 +202,19 @@ class CachedDataset(DatasetWrapper):
         names, self.folder = self.dataset.image_names(), Path(folder)
         self.index = read_index(self.folder)
         self.index.require(self.folder, image_size=self.dataset.image_size)
-        row_of = {name: row for row, name in enumerate(self.index.names)}
-        absent = [name for name in names if name not in row_of]
+        row_of = {composed(name): row for row, name in enumerate(self.index.names)}
+        row_of |= {name: row for row, name in enumerate(self.index.names)}  # where two names differ in their form only
+        absent = [name for name in names if name not in row_of and composed(name) not in row_of]
         if absent:
             raise CacheError(
                 f"{folder}: this cache is stale ({len(absent)} of {len(names)} images are not in it, such as {absent[0]}); "
                 "write a new one to another folder with scripts/cache_latents.py"
             )
-        self.rows = np.array([row_of[name] for name in names])
+        self.rows = np.array([row_of[name if name in row_of else composed(name)] for name in names], dtype=np.int64)
         shards = np.unique(self.rows // self.index.shard_size).tolist()
         missing = [shard for shard in shards if not self.index.is_complete(self.folder, shard)]
         if missing:
-            raise CacheError(
-                f"{folder}: {len(missing)} of {len(shards)} shards are missing; resume with the scripts/cache_latents.py "
-                "command that began this cache"
-            )
+            raise CacheError(f"{folder}: {len(missing)} of {len(shards)} shards are missing or damaged; {REMEDY}")
         self._open_shards: dict[int, np.ndarray] = {}
 
     def __getitem__(self, index: int) -> tuple[Latents, SceneGraph]:
@@ -199,7 +232,7 @@ class CachedDataset(DatasetWrapper):
     def _record(self, index: int) -> np.void:
         shard, row = divmod(int(self.rows[index]), self.index.shard_size)
         if shard not in self._open_shards:
-            self._open_shards[shard] = np.load(shard_path(self.folder, shard), mmap_mode="r")
+            self._open_shards[shard] = self.index.open_shard(self.folder, shard)
         return self._open_shards[shard][row]
 
     def __getstate__(self) -> dict:  # pickling a memory map would copy the whole file

@@ -21,7 +21,9 @@ from ldm.data.datamodule import ignore_interrupts
 from ldm.data.protocols import GraphDataset, ImageFileDataset
 from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Latents
-from ldm.util.files import atomic_write
+from ldm.util.errors import UserError
+from ldm.util.files import atomic_write, remove_leftovers
+from ldm.util.images import ImageError
 
 CHECKED_IMAGES = 8  # by `_require_fixed_images`; flips of half of the images escape it with a probability of 1 / 4**8
 
@@ -61,8 +63,12 @@ class ImagesWithSizes(DatasetWrapper):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = self.dataset[index][0]
-        with Image.open(self.dataset.image_path(index)) as file:
-            return image, torch.tensor(file.size)
+        path = self.dataset.image_path(index)
+        try:
+            with Image.open(path) as file:
+                return image, torch.tensor(file.size)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ImageError(path, f"its size cannot be read ({error})") from None
 
 
 def write_cache(
@@ -98,7 +104,10 @@ def write_cache(
     folder, start = Path(folder), time.monotonic()
     images = require_image_files(dataset)
     _require_fixed_images(images)
-    index = _prepare_index(images, folder, encode, encoders, mirrored, shard_size)
+    index = _describe(images, encode, encoders, mirrored, shard_size)
+    with _explain_errors(folder):
+        remove_leftovers(folder)
+        _write_index(folder, index)
 
     share = index.shards[rank::world]
     missing = [shard for shard in share if not index.is_complete(folder, shard)]
@@ -113,10 +122,13 @@ def write_cache(
             _write_shard(folder, shard, index, np.concatenate(records))
 
     paths = [shard_path(folder, shard) for shard in index.shards if index.is_complete(folder, shard)]
-    if len(paths) == len(index.shards):  # no process is writing any more
-        for temporary in folder.glob(".*.part*"):  # left by killed processes
-            temporary.unlink(missing_ok=True)
-    size = sum(path.stat().st_size for path in (folder / INDEX, *paths))
+    try:
+        if len(paths) == len(index.shards):  # no process is writing any more, so that other hosts' files can go too
+            for temporary in folder.glob(".*.part*"):
+                temporary.unlink(missing_ok=True)
+        size = sum(path.stat().st_size for path in (folder / INDEX, *paths))
+    except OSError as error:
+        raise CacheError(f"{error.filename}: vanished ({error.strerror}); resume with the same command") from None
     return WriteResult(len(index.names), written, time.monotonic() - start, len(index.shards) - len(paths), size)
 
 
@@ -138,34 +150,32 @@ def estimate_cache(
     return CacheEstimate(len(images), len(images) * records.dtype.itemsize, len(images) * seconds / count)
 
 
-def _prepare_index(
-    images: ImageFileDataset,
-    folder: Path,
-    encode: Encoder,
-    encoders: Mapping[str, str],
-    mirrored: bool,
-    shard_size: int,
+def _describe(
+    images: ImageFileDataset, encode: Encoder, encoders: Mapping[str, str], mirrored: bool, shard_size: int
 ) -> CacheIndex:
-    """Writes index.json, or checks that the existing one describes the same cache."""
+    """The index of the cache; one image is encoded to find the shapes of its records."""
     example = _encode_records(
         torch.zeros(1, 3, images.image_size, images.image_size), torch.zeros(1, 2), encode, mirrored
     ).dtype
     row = [[name, example[name].base.str, list(example[name].shape)] for name in example.names or ()]
-    index = CacheIndex(dict(encoders), images.image_size, shard_size, row, images.image_names())
-    if (folder / INDEX).is_file():
-        read_index(folder).require(
-            folder,
-            encoders=index.encoders,
-            image_size=index.image_size,
-            mirror_images=index.mirror_images,
-            shard_size=index.shard_size,
-            row=index.row,
-            names=index.names,
-        )
-    else:
-        with _write_or_explain(folder / INDEX) as temporary:
-            temporary.write_text(index.to_json())
-    return index
+    return CacheIndex(dict(encoders), images.image_size, shard_size, row, images.image_names())
+
+
+def _write_index(folder: Path, index: CacheIndex) -> None:
+    """Writes index.json, or checks that the existing one describes the same cache."""
+    if not (folder / INDEX).is_file():
+        with atomic_write(folder / INDEX) as temporary:
+            temporary.write_text(index.to_json(), encoding="utf-8")
+        return
+    read_index(folder).require(
+        folder,
+        encoders=index.encoders,
+        image_size=index.image_size,
+        mirror_images=index.mirror_images,
+        shard_size=index.shard_size,
+        row=index.row,
+        names=index.names,
+    )
 
 
 def _read_batches(
@@ -204,7 +214,8 @@ def _write_shard(folder: Path, shard: int, index: CacheIndex, records: np.ndarra
         if not finite.all():
             name = index.names[index.rows(shard)[int(np.argmin(finite))]]
             raise CacheError(f"{name}: its {field} is not finite in float16; check the encoders' weights")
-    with _write_or_explain(shard_path(folder, shard)) as temporary:
+    path = shard_path(folder, shard)
+    with _explain_errors(path), atomic_write(path) as temporary:
         np.save(temporary, records)
 
 
@@ -222,12 +233,14 @@ def _require_fixed_images(images: ImageFileDataset) -> None:
 
 
 @contextmanager
-def _write_or_explain(path: Path) -> Iterator[Path]:
-    """`atomic_write` whose OSError becomes a CacheError."""
+def _explain_errors(path: Path) -> Iterator[None]:
+    """Turns the exceptions of writing to `path` into a CacheError."""
     try:
-        with atomic_write(path) as temporary:
-            yield temporary
-    except OSError as error:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         raise CacheError(
-            f"{path}: cannot be written ({error.strerror or error}); make room, then resume with the same command"
+            f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); make room, then resume with the same "
+            "command"
         ) from error

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import pickle
 import shutil
+import unicodedata
 
 import h5py
 import numpy as np
@@ -232,6 +233,51 @@ def test_a_missing_broken_or_outdated_index_is_an_error(dataset, cache, tmp_path
     (tmp_path / "train/index.json").write_text("{")
     with pytest.raises(CacheError, match="broken"):
         CachedDataset(dataset, tmp_path / "train")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shard_size": 0},
+        {"shard_size": "4"},
+        {"image_size": None},
+        {"names": "abc"},
+        {"names": [1]},
+        {"encoders": ["a"]},
+        {"row": []},
+        {"row": [["size", "<i4", [2]]]},
+        {"row": [["size", "<i4", [2]], ["z", "|O", [2, 4, 4, 4]]]},
+        {"row": [["size", "<i4", [2]], ["z", "(((", [2, 4, 4, 4]]]},
+        {"row": [["size", "<i4", [2]], ["z", "<f2", [2, 10**30]]]},
+        {"row": 5},
+        {"more": 1},
+    ],
+)
+def test_an_index_with_an_impossible_field_is_one_sentence(cache, tmp_path, change):
+    data = json.loads((cache / "train/index.json").read_text()) | change
+    (tmp_path / "index.json").write_text(json.dumps(data))
+    with pytest.raises(CacheError, match=r"^[^\n]*index.json: broken[^\n]*$"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{}", b"5", b"[]", b"null", b"[" * 100_000, b'{"format": 2}', b""])
+def test_an_index_that_is_none_is_one_sentence(tmp_path, content):
+    (tmp_path / "index.json").write_bytes(content)
+    with pytest.raises(CacheError, match=r"^[^\n]*index.json: broken[^\n]*$"):
+        read_index(tmp_path)
+
+
+def test_records_are_found_by_name_whatever_its_unicode_form(noise_vg, cache, tmp_path):
+    shutil.copytree(cache / "train", tmp_path / "train")
+    data = json.loads((cache / "train/index.json").read_text())
+    data["names"][0] = unicodedata.normalize("NFD", "VG_100K/caf\u00e9.png")
+    (tmp_path / "train/index.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(data).encode())
+    with h5py.File(shutil.copy(noise_vg / "made.h5", tmp_path), "a") as file:
+        paths = ["VG_100K/caf\u00e9.png".encode(), *file["image_paths"][1:]]
+        del file["image_paths"]
+        file["image_paths"] = paths
+    dataset = VGTrain(**vg_params(noise_vg, h5_path=str(tmp_path / "made.h5")))
+    assert CachedDataset(dataset, tmp_path / "train").rows.tolist() == list(range(IMAGES))
 
 
 def test_an_index_of_format_2_keeps_its_keys(cache):

@@ -1,8 +1,13 @@
 """Writing a latent cache: contents of the records, resuming, several processes, and data sets that cannot be cached."""
 
 import errno
+import io
+import multiprocessing
 import os
+import shutil
+import signal
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -16,6 +21,7 @@ from ldm.data.vg import VGTrain
 from ldm.graph.batch import Latents, collate
 from ldm.models.encoders import checksums, make_encode_function
 from ldm.synthetic.shapes import VOCAB
+from ldm.util.files import atomic_write
 
 
 def contents(folder):
@@ -64,7 +70,7 @@ def test_writing_resumes_after_an_interruption_and_gives_the_same_cache(dataset,
     with pytest.raises(KeyboardInterrupt):  # one call determines the shapes, four make a shard, the last one is lost
         write_cache(dataset, folder, lambda image: counting(image, 6), key, **options)
     assert sorted(contents(folder)) == ["00000.npy", "index.json"]
-    with pytest.raises(CacheError, match="1 of 2 shards are missing"):
+    with pytest.raises(CacheError, match="1 of 2 shards are missing or damaged"):
         CachedDataset(dataset, folder)
     complete, index = (folder / "00000.npy").read_bytes(), read_index(folder)
     (folder / "00000.npy").write_bytes(complete[:-200])  # as after a failure of the disk
@@ -120,6 +126,100 @@ def test_a_full_disk_is_reported_and_leaves_no_partial_shard(dataset, model, tmp
     with pytest.raises(CacheError, match=r"00000.npy: .*No space left"):
         write_cache(dataset, tmp_path / "train", *encoders_of(model))
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["index.json"]
+
+
+def damaged_shards(complete: bytes) -> dict[str, bytes]:
+    """Shards whose header or length is damaged, by what is wrong with them."""
+    header, data = complete[:192], complete[192:]
+    archive = io.BytesIO()
+    np.savez(archive, a=np.zeros(3))
+    return {
+        "unbalanced brackets": header.replace(b"(2, 4, 8, 8)", b"(2, 4,((, 8)") + data,
+        "another shape": header.replace(b"'shape': (4,)", b"'shape': (3,)") + data,
+        "a huge shape": header.replace(b"'shape': (4,), }      ", b"'shape': (4000000,), }") + data,
+        "another type": header.replace(b"<f2", b"<i2") + data,
+        "objects": header.replace(b"'<i4'", b"'|O4'") + data,
+        "no header": b"\x93NUMPY\x01\x00\xff\xff" + data,
+        "another version": complete[:6] + b"\x09" + complete[7:],
+        "bytes that are no text": header[:20] + b"\xff" * 40 + header[60:] + data,
+        "an archive": archive.getvalue(),
+        "a short file": complete[:-3],
+    }
+
+
+def test_damaged_shards_are_not_used_and_made_anew(noise_vg, model, tmp_path):
+    dataset = VGTrain(**vg_params(noise_vg, max_samples=4))
+    folder, options = tmp_path / "train", {"shard_size": 4, "batch_size": 4}
+    write_cache(dataset, folder, *encoders_of(model), **options)
+    complete = (folder / "00000.npy").read_bytes()
+    for what, content in damaged_shards(complete).items():
+        assert content != complete, what
+        (folder / "00000.npy").write_bytes(content)
+        with pytest.raises(CacheError, match="1 of 1 shards are missing or damaged"):
+            CachedDataset(dataset, folder)
+        assert write_cache(dataset, folder, *encoders_of(model), **options).written == 4, what
+        assert (folder / "00000.npy").read_bytes() == complete, what
+
+
+def test_the_bad_shard_is_damaged(cache, bad_inputs, tmp_path):
+    shutil.copytree(cache / "train", tmp_path / "train")
+    shutil.copy(bad_inputs / "cache/cache_00001_bad_header.npy", tmp_path / "train/00001.npy")
+    with pytest.raises(CacheError, match="00001.npy: missing or damaged"):
+        read_index(tmp_path / "train").open_shard(tmp_path / "train", 1)
+
+
+def test_a_shard_that_vanishes_during_training_is_one_sentence(dataset, cache, tmp_path):
+    shutil.copytree(cache / "train", tmp_path / "train")
+    cached = CachedDataset(dataset, tmp_path / "train")
+    shutil.rmtree(tmp_path / "train")
+    with pytest.raises(CacheError, match=r"^[^\n]*00000.npy: missing or damaged[^\n]*$"):
+        cached[0]
+
+
+def test_a_folder_that_vanishes_or_cannot_be_is_one_sentence(dataset, model, tmp_path):
+    encode, key = encoders_of(model)
+
+    def vanish(image):
+        shutil.rmtree(tmp_path / "train", ignore_errors=True)
+        return encode(image)
+
+    with pytest.raises(CacheError, match=r"^[^\n]*index.json: vanished[^\n]*$"):
+        write_cache(dataset, tmp_path / "train", vanish, key, shard_size=2)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file/train", tmp_path / "a\0b", tmp_path / ("x" * 300)):
+        with pytest.raises(CacheError, match=r"^[^\n]*cannot be written[^\n]*$"):
+            write_cache(dataset, folder, encode, key)
+
+
+def _die_while_writing(path):
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_files_that_a_killed_run_left_behind_are_removed_before_the_cache_is_complete(dataset, model, tmp_path):
+    (tmp_path / "train").mkdir()
+    arguments = (tmp_path / "train/00000.npy",)
+    process = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=arguments)
+    process.start()
+    process.join()
+    assert len(list((tmp_path / "train").iterdir())) == 1
+    result = write_cache(dataset, tmp_path / "train", *encoders_of(model), shard_size=2, rank=0, world=2)
+    assert result.missing == 1
+    assert sorted(contents(tmp_path / "train")) == ["00000.npy", "00002.npy", "index.json"]
+
+
+@pytest.mark.parametrize("name", ["a b.png", "한국 사진.png", os.fsdecode(b"\xff\xfe.png")])
+def test_images_with_names_of_any_bytes_can_be_cached(noise_vg, model, tmp_path, name):
+    shutil.copytree(noise_vg, tmp_path / "vg")
+    (tmp_path / "vg/images/VG_100K/0.png").rename(tmp_path / "vg/images/VG_100K" / name)
+    with h5py.File(tmp_path / "vg/made.h5", "a") as file:
+        paths = [b"VG_100K/" + os.fsencode(name), *file["image_paths"][1:]]
+        del file["image_paths"]
+        file["image_paths"] = paths
+    dataset = VGTrain(**vg_params(tmp_path / "vg"))
+    write_cache(dataset, tmp_path / name, *encoders_of(model), shard_size=4)
+    assert CachedDataset(dataset, tmp_path / name)[0][1] == dataset[0][1]
 
 
 @pytest.mark.parametrize("options, field", [({"image_size": 64}, "image size"), ({"max_samples": 3}, "names")])
