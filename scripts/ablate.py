@@ -26,7 +26,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ldm.util.cli import run_program
+from ldm.util.cli import at_least, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, digest, writable_folder
 from ldm.util.tables import markdown_table
@@ -69,9 +69,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=[1, 2, 3],
         help="seeds of the training runs, one run of each variant per seed (default: 1,2,3)",
     )
-    add("--max-steps", type=int, help="steps of each training run (default: the config's)")
-    add("--n", type=int, default=200, help="scenes of each kind that are sampled (default: %(default)s)")
-    add("--seed-offset", type=int, default=100_000, help="number of the first scene (default: %(default)s)")
+    add("--max-steps", type=positive, help="steps of each training run (default: the config's)")
+    add("--n", type=positive, default=200, help="scenes of each kind that are sampled (default: %(default)s)")
+    add("--seed-offset", type=at_least(0), default=100_000, help="number of the first scene (default: %(default)s)")
     add("--scenes", default="shapes", help="synthetic world, shapes or hard (default: %(default)s)")
     add("--gpus", default="cpu:2", help="devices for training, as in trainer.py (default: %(default)s)")
     add("--outdir", default="outputs/ablation", metavar="DIR", help="folder of the results (default: %(default)s)")

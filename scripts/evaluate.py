@@ -1,6 +1,6 @@
 """Measure the quality of images, edits and samples; each report is a JSON file with the protocol of every number.
 
-    python scripts/evaluate.py images --samples outputs/vg --config configs/vg.yaml --split test
+    python scripts/evaluate.py images --samples outputs/vg --config configs/vg.yaml --split validation
     python scripts/evaluate.py images --samples edits --reference originals --metrics psnr,ssim
     python scripts/evaluate.py edits --methods autoencoder,plain,sdedit,edit
     python scripts/evaluate.py edits --n 4 --operations remove,move --methods edit:graph_scale=3
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldm.models.diffusion.samplers import SAMPLERS
-from ldm.util.cli import add_model_arguments, add_verbose_argument, at_least, run_program
+from ldm.util.cli import add_model_arguments, add_verbose_argument, at_least, finite, run_program
 from ldm.util.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -67,7 +67,13 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     )
     real = parser.add_mutually_exclusive_group()
     real.add_argument("--reference", metavar="DIR", help="folder of real images")
-    real.add_argument("--config", metavar="YAML", help="config whose data section provides the real images")
+    real.add_argument(
+        "--config",
+        nargs="+",
+        action="extend",
+        metavar="YAML",
+        help="config whose data section provides the real images, or several of which later ones override earlier ones",
+    )
     add("--split", default="test", help="split of --config: train, validation or test (default: %(default)s)")
     add(
         "--paired",
@@ -113,8 +119,8 @@ def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
         help="some of replace,recolour,remove,add,move,resize,relation,restyle,two (default: all)",
     )
     add("--steps", type=at_least(1), default=50, help="DDIM steps of methods other than edit (default: %(default)s)")
-    add("--graph-scale", type=float, default=2.0, help="their guidance scale of the graph (default: %(default)s)")
-    add("--style-scale", type=float, default=2.0, help="their guidance scale of the style (default: %(default)s)")
+    add("--graph-scale", type=finite, default=2.0, help="their guidance scale of the graph (default: %(default)s)")
+    add("--style-scale", type=finite, default=2.0, help="their guidance scale of the style (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of methods that draw noise (default: %(default)s)")
     add(
         "--show",
@@ -154,8 +160,8 @@ def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--steps", type=at_least(1), default=50, help="sampler steps, one call of the U-Net each (default: %(default)s)"
     )
-    add("--graph-scale", type=float, default=2.0, help="guidance scale of the graph (default: %(default)s)")
-    add("--style-scale", type=float, default=2.0, help="guidance scale of the style (default: %(default)s)")
+    add("--graph-scale", type=finite, default=2.0, help="guidance scale of the graph (default: %(default)s)")
+    add("--style-scale", type=finite, default=2.0, help="guidance scale of the style (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
 
 

@@ -20,7 +20,7 @@ import json
 import sys
 from pathlib import Path
 
-from ldm.util.cli import add_verbose_argument, run_program
+from ldm.util.cli import add_verbose_argument, finite, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, writable_folder
 
@@ -60,8 +60,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("file", help="file of weights that ships with the project")
     add("--command", required=True, help="the command that trained it")
     add("--seed", type=int, required=True, help="seed of the training")
-    add("--minutes", type=float, required=True, help="duration of the training")
-    add("--cores", type=int, required=True, help="CPU cores that the training used")
+    add("--minutes", type=finite, required=True, help="duration of the training")
+    add("--cores", type=positive, required=True, help="CPU cores that the training used")
     add("--device", default="cpu", help="device that the training used (default: %(default)s)")
     add("--measured", nargs="*", default=[], metavar="NAME=VALUE", help="results measured with these weights")
     return parser.parse_args(argv)

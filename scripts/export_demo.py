@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm.util.cli import run_program
+from ldm.util.cli import at_least, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, digest, writable_folder
 
@@ -39,8 +39,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--scenes", default="shapes", help="'shapes' (flat) or 'hard' (shaded solids) (default: %(default)s)")
     add("--split", choices=SPLITS, default="validation", help="default: %(default)s")
-    add("--n", type=int, default=64, help="number of scenes (default: %(default)s)")
-    add("--image-size", type=int, help="side in pixels (default: 64 for shapes, 128 for hard)")
+    add("--n", type=positive, default=64, help="number of scenes (default: %(default)s)")
+    add("--image-size", type=at_least(8), help="side in pixels (default: 64 for shapes, 128 for hard)")
     add("--boxes", choices=BOXES, default="mixed", help="which objects have a box in the graphs (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the train split; validation is always the same (default: %(default)s)")
     add("--out", required=True, metavar="DIR", help="output folder")

@@ -8,10 +8,11 @@ import io
 import logging
 import math
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from ldm.util.errors import UserError
@@ -26,17 +27,23 @@ def finite(text: str) -> float:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """A whole number of at least `least`, for argparse's `type`."""
+    """A whole number of at least `least` and below a billion, for argparse's `type`."""
 
     def number(word: str) -> int:
-        if word.isdecimal() and int(word) >= least:
+        if word.isdecimal() and len(word) < 10 and int(word) >= least:
             return int(word)
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number >= {least}")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number >= {least} (and below 1e9)")
 
     return number
 
 
 positive = at_least(1)
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits a command line into the words for argparse and the overrides of the config, such as section.key=value."""
+    overrides = [word for word in words if re.match(r"[A-Za-z_][\w.\[\]]*=", word)]
+    return [word for word in words if word not in overrides], overrides
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +60,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="checkpoint of trainer.py, adapters exported from one, or, together with --config, published weights",
     )
-    parser.add_argument("--config", metavar="YAML", help="model config (default: the one stored in the checkpoint)")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        action="extend",
+        metavar="YAML",
+        help="model config, or several of which later ones override earlier ones (default: the one in the checkpoint)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, else the CPU)")
 
 

@@ -86,7 +86,11 @@ def test_a_folder_with_other_content_is_not_changed(export_demo, tmp_path, capsy
 
 @pytest.mark.parametrize("option, value", [("--n", "0"), ("--image-size", "0"), ("--scenes", "shape")])
 def test_an_invalid_option_is_named_and_nothing_is_written(export_demo, tmp_path, capsys, option, value):
-    assert export_demo.main([option, value, "--out", str(tmp_path / "out")]) == 2
+    try:
+        code = export_demo.main([option, value, "--out", str(tmp_path / "out")])
+    except SystemExit as error:  # of argparse
+        code = error.code
+    assert code == 2
     message = capsys.readouterr().err
     assert option.strip("-") in message and value in message
     assert not (tmp_path / "out").exists()
