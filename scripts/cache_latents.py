@@ -24,14 +24,21 @@ import argparse
 import os
 import sys
 
-from ldm.util.cli import at_least, positive, run_program
+from ldm.util.cli import at_least, positive, run_program, split_overrides
 from ldm.util.files import writable_folder
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--config", metavar="YAML", required=True, help="config that training will use")
+    add(
+        "--config",
+        nargs="+",
+        action="extend",
+        metavar="YAML",
+        required=True,
+        help="config that training will use, or several of which later ones override earlier ones",
+    )
     add("--out", metavar="DIR", required=True, help="cache folder, with a subfolder for each split")
     add(
         "--split",
@@ -62,7 +69,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--estimate", action="store_true", help="encode two batches, print the expected size and duration, and exit")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, a different one for each process)")
     add("overrides", nargs="*", metavar="section.key=value", help="changes to the config, as for trainer.py")
-    return parser.parse_args(argv)
+    words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)  # or --config would take them as files
+    arguments = parser.parse_args(words)
+    arguments.overrides += overrides
+    return arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     config = precompute.read_training_config(arguments.config, arguments.overrides)
     # before the encoders, since their weights take long to load
-    datasets = precompute.build_split_datasets(config, arguments.split, arguments.config)
+    datasets = precompute.build_split_datasets(config, arguments.split, " ".join(arguments.config))
     folder = writable_folder(arguments.out, "--out")
     device = choose_device(arguments.device)
     first_stage, image_encoder = load_encoders(config)

@@ -11,6 +11,7 @@ from ldm.evaluation.runner import Job, Measure, run_jobs, source_digest
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.loading import fingerprint, load_model
+from ldm.util.config_merging import ConfigPaths
 from ldm.util.files import atomic_write, writable_folder
 from ldm.util.processes import available_cores
 
@@ -27,7 +28,7 @@ class Benchmark:
         count: edits of each operation, or scenes of each kind.
         first: number of the first scene of the validation set.
         checkpoint: path of the weights; None for those of the config.
-        config: path of the model's config; None for the one stored in the checkpoint.
+        config: path of the model's config, or several paths; None for the one stored in the checkpoint.
         device: where the model is run.
         workers: processes; None for a number that suits the number of jobs.
         outdir: folder of the results; None for one that is named after the scenes and the weights.
@@ -38,7 +39,7 @@ class Benchmark:
     count: int = 200
     first: int = 0
     checkpoint: str | None = None
-    config: str | None = None
+    config: ConfigPaths | None = None
     device: str = "cpu"
     workers: int | None = None
     outdir: str | None = None

@@ -40,6 +40,7 @@ from ldm.models.loading import load_model
 from ldm.synthetic import checker
 from ldm.synthetic.checker import SceneReading, Verdict
 from ldm.util import image_similarity
+from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError
 
 CELL_PIXELS = 8  # pixels per latent cell, in an image of the scenes' own size
@@ -122,7 +123,12 @@ def run(
 
 
 def prepare(
-    scenes: str, checkpoint: str | None, config: str | None, device: str, options: dict, digests: dict[str, str | None]
+    scenes: str,
+    checkpoint: str | None,
+    config: ConfigPaths | None,
+    device: str,
+    options: dict,
+    digests: dict[str, str | None],
 ) -> Measure:
     """Loads the model and returns the function that does a job (method, operation, number of the task)."""
     model = load_model(checkpoint, config, device)

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from yaml import YAMLError
 
 from ldm.util.config import instantiate_from_config
+from ldm.util.config_merging import ConfigPaths, config_name, read_configs
 from ldm.util.errors import UserError
 from ldm.util.images import read_image, resize_square, to_image
 
@@ -76,18 +75,17 @@ class Split(Dataset):
     """The images of a config's data.params.<split>: split[i] -> uint8 (3,size,size), of graph i.
 
     Raises:
-        ImageSetError: the config cannot be read, or has no such split.
+        ConfigError: the config cannot be read.
+        ImageSetError: it has no such split, or the data set cannot be built.
     """
 
-    def __init__(self, config: str | Path, split: str, size: int):
-        self.name = f"{config}, data.params.{split}"
-        try:
-            splits = OmegaConf.select(OmegaConf.load(config), "data.params", default={})
-        except (OSError, YAMLError, OmegaConfBaseException) as error:
-            raise ImageSetError(f"{config}: cannot be read ({' '.join(str(error).split())})") from None
-        known = [name for name in ("train", "validation", "test") if name in splits]
+    def __init__(self, config: ConfigPaths, split: str, size: int):
+        self.name = f"{config_name(config)}, data.params.{split}"
+        splits = OmegaConf.select(read_configs(config), "data.params") or {}
+        known = [name for name in ("train", "validation", "test") if splits.get(name)]
         if split not in known:
-            raise ImageSetError(f"{config}: has no data.params.{split}; its splits are {', '.join(known) or 'none'}")
+            splits = ", ".join(known) or "none"
+            raise ImageSetError(f"{config_name(config)}: has no data.params.{split}; its splits are {splits}")
         try:
             self.dataset = instantiate_from_config(splits[split], image_size=size)
         except (OSError, ValueError) as error:

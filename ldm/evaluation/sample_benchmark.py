@@ -37,6 +37,7 @@ from ldm.sampling.sample import derive_seed, sample_images
 from ldm.synthetic import checker
 from ldm.synthetic.worlds import find_world
 from ldm.util import image_similarity
+from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError, did_you_mean
 
 BOXES = ("all", "none", "part")
@@ -140,7 +141,7 @@ def _refuse_unknown(option: str, values: Sequence[str], known: Sequence[str]) ->
 
 
 def prepare(
-    scenes: str, checkpoint: str | None, config: str | None, device: str, options: SampleOptions, seed: int
+    scenes: str, checkpoint: str | None, config: ConfigPaths | None, device: str, options: SampleOptions, seed: int
 ) -> Measure:
     """Loads the model and returns the function that does a job (boxes, layout, reference, number of the scene)."""
     model = load_model(checkpoint, config, device)

@@ -14,18 +14,21 @@ from ldm.util.config import RETIRED, read_config, resolve
 from ldm.util.errors import ConfigError
 
 
-def read_configs(paths: str | Path | Sequence[str | Path]) -> DictConfig:
+ConfigPaths = str | Path | Sequence[str | Path]  # one YAML file, or several of which later ones override earlier ones
+
+
+def read_configs(paths: ConfigPaths) -> DictConfig:
     """Reads a YAML file, or several, of which later ones override earlier ones (see `merge_configs`).
 
     Raises:
         ConfigError: a file cannot be read, or the files do not fit together.
     """
-    return merge_configs(*map(read_config, as_paths(paths)))
+    return merge_configs(*map(read_config, [paths] if isinstance(paths, (str, Path)) else paths))
 
 
-def as_paths(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    """A path, or several, as a list."""
-    return [paths] if isinstance(paths, (str, Path)) else list(paths)
+def config_name(paths: ConfigPaths) -> str:
+    """The files as error messages name them."""
+    return str(paths) if isinstance(paths, (str, Path)) else " ".join(map(str, paths))
 
 
 def merge_configs(*configs: DictConfig) -> DictConfig:

@@ -6,7 +6,8 @@ from image_files import save_image
 from PIL import Image
 
 from ldm.data.demo import DemoValidation
-from ldm.evaluation.image_sets import Folder, ImageSetError, Split, match, pairs_by_graph
+from ldm.evaluation.image_sets import Folder, Split, match, pairs_by_graph
+from ldm.util.errors import UserError
 from ldm.util.images import to_tensor
 
 DEMO = """
@@ -28,7 +29,7 @@ def save_indexed(folder, **graphs):
 
 
 def error_of(function) -> str:
-    with pytest.raises(ImageSetError) as caught:
+    with pytest.raises(UserError) as caught:
         function()
     assert "\n" not in str(caught.value)
     return str(caught.value)
