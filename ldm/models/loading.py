@@ -23,7 +23,8 @@ from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.runtime import prepare_for_inference
 from ldm.modules.lora_files import add_lora
-from ldm.util.config import instantiate_from_config, plain, read_config, refuse_foreign_targets
+from ldm.util.config import instantiate_from_config, plain, refuse_foreign_targets
+from ldm.util.config_merging import ConfigPaths, config_name, read_configs
 from ldm.util.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def last_checkpoint(run: str | Path) -> Path:
 
 
 def find_checkpoint(
-    run: str | Path | None = None, ckpt: str | Path | None = None, config: str | Path | None = None
+    run: str | Path | None = None, ckpt: str | Path | None = None, config: ConfigPaths | None = None
 ) -> Path | None:
     """The checkpoint that the options --run, --ckpt and --config select.
 
@@ -82,7 +83,7 @@ def choose_device(requested: str | None = None) -> str:
 
 def load_model(
     checkpoint: str | Path | None = None,
-    config: str | Path | None = None,
+    config: ConfigPaths | None = None,
     device: str | torch.device = "cpu",
     loras: Sequence[tuple[str | Path, float]] = (),
 ) -> LatentDiffusion:
@@ -93,8 +94,9 @@ def load_model(
             together with `config`, a published checkpoint of a whole model, which may be a folder of diffusers. With
             `config` alone, its frozen parts are loaded and its adapters are the identity; with neither, the weights that
             ship with the project are loaded.
-        config: a YAML file (default: the config in the checkpoint). Relative paths of weights in a config are looked up
-            in the current folder, then in the root of the checkout.
+        config: a YAML file, or several of which later ones override earlier ones (default: the config in the
+            checkpoint). Relative paths of weights in a config are looked up in the current folder, then in the root of
+            the checkout.
         device: where the model will run.
         loras: LoRA files for the U-Net's attention, in the layout of kohya, diffusers or peft, and their scales.
 
@@ -105,12 +107,12 @@ def load_model(
         checkpoint = find_checkpoint(config=config)
     elif is_run(checkpoint):
         checkpoint = last_checkpoint(checkpoint)
-    source = config or checkpoint
+    source = config_name(config or checkpoint)
     saved = _read_trained(checkpoint, config) if checkpoint else None
     merged = _read_model_config(saved, checkpoint, config)
     if checkpoint and not saved:
         _load_all_parts_from(checkpoint, merged.model.params)
-    model = _build(merged, f"{source}")
+    model = _build(merged, source)
     if saved:
         _load_trained(model, saved, f"{checkpoint}")
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
@@ -143,8 +145,8 @@ def load_dataset(model: LatentDiffusion, split: str) -> Dataset:
         UserError: the config has no such split, or the files of the dataset are missing.
     """
     splits = (model.config or {})["data"]["params"]
-    if split not in splits:
-        known = [name for name in ("train", "validation", "test") if name in splits]
+    if splits.get(split) is None:
+        known = [name for name in ("train", "validation", "test") if splits.get(name) is not None]
         raise UserError(
             f"the config's data.params has no split {split!r}, only {', '.join(known)}{did_you_mean(split, known)}"
         )
@@ -164,7 +166,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_trained(path: str | Path, config: str | Path | None) -> dict | None:
+def _read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
     """A checkpoint of trainer.py or exported adapters; None for other weights, if there is a config to build them with."""
     remedy = "if these are published weights, name their config too, such as --config configs/sgdiff_vg.yaml"
     if Path(path).is_dir():
@@ -188,9 +190,9 @@ def _read_trained(path: str | Path, config: str | Path | None) -> dict | None:
     return None
 
 
-def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config: str | Path | None) -> DictConfig:
+def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config: ConfigPaths | None) -> DictConfig:
     if config:
-        merged = read_config(config)
+        merged = read_configs(config)
     elif saved:
         merged = OmegaConf.create(saved["config"] or {})
         refuse_foreign_targets(merged, f"{checkpoint}")
@@ -198,7 +200,8 @@ def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config
         raise CheckpointError("there is nothing to load a model from; name a run, a checkpoint or a config")
     for key in ("model.params", "data.params.train"):
         if OmegaConf.select(merged, key) is None:
-            raise CheckpointError(f"{config or checkpoint}: its config has no {key}; name one such as configs/vg.yaml")
+            source = config_name(config or checkpoint)
+            raise CheckpointError(f"{source}: its config has no {key}; name one such as configs/vg.yaml")
     return merged
 
 
