@@ -22,8 +22,8 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 DEMO = [  # what each training of the demo's names as its --base
     ("demo/vq.yaml",),
     ("demo/vq.yaml", "demo/hard_vq.yaml"),
-    ("demo/backbone.yaml",),
-    ("demo/backbone.yaml", "demo/hard_backbone.yaml"),
+    ("demo.yaml", "demo/backbone.yaml"),
+    ("demo.yaml", "demo/backbone.yaml", "demo/hard.yaml", "demo/hard_backbone.yaml"),
     ("demo/image_tower.yaml",),
     ("demo.yaml",),
     ("demo.yaml", "demo/hard.yaml"),
@@ -352,7 +352,8 @@ def test_accumulated_batches_step_as_one_large_batch_does(train):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_the_configs_that_ship_come_together(path):
-    base = ["vg.yaml"] if path.name == "tiny.yaml" else []
+    overlays = {"tiny.yaml": "vg.yaml", "sgdiff_coco.yaml": "sgdiff_vg.yaml", "pretrain_coco.yaml": "pretrain_vg.yaml"}
+    base = [overlays[path.name]] if path.name in overlays else []
     assert together(*base, path.name).model.base_learning_rate > 0
 
 
@@ -367,13 +368,13 @@ def test_the_demos_configs_build_a_model_for_the_words_of_their_data(names):
 
 @pytest.mark.parametrize("hard", [False, True])
 def test_the_demos_adapters_go_on_its_backbone_and_autoencoder(hard):
-    def configs(name, more):
-        return plain(together(name, *([more] if hard else [])))
+    def configs(names, more):
+        return plain(together(*names, *(more if hard else [])))
 
-    first_stage = instantiate_from_config(weightless(configs("demo/vq.yaml", "demo/hard_vq.yaml")["model"]))
-    backbone = configs("demo/backbone.yaml", "demo/hard_backbone.yaml")["model"]
+    first_stage = instantiate_from_config(weightless(configs(["demo/vq.yaml"], ["demo/hard_vq.yaml"])["model"]))
+    backbone = configs(["demo.yaml", "demo/backbone.yaml"], ["demo/hard.yaml", "demo/hard_backbone.yaml"])["model"]
     backbone = instantiate_from_config(weightless(backbone), scale_factor=0.5)
-    config = configs("demo.yaml", "demo/hard.yaml")
+    config = configs(["demo.yaml"], ["demo/hard.yaml"])
     parts = weightless(config["model"])
     parts["params"]["first_stage_config"]["params"] |= {"ckpt_path": first_stage.state_dict(), "init": None}
     model = instantiate_from_config(parts, ckpt_path=backbone.state_dict(), init=None)
