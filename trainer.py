@@ -1,6 +1,8 @@
-"""From configs, flags and overrides to a training run.
+"""Trains the model that configs describe, and resumes runs.
 
     python trainer.py --base configs/vg.yaml -t --gpus 0, [section.key=value ...]
+
+Flags of Lightning's Trainer work too, such as --val_check_interval 500; they are keys of lightning.trainer.
 """
 
 from __future__ import annotations
@@ -9,48 +11,117 @@ import argparse
 import re
 import sys
 
-from ldm.util.cli import add_verbose_argument, configure_logging
+from ldm.util.cli import add_verbose_argument, run_program
+from ldm.util.errors import did_you_mean
 
 # Flags that are also keys of lightning.trainer; the flag wins.
 TRAINER_FLAGS = {
     "precision": (str, "32, 16-mixed or bf16-mixed (default: 32)"),
-    "max_steps": (int, "end after so many optimizer steps"),
-    "max_epochs": (int, "end after so many epochs"),
-    "strategy": (str, "of several processes: ddp, or fsdp, which divides the frozen U-Net among them (default: ddp)"),
-    "num_nodes": (int, "machines, with --gpus on each"),
-    "accumulate_grad_batches": (int, "batches to an optimizer step"),
+    "max_steps": (int, "number of optimizer steps"),
+    "max_epochs": (int, "number of epochs"),
+    "strategy": (str, "for several processes: ddp, or fsdp, which shards the frozen U-Net (default: ddp)"),
+    "num_nodes": (int, "number of machines, each with the GPUs of --gpus"),
+    "accumulate_grad_batches": (int, "batches per optimizer step"),
 }
+# Further parameters of Lightning's Trainer that are accepted as flags.
+LIGHTNING_KEYS = (
+    "accelerator", "barebones", "benchmark", "check_val_every_n_epoch", "detect_anomaly", "deterministic", "devices",
+    "enable_checkpointing", "enable_model_summary", "enable_progress_bar", "fast_dev_run", "gradient_clip_algorithm",
+    "gradient_clip_val", "inference_mode", "limit_predict_batches", "limit_test_batches", "limit_train_batches",
+    "limit_val_batches", "log_every_n_steps", "max_time", "min_epochs", "min_steps", "num_sanity_val_steps",
+    "overfit_batches", "profiler", "progress_bar_refresh_rate", "reload_dataloaders_every_n_epochs", "sync_batchnorm",
+    "use_distributed_sampler", "val_check_interval",
+    # of Lightning 1; the message says what replaces them
+    "num_processes", "replace_sampler_ddp", "terminate_on_nan", "weights_save_path", "default_root_dir", "logger",
+    "callbacks", "checkpoint_callback",
+)  # fmt: skip
+# Flags of other training programs -> what to use here.
+HINTS = {
+    "--project": "--name, or --resume for an existing run",
+    "-p": "--name, or --resume for an existing run",
+    "--config": "--base",
+    "--batch_size": "data.params.batch_size=N",
+    "--num_workers": "data.params.num_workers=N",
+    "--lr": "model.base_learning_rate=RATE",
+    "--learning_rate": "model.base_learning_rate=RATE",
+    "--epochs": "--max_epochs",
+    "--steps": "--max_steps",
+    "--ckpt": "--actual_resume",
+    "--ckpt_path": "--actual_resume",
+    "--output_dir": "--logdir",
+    "--outdir": "--logdir",
+    "--device": "--gpus",
+}
+OVERRIDE = re.compile(r"[A-Za-z_][\w.\[\]]*=")
+IF_OUT_OF_MEMORY = (
+    "lower data.params.batch_size, and raise --accumulate_grad_batches by the same factor, or use --precision bf16-mixed, "
+    "or model.params.unet_config.params.use_checkpoint=true (gradient checkpointing)"
+)
 
 
 class Parser(argparse.ArgumentParser):
+    """Reports a wrong flag in one line."""
+
     def error(self, message: str):
-        self.exit(2, f"trainer.py: {message}; --help lists what there is\n")
+        self.exit(2, f"trainer.py: {message}; --help lists all flags\n")
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags, and the overrides among them: 'section.key=value'."""
-    overrides = [word for word in argv if re.match(r"[A-Za-z_][\w.\[\]]*=", word)]
+def make_parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     switch = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
     add = parser.add_argument
     add("-b", "--base", nargs="*", action="extend", default=[], metavar="YAML",
-        help="configs; later ones win, then overrides, then flags")  # fmt: skip
+        help="configs; later ones override earlier ones, section.key=value overrides configs, flags override both")  # fmt: skip
     add("-t", "--train", **switch, help="train; without it, build everything and print the table of parts")
     add("-g", "--gpus", help="'0,' one GPU, '0,1' two, '2' any two, '-1' all; 'cpu', or 'cpu:2' for two processes")
-    add("-r", "--resume", metavar="PATH", help="go on from a log folder's last checkpoint, or from a checkpoint in one")
-    add("-n", "--name", help="end of the log folder's name (default: the first config's)")
-    add("-l", "--logdir", default="logs", help="where log folders go (default: %(default)s)")
-    add("-s", "--seed", type=int, help="of weights, data order and noise (default: 23)")
-    add("--scale_lr", **switch, help="learning rate = base x accumulated x processes x batch size (default: off)")
+    add("-r", "--resume", "--resume_from_checkpoint", metavar="PATH",
+        help="continue a run: its log folder, or a checkpoint in it")  # fmt: skip
+    add("--actual_resume", metavar="FILE",
+        help="start a new run with these weights: a checkpoint, exported adapters, or published weights")  # fmt: skip
+    add("-n", "--name", help="name of the log folder, after the time (default: the first config's)")
+    add("-f", "--postfix", default="", help="appended to the name of the log folder")
+    add("-l", "--logdir", default="logs", help="folder of the log folders (default: %(default)s)")
+    add("-s", "--seed", type=int, help="seed of weights, data order and noise (default: 23)")
+    add("--scale_lr", **switch, help="multiply the learning rate by processes x batch size x accumulated batches")
     add("--compile", **switch, help="compile the U-Net: minutes at the start, then faster steps (default: off)")
     for flag, (kind, explanation) in TRAINER_FLAGS.items():
         add(f"--{flag}", type=kind, help=explanation)
-    add("--no-test", **switch, help="leave out data.params.test after training")
-    add("--check", action="store_true", help="examine the datasets, say what is wrong with them, and end")
-    add("-d", "--debug", **switch, help="show where an error comes from")
+    add("--no-test", "--no_test", **switch, help="do not evaluate data.params.test after training")
+    add("--check", action="store_true", help="examine the data sets, report problems, and exit")
+    add("-d", "--debug", **switch, help="print the traceback of an error")
     add_verbose_argument(parser)
     parser.set_defaults(trainer_flags=("gpus", *TRAINER_FLAGS))
-    return parser.parse_args([word for word in argv if word not in overrides]), overrides
+    return parser
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Separates the flags from the overrides 'section.key=value' of the config."""
+    parser = make_parser()
+    overrides = [word for word in argv if OVERRIDE.match(word)]
+    arguments, others = parser.parse_known_args([word for word in argv if word not in overrides])
+    return arguments, [*_as_overrides(others, parser), *overrides]
+
+
+def _as_overrides(words: list[str], parser: Parser) -> list[str]:
+    """Converts '--section.key value', '--section.key=value' and flags of Lightning's Trainer to overrides."""
+    overrides, words = [], list(words)
+    while words:
+        flag, equals, value = words.pop(0).partition("=")
+        key = flag.removeprefix("--")
+        is_trainer_key = key in LIGHTNING_KEYS
+        if not flag.startswith("--") or not (is_trainer_key or "." in key):
+            parser.error(f"unknown {'flag' if flag.startswith('-') else 'word'} {flag!r}{_hint(flag, parser)}")
+        if not equals:
+            value = words.pop(0) if words and not words[0].startswith("--") else "true"
+        overrides.append(f"{'lightning.trainer.' if is_trainer_key else ''}{key}={value}")
+    return overrides
+
+
+def _hint(flag: str, parser: Parser) -> str:
+    if flag in HINTS:
+        return f"; use {HINTS[flag]}"
+    known = re.findall(r"--[\w-]+", parser.format_usage())
+    return did_you_mean(flag, [*known, *(f"--{key}" for key in LIGHTNING_KEYS)])
 
 
 def boolean(word: str) -> bool:
@@ -60,40 +131,19 @@ def boolean(word: str) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0, or 2 for a user's mistake, 1 for a run that had to stop, 128 + n for one that signal n ended."""
+    """Returns 0, 2 for a user's mistake, 1 for a run that had to stop, 128 + n for one that signal n ended."""
     arguments, overrides = parse(sys.argv[1:] if argv is None else argv)
-    configure_logging(arguments.verbose)
-    # torch and Lightning only from here on: --help and mistakes in flags need not wait for them
-    import torch
 
-    from ldm.training.callbacks import Interrupted, TrainingStopped
-    from ldm.training.run import is_first_process, run
-    from ldm.util.errors import UserError
+    def train() -> int:
+        # torch and Lightning are imported here, so that --help and mistakes in flags do not wait for them
+        from ldm.training.run import run
 
-    try:
         return run(arguments, overrides)
-    except UserError as error:
-        if arguments.debug:
-            raise
-        return said(" ".join(str(error).split()), 2)
-    except TrainingStopped as stop:
-        return said(str(stop), 1)
-    except torch.OutOfMemoryError:
-        return said(
-            "out of GPU memory: lower data.params.batch_size, and raise --accumulate_grad_batches by as much, or use "
-            "--precision bf16-mixed, or model.params.unet_config.params.use_checkpoint=true, which computes twice what it "
-            "does not keep", 1
-        )  # fmt: skip
-    except Interrupted as stop:
-        # the other processes exit quietly and with 0, or Lightning would kill this one for their sake
-        return said(str(stop), 128 + stop.signum) if is_first_process() else 0
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        return said("stopped at once", 130)
 
-
-def said(sentence: str, exit_code: int) -> int:
-    print(f"trainer.py: {sentence}", file=sys.stderr, flush=True)
-    return exit_code
+    return run_program(
+        train, "trainer.py", if_stopped="to continue: --resume", if_out_of_memory=IF_OUT_OF_MEMORY,
+        verbose=arguments.verbose,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from ldm.checkpoints.saving import save_safetensors
 from ldm.models.autoencoder import Autoencoder
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.global_film import CLIPGlobalEncoder
-from ldm.util.config import instantiate_from_config, refuse_foreign_targets, resolve
+from ldm.util.config import instantiate_from_config, resolve
+from ldm.util.trust import read_untrusted
 
 
 class ExportablePart(NamedTuple):
@@ -115,7 +116,7 @@ def export_adapters(checkpoint: str | Path, path: str | Path) -> dict[str, Tenso
 def read_adapters(path: str | Path) -> dict | None:
     """Reads a file of `export_adapters` as a checkpoint dictionary: state_dict, config, vocab.
 
-    Nothing in the file is executed. Call refuse_foreign_targets before anything is built from its config.
+    Nothing in the file is executed. Call ldm.util.trust.read_untrusted before anything is built from its config.
 
     Returns:
         The dictionary, or None if the file is of another kind.
@@ -151,7 +152,7 @@ def read_checkpoint(path: str | Path) -> dict:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint of trainer.py; name another one") from error
     if not complete:
         raise CheckpointError(f"{path}: not a checkpoint of trainer.py; name one")
-    refuse_foreign_targets(saved["config"], str(path))
+    read_untrusted(saved["config"], str(path))
     return saved
 
 

@@ -23,9 +23,10 @@ from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.runtime import prepare_for_inference
 from ldm.modules.lora_files import add_lora
-from ldm.util.config import instantiate_from_config, plain, refuse_foreign_targets
+from ldm.util.config import instantiate_from_config, plain
 from ldm.util.config_merging import ConfigPaths, config_name, read_configs
 from ldm.util.errors import UserError, did_you_mean
+from ldm.util.trust import read_untrusted
 
 logger = logging.getLogger(__name__)
 
@@ -194,8 +195,7 @@ def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config
     if config:
         merged = read_configs(config)
     elif saved:
-        merged = OmegaConf.create(saved["config"] or {})
-        refuse_foreign_targets(merged, f"{checkpoint}")
+        merged = read_untrusted(saved["config"], f"{checkpoint}")
     else:
         raise CheckpointError("there is nothing to load a model from; name a run, a checkpoint or a config")
     for key in ("model.params", "data.params.train"):

@@ -1,19 +1,23 @@
-"""From a config's `target` and `params` to the object that they describe."""
+"""YAML configs, and the objects that their `target` and `params` describe."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+import io
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ldm.util.errors import ConfigError, did_you_mean
+from ldm.util.errors import ConfigError, UserError, did_you_mean
+from ldm.util.files import read_text
+from ldm.util.options import describe_type, has_type
 
 # Names that YAML files use -> where the classes are now: LDM's own, and this project's before its packages.
 RETIRED = {
@@ -23,7 +27,8 @@ RETIRED = {
     "main.ImageLogger": "ldm.training.callbacks.ImageLogger",
     "main.LearningRateMonitor": "pytorch_lightning.callbacks.LearningRateMonitor",
     "ldm.callbacks.ImageLogger": "ldm.training.callbacks.ImageLogger",
-    "ldm.callbacks.LastCheckpoint": "ldm.training.callbacks.LastCheckpoint",
+    "ldm.callbacks.LastCheckpoint": "ldm.training.checkpointing.LastCheckpoint",
+    "ldm.training.callbacks.LastCheckpoint": "ldm.training.checkpointing.LastCheckpoint",
     "ldm.callbacks.StepSeed": "ldm.training.callbacks.StepSeed",
     "ldm.callbacks.Checks": "ldm.training.callbacks.Checks",
     "ldm.data.image_sets.Folder": "ldm.evaluation.image_sets.Folder",
@@ -31,28 +36,57 @@ RETIRED = {
     "ldm.strategies.Sharded": "ldm.training.strategies.Sharded",
 }
 
-# All that a config may build when nobody at the keyboard wrote it.
-OURS = ("ldm", "torch.nn", "torch.optim", "pytorch_lightning", "taming")
+LIMIT_OF_VALUES, LIMIT_OF_DEPTH = 100_000, 64  # of a config; YAML aliases can make a few lines into billions of values
+CHECKED_PACKAGES = ("ldm.", "pytorch_lightning.")  # whose annotations are known to be right
 
 
 def instantiate_from_config(config: Mapping, **extra: Any) -> Any:
-    """config["target"](**config["params"], **extra); OmegaConf nodes reach the target as plain dicts and lists.
+    """Calls config["target"](**config["params"], **extra); OmegaConf nodes reach the target as plain dicts and lists.
 
-    Raises ConfigError for a missing or unknown target and for parameters that it does not take.
+    Raises:
+        ConfigError: the target is missing or unknown, does not take one of the parameters, or cannot be built from them.
     """
     config = plain(config)
     if not isinstance(config, Mapping) or not isinstance(config.get("target"), str):
-        raise ConfigError(f"a config entry needs 'target: package.module.Name' (and 'params:'); this one is {config!r}")
-    build = resolve(config["target"])
-    params = {**(config.get("params") or {}), **extra}
-    refuse_unknown_params(build, params, config["target"])
-    return build(**params)
+        raise ConfigError(
+            f"a config entry needs 'target: package.module.Name' (and 'params:'); this one is {shortened(config)}"
+        )
+    target, params = config["target"], config.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"{target}: its params are {shortened(params)}, no keys with values")
+    build, params = resolve(target), {**params, **extra}
+    refuse_unknown_params(build, params, target)
+    with build_errors(target):
+        return build(**params)
+
+
+@contextmanager
+def build_errors(target: str) -> Iterator[None]:
+    """Turns errors of a constructor, which its parameters cause, into a ConfigError that names the target.
+
+    OSError is not among them: its message names a file. Errors about the GPU's memory are not, either.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = str(error).strip() or "no reason given"
+        if type(error) is not ValueError:  # whose messages are sentences for the user
+            reason = f"cannot be built from its params ({type(error).__name__}: {reason.splitlines()[0]}); check their values"
+        raise ConfigError(f"{target}: {reason}" if target not in reason else reason) from error
 
 
 def resolve(target: str) -> Any:
-    """What a dotted name stands for, published names included."""
+    """Imports the class or function that a dotted name stands for; published names work too (RETIRED).
+
+    Raises:
+        ConfigError: there is none.
+    """
     module, _, name = RETIRED.get(target, target).rpartition(".")
-    if not module:
+    if not module or not all(part.isidentifier() for part in module.split(".")):
         raise ConfigError(f"target {target!r} is not a dotted name such as ldm.data.vg.VGTrain")
     try:
         found = getattr(importlib.import_module(module), name, None)
@@ -67,83 +101,146 @@ def resolve(target: str) -> Any:
 
 
 def refuse_unknown_params(build: Any, params: Mapping, target: str) -> None:
-    """ConfigError for parameters that `build` does not take, or that it needs and are absent."""
+    """Checks parameters against a signature.
+
+    Args:
+        build: the class or function.
+        params: the parameters by name.
+        target: its name in messages.
+
+    Raises:
+        ConfigError: `build` does not take one of the parameters, one that it needs is absent, or a class of this project
+            or of Lightning gets a value of the wrong type.
+    """
     try:
         signature = inspect.signature(build)
     except ValueError:  # some C functions have none
         return
-    known = signature.parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in known):
+    known = signature.parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for name in params:
-            if name not in signature.parameters:
-                raise ConfigError(f"{target} takes no parameter {name!r}{did_you_mean(name, signature.parameters)}")
+            if name not in known:
+                raise ConfigError(f"{target} takes no parameter {name!r}{did_you_mean(name, known)}")
     try:
         signature.bind(**params)
     except TypeError as error:
         raise ConfigError(f"{target}: {error}; add it under 'params:'") from error
+    if f"{getattr(build, '__module__', '')}.".startswith(CHECKED_PACKAGES):
+        _refuse_wrong_types(build, params, target)
 
 
-def refuse_foreign_targets(config: Mapping, source: str, named: Collection[str] = ()) -> None:
-    """Let a config that came out of a file name no code but ours.
-
-    Every target must be a class of the packages in OURS. The class itself is looked at too, because their modules
-    also hold other people's names: `pytorch_lightning...signal_connector.call` is subprocess.call.
-    `named`: targets that the user asked for, and which may be anything. Raises ConfigError.
-    """
-    for target in targets(plain(config)):
-        if target in named:
-            continue
-        found = resolve(target) if _is_ours(RETIRED.get(target, target)) else None
-        if not (inspect.isclass(found) and _is_ours(found.__module__)):
-            raise ConfigError(
-                f"{source}: its config names {target!r}, which is not a class of this project; a config from a file "
-                "may not say what code to run. If you trust it, name it in a YAML file of your own and pass that"
-            )
-
-
-def targets(config: Any) -> Iterator[str]:
-    """Every `target` in a nested config."""
-    if isinstance(config, Mapping):
-        if "target" in config:
-            yield str(config["target"])
-        config = config.values()
-    elif not isinstance(config, (list, tuple)):
+def _refuse_wrong_types(build: Any, params: Mapping, target: str) -> None:
+    try:
+        types = get_type_hints(build.__init__ if inspect.isclass(build) else build)
+    except (NameError, TypeError, AttributeError):  # names that only a type checker imports
         return
-    for value in config:
-        yield from targets(value)
+    defaults = {name: p.default for name, p in inspect.signature(build).parameters.items()}
+    for name, value in params.items():
+        kind = types.get(name, Any)
+        if not (has_type(value, kind) or _is_convertible(value, kind) or value is defaults.get(name)):
+            quotes = "; put it into quotes" if has_type("", kind) else ""
+            raise ConfigError(f"{target}: {name} takes {describe_type(kind)}, not {shortened(value)}{quotes}")
+
+
+def _is_convertible(value: Any, kind: Any) -> bool:
+    """Whether a number may stand for another kind: 1e5 for a whole number, 2024 for a word."""
+    if isinstance(value, float) and value.is_integer():
+        return has_type(int(value), kind)
+    return type(value) is int and has_type("", kind)
+
+
+def shortened(value: Any, length: int = 100) -> str:
+    """A value for a message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= length else f"{text[:length]} ..."
 
 
 def read_config(path: str | Path) -> DictConfig:
-    """A YAML file. Raises ConfigError, with the line."""
+    """Reads a YAML file. Raises ConfigError, with the line, for one that holds no config."""
     try:
-        config = OmegaConf.load(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not text, so not YAML; name a config such as configs/vg.yaml") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not YAML ({error.problem})") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: not a config, which has the sections model, data and lightning")
-    return config
+        text = read_text(path)
+    except UserError as error:
+        raise ConfigError(f"{error}") from error
+    with as_config_error(f"{path}"):
+        check_extent(yaml.compose(text, Loader=yaml.SafeLoader), f"{path}")
+        loaded = OmegaConf.load(io.StringIO(text)) if text.strip() else OmegaConf.create({})
+        if not isinstance(loaded, DictConfig) or set(map(type, loaded)) - {str}:
+            raise ConfigError(f"{path}: not a config, which has the sections model, data and lightning")
+        return loaded
 
 
 @contextmanager
-def coming_together() -> Iterator[None]:
-    """ConfigError for files, overrides and interpolations that do not make one config."""
+def as_config_error(source: str) -> Iterator[None]:
+    """Turns what OmegaConf and PyYAML raise for a file, an override or an interpolation into a ConfigError.
+
+    Args:
+        source: what is being read or merged; begins the message.
+    """
     try:
         yield
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"the config does not come together: {str(error).splitlines()[0]}") from error
+    except UserError:
+        raise
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+        raise ConfigError(f"{source}{f', line {mark.line + 1}' if mark else ''}: not YAML ({problem})") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested more than {LIMIT_OF_DEPTH} deep; a config is not") from error
+    except (
+        OmegaConfBaseException,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+        OSError,
+    ) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise ConfigError(f"{source}: {reason}") from error
+
+
+def check_extent(config: Any, source: str) -> None:
+    """Refuses a config that is too large or too deep to be one.
+
+    Args:
+        config: a mapping or list, or the root node of a YAML file.
+        source: the file, for the message.
+
+    Raises:
+        ConfigError: there are more than LIMIT_OF_VALUES values, or more than LIMIT_OF_DEPTH levels.
+    """
+    count, level = 0, [config]
+    for _ in range(LIMIT_OF_DEPTH):
+        level = [child for value in level for child in islice(_children(value), LIMIT_OF_VALUES)]
+        count += len(level)
+        if not level:
+            return
+        if count > LIMIT_OF_VALUES:
+            raise ConfigError(f"{source}: has more than {LIMIT_OF_VALUES:,} values, which no config has")
+    raise ConfigError(f"{source}: nested more than {LIMIT_OF_DEPTH} deep; a config is not")
+
+
+def _children(value: Any) -> Iterator[Any]:
+    if isinstance(value, yaml.MappingNode):
+        return (child for _, child in value.value)
+    if isinstance(value, yaml.SequenceNode):
+        return iter(value.value)
+    if isinstance(value, Mapping):
+        return iter(value.values())
+    return iter(value if isinstance(value, (list, tuple)) else ())
 
 
 def plain(config: Any) -> Any:
-    """OmegaConf nodes as dicts and lists with their interpolations resolved; anything else as it is."""
-    if isinstance(config, (DictConfig, ListConfig)):
+    """OmegaConf nodes as dicts and lists with their interpolations resolved; anything else unchanged.
+
+    Raises:
+        ConfigError: a value is missing (`???`), or an interpolation cannot be resolved.
+    """
+    if not isinstance(config, (DictConfig, ListConfig)):
+        return config
+    with as_config_error("the config cannot be resolved"):
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    return config
 
 
-def _is_ours(name: str) -> bool:
-    return any(name == package or name.startswith(package + ".") for package in OURS)
+def coming_together():
+    return as_config_error("the configs do not fit together")
