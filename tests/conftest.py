@@ -16,10 +16,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from parity import read_parity
+from paths import ROOT, SHARED
 from tiny import randomize_trainable, tiny_model
-
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(2)
 # A shell's job in the background is deaf to Ctrl-C, and so would be every program that a test stops by it.

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from paths import ROOT
 from PIL import Image
 
 import ldm

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT, SHARED
+from paths import ROOT, SHARED
 from PIL import Image
 
 from ldm.data.demo import DemoValidation

@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 from PIL import Image
 
 from ldm.evaluation.runner import picture_path, run_jobs, source_digest
 from ldm.util.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 JOBS = [("a", i) for i in range(20)]
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from paths import ROOT
 from PIL import Image
 from tiny import adapted_model, tiny_model
 

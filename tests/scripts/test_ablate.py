@@ -10,10 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from scripts import ablate
-
-ROOT = Path(__file__).parents[2]
 
 
 def write_report(folder, name, success, reference="same", towards=None):

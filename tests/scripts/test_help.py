@@ -2,11 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "numpy", "PIL", "pytorch_lightning", "open_clip", "torchvision")
 DOORS = [
     *(f"scripts/{name}.py" for name in ("ddim_invert_edit", "sample", "evaluate", "cache_latents", "export", "ablate")),

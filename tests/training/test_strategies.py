@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from paths import ROOT
 from pytorch_lightning.strategies import DDPStrategy
 from tiny import DATA, MODEL, adapted_model, losses_and_gradients
 from torch import distributed
@@ -24,8 +25,6 @@ from ldm.synthetic.shapes import VOCAB
 from ldm.training.callbacks import frozen_checksums
 from ldm.training.strategies import Sharded, refuse_to_shard, shard_frozen, strategy
 from ldm.util.errors import ConfigError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def numbers_here(unet):
@@ -135,7 +134,9 @@ def test_a_run_in_shards_that_was_resumed_is_the_run_of_whole_models(tmp_path):
     assert list(log.glob("images/train/samples_gs-000004*")) and list(log.glob("images/val/samples_gs-000004*"))
 
 
-@pytest.mark.parametrize("name, kind", [(None, DDPStrategy), ("auto", DDPStrategy), ("ddp", DDPStrategy), ("fsdp", Sharded)])
+@pytest.mark.parametrize(
+    "name, kind", [(None, DDPStrategy), ("auto", DDPStrategy), ("ddp", DDPStrategy), ("fsdp", Sharded)]
+)
 def test_several_processes_train_by_ours_and_one_alone_needs_none(name, kind):
     assert type(strategy(name, 2)) is kind
     assert strategy(name, 1) == "auto"

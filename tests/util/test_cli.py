@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from paths import ROOT
 
 from ldm.util.cli import add_verbose_argument, configure_logging, run_program
 from ldm.util.errors import UserError
