@@ -40,7 +40,8 @@ def find_weights(folder: Path, subfolders: Iterable[str] = ()) -> Path:
                 kind = {EMA: "moving averages", NON_EMA: "weights without averaging"}.get(variant, "variant")
                 logger.info("%s: reading the %s %r", folder, kind, path.name)
             return path
-    expected = " or ".join(f"{place}/diffusion_pytorch_model.safetensors" for place in places)
+    shown = [place for place in places if not place.name.endswith("_ema")]
+    expected = " or ".join(f"{place}/diffusion_pytorch_model.safetensors" for place in shown)
     files = sorted(file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".ckpt", ".pt", ".bin"))
     remedy = f"; name a file in it: {list_names(files)}" if files else ""
     raise CheckpointError(

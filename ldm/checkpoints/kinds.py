@@ -28,11 +28,11 @@ CONTEXTS = {
     1280: "the refiner of Stable Diffusion XL",
     2048: "Stable Diffusion XL",
 }
-SUPPORTED = "supported are models of the kind of Stable Diffusion 1.x, LDM and SGDiff"
+SUPPORTED = "as only models like Stable Diffusion 1.x, LDM and SGDiff are supported so far"
 
 
 def describe_kind(state: Mapping[str, Tensor], part: str) -> str | None:
-    """What a state dict is, as in "is an inpainting model"; None if it is none of the known kinds.
+    """What a state dict is, as in "this is an inpainting model"; None if it is none of the known kinds.
 
     `state` has LDM's or diffusers' keys of the part, without the prefix of a whole model.
     """

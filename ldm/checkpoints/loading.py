@@ -30,6 +30,7 @@ UNUSED_KEYS = {
     r"^model_ema\.": "EMA of other parts, or its counters",
     r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar)$": "noise schedule",
     r"^scale_factor$": "scale factor of the latents",
+    r"^(v_pred|ztsnr)$": "marks of what the model predicts",
     r"^(model\.diffusion_model|\w+_stage_model)\.": "another part of the model",
     r"^context_local_mlp\.": "projection for the graph encoder that it was trained with",
     r"^null_(tokens|style)$": "null conditioning of its training run",
@@ -249,7 +250,7 @@ def refuse_mismatch(
     complaints = {"missing": match.missing, "of another shape": match.mismatched, "unexpected": match.unexpected}
     found = "; ".join(f"{len(keys)} {what}: {list_names(keys)}" for what, keys in complaints.items() if keys)
     if kind and (found or not match.tensors):
-        raise CheckpointError(f"{name}: is {kind}, which does not fit the {part} of the config; {SUPPORTED}")
+        raise CheckpointError(f"{name}: this is {kind}; it does not fit the {part} of the config, {SUPPORTED}")
     if not match.tensors:
         raise CheckpointError(f"{name}: holds no weights of the {part}; name {PARTS[part].source}")
     if other := describe_vocabulary(match.mismatched):

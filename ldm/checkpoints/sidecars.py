@@ -137,7 +137,7 @@ def differences(module: object, sidecar: Sidecar | None) -> list[str]:
         if name == "heads":
             found += head_differences(expected, published)
         elif name in published and not is_equal(published[name], expected):
-            found.append(f"{name} {published[name]!r} for {expected!r}")
+            found.append(f"{name} is {published[name]!r}, not {expected!r}")
     return found
 
 
@@ -145,9 +145,13 @@ def head_differences(expected: Mapping[int, int], published: Mapping[str, Any]) 
     heads = head_counts(published, 1 + max(expected))
     if heads is not None and all(heads[level] == count for level, count in expected.items()):
         return []
-    ours = sorted(set(expected.values()))
-    found = heads or published.get("num_attention_heads") or published.get("attention_head_dim", DEFAULT_HEADS)
-    return [f"attention heads {found!r} for {ours if len(ours) > 1 else ours[0]}"]
+    ours, theirs = sorted(set(expected.values())), sorted(set(heads or ()))
+    given = published.get("num_attention_heads") or published.get("attention_head_dim", DEFAULT_HEADS)
+    return [f"attention heads are {_one(theirs) or given!r}, not {_one(ours)}"]
+
+
+def _one(values: list[int]) -> int | list[int]:
+    return values[0] if len(values) == 1 else values
 
 
 def head_counts(published: Mapping[str, Any], levels: int) -> list[int] | None:

@@ -50,7 +50,7 @@ STANDS_IN = {
 # Schedulers of models that are no discrete diffusion models with a schedule of betas.
 OTHER_PROCESSES = ("FlowM", "EDM", "ScoreSde", "KarrasVe", "CMStochastic", "SCM", "CosineDPM")
 PREDICTIONS = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
-ZERO_SNR = 1e-7  # alpha-bar at the last timestep up to which its signal-to-noise ratio counts as zero
+ALL_NOISE = 0.9999  # beta above which a timestep counts as replacing all signal by noise
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def trained_with(state: Mapping[str, Tensor], source: str, path: Path | None, si
 
 
 def ends_in_noise(betas: Tensor) -> bool:  # (T,)
-    return bool((1 - betas.double()).prod() < ZERO_SNR)
+    return bool((betas > ALL_NOISE).any())
 
 
 def prediction_in_file(state: Mapping[str, Tensor], path: Path | None) -> str | None:
