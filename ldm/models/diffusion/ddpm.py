@@ -59,8 +59,8 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         cond_stage_config: the same for the graph encoder.
         global_stage_config: the same for the image encoder. Without one, the style is the graph encoder's, if it
             computes one (CGIPModel does).
-        ckpt_path: a published checkpoint (LDM, SGDiff or diffusers layout), or one of this project that holds a whole
-            U-Net. The first stage and a frozen graph encoder are loaded from it too, unless their configs name a file.
+        ckpt_path: a published checkpoint (LDM, SGDiff or diffusers layout; a file, a folder, or a state dict), or one of
+            this project that holds a whole U-Net. The first stage and a frozen graph encoder are loaded from it too, unless their configs name a file.
         init: 'random' permits a frozen U-Net without weights.
         freeze_unet: trains only the U-Net's adapters (LoRA, FiLM, context projections).
         freeze_first_stage: must be true.
@@ -102,7 +102,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         first_stage_config: dict,
         cond_stage_config: dict,
         global_stage_config: dict | None = None,
-        ckpt_path: str | None = None,
+        ckpt_path: str | dict | None = None,
         init: str | None = None,
         freeze_unet: bool = False,
         freeze_first_stage: bool = True,
@@ -167,7 +167,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         if width := (self.global_stage_model or self.cond_stage_model).embedding_dim:
             self.null_style = nn.Parameter(torch.zeros(1, width), requires_grad=self.style_drop > 0)
 
-    def _load_weights(self, ckpt_path: str, cond_stage_trainable: bool) -> TrainedWith:
+    def _load_weights(self, ckpt_path: str | dict, cond_stage_trainable: bool) -> TrainedWith:
         """Loads the U-Net, and the other frozen parts that have no weights yet."""
         report = load_part(self.unet, ckpt_path, "unet")
         if self.first_stage_model.weights_from is None:
