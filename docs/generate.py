@@ -6,6 +6,8 @@ python docs/generate.py [folder]
 import sys
 from pathlib import Path
 
+from configuration_reference import page as configuration_page
+
 from ldm.editing.options import EditOptions
 from ldm.sampling.options import SampleOptions
 from ldm.util.options import markdown_table
@@ -18,6 +20,7 @@ def pages() -> dict[str, str]:
     return {
         "generated/edit_options.md": markdown_table(EditOptions),
         "generated/sample_options.md": markdown_table(SampleOptions),
+        "configuration.md": configuration_page(),
     }
 
 
