@@ -1,4 +1,4 @@
-"""Processes and threads: how many cores there are, and workers that end with their parent."""
+"""CPU cores, worker processes that end with their parent, and the number of threads of torch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,29 @@ import torch
 
 
 def available_cores() -> int:
-    """How many this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:
-    """In a process that serves a pool: one that is killed cannot say so, and whoever serves it would wait for ever."""
+    """Ends this worker process when its parent ends. A worker of a killed parent would otherwise wait for work for ever.
 
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
+    Does nothing in a process that multiprocessing did not start.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
 
-    threading.Thread(target=wait, daemon=True).start()
+    def exit_after_parent() -> None:
+        parent.join()
+        os._exit(1)  # sys.exit() would end this thread only
+
+    threading.Thread(target=exit_after_parent, daemon=True).start()
 
 
 @contextmanager
 def single_thread() -> Iterator[None]:
+    """Limits torch to one thread inside the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
