@@ -204,12 +204,19 @@ def prefixes(folder, networks):
         "module.model.",
         "model.module.",
     )
-    errors = []
+    states = [{f"module.unet.{key}": value for key, value in networks[0].state_dict().items()}]
+    states.append(
+        {key.replace("diffusion_model", "_orig_moddiffusion_model"): v for key, v in lit_ema(networks).items()}
+    )
     for inner in ("", "model.diffusion_model.", "model.diffusion_model._orig_mod.", "model.module.diffusion_model."):
-        errors += [unet_error(ldm_state(networks, outer + inner), networks) for outer in orders]
-    theirs = {f"module.unet.{key}": value for key, value in networks[0].state_dict().items()}
-    wrapped = {key.replace("diffusion_model", "_orig_moddiffusion_model"): v for key, v in lit_ema(networks).items()}
-    return max(*errors, unet_error(theirs, networks), unet_error(wrapped, networks))
+        states += [ldm_state(networks, outer + inner) for outer in orders]
+    expected, unet = ldm_state(networks, ""), build_unet(UNET)
+    for state in states:
+        with torch.no_grad():
+            next(unet.parameters()).zero_()
+        assert len(load_part(unet, state, "unet").loaded) == len(expected)
+        assert all(torch.equal(value, expected[key]) for key, value in unet.state_dict().items())
+    return unet_error(states[-1], networks)
 
 
 @form("as --ckpt: a folder of diffusers, with --config")

@@ -157,7 +157,7 @@ def _refuse_others(stated: Mapping[str, Any], published: Mapping[str, Any], is_l
     differing = [
         f"{key} {stated[key]} for {value:.6g}"
         for key, value in published.items()
-        if key in stated and not _is_close(stated[key], value)
+        if key in stated and not (stated[key] == value if key == "timesteps" else _is_close(stated[key], value))
     ]
     if "beta_schedule" in stated and not is_linear:
         differing.append(
