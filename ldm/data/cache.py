@@ -129,7 +129,7 @@ class CacheIndex:
             raise ValueError(f"encoders: {str(self.encoders)[:80]}")
         for field in ("image_size", "shard_size"):
             value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
                 raise ValueError(f"{field}: {str(value)[:80]}")
         if not isinstance(self.names, list) or not all(isinstance(name, str) for name in self.names):
             raise ValueError(f"names: {str(self.names)[:80]}")

@@ -160,9 +160,12 @@ def _load(path: Path) -> dict[str, list]:
 
 
 def _serialize_segmentation(item: dict) -> dict:
-    """Turns a parsed segmentation back into JSON, since lists of numbers need ten times as much memory."""
+    """Turns a parsed segmentation back into JSON, since lists of numbers need ten times as much memory.
+
+    `default` is for one within another, which has been turned already.
+    """
     if "segmentation" in item:
-        item["segmentation"] = json.dumps(item["segmentation"]).encode()
+        item["segmentation"] = json.dumps(item["segmentation"], default=json.loads).encode()
     return item
 
 

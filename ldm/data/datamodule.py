@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from ldm.data.cache import CachedDataset, read_index
 from ldm.data.flips import RandomFlipDataset
 from ldm.data.protocols import GraphDataset, SeededDataset
+from ldm.data.values import require_count, require_share
 from ldm.graph.batch import collate
 from ldm.graph.vocab import Vocab
 from ldm.util.config import instantiate_from_config
@@ -37,7 +38,8 @@ class DataModuleFromConfig(pl.LightningDataModule):
 
     Args:
         batch_size: images per device and step.
-        train: `{target, params}` of a map-style data set. `validation` and `test` likewise; each is optional.
+        train: `{target, params}` of the training data, a map-style data set.
+        validation, test: the same for the other splits.
         num_workers: worker processes of each loader; their number does not change the samples or their order.
         wrap: ignored; published configs contain it.
         seed: of the sample order, and of the training set's random sampling if its params have no `seed`; trainer.py
@@ -47,7 +49,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
         flip: probability that a training image is flipped horizontally, together with its graph.
 
     Raises:
-        ConfigError: `flip` is not a probability.
+        ConfigError: `flip` is not a probability, or `batch_size` or `num_workers` is no such number.
     """
 
     def __init__(
@@ -63,10 +65,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
         flip: float = 0.0,
     ):
         super().__init__()
-        if not 0 <= flip <= 1:
-            raise ConfigError(f"data.params.flip: {flip} is not a probability; give a number from 0 to 1")
-        self.cache, self.flip = cache, flip
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.cache, self.flip = cache, require_share("data.params.flip", flip)
+        self.batch_size = require_count("data.params.batch_size", batch_size)
+        self.num_workers = require_count("data.params.num_workers", num_workers, 0)
+        self.seed = seed
         splits = {"train": train, "validation": validation, "test": test}
         self.configs = {split: config for split, config in splits.items() if config is not None}
         self.datasets: dict[str, Any] = {}  # as the config describes them

@@ -22,7 +22,7 @@ def examine(datasets: Mapping[str, CheckableDataset]) -> int:
     for split, dataset in datasets.items():
         problems = find_problems(dataset)
         total += len(problems)
-        print("\n".join(report(split, dataset, problems)))
+        print("\n".join(map(_printable, report(split, dataset, problems))))
     print(f"{total} problem{'s' if total > 1 else ''} found." if total else "No problems found.")
     return int(total > 0)
 
@@ -59,7 +59,15 @@ def _describe_vocabulary(dataset: GraphDataset) -> str:
     published = dataset.published_vocabulary if isinstance(dataset, SceneGraphDataset) else None
     if published in (None, counts):
         return text
-    return f"{text}; published models have {', '.join(map(str, published))}, so their weights do not fit"
+    return (
+        f"{text}; SGDiff's and sg2im's graph encoders have {', '.join(map(str, published))}, so their weights do not fit "
+        "(those of U-Net, autoencoder and CLIP do)"
+    )
+
+
+def _printable(line: str) -> str:
+    """The line with everything that is no text, such as bytes of file names, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _kind(problem: str) -> str:

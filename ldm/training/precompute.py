@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -15,26 +16,60 @@ from ldm.data.datamodule import build_datasets
 from ldm.data.protocols import ImageFileDataset
 from ldm.graph.batch import Latents
 from ldm.models.encoders import FirstStage, checksums, make_encode_function
-from ldm.util.config import coming_together, plain, read_config
-from ldm.util.errors import UserError
+from ldm.training.config import SECTIONS
+from ldm.util.config import as_config_error, plain, resolve
+from ldm.util.config_merging import ConfigPaths, merge_configs, read_configs
+from ldm.util.errors import ConfigError, UserError, did_you_mean
 
 SPLITS = ("train", "validation", "test")
 
 
-def read_training_config(path: str | Path, overrides: Sequence[str]) -> DictConfig:
+def read_training_config(paths: ConfigPaths, overrides: Sequence[str]) -> DictConfig:
     """Reads the config that training will use.
 
     Args:
-        path: a YAML file.
+        paths: YAML files, of which later ones override earlier ones.
         overrides: changes such as "data.params.batch_size=8".
 
     Raises:
-        ConfigError: the config cannot be read or resolved.
+        ConfigError: the config cannot be read or resolved, or it has a key that nothing reads.
     """
-    with coming_together():
-        config = cast(DictConfig, OmegaConf.merge(read_config(path), OmegaConf.from_dotlist(list(overrides))))
-        plain(config)  # raises an error for anything that cannot be resolved
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"{override!r} is not section.key=value; name a further config with --config")
+    with as_config_error("the config cannot be changed"):
+        changes = OmegaConf.from_dotlist(list(overrides))
+    config = merge_configs(read_configs(paths), changes)
+    plain(config)  # raises an error for anything that cannot be resolved
+    for section, known in SECTIONS.items():
+        _require_known(section, OmegaConf.select(config, section) if section else config, known)
+    _require_known_params("", config)
     return config
+
+
+def _require_known(section: str, keys: Any, known: Collection[str]) -> None:
+    """Raises ConfigError for keys that a section cannot have."""
+    if isinstance(keys, DictConfig):
+        for key in map(str, keys):
+            if key not in known:
+                place = f"{section}.{key}" if section else key
+                raise ConfigError(f"{place}: there is no such key in a config{did_you_mean(key, known)}")
+
+
+def _require_known_params(section: str, config: Any) -> None:
+    """Raises ConfigError for parameters that a class does not take, also of classes that are not built here."""
+    if not isinstance(config, DictConfig):
+        return
+    target = config.get("target")
+    if isinstance(target, str) and isinstance(config.get("params"), DictConfig):
+        try:
+            parameters = inspect.signature(resolve(target)).parameters
+        except (ConfigError, ValueError):  # reported if the class is built
+            parameters = {}
+        if parameters and not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            _require_known(f"{section}.params" if section else "params", config.params, parameters)
+    for key, value in config.items():
+        _require_known_params(f"{section}.{key}" if section else str(key), value)
 
 
 def build_split_datasets(config: DictConfig, split: str, source: str) -> dict[str, ImageFileDataset]:
@@ -58,8 +93,8 @@ def build_split_datasets(config: DictConfig, split: str, source: str) -> dict[st
         raise UserError(f"{source}: has no {required} or no model.params.first_stage_config; name another config")
     try:
         datasets = build_datasets(selected)
-    except (OSError, ValueError, TypeError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"{source}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     return {name: require_image_files(dataset) for name, dataset in datasets.items()}
 
 

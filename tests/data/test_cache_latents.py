@@ -52,12 +52,27 @@ def test_an_estimate_writes_nothing(cache_latents, config, tmp_path, capsys):
         (["data.params.train.params.image_size=${nowhere}"], "nowhere"),
         (["data.params.train.params.max_samples=0"], "no image"),
         (["model.params.first_stage_config.params.init=null"], "no weights"),
+        (["second.yaml"], "'second.yaml' is not section.key=value; name a further config with --config"),
+        (["data.params.trian.params.image_size=8"], "data.params.trian: there is no such key"),
+        (["data.params.batchsize=8"], "did you mean 'batch_size'"),
+        (["data.params.train.params.imagesize=8"], "did you mean 'image_size'"),
+        (["modle.params.ckpt_path=a"], "did you mean 'model'"),
+        (["model.params.global_stage_config.params.normalise=false"], "did you mean 'normalize'"),
+        (["data.params.train.params.h5_path=/dev/null"], "/dev/null"),
+        (["data.params.train.params.image_size=0"], "image_size is 0"),
     ],
 )
 def test_a_mistake_in_the_config_is_one_line_on_stderr(cache_latents, config, tmp_path, capsys, arguments, reason):
     assert cache_latents("--config", config, "--out", tmp_path / "cache", *arguments) == 2
     message = capsys.readouterr().err.strip()
     assert reason in message and message.startswith("cache_latents.py: ") and "\n" not in message
+
+
+def test_a_second_config_overrides_the_first(cache_latents, config, tmp_path, capsys):
+    second = tmp_path / "second.yaml"
+    second.write_text("data: {params: {train: {params: {max_samples: 2}}}}")
+    assert cache_latents("--config", config, second, "--out", tmp_path / "cache", "--estimate") == 0
+    assert "train: 2 images" in capsys.readouterr().out
 
 
 def test_a_split_that_is_null_is_skipped(cache_latents, config, tmp_path, capsys):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from clevr_scenes import make_scene
 from PIL import Image
 
 from ldm.data.clevr import CLEVR, ClevrError, CLEVRValidation, estimate_box, remove_implied_relations
@@ -16,32 +17,6 @@ from ldm.util.images import read_image
 
 OPPOSITE = {"left of": "right of", "in front of": "behind"}
 OPPOSITE |= {value: key for key, value in OPPOSITE.items()}
-
-
-def make_scene(columns=(20, 60, 100), rows=(40, 60, 50), **changes) -> dict:
-    """A scene of spheres at these image positions, with the relations that follow from them."""
-    objects = [
-        {
-            "shape": "sphere",
-            "size": "small",
-            "color": "gray",
-            "material": "metal",
-            "rotation": 0.0,
-            "pixel_coords": [column, row, 10.0],
-            "3d_coords": [0.0, 0.0, 0.35],
-        }
-        for column, row in zip(columns, rows)
-    ]
-    order = {
-        "left": lambda j, i: columns[j] < columns[i],
-        "right": lambda j, i: columns[j] > columns[i],
-        "front": lambda j, i: rows[j] > rows[i],
-        "behind": lambda j, i: rows[j] < rows[i],
-    }
-    count = range(len(columns))
-    related = {name: [[j for j in count if holds(j, i)] for i in count] for name, holds in order.items()}
-    scene = {"objects": objects, "relationships": related, "image_filename": "one.png"}
-    return scene | {"directions": {"right": [1.0, 0.0, 0.0]}} | changes
 
 
 @pytest.fixture

@@ -269,6 +269,11 @@ def test_images_have_names_of_any_bytes(made, tmp_path, name):
     assert image.shape == (3, 8, 8) and os.fsencode(graph.image).endswith(name) and list(dataset.check()) == []
 
 
+def test_a_report_can_be_printed_whatever_bytes_a_name_has(made, capsys):
+    assert doctor.examine({"train": made(changed={"image_paths": [b"VG_100K/\xff\x1b.png"]})}) == 1
+    assert capsys.readouterr().out.count("VG_100K/\\udcff\\x1b.png: there is no such file") == 1
+
+
 def test_a_png_with_a_long_text_is_read_and_passes_the_check(made, tmp_path):
     dataset, text = made(image_size=8), PngInfo()
     text.add_text("history", "0" * (3 << 20), zip=True)
@@ -291,7 +296,8 @@ def test_the_report_of_the_real_sample_has_no_problems(sample, capsys):
     assert doctor.examine({"train": sample(), "validation": sample(VGValidation, max_samples=2)}) == 0
     out = capsys.readouterr().out
     assert "train: VGTrain, 6 images, 121 objects, 49 relations" in out
-    assert "61 objects, 16 predicates, 41 attributes; published models have 179, 46, 80" in out
+    assert "61 objects, 16 predicates, 41 attributes; SGDiff's and sg2im's graph encoders have 179, 46, 80" in out
+    assert "so their weights do not fit (those of U-Net, autoencoder and CLIP do)" in out
     assert "No problems" in out
 
 

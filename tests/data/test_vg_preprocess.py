@@ -13,26 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from raw_vg import inputs, write_raw_vg
 
 from ldm.data import vg_preprocess, vg_raw
 from ldm.data.vg_preprocess import Options, preprocess
 from ldm.data.vg_raw import DataError, read_array
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write
-
-
-def inputs(folder: Path, **options) -> Options:
-    """Options whose input files are in `folder`."""
-    files = {
-        "splits_json": "splits.json",
-        "images_json": "image_data.json",
-        "objects_json": "objects.json",
-        "attributes_json": "attributes.json",
-        "relationships_json": "relationships.json",
-        "object_aliases": "object_alias.txt",
-        "relationship_aliases": "relationship_alias.txt",
-    }
-    return Options(**{key: str(folder / name) for key, name in files.items()} | options)
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
@@ -42,34 +29,10 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def raw(tmp_path) -> Callable:
-    """raw(...) writes a tiny Visual Genome and returns the options to preprocess it.
-
-    By default, it has two training images, each with a dog on a mat and a third object without name.
-    """
-
-    def image(id_: int) -> tuple[dict, dict, dict, dict]:
-        objects = [
-            {"object_id": 10 * id_ + i, "names": names, "x": i, "y": 2, "w": 40, "h": 50}
-            for i, names in enumerate((["pup"], ["rug", "mat"], []))
-        ]
-        attributes = [dict(objects[0], attributes=["brown", "wet"]), objects[1]]
-        ends = {"subject": {"object_id": 10 * id_}, "object": {"object_id": 10 * id_ + 1}}
-        relationships = [{"relationship_id": id_, "predicate": "ON Top of ", **ends}]
-        return (
-            {"image_id": id_, "width": 300, "height": 200, "url": f"https://host/rak/VG_100K/{id_}.jpg"},
-            {"image_id": id_, "objects": objects},
-            {"image_id": id_, "attributes": attributes},
-            {"image_id": id_, "relationships": relationships},
-        )
+    """raw(...) writes a tiny Visual Genome and returns the options to preprocess it."""
 
     def write(splits: dict, ids=(1, 2), change: Callable = lambda *files: None, **options) -> Options:
-        files = [list(file) for file in zip(*map(image, ids))]
-        change(*files)
-        for name, content in zip(("image_data", "objects", "attributes", "relationships"), files):
-            (tmp_path / f"{name}.json").write_text(json.dumps(content))
-        (tmp_path / "splits.json").write_text(json.dumps(splits))
-        (tmp_path / "object_alias.txt").write_text("dog,pup,puppy\n")
-        (tmp_path / "relationship_alias.txt").write_text("on,on top of\n")
+        write_raw_vg(tmp_path, splits, ids, change)
         few = {f"min_{what}_instances": 1 for what in ("object", "attribute", "relationship")}
         out = {"output_vocab_json": str(tmp_path / "out" / "vocab.json"), "output_h5_dir": str(tmp_path / "out")}
         return inputs(tmp_path, **few | {"min_objects_per_image": 2} | out | options)
