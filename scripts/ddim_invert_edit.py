@@ -127,7 +127,7 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
     texts, folder = numbered_lines(path), writable_folder(arguments.outdir, "--outdir")
     model, device, checkpoint = _load(arguments)
     provenance = {"checkpoint": checkpoint, "weights": fingerprint(model), "device": device.partition(":")[0]}
-    provenance["precision"] = arguments.precision
+    provenance |= {"precision": arguments.precision, **({"lora": arguments.lora} if arguments.lora else {})}
     _prepare(model, device, arguments)
     failures = edit_all(model, path, texts, folder, options, provenance, rank, world)
     if rank > 0:

@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     options = from_mapping(SampleOptions, {"layout": default_layout(model)} | given)
     provenance = {"style": arguments.style, "device": device.partition(":")[0]}
     provenance |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
+    provenance |= {"lora": arguments.lora} if arguments.lora else {}
     sizes = arguments.n_per_graph, provenance, arguments.batch_size
     if sample_all(model, scenes, folder, options, style, arguments.seed, *sizes, rank, world):
         count = len(scenes) * arguments.n_per_graph

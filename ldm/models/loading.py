@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from ldm.checkpoints import shipped
 from ldm.checkpoints.errors import CheckpointError
-from ldm.checkpoints.reading import has_part
+from ldm.checkpoints.folders import find_weights
+from ldm.checkpoints.reading import PARTS, has_part
 from ldm.graph.vocab import Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
@@ -173,6 +174,7 @@ def _read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
     if Path(path).is_dir():
         if config is None:
             raise CheckpointError(f"{path}: no log folder of a run (it has no checkpoints/last.ckpt); {remedy}")
+        find_weights(Path(path), PARTS["unet"].folders)  # raises for a folder of something else
         return None
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: there is no such file; name a checkpoint or exported adapters")

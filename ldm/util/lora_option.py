@@ -9,7 +9,7 @@ from ldm.util.cli import finite
 
 
 def add_lora_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds --lora, which may be given several times; its value is a list of pairs (path, scale)."""
+    """Adds --lora, which may be given several times; its value is a list of [path, scale], as JSON keeps it."""
     parser.add_argument(
         "--lora",
         type=path_and_scale,
@@ -21,12 +21,12 @@ def add_lora_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def path_and_scale(text: str) -> tuple[str, float]:
-    """'style.safetensors:0.8' -> ("style.safetensors", 0.8). A colon in the name of an existing file belongs to the name."""
+def path_and_scale(text: str) -> list:
+    """'style.safetensors:0.8' -> ["style.safetensors", 0.8]. A colon in the name of an existing file belongs to the name."""
     path, colon, scale = text.rpartition(":")
     if not path or Path(text).exists():
-        return text, 1.0
+        return [text, 1.0]
     try:
-        return path, finite(scale)
+        return [path, finite(scale)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: the scale {scale!r} is not a number; write FILE:0.8") from None

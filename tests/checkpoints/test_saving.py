@@ -31,6 +31,12 @@ def test_the_trainable_parameters_are_saved_as_plain_safetensors(tmp_path):
         assert file.metadata() == {"vocabulary": "{}"}
 
 
+def test_a_saved_file_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "other").touch()
+    save_safetensors(tmp_path / "adapters.safetensors", {"x": torch.ones(2)})
+    assert (tmp_path / "adapters.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_failed_save_leaves_the_previous_file_intact(tmp_path, monkeypatch):
     path = tmp_path / "adapters.safetensors"
     save_safetensors(path, {"x": torch.ones(2)})

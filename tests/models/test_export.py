@@ -248,6 +248,29 @@ def test_peft_loads_the_exported_lora_layers_and_computes_the_same(folder, load_
     assert not torch.allclose(plain, expected)
 
 
+def test_the_script_writes_lora_for_diffusers_and_kohyas_programs_too(folder, load_script, tmp_path, capsys):
+    names = [
+        "a.safetensors",
+        "peft/pytorch_lora_weights.safetensors",
+        "peft/adapter_model.safetensors",
+        "k.safetensors",
+    ]
+    out, diffusers, peft, kohya = (tmp_path / name for name in names)
+    options = ["--ckpt", str(folder / "adapters.ckpt"), "--out", str(out), "--peft", str(tmp_path / "peft")]
+    assert load_script("export").main(["adapters", *options, "--kohya", str(kohya)]) == 0
+    printed = capsys.readouterr().out
+    assert all(str(path) in printed for path in (out, diffusers, peft, kohya))
+    count = len(load_file(peft))
+    assert len(load_file(diffusers)) == count and len(load_file(kohya)) == count * 3 / 2
+    assert all(key.startswith("unet.") and "_blocks." in key or "mid_block." in key for key in load_file(diffusers))
+    plain = load_model(out)
+    for path in (diffusers, peft.parent, kohya):  # the same LoRA once more: as alpha / rank is 1, its product twice
+        twice = load_model(out, loras=[(path, 1.0)])
+        name = next(name for name, _ in plain.unet.named_parameters() if name.endswith("to_k.lora_A"))
+        layer, added = (model.unet.get_submodule(name.removesuffix(".lora_A")) for model in (plain, twice))
+        torch.testing.assert_close(added.weight - layer.weight, layer.lora_B @ layer.lora_A, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -71,6 +71,31 @@ def test_a_published_checkpoint_without_a_config_is_refused(published):
         load_model(published[0] / "whole.ckpt")
 
 
+def test_a_folder_that_is_no_run_is_refused_without_a_config(tmp_path):
+    (tmp_path / "unet").mkdir()
+    with pytest.raises(CheckpointError, match="no log folder of a run.*--config"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused_with_the_files_in_it(published):
+    folder, _ = published
+    with pytest.raises(CheckpointError, match="name a file in it: whole.ckpt"):
+        load_model(folder, folder / "config.yaml")
+
+
+def test_parts_that_a_folder_lacks_come_from_the_files_that_the_config_names(published, tmp_path):
+    folder, model = published
+    (tmp_path / "unet").mkdir()
+    torch.save(model.unet.state_dict(), tmp_path / "unet" / "diffusion_pytorch_model.bin")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for part in ("first_stage_config", "cond_stage_config"):
+        config["model"]["params"][part]["params"]["ckpt_path"] = str(folder / "whole.ckpt")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert fingerprint(load_model(tmp_path, tmp_path / "config.yaml")) == fingerprint(
+        load_model(folder / "whole.ckpt", folder / "config.yaml")
+    )
+
+
 def test_a_split_that_is_not_in_the_config_is_refused_by_name(published):
     model = load_model(published[0] / "whole.ckpt", published[0] / "config.yaml")
     assert len(load_dataset(model, "validation")) == 4
