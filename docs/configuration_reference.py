@@ -11,15 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from ldm.models.diffusion import ddpm
 from ldm.modules.diffusionmodules import openaimodel
-from ldm.util.config import resolve
+from ldm.util.config import plain, resolve
 from ldm.util.config_merging import read_configs
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("configuration_keys.yaml")))
+TEXTS = plain(read_configs(Path(__file__).with_name("configuration_keys.yaml")))
 INTRODUCTION = Path(__file__).with_name("configuration_introduction.md")
 # Classes that no config of configs/ names, but that configs may name: where, and which.
 OTHER_CLASSES = {
@@ -110,8 +108,8 @@ def collect_classes() -> dict[str, ConfigClass]:
     """Target -> class, in the order in which the configs name them."""
     classes: dict[str, ConfigClass] = {}
     for path in config_files():
-        stated = OmegaConf.to_container(read_configs(path))
-        merged = OmegaConf.to_container(read_configs(combination(path)))
+        stated = plain(read_configs(path))
+        merged = plain(read_configs(combination(path)))
         _collect(stated, merged, "", short_name(path), classes)
     for target, place in OTHER_CLASSES.items():
         classes.setdefault(target, ConfigClass(target)).paths.add(place)
@@ -143,7 +141,7 @@ def section_keys() -> dict[str, set[str]]:
     """Keys outside of classes: path -> configs that set it."""
     keys: dict[str, set[str]] = {}
     for path in config_files():
-        for section, value in OmegaConf.to_container(read_configs(path)).items():
+        for section, value in plain(read_configs(path)).items():
             for place in _section_paths(value, section):
                 keys.setdefault(place, set()).add(short_name(path))
     return keys
@@ -220,8 +218,8 @@ def _type(parameter: inspect.Parameter) -> str:
     text = re.sub(r"\b(Mapping|dict)\b(\[[^]]*\])?", "mapping", text)
     text = text.replace("Sequence[int]", "list of whole numbers").replace("Sequence[str]", "list of text")
     text = text.replace("str | Path", "path").replace(" | None", "")
-    for python, plain in (("str", "text"), ("bool", "true or false"), ("int", "whole number"), ("float", "number")):
-        text = re.sub(rf"\b{python}\b", plain, text)
+    for python, word in (("str", "text"), ("bool", "true or false"), ("int", "whole number"), ("float", "number")):
+        text = re.sub(rf"\b{python}\b", word, text)
     return text.replace(" | ", " or ")
 
 

@@ -200,19 +200,22 @@ def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config
         merged = read_untrusted(saved["config"], f"{checkpoint}")
     else:
         raise CheckpointError("there is nothing to load a model from; name a run, a checkpoint or a config")
-    for key in ("model.params", "data.params.train"):
+    for key in ("model.target", "model.params", "data.params.train"):
         if OmegaConf.select(merged, key) is None:
             source = config_name(config or checkpoint)
-            raise CheckpointError(f"{source}: its config has no {key}; name one such as configs/vg.yaml")
+            hint = "name one such as configs/vg.yaml; if this one changes another config, name that one first"
+            raise CheckpointError(f"{source}: its config has no {key}; {hint}")
     return merged
 
 
 def _load_all_parts_from(checkpoint: str | Path, params: DictConfig) -> None:
     """Takes every part's weights from one published file or folder, so that the files the config names need not exist.
 
-    A part that a folder lacks keeps the file that the config names.
+    A part that a folder, or a file of diffusers' U-Net, lacks keeps the file that the config names.
     """
     params.ckpt_path = str(checkpoint)
+    if Path(checkpoint).name.startswith("diffusion_pytorch_model"):
+        return
     kept = {
         part for part in ("first_stage", "cond_stage") if Path(checkpoint).is_dir() and not has_part(checkpoint, part)
     }

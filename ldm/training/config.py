@@ -122,7 +122,8 @@ def check_sections(config: dict[str, Any]) -> None:
             _check_keys(section, _select(config, section), None)
     for key in REQUIRED:
         if _select(config, key) is None:
-            raise ConfigError(f"the config has no {key!r}")
+            hint = "if it changes another config, name that one first: --base configs/vg.yaml configs/tiny.yaml"
+            raise ConfigError(f"the config has no {key!r}; {hint}")
     for key in WHOLE_NUMBERS:
         _check_number(key, _select(config, key), MINIMA[key], whole=True)
     for key in ABOVE_ZERO:
