@@ -132,7 +132,7 @@ def _collect(stated: Any, merged: Any, place: str, file: str, classes: dict[str,
                 if part:
                     found.parts.setdefault(name, set()).add(part)
                 else:
-                    below |= value.keys()
+                    below.update(value)
     for key, value in stated.items():
         _collect(value, merged.get(key), f"{place}.{key}" if place else key, file, classes)
 

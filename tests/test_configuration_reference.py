@@ -43,6 +43,17 @@ def test_a_key_without_description_is_found(reference, tmp_path, monkeypatch):
     assert {"lightning.trainer.detect_anomaly"} <= set(reference.undocumented())
 
 
+def test_a_key_of_a_nested_mapping_without_description_is_found(reference, tmp_path, monkeypatch):
+    config = tmp_path / "configs/new.yaml"
+    config.parent.mkdir()
+    config.write_text(
+        "# New.\n#   python trainer.py --base configs/new.yaml\n"
+        "model:\n  target: ldm.models.autoencoder.VQModelInterface\n  params: {ddconfig: {ch: 32, unknown: 1}}\n"
+    )
+    monkeypatch.setattr(reference, "ROOT", tmp_path)
+    assert reference.undocumented() == ["ldm.models.autoencoder.VQModelInterface: ddconfig.unknown"]
+
+
 def test_every_section_that_a_config_may_have_is_described(reference):
     from ldm.training.config import SECTIONS
 
