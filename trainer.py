@@ -120,8 +120,7 @@ def _as_overrides(words: list[str], parser: Parser) -> list[str]:
 def _hint(flag: str, parser: Parser) -> str:
     if flag in HINTS:
         return f"; use {HINTS[flag]}"
-    known = re.findall(r"--[\w-]+", parser.format_usage())
-    return did_you_mean(flag, [*known, *(f"--{key}" for key in LIGHTNING_KEYS)])
+    return did_you_mean(flag, [f"--{name}" for name in (*vars(parser.parse_args([])), *LIGHTNING_KEYS)])
 
 
 def boolean(word: str) -> bool:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ldm.data.cache import INDEX, CacheError, CacheIndex, read_index, require_image_files, shard_path
-from ldm.data.datamodule import ignore_interrupts
+from ldm.data.datamodule import ignore_signals
 from ldm.data.protocols import GraphDataset, ImageFileDataset
 from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Latents
@@ -188,7 +188,7 @@ def _read_batches(
             ImagesWithSizes(images),
             batch_sampler=[list(each[i : i + batch_size]) for each in rows for i in range(0, len(each), batch_size)],
             num_workers=num_workers,
-            worker_init_fn=ignore_interrupts,
+            worker_init_fn=ignore_signals,
         )
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +23,8 @@ from ldm.graph.batch import collate
 from ldm.graph.vocab import Vocab
 from ldm.util.config import instantiate_from_config
 from ldm.util.errors import ConfigError
+
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @runtime_checkable
@@ -154,7 +157,7 @@ class DataModuleFromConfig(pl.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=partial(collate, vocab=dataset.vocab) if isinstance(dataset, GraphDataset) else default_collate,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=ignore_interrupts,
+            worker_init_fn=ignore_signals,
         )
 
     def _position(self) -> tuple[int, int]:
@@ -205,7 +208,9 @@ class EpochLoader(DataLoader):
         epoch, batch = self.position()
         self.sampler.set_epoch(epoch)
         self.sampler.start = batch * self.batch_size
-        yield from super().__iter__()
+        with blocked(END_SIGNALS):  # a worker inherits it, so that no signal ends one before it has begun
+            batches = super().__iter__()
+        yield from batches
 
     def state_dict(self) -> dict:
         """Empty; its existence tells Lightning that this loader can resume in the middle of an epoch."""
@@ -251,7 +256,21 @@ class EpochSampler(Sampler[int]):
         return math.ceil(len(self.dataset) / self.world)
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Lets a loader's worker survive Ctrl-C, which it receives too, since the main process needs its batches to finish."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def ignore_signals(worker: int) -> None:
+    """Lets a loader's worker survive the signals that end a run.
+
+    A job scheduler sends them to all processes at once, and the main process, which saves a checkpoint, needs the
+    workers' batches to finish its step. Workers end with it.
+    """
+    for signum in END_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
+@contextmanager
+def blocked(signals: Collection[signal.Signals]) -> Iterator[None]:
+    """Delays signals to this thread, and to processes and threads that it starts, until the block ends."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

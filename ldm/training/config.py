@@ -74,7 +74,10 @@ def read_training_config(arguments: Namespace, overrides: list[str], resumed: Pa
     Raises:
         ConfigError: a file is no config, they do not fit together, or a key or value is wrong.
     """
-    own = merge_configs(*map(read_config, arguments.base), _from_overrides(overrides))
+    configs = [*map(read_config, arguments.base), _from_overrides(overrides)]
+    for each in configs:
+        _check_subsections(OmegaConf.to_container(each, resolve=False))
+    own = merge_configs(*configs)
     stored = _read_stored(resumed, own) if resumed else OmegaConf.create({})
     if resumed and not stored and not arguments.base:
         raise ConfigError(f"--resume {arguments.resume}: {resumed}/configs holds no config; name it with --base")
@@ -117,9 +120,7 @@ def check_sections(config: dict[str, Any]) -> None:
     """
     for section, known in SECTIONS.items():
         _check_keys(section, _select(config, section) if section else config, known)
-    for section in SUBSECTIONS:
-        if _select(config, section) is not None:
-            _check_keys(section, _select(config, section), None)
+    _check_subsections(config)
     for key in REQUIRED:
         if _select(config, key) is None:
             hint = "if it changes another config, name that one first: --base configs/vg.yaml configs/tiny.yaml"
@@ -129,6 +130,13 @@ def check_sections(config: dict[str, Any]) -> None:
     for key in ABOVE_ZERO:
         _check_number(key, _select(config, key), 0, whole=False)
     _check_lightning(config["lightning"])
+
+
+def _check_subsections(config: Any) -> None:
+    for section in SUBSECTIONS:
+        content = _select(config, section)
+        if content is not None and not (isinstance(content, str) and "${" in content):
+            _check_keys(section, content, None)
 
 
 def _check_keys(section: str, content: Any, known: Collection[str] | None) -> None:

@@ -98,6 +98,10 @@ class ProgressLines(pl.Callback):
 class Summary(pl.Callback):
     """Prints how long the run took, its final losses and its checkpoints when it ends."""
 
+    def __init__(self):
+        self.first_step: int | None = None  # None until training starts
+        self.started = time.monotonic()
+
     def on_train_start(self, trainer, model):
         self.first_step, self.started = trainer.global_step, time.monotonic()
 
@@ -107,14 +111,15 @@ class Summary(pl.Callback):
         Args:
             last_checkpoint: path of the newest state, for the message.
         """
-        if not hasattr(self, "first_step") or trainer.global_step == self.first_step:
+        if self.first_step is None or trainer.global_step == self.first_step:
             return [
                 f"nothing left to train: the run ended at step {trainer.global_step} (epoch {trainer.current_epoch}); to "
                 "train longer, give a larger --max_steps or --max_epochs"
             ]
         seconds = timedelta(seconds=round(time.monotonic() - self.started))
         count = trainer.global_step - self.first_step
-        losses = {name: value for name, value in trainer.callback_metrics.items() if "loss" in name}
+        metrics = trainer.progress_bar_metrics or trainer.callback_metrics
+        losses = {name: value for name, value in metrics.items() if "loss" in name}
         lines = [
             f"trained to step {trainer.global_step} ({count} steps in {seconds})",
             f"final losses: {describe_metrics(losses)}",

@@ -36,12 +36,7 @@ def make_trainer(config: DictConfig, folder: Path, model: pl.LightningModule, va
     Raises:
         ConfigError: a key or value in the section `lightning` is wrong.
     """
-    settings = plain(config.lightning.trainer)
-    if settings.get("accelerator") in LIGHTNING_1_STRATEGIES:
-        settings["strategy"] = settings.pop("accelerator")
-    gpus = settings.pop("gpus", None)
-    if gpus is not None or "devices" not in settings:
-        settings |= devices_of(gpus)
+    settings = _choose_devices(plain(config.lightning.trainer))
     if not settings.keys() & {"max_epochs", "max_steps", "max_time"}:
         settings["max_epochs"] = 1000
     if str(settings.get("precision", 32)) not in PRECISIONS:
@@ -67,6 +62,20 @@ def make_trainer(config: DictConfig, folder: Path, model: pl.LightningModule, va
             plugins=[AtomicCheckpointIO(folder)],
             **(OUR_DEFAULTS | settings),
         )
+
+
+def _choose_devices(settings: dict[str, Any]) -> dict[str, Any]:
+    """Replaces `gpus` by Lightning 2's `accelerator` and `devices`."""
+    settings = dict(settings)
+    if settings.get("accelerator") in LIGHTNING_1_STRATEGIES:
+        settings["strategy"] = settings.pop("accelerator")
+    gpus, accelerator = settings.pop("gpus", None), settings.pop("accelerator", "auto")
+    if gpus is None and "devices" in settings:
+        return {**settings, "accelerator": accelerator}
+    chosen = devices_of("cpu" if gpus is None and accelerator == "cpu" else gpus)
+    if accelerator not in ("auto", chosen["accelerator"], {"gpu": "cuda"}.get(chosen["accelerator"])):
+        raise ConfigError(f"accelerator {accelerator!r} and --gpus {gpus} differ; leave the accelerator out")
+    return settings | chosen
 
 
 def make_logger(config: DictConfig, folder: Path) -> Logger:

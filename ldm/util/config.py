@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -37,6 +38,7 @@ RETIRED = {
 }
 
 LIMIT_OF_VALUES, LIMIT_OF_DEPTH = 100_000, 64  # of a config; YAML aliases can make a few lines into billions of values
+EMPTY_LAYER = "Initializing zero-element tensors"  # how torch's warning begins
 CHECKED_PACKAGES = ("ldm.", "pytorch_lightning.")  # whose annotations are known to be right
 
 
@@ -64,19 +66,23 @@ def instantiate_from_config(config: Mapping, **extra: Any) -> Any:
 def build_errors(target: str) -> Iterator[None]:
     """Turns errors of a constructor, which its parameters cause, into a ConfigError that names the target.
 
-    OSError is not among them: its message names a file. Errors about the GPU's memory are not, either.
+    OSError is not among them, since its message names a file; errors about too little memory are not, either.
     """
     try:
-        yield
-    except UserError:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", EMPTY_LAYER)
+            yield
+    except (UserError, OSError, MemoryError):
         raise
-    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
-        if type(error).__name__ == "OutOfMemoryError":
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's
             raise
-        reason = str(error).strip() or "no reason given"
-        if type(error) is not ValueError:  # whose messages are sentences for the user
-            reason = f"cannot be built from its params ({type(error).__name__}: {reason.splitlines()[0]}); check their values"
-        raise ConfigError(f"{target}: {reason}" if target not in reason else reason) from error
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        if reason.startswith(EMPTY_LAYER):
+            reason = "a layer would have no weights, since one of its sizes is 0; give a larger one"
+        elif type(error) is not ValueError:  # whose messages are sentences for the user
+            reason = f"cannot be built from its params ({type(error).__name__}: {reason}); check their values"
+        raise ConfigError(reason if target in reason else f"{target}: {reason}") from error
 
 
 def resolve(target: str) -> Any:
@@ -162,11 +168,14 @@ def read_config(path: str | Path) -> DictConfig:
     except UserError as error:
         raise ConfigError(f"{error}") from error
     with as_config_error(f"{path}"):
-        check_extent(yaml.compose(text, Loader=yaml.SafeLoader), f"{path}")
-        loaded = OmegaConf.load(io.StringIO(text)) if text.strip() else OmegaConf.create({})
-        if not isinstance(loaded, DictConfig) or set(map(type, loaded)) - {str}:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        check_extent(root, f"{path}")
+        config = None
+        if root is None or isinstance(root, yaml.MappingNode):
+            config = OmegaConf.create({}) if root is None else OmegaConf.load(io.StringIO(text))
+        if not isinstance(config, DictConfig) or not all(isinstance(key, str) for key in config):
             raise ConfigError(f"{path}: not a config, which has the sections model, data and lightning")
-        return loaded
+        return config
 
 
 @contextmanager

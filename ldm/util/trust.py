@@ -147,7 +147,9 @@ def _leaves(config: Any, chosen: Mapping, path: str = "") -> Iterator[tuple[str,
     """Every value that is no mapping or list, with its path; without those that `chosen` replaces."""
     if isinstance(config, Mapping):
         for key, value in config.items():
-            if key not in chosen or (isinstance(value, Mapping) and isinstance(chosen[key], Mapping)):
+            if key == "target" and key not in chosen:
+                yield f"{path}.target" if path else "target", value
+            elif key not in chosen or (isinstance(value, Mapping) and isinstance(chosen[key], Mapping)):
                 yield from _leaves(value, chosen.get(key, {}), f"{path}.{key}" if path else f"{key}")
     elif isinstance(config, (list, tuple)):
         for index, value in enumerate(config):

@@ -65,8 +65,13 @@ class NoiseSchedule:
         """Returns the schedule that `beta_schedule: name` selects in a config.
 
         Raises:
-            UserError: the name is not 'linear'.
+            UserError: the name is not 'linear', or the numbers make no schedule.
         """
+        if not (steps >= 1 and 0 < start <= end < 1):
+            raise UserError(
+                f"timesteps {steps}, linear_start {start}, linear_end {end}: no noise schedule; give at least one timestep "
+                "and 0 < linear_start <= linear_end < 1"
+            )
         if name != "linear":
             raise UserError(f"beta_schedule {name!r} is not supported: set it to 'linear', as all published configs do")
         return cls.linear(steps, start, end)
