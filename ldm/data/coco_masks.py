@@ -89,7 +89,7 @@ def small_mask_centre(mask: np.ndarray, box: Box, size: int) -> Point | None:
         if max(cut.shape) > size:
             cut = ndimage.gaussian_filter(cut, [max(0, side / size - 1) / 2 for side in cut.shape], mode="constant")
         zoom = [size / side for side in cut.shape]
-        small = ndimage.zoom(cut, zoom, order=1, mode="grid-constant", grid_mode=True) > 128 / 255
+        small = np.asarray(ndimage.zoom(cut, zoom, order=1, mode="grid-constant", grid_mode=True)) > 128 / 255
     if not small.any():
         return None
     xs, ys = np.linspace(x0, x1, size), np.linspace(y0, y1, size)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldm.data.values import require_count, require_share
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import Vocab
 from ldm.synthetic.annotation import subsample_graph
@@ -57,8 +58,12 @@ class _Demo(Dataset):
                 raise ConfigError(
                     f"{type(self).__name__}: {name} is {value!r}; it can be {', '.join(known)}{did_you_mean(value, known)}"
                 )
+        for name, value, least in (("size", size, 0), ("image_size", image_size, 1), ("max_samples", max_samples, 0)):
+            if value is not None:
+                require_count(f"{type(self).__name__}: {name}", value, least)
         self.world = self.reference_world = WORLDS[scenes]
         if apart is not None:
+            require_share(f"{type(self).__name__}: apart", apart)
             if not isinstance(self.world, ShapesWorld):
                 raise ConfigError(
                     f"{type(self).__name__}: apart is an option of the scenes 'shapes'; leave it out with {scenes!r}"

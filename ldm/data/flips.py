@@ -56,13 +56,13 @@ def mirror_graph(graph: SceneGraph, vocab: Vocab) -> SceneGraph | None:
         graph,
         objects=tuple(_swap_sides(name) for name in graph.objects),
         boxes=tuple(None if box is None else (1 - box[2], box[1], 1 - box[0], box[3]) for box in graph.boxes),
-        attributes=tuple(tuple(_swap_sides(name) for name in names) for names in graph.attributes),
-        triples=tuple((s, _swap_sides(name), o) for s, name, o in graph.triples),
+        attributes=tuple(names and tuple(_swap_sides(name) for name in names) for names in graph.attributes),
+        triples=graph.triples and tuple((s, _swap_sides(name), o) for s, name, o in graph.triples),
     )
     in_vocabulary = (
         all(name in objects for name in flipped.objects)
-        and all(name in predicates for _, name, _ in flipped.triples)
-        and all(name in attributes for names in flipped.attributes for name in names)
+        and all(name in predicates for _, name, _ in flipped.known_triples)
+        and all(name in attributes for names in flipped.known_attributes for name in names)
     )
     return flipped if in_vocabulary else None
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from typing import Any
 
 from ldm.util.errors import ConfigError
+from ldm.util.unicode import composed as composed
 
 WHOLE = re.compile(r"\s*[+-]?\d{1,30}(\.0*)?\s*", re.ASCII)
 
@@ -46,11 +46,6 @@ def real(value: Any) -> float:
     if math.isfinite(converted := number(value)):
         return converted
     raise ValueError(f"{str(value)[:40]!r} is not a finite number")
-
-
-def composed(name: str) -> str:
-    """The name in Unicode's composed form (NFC), in which equal names are equal texts."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def require_count(place: str, value: Any, least: int = 1) -> int:

@@ -146,9 +146,10 @@ class VGTrain(Dataset):
                 where = f"{self.h5_path}, {name}[{index}, {column}]"
                 yield f"{where}: the image has no object {array[index, column]}"
         with self._file.explain_errors():
-            finite = np.isfinite(self._file.boxes(slice(len(self)))).all(-1)
-        used = np.arange(finite.shape[1]) < objects[:, None]
-        for index, column in np.argwhere(used & ~finite):
+            boxes = self._file.boxes(slice(len(self)))
+        used = np.arange(boxes.shape[1]) < objects[:, None]
+        wrong = used[:, :, None] & ~np.isfinite(boxes)
+        for index, column in np.unique(np.argwhere(wrong)[:, :2], axis=0):
             yield f"{self.h5_path}, object_boxes[{index}, {column}]: the box is not finite"
 
     def _choose(self, count: int, related: set[int], rng: random.Random) -> list[int]:

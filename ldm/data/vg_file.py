@@ -162,12 +162,14 @@ class VGFile:
             raise DataError(
                 f"{self.path}: not a file of scripts/preprocess_vg.py: it has no {', '.join(missing)}; {REMEDY}"
             )
-        arrays = {name: file[name] for name in DIMENSIONS}
-        for name, array in arrays.items():
-            if not isinstance(array, h5py.Dataset) or array.ndim != DIMENSIONS[name]:
-                raise DataError(f"{self.path}: {name} is no array of {DIMENSIONS[name]} dimensions; {REMEDY}")
+        arrays: dict[str, h5py.Dataset] = {}
+        for name, dimensions in DIMENSIONS.items():
+            array = file[name]
+            if not isinstance(array, h5py.Dataset) or array.ndim != dimensions:
+                raise DataError(f"{self.path}: {name} is no array of {dimensions} dimensions; {REMEDY}")
             if array.size > MAX_VALUES:
                 raise DataError(f"{self.path}: {name} has {array.size:,} values, more than Visual Genome; {REMEDY}")
+            arrays[name] = array
         paths = arrays["image_paths"].dtype
         if paths.kind != "S" and h5py.check_string_dtype(paths) is None:
             raise DataError(f"{self.path}: image_paths has the type {paths}, not text; {REMEDY}")

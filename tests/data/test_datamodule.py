@@ -205,3 +205,19 @@ def test_ten_steps_equal_five_steps_and_five_more(tmp_path):
     second = fit(tmp_path / "parts", ckpt_path=tmp_path / "parts" / "checkpoints" / "last.ckpt", max_steps=10)
     assert first.steps + second.steps == uninterrupted.steps
     assert torch.equal(second.layer.weight, uninterrupted.layer.weight)
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("batch_size", 0),
+        ("batch_size", 1.5),
+        ("batch_size", "four"),
+        ("num_workers", -1),
+        ("flip", 2),
+        ("flip", "often"),
+    ],
+)
+def test_an_impossible_number_is_an_error_that_names_it(option, value):
+    with pytest.raises(ConfigError, match=f"data.params.{option} is {value!r}"):
+        DataModuleFromConfig(**{"batch_size": 2, option: value})

@@ -118,3 +118,9 @@ def test_a_lower_share_of_apart_objects_gives_more_overlaps():
 def test_apart_is_an_option_of_shapes_only():
     with pytest.raises(ConfigError, match="apart"):
         DemoTrain(1, scenes="hard", apart=0.5)
+
+
+@pytest.mark.parametrize("option, value", [("size", -1), ("image_size", 0), ("max_samples", 1.5), ("apart", 2)])
+def test_an_impossible_number_is_an_error_that_names_it(option, value):
+    with pytest.raises(ConfigError, match=f"DemoTrain: {option} is {value}"):
+        DemoTrain(**{"size": 2, option: value})
