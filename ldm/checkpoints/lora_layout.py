@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 from torch import Tensor
 
 from ldm.checkpoints.errors import CheckpointError, list_names
 from ldm.checkpoints.folders import read_json
-from ldm.checkpoints.reading import read_state_dict
+from ldm.checkpoints.reading import read_metadata, read_state_dict
 
 FILES = (
     "pytorch_lora_weights.safetensors",
@@ -96,7 +95,7 @@ def read_lora(path: str | Path) -> LoRAFile:
                 pair.down = value
             else:
                 pair.up = value
-        elif key.endswith(".alpha") and value.numel() == 1:
+        elif key.endswith(".alpha") and value.numel() == 1 and not value.is_complex():
             file.layers.setdefault(layer_name(key.removesuffix(".alpha")), LowRank()).alpha = float(value)
         else:
             file.other.append(key)
@@ -131,10 +130,7 @@ def read_settings(path: Path) -> Mapping[str, Any]:
     """peft's settings of a LoRA: from adapter_config.json beside the file, or from the metadata that diffusers writes."""
     if path.stem == "adapter_model" and (config := path.with_name("adapter_config.json")).is_file():
         return read_json(config)
-    if path.suffix != ".safetensors":
-        return {}
-    with safetensors.safe_open(path, "pt") as file:
-        text = (file.metadata() or {}).get(METADATA)
+    text = read_metadata(path).get(METADATA)
     try:
         values = json.loads(text) if text else {}
     except (ValueError, RecursionError) as error:
@@ -146,7 +142,8 @@ def apply_settings(file: LoRAFile, settings: Mapping[str, Any]) -> None:
     """Sets alpha where the tensors do not state it."""
     if settings.get("use_dora"):
         raise CheckpointError(f"{file.source}: adapters of DoRA, not of LoRA; use a LoRA file")
-    patterns = settings.get("alpha_pattern") or {}
+    patterns = settings.get("alpha_pattern")
+    patterns = patterns if isinstance(patterns, dict) else {}
     for name, pair in file.layers.items():
         alpha = next((value for key, value in patterns.items() if matches(key, name)), settings.get("lora_alpha"))
         if pair.alpha is None and type(alpha) in (int, float):

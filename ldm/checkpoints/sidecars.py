@@ -89,8 +89,16 @@ def read_sidecars(source: str | Path | Mapping | None) -> Sidecars:
     Raises:
         CheckpointError: a file of settings is damaged.
     """
-    if source is None or isinstance(source, Mapping) or not (path := Path(source).expanduser()).exists():
+    if source is None or isinstance(source, Mapping):
         return Sidecars()
+    path = Path(source).expanduser()
+    try:
+        return find_sidecars(path) if path.exists() else Sidecars()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def find_sidecars(path: Path) -> Sidecars:
     folder = path if path.is_dir() else path.parent
     own = (
         read_sidecar(folder / "config.json")

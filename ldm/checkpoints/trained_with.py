@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
 from ldm.checkpoints.errors import CheckpointError
+from ldm.checkpoints.reading import read_metadata
 from ldm.checkpoints.sidecars import Sidecar, Sidecars, scale_factor_of
 
 # Default values of diffusers' schedulers, which scheduler_config.json may leave out; those of some classes differ.
@@ -135,10 +135,7 @@ def prediction_in_file(state: Mapping[str, Tensor], path: Path | None) -> str | 
     """What a single file says that its U-Net predicts: a tensor called v_pred, or the metadata modelspec.prediction_type."""
     if "v_pred" in state:
         return "v_prediction"
-    if path is None or not path.is_file() or path.suffix != ".safetensors":
-        return None
-    with safetensors.safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get("modelspec.prediction_type")
+    return read_metadata(path).get("modelspec.prediction_type") if path is not None and path.is_file() else None
 
 
 def scheduler_betas(scheduler: Sidecar) -> Tensor | None:  # -> (T,) float64

@@ -123,4 +123,8 @@ def load(path: Path, zipped: bool) -> Any:
     reader = torch._C.PyTorchFileReader(str(path)) if zipped else None
     if reader and reader.has_record("constants.pkl"):  # pyright: ignore[reportAttributeAccessIssue] - not in torch's stubs
         raise ValueError("it is a TorchScript program")
-    return torch.load(path, map_location="cpu", pickle_module=PICKLE_MODULE, weights_only=False, mmap=zipped)
+    options = {"map_location": "cpu", "pickle_module": PICKLE_MODULE, "weights_only": False}
+    if path.suffix == ".safetensors":  # torch.load chooses its reader by this suffix, and not by the content
+        with path.open("rb") as file:
+            return torch.load(file, **options)
+    return torch.load(path, mmap=zipped, **options)

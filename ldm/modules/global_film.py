@@ -78,6 +78,7 @@ class CLIPGlobalEncoder(nn.Module):
         if init not in (None, "random"):
             raise ValueError(f"CLIPGlobalEncoder: init must be 'random' or left out, not {init!r}")
         self.weights_from = "random (init: random)"
+        tower_config(model_name)  # an unknown name is an error before missing weights are
         if init is None:
             self.weights_from = str(path := weights_file(model_name, pretrained))
             settings = read_tower_settings(path)
@@ -109,6 +110,11 @@ class CLIPGlobalEncoder(nn.Module):
         return images.normalize(image.clamp(0, 1), OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
+def short_name(model_name: str | Mapping) -> str:
+    """The name of a model in messages."""
+    return f"CLIP {model_name}" if isinstance(model_name, str) else "CLIP as model_name describes it"
+
+
 def image_tower(model_name: str | Mapping, quick_gelu: bool = False) -> nn.Module:
     """Builds open_clip's image tower with random weights.
 
@@ -119,20 +125,23 @@ def image_tower(model_name: str | Mapping, quick_gelu: bool = False) -> nn.Modul
     Raises:
         ValueError: for an unknown name.
     """
-    if isinstance(model_name, str):
-        config = open_clip.get_model_config(OPENAI[model_name][0] if model_name in OPENAI else model_name)
-        if config is None:
-            raise ValueError(
-                f"CLIPGlobalEncoder: neither OpenAI nor open_clip has a model {model_name!r}; "
-                f"try one of {', '.join(OPENAI)}"
-            )
-        embed_dim, quick_gelu, vision = config["embed_dim"], config.get("quick_gelu", False), config["vision_cfg"]
-    else:
-        vision = dict(model_name)
-        embed_dim, quick_gelu = vision.pop("embed_dim"), vision.pop("quick_gelu", quick_gelu)
+    embed_dim, stated, vision = tower_config(model_name)
     # open_clip builds both towers; the text tower is built as small as possible and discarded.
     text = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
-    return open_clip.CLIP(embed_dim, vision, text, quick_gelu=quick_gelu).visual
+    return open_clip.CLIP(embed_dim, vision, text, quick_gelu=quick_gelu if stated is None else stated).visual
+
+
+def tower_config(model_name: str | Mapping) -> tuple[int, bool | None, dict]:
+    """Width of the embedding, whether the activation is QuickGELU (None if it is open), and open_clip's vision_cfg."""
+    if not isinstance(model_name, str):
+        vision = dict(model_name)
+        return vision.pop("embed_dim"), vision.pop("quick_gelu", None), vision
+    config = open_clip.get_model_config(OPENAI[model_name][0] if model_name in OPENAI else model_name)
+    if config is None:
+        raise ValueError(
+            f"CLIPGlobalEncoder: neither OpenAI nor open_clip has a model {model_name!r}; try one of {', '.join(OPENAI)}"
+        )
+    return config["embed_dim"], config.get("quick_gelu", False), config["vision_cfg"]
 
 
 def weights_file(model_name: str | Mapping, pretrained: str | None) -> Path:
@@ -148,7 +157,7 @@ def weights_file(model_name: str | Mapping, pretrained: str | None) -> Path:
         remedy = "name CLIP's weights (.pt, .bin or .safetensors of OpenAI, open_clip or Hugging Face) in `pretrained`"
     elif not isinstance(model_name, str) or model_name not in OPENAI:
         raise CheckpointError(
-            f"CLIP {model_name}: name its weights in `pretrained` (.pt, .bin or .safetensors of OpenAI, open_clip or "
+            f"{short_name(model_name)}: name its weights in `pretrained` (.pt, .bin or .safetensors of OpenAI, open_clip or "
             "Hugging Face), or set `init: random` for a test"
         )
     else:
@@ -158,7 +167,7 @@ def weights_file(model_name: str | Mapping, pretrained: str | None) -> Path:
     if path.is_dir():
         return folders.find_weights(path, ("image_encoder",))
     if not path.is_file():
-        raise CheckpointError(f"{path}: the file of weights of CLIP {model_name} does not exist; {remedy}")
+        raise CheckpointError(f"{path}: the file of weights of {short_name(model_name)} does not exist; {remedy}")
     return path
 
 
@@ -203,7 +212,7 @@ def load_image_tower(
             if state
             else "it has no visual.* keys, as OpenAI's and open_clip's CLIP, and is not transformers' CLIP"
         )
-        raise CheckpointError(f"{path}: not the weights of CLIP {model_name}: {reason}") from error
+        raise CheckpointError(f"{path}: not the weights of {short_name(model_name)}: {reason}") from error
     if settings is not None:
         refuse_other_settings(visual, settings)
 

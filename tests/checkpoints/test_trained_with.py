@@ -1,6 +1,7 @@
 """What lies beside weights is read as diffusers reads it, taken over where the config leaves it open, and said."""
 
 import inspect
+import json
 import logging
 
 import pytest
@@ -22,8 +23,9 @@ from toy import random_state, toy
 from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.reading import CheckpointError
 from ldm.checkpoints.sidecars import Sidecar, read_sidecars
-from ldm.checkpoints.trained_with import DEFAULTS, OTHER_DEFAULTS, SAME, STANDS_IN, scheduler_betas
+from ldm.checkpoints.trained_with import DEFAULTS, OTHER_DEFAULTS, SAME, STANDS_IN, TrainedWith, scheduler_betas
 from ldm.checkpoints.wrappers import unwrap_keys
+from ldm.models.diffusion.published import settle_scale_factor
 from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
@@ -199,3 +201,36 @@ def test_two_keys_for_one_parameter_are_refused():
 def test_the_unet_states_its_settings_in_diffusers_words():
     config = build_unet(UNET).diffusers_config()
     assert config["heads"] == {0: 4, 1: 4} and config["block_out_channels"] == [32, 64]
+
+
+def test_a_unet_that_reads_more_than_the_latents_is_named(networks):
+    with pytest.raises(ValueError, match="in_channels: 9 channels, as of inpainting model.* latents of 4"):
+        latent_diffusion(None, {"in_channels": 9})
+
+
+def test_a_file_of_another_format_under_the_name_safetensors_is_read(tmp_path, networks):
+    torch.save(networks[0].state_dict(), tmp_path / "unet.safetensors")
+    assert load_part(build_unet(UNET), tmp_path / "unet.safetensors", "unet").layout == "diffusers"
+
+
+@pytest.mark.parametrize("heads", [10**9, 3, [1, 2, 3], "8", -1, None, [8, [2]]])
+def test_heads_that_no_unet_has_are_refused(tmp_path, networks, heads):
+    save_pipeline(tmp_path, networks)
+    path = tmp_path / "unet" / "config.json"
+    content = json.loads(path.read_text()) | {"attention_head_dim": heads}
+    write_json(path, content)
+    with pytest.raises(CheckpointError, match="attention heads are"):
+        latent_diffusion(tmp_path)
+
+
+@pytest.mark.parametrize("value", [torch.tensor(float("nan")), torch.tensor(0.0), torch.ones(3)])
+def test_a_damaged_scale_factor_in_a_file_is_refused(value):
+    trained = TrainedWith(scale_factor=value, scale_source="model.ckpt")
+    with pytest.raises(CheckpointError, match="model.ckpt: its scale_factor is not a positive number"):
+        settle_scale_factor(None, {}, trained, None)
+
+
+@pytest.mark.parametrize("defaults", [{"timesteps": "many"}, {"linear_start": None}, {"beta_schedule": 3}])
+def test_a_default_of_another_type_is_refused_by_its_key(defaults):
+    with pytest.raises(ValueError, match=next(iter(defaults))):
+        latent_diffusion(None, defaults=defaults)

@@ -294,7 +294,10 @@ def tiny_sgdiff(**params):
 @pytest.mark.parametrize("name", ["vg", "coco"])
 def test_sgdiffs_full_size_checkpoint_has_all_keys_of_its_model_and_its_averages_are_loaded(name, manifest, caplog):
     caplog.set_level("INFO", "ldm")
-    config = OmegaConf.load(Path(__file__).parents[2] / "configs" / f"sgdiff_{name}.yaml").model
+    folder = Path(__file__).parents[2] / "configs"
+    config = OmegaConf.merge(
+        *(OmegaConf.load(folder / f"sgdiff_{part}.yaml") for part in dict.fromkeys(("vg", name)))
+    ).model
     shapes = manifest("sgdiff_vg")
     if name == "coco":  # the same but for the sizes of the vocabulary, a row more for objects in SGDiff's table
         shapes["cond_stage_model.obj_embeddings.weight"][0] = 185

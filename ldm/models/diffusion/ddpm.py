@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ldm.checkpoints.errors import CheckpointError
+from ldm.checkpoints.kinds import INPUTS
 from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.checkpoints.trained_with import TrainedWith
@@ -136,6 +137,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
 
         unet = build_part(with_published_heads(unet_config, ckpt_path), frozen=freeze_unet)
+        _refuse_other_channels(unet, channels)
         unet.weights_from = f"random (init: {init})" if init else None
         self.model = nn.ModuleDict({"diffusion_model": unet})  # published checkpoints say model.diffusion_model
         self.first_stage_model = build_part(first_stage_config, frozen=True)  # pyright: ignore[reportAttributeAccessIssue]
@@ -420,6 +422,17 @@ def _refuse_unsupported(init: str | None, freeze_first_stage: bool, published_ke
     if not freeze_first_stage:
         raise ValueError(
             "model.params.freeze_first_stage: the first stage must be frozen; train it in a run of its own"
+        )
+
+
+def _refuse_other_channels(unet: nn.Module, channels: int) -> None:
+    """Raises ValueError for a U-Net that reads more than the latents, as those of inpainting and InstructPix2Pix do."""
+    given = unet.in_channels
+    if given != channels:
+        kind = f", as of {INPUTS[given]}s," if given in INPUTS else ""
+        raise ValueError(
+            f"model.params.unet_config.params.in_channels: {given} channels{kind} do not fit latents of {channels} channels "
+            f"(model.params.channels); only U-Nets that read the latents alone are supported"
         )
 
 

@@ -31,11 +31,19 @@ TOLERANCE = 1e-3  # relative, since files may store their betas in half precisio
 def check_defaults(defaults: Mapping[str, Any] | None) -> dict[str, Any]:
     """The values under `model.params.defaults`. Raises ValueError for a key that cannot be left open."""
     for key in defaults or {}:
-        if key not in OPEN:
+        if key in OPEN:
+            check_default(key, (defaults or {})[key])
+        else:
             raise ValueError(
                 f"model.params.defaults.{key}: only {', '.join(OPEN)} can stand there{did_you_mean(key, OPEN)}"
             )
     return dict(defaults or {})
+
+
+def check_default(key: str, value: Any) -> None:
+    kinds = {"timesteps": int, "beta_schedule": str}.get(key, (int, float))
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise ValueError(f"model.params.defaults.{key}: {value!r} is not a {'name' if kinds is str else 'number'}")
 
 
 def settle_schedule(stated: Mapping[str, Any], defaults: Mapping[str, Any], trained: TrainedWith) -> NoiseSchedule:
@@ -84,6 +92,8 @@ def settle_scale_factor(
     """
     beside = read_sidecars(first_stage_source).first_stage
     factor, source = trained.scale_factor, trained.scale_source
+    if factor is not None and not factor.is_meta and not (factor.numel() == 1 and 0 < float(factor) < math.inf):
+        raise CheckpointError(f"{source}: its scale_factor is not a positive number; the file is damaged")
     own = scale_factor_of(beside)
     if factor is None and own is not None:
         factor, source = torch.tensor(own), str(beside.path)
@@ -113,17 +123,20 @@ def with_published_heads(unet_config: Mapping, ckpt_path: Any) -> dict:
     sidecar = read_sidecars(ckpt_path).unet
     if sidecar is None or params.get("num_heads", -1) != -1 or params.get("num_head_channels", -1) != -1:
         return config
-    widths = [params["model_channels"] * factor for factor in params.get("channel_mult", (1, 2, 4, 8))]
+    factors, channels = params.get("channel_mult", (1, 2, 4, 8)), params.get("model_channels")
+    if type(channels) is not int or not isinstance(factors, (list, tuple)):
+        return config  # building the U-Net then says what is wrong
+    widths = [channels * factor for factor in factors]
     heads = head_counts(sidecar.values, len(widths))
-    if heads is None:
-        return config
-    channels = {width // count for width, count in zip(widths, heads)}
+    if heads is None or any(width % count for width, count in zip(widths, heads)):
+        return config  # loading the weights then refuses these heads
+    head_widths = {width // count for width, count in zip(widths, heads)}
     if len(set(heads)) == 1:
         params["num_heads"] = heads[0]
-    elif len(channels) == 1:
-        params["num_head_channels"] = channels.pop()
+    elif len(head_widths) == 1:
+        params["num_head_channels"] = head_widths.pop()
     else:
-        return config  # loading the weights then refuses these heads
+        return config
     logger.info("attention heads from %s: %s", sidecar.path, heads)
     return {**config, "params": params}
 

@@ -297,7 +297,7 @@ def default_heads(defaults: Mapping[str, int]) -> tuple[int, int]:
         raise ValueError(
             f"UNetModel: defaults has {sorted(unknown)[0]!r}, but may have num_heads or num_head_channels only"
         )
-    if not defaults:
+    if not any(type(value) is int and value > 0 for value in defaults.values()):
         raise ValueError("UNetModel needs num_heads or num_head_channels")
     return defaults.get("num_heads", -1), defaults.get("num_head_channels", -1)
 
