@@ -9,11 +9,11 @@ In five lines:
     ldm.edit(model, request).image.save("edited.png")
 """
 
-from importlib import import_module
+from ldm.util.lazy import lazy_exports
 
 __version__ = "0.2.0"
 
-_HOMES = {  # public name -> module; imported when first used, so that `import ldm` takes no time
+_HOMES = {
     "EditOptions": "ldm.editing.options",
     "EditRequest": "ldm.editing.options",
     "SampleOptions": "ldm.sampling.options",
@@ -27,9 +27,4 @@ _HOMES = {  # public name -> module; imported when first used, so that `import l
     "write_graphs": "ldm.graph",
 }
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_exports(__name__, _HOMES)

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,9 @@ import torch
 from parity import read_parity
 from paths import ROOT, SHARED
 from tiny import randomize_trainable, tiny_model
+
+from ldm.data.demo import DemoValidation
+from ldm.synthetic.shapes import render
 
 torch.set_num_threads(2)
 # A shell's job in the background is deaf to Ctrl-C, and so would be every program that a test stops by it.
@@ -99,3 +103,12 @@ def checkpoint(tmp_path_factory) -> Path:
     folder.mkdir()
     torch.save(saved, folder / "last.ckpt")
     return folder / "last.ckpt"
+
+
+@pytest.fixture
+def scene():
+    """A photograph 50 wide and 30 high, its graph, and the graph with the first object replaced."""
+    graph, background = DemoValidation(8).scene(3)
+    photograph = render(graph, background, 64).resize((50, 30))
+    other = "square" if graph.objects[0] != "square" else "circle"
+    return photograph, graph, replace(graph, objects=(other, *graph.objects[1:]))

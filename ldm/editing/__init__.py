@@ -1,8 +1,8 @@
 """Editing a photograph by its scene graph: plan, invert, locate, sample, compose."""
 
-from importlib import import_module
+from ldm.util.lazy import lazy_exports
 
-_HOMES = {  # name -> module; imported when first used, so that the command line's --help needs no torch
+_HOMES = {
     "Edit": "ldm.editing.pipeline",
     "EditOptions": "ldm.editing.options",
     "EditRequest": "ldm.editing.options",
@@ -11,9 +11,4 @@ _HOMES = {  # name -> module; imported when first used, so that the command line
     "variants": "ldm.editing.pipeline",
 }
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_exports(__name__, _HOMES)

@@ -1,15 +1,10 @@
 """Images of scene graphs, sampled from noise."""
 
-from importlib import import_module
+from ldm.util.lazy import lazy_exports
 
-_HOMES = {  # name -> module; imported when first used, so that the command line's --help needs no torch
+_HOMES = {
     "SampleOptions": "ldm.sampling.options",
     "sample_images": "ldm.sampling.sample",
 }
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_exports(__name__, _HOMES)

@@ -1,8 +1,8 @@
 """What every other package may use: errors, configs, options, files, command lines, images, processes."""
 
-from importlib import import_module
+from ldm.util.lazy import lazy_exports
 
-_HOMES = {  # name -> module; imported when first used, so that --help needs neither OmegaConf nor torch
+_HOMES = {
     "ConfigError": "ldm.util.errors",
     "UserError": "ldm.util.errors",
     "at_least": "ldm.util.cli",
@@ -16,9 +16,4 @@ _HOMES = {  # name -> module; imported when first used, so that --help needs nei
     "writable_folder": "ldm.util.files",
 }
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_exports(__name__, _HOMES)

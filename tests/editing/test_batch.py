@@ -3,19 +3,16 @@
 import json
 import os
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from paths import ROOT, SHARED
 from PIL import Image
 
-from ldm.data.demo import DemoValidation
 from ldm.editing import pipeline
 from ldm.editing.options import EditOptions, EditRequest
 from ldm.graph.graph_files import write_graphs
 from ldm.models.loading import load_model
-from ldm.synthetic.shapes import render
 from ldm.util.files import atomic_write
 from ldm.util.image_folder import read_record
 
@@ -25,15 +22,6 @@ NAMES = ["000001.png", "000003.png", "styles/one.png"]
 @pytest.fixture
 def program(load_script):
     return load_script("ddim_invert_edit").main
-
-
-@pytest.fixture
-def scene():
-    """A photograph 50 wide and 30 high, its graph, and the graph with the first object replaced."""
-    graph, background = DemoValidation(8).scene(3)
-    photograph = render(graph, background, 64).resize((50, 30))
-    other = "square" if graph.objects[0] != "square" else "circle"
-    return photograph, graph, replace(graph, objects=(other, *graph.objects[1:]))
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from tiny import tiny_model
 
-from ldm.data.demo import DemoValidation
 from ldm.editing.attention import appearance_control
 from ldm.editing.diagnostics import round_trip_error
 from ldm.editing.options import FAST_METHODS, RESTYLE_PASSES, EditOptions, EditRequest
@@ -24,22 +23,12 @@ from ldm.models.diffusion.inversion import ANY_SAMPLER, METHODS
 from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.loading import load_model
 from ldm.models.preprocess import to_model_input
-from ldm.synthetic.shapes import render
 from ldm.util.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def model(checkpoint):
     return load_model(checkpoint)
-
-
-@pytest.fixture
-def scene():
-    """A photograph 50 wide and 30 high, its graph, and the graph with the first object replaced."""
-    graph, background = DemoValidation(8).scene(3)
-    photograph = render(graph, background, 64).resize((50, 30))
-    other = "square" if graph.objects[0] != "square" else "circle"
-    return photograph, graph, replace(graph, objects=(other, *graph.objects[1:]))
 
 
 def edit_with(

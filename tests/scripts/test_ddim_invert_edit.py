@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from ldm import plots
-from ldm.data.demo import DemoValidation
 from ldm.editing.options import DEFAULT_GUIDANCE, EditOptions, EditRequest
 from ldm.editing.pipeline import edit
 from ldm.graph.graph_files import write_graphs
@@ -18,21 +17,11 @@ from ldm.models.loading import load_model
 from ldm.models.runtime import PRECISIONS
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import apply_layout, sample_images
-from ldm.synthetic.shapes import render
 
 
 @pytest.fixture
 def program(load_script):
     return load_script("ddim_invert_edit").main
-
-
-@pytest.fixture
-def scene():
-    """A photograph 50 wide and 30 high, its graph, and the graph with the first object replaced."""
-    graph, background = DemoValidation(8).scene(3)
-    photograph = render(graph, background, 64).resize((50, 30))
-    other = "square" if graph.objects[0] != "square" else "circle"
-    return photograph, graph, replace(graph, objects=(other, *graph.objects[1:]))
 
 
 @pytest.fixture

@@ -126,11 +126,8 @@ class UNetModel(nn.Module):
             num_heads, num_head_channels = default_heads(defaults or {})
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
         self.model_channels, self.context_dim = model_channels, context_dim
-        self.use_checkpoint = use_checkpoint
-        self.box_bias = box_bias
-        self.coordinates = coordinates
-        self.levels = len(channel_mult)
-        self.num_res_blocks = num_res_blocks
+        self.use_checkpoint, self.box_bias, self.coordinates = use_checkpoint, box_bias, coordinates
+        self.levels, self.num_res_blocks = len(channel_mult), num_res_blocks
 
         blocks = BlockBuilder(
             model_channels=model_channels,
