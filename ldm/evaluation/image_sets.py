@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from ldm.util.config import instantiate_from_config
 from ldm.util.config_merging import ConfigPaths, config_name, read_configs
 from ldm.util.errors import UserError
+from ldm.util.files import read_text
 from ldm.util.images import read_image, resize_square, to_image
 
 INDEX = "index.jsonl"  # of scripts/sample.py: a JSON object per line, with the keys `file` and `graph_index`
@@ -155,16 +156,23 @@ def pairs_by_graph(samples: Folder) -> list[list[tuple[int, int]]]:
 
 def _read_index(path: Path) -> dict[Path, int]:
     graphs = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path).rstrip("\n").split("\n"), 1):
         try:
             entry = json.loads(line)
             graphs[Path(entry["file"])] = int(entry["graph_index"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise ImageSetError(f"{path}, line {number}: is no JSON object with `file` and `graph_index`") from None
-    missing = [file for file in graphs if not (path.parent / file).is_file()]
+    missing = [file for file in graphs if not _is_file(path.parent / file)]
     if missing:
         raise ImageSetError(f"{path}: {len(missing)} of its {len(graphs)} files are missing, first {missing[0]}")
     return graphs
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _subfolders(folder: Path) -> dict[Path, str | None]:

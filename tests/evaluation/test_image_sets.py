@@ -134,3 +134,18 @@ def test_an_index_that_is_broken_or_lists_missing_files_is_refused(tmp_path):
     assert "b.png" in error_of(lambda: Folder(tmp_path, 32))
     (tmp_path / "index.jsonl").write_text('{"file": "a.png", "graph_index": 1}\n{"file": "a.p')
     assert "line 2" in error_of(lambda: Folder(tmp_path, 32))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"file": "\xff.png", "graph_index": 0}',
+        b'{"file": "a.png", "graph_index": Infinity}',
+        b"[" * 100_000,
+        b'{"file": "%s.png", "graph_index": 0}' % (b"x" * 300),
+    ],
+)
+def test_an_index_that_cannot_be_read_is_one_sentence(tmp_path, content):
+    (tmp_path / "index.jsonl").write_bytes(content + b"\n")
+    with pytest.raises(UserError, match=r"^[^\n]*index.jsonl[^\n]*$"):
+        Folder(tmp_path, 32)
