@@ -134,7 +134,7 @@ def read_adapters(path: str | Path) -> dict | None:
             state = {name: file.get_tensor(name) for name in names}
     except safetensors.SafetensorError:  # another format
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata cannot be read ({error}); export it again") from error
     if not (isinstance(saved, dict) and all(isinstance(saved.get(name), dict) for name in ("config", "vocab"))):
         raise CheckpointError(f"{path}: its metadata holds no config and vocabulary; export it again")

@@ -249,7 +249,3 @@ def plain(config: Any) -> Any:
         return config
     with as_config_error("the config cannot be resolved"):
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-
-
-def coming_together():
-    return as_config_error("the configs do not fit together")
