@@ -8,10 +8,9 @@ Flags of Lightning's Trainer work too, such as --val_check_interval 500; they ar
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 
-from ldm.util.cli import add_verbose_argument, run_program
+from ldm.util.cli import add_verbose_argument, run_program, split_overrides
 from ldm.util.errors import did_you_mean
 
 # Flags that are also keys of lightning.trainer; the flag wins.
@@ -52,7 +51,6 @@ HINTS = {
     "--outdir": "--logdir",
     "--device": "--gpus",
 }
-OVERRIDE = re.compile(r"[A-Za-z_][\w.\[\]]*=")
 IF_OUT_OF_MEMORY = (
     "lower data.params.batch_size, and raise --accumulate_grad_batches by the same factor, or use --precision bf16-mixed, "
     "or model.params.unet_config.params.use_checkpoint=true (gradient checkpointing)"
@@ -97,8 +95,8 @@ def make_parser() -> Parser:
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Separates the flags from the overrides 'section.key=value' of the config."""
     parser = make_parser()
-    overrides = [word for word in argv if OVERRIDE.match(word)]
-    arguments, others = parser.parse_known_args([word for word in argv if word not in overrides])
+    words, overrides = split_overrides(argv)
+    arguments, others = parser.parse_known_args(words)
     return arguments, [*_as_overrides(others, parser), *overrides]
 
 

@@ -20,13 +20,12 @@ if __name__ == "__main__":
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from ldm.util.cli import at_least, positive, run_program
+from ldm.util.cli import at_least, positive, run_program, split_overrides
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, digest, writable_folder
 from ldm.util.tables import markdown_table
@@ -75,9 +74,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--scenes", default="shapes", help="synthetic world, shapes or hard (default: %(default)s)")
     add("--gpus", default="cpu:2", help="devices for training, as in trainer.py (default: %(default)s)")
     add("--outdir", default="outputs/ablation", metavar="DIR", help="folder of the results (default: %(default)s)")
-    words = sys.argv[1:] if argv is None else argv
-    overrides = [word for word in words if re.match(r"[A-Za-z_][\w.\[\]]*=", word)]
-    arguments = parser.parse_args([word for word in words if word not in overrides])
+    words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(words)
     arguments.overrides = overrides
     return arguments
 
