@@ -52,7 +52,7 @@ def draw_boxes(image: Image.Image, graph: SceneGraph) -> Image.Image:
         draw.rectangle(edges, outline=_colour(index), width=max(2, max(size) // 240))
     placed: list[Rect] = []
     for index in reversed(largest_first):
-        text = " ".join((*graph.attributes[index], graph.objects[index]))
+        text = " ".join((*graph.known_attributes[index], graph.objects[index]))
         label = [(textwrap.shorten(text, int(width / font.getlength("m")), placeholder="..."), font)]
         candidates = _box_label_candidates(boxes[index], *_size(label), width, height)
         placed.append(_least_overlapping(candidates, placed))
@@ -86,7 +86,7 @@ def draw_graph(graph: SceneGraph, size: int = 640) -> Image.Image:
     nodes, font = _ring(graph, side)
     arrows: list[tuple[list[complex], Label, Colour]] = []
     lanes: dict[frozenset[int], int] = {}
-    for subject, predicate, object in graph.triples:
+    for subject, predicate, object in graph.known_triples:
         pair = frozenset((subject, object))
         lanes[pair] = lanes.get(pair, -1) + 1
         path = _path(nodes[subject], nodes[object], lanes[pair], side)
@@ -268,7 +268,10 @@ def _middle(rect: Rect) -> complex:
 def _label(graph: SceneGraph, index: int, font: Font) -> Label:
     """An object's name and, in a smaller font, its attributes."""
     small = _font(0.8 * font.size)
-    name, attributes = textwrap.wrap(graph.objects[index], 14), textwrap.wrap(", ".join(graph.attributes[index]), 18)
+    name, attributes = (
+        textwrap.wrap(graph.objects[index], 14),
+        textwrap.wrap(", ".join(graph.known_attributes[index]), 18),
+    )
     return [(line, font) for line in name] + [(line, small) for line in attributes]
 
 

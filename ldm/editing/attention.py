@@ -93,13 +93,13 @@ def common_tokens(source: SceneGraph, target: SceneGraph, layouts: Sequence, sty
     unchanged[len(target.objects)] = len(source.objects)  # the __image__ object, the last one of each graph
     of_source, of_target = layouts
     pairs = [(of_target.object_token[j], of_source.object_token[i]) for j, i in unchanged.items()]
-    for number, (subject, predicate, object_) in enumerate(target.triples):
+    for number, (subject, predicate, object_) in enumerate(target.known_triples):
         triple = unchanged.get(subject), predicate, unchanged.get(object_)
-        if triple in source.triples:
-            pairs.append((of_target.triple_token[number], of_source.triple_token[source.triples.index(triple)]))
+        if triple in source.known_triples:
+            pairs.append((of_target.triple_token[number], of_source.triple_token[source.known_triples.index(triple)]))
     for j, i in unchanged.items():
         if j < len(target.objects):  # the __in_image__ triples follow the graph's own
-            first, second = len(target.triples), len(source.triples)
+            first, second = len(target.known_triples), len(source.known_triples)
             pairs.append((of_target.triple_token[first + j], of_source.triple_token[second + i]))
     tokens = torch.full((of_target.mask.shape[1] + 1,), -1)
     for target_token, source_token in pairs:
@@ -126,7 +126,7 @@ def _shifts(operations: Sequence[Operation]) -> tuple[tuple, list]:
 
 
 def _unchanged(a: SceneGraph, i: int, b: SceneGraph, j: int) -> bool:
-    same_words = a.objects[i] == b.objects[j] and set(a.attributes[i]) == set(b.attributes[j])
+    same_words = a.objects[i] == b.objects[j] and set(a.known_attributes[i]) == set(b.known_attributes[j])
     old, new = a.boxes[i], b.boxes[j]
     if old is None or new is None:
         return same_words and old is new

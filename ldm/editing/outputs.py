@@ -28,6 +28,8 @@ from ldm import plots
 from ldm.editing.diagnostics import Reconstruction
 from ldm.editing.options import EditRequest
 from ldm.editing.pipeline import Edit
+from ldm.editing.plan import EditPlan
+from ldm.graph.scene_graph import SceneGraph
 from ldm.util.colour_profiles import srgb_chunk
 from ldm.util.files import atomic_write, locked_folder, remove_leftovers
 
@@ -54,7 +56,7 @@ def images_of(runs: Sequence[tuple[str, Edit]], columns: int, request: EditReque
         images["previews"] = plots.panel(steps, height=PREVIEW_HEIGHT)
     if edit.attention is not None:
         graph = request.source_graph or edit.plan.graph
-        for index, (name, words) in enumerate(zip(graph.objects, graph.attributes)):
+        for index, (name, words) in enumerate(zip(graph.objects, graph.known_attributes)):
             label = _file_name("_".join((str(index), *words, name)))
             images[f"attention/{label}"] = plots.draw_heatmap(request.photograph, edit.attention[index])
     return images
@@ -80,7 +82,23 @@ def sentences(edit: Edit, request: EditRequest) -> list[str]:
     plan = edit.plan
     lines = [str(operation) for operation in plan.operations]
     lines += [f"chosen: {plan.placement}"] if plan.placement else []
-    return lines or ["the two graphs are the same"]
+    return (lines or ["the two graphs are the same"]) + _assumed(request.source_graph, plan)
+
+
+def _assumed(graph: SceneGraph, plan: EditPlan) -> list[str]:
+    """What the source graph does not say and the edited graph does, which therefore is no change."""
+    complete = plan.source_graph or graph
+    taken = [i for i, names in enumerate(graph.attributes) if names is None and complete.attributes[i]]
+    lines = [
+        f"{complete.describe(i)!r} (object {i}): its attributes are unknown in the source graph, so they are no change; "
+        "give [] there if it has none yet"
+        for i in taken
+    ]
+    if graph.triples is None and complete.triples:
+        lines.append(
+            "the source graph has no relationships key, so those of the edited graph are no change; give [] there"
+        )
+    return lines
 
 
 def measurements(edit: Edit) -> dict:

@@ -185,10 +185,10 @@ def describe_source(model: LatentDiffusion, plan: EditPlan, schedule: DDIMSchedu
     request = plan.request
     image = to_model_input(model, request.photograph)
     in_own_style = model.condition(encode_graph(plan.graph, model), image)
-    if request.source_graph is None:
+    if plan.source_graph is None:
         known = model.unconditional(1)
     else:
-        known = model.condition(encode_graph(request.source_graph, model), style=in_own_style.style)
+        known = model.condition(encode_graph(plan.source_graph, model), style=in_own_style.style)
     target = in_own_style
     if request.style is not None:
         target = model.condition(encode_graph(plan.graph, model), to_style_input(model, request.style))
@@ -208,7 +208,7 @@ def invert(source: SourceState, plan: EditPlan, progress: Progress | None = None
 
 def object_attention(model: LatentDiffusion, source: SourceState, plan: EditPlan) -> Tensor | None:
     """(O,h,w): attention to each object of the source graph, or of the edited graph where there is no source graph."""
-    graph = plan.request.source_graph
+    graph = plan.source_graph
     known = (plan.graph, source.target) if graph is None else (graph, source.conditioning)
     if graph is None and plan.request.style is not None:
         known = plan.graph, model.condition(encode_graph(plan.graph, model), source.image)
@@ -228,11 +228,10 @@ def locate(source: SourceState, plan: EditPlan, attention: Tensor | None = None)
 
 def attention_control(model: LatentDiffusion, plan: EditPlan) -> Control | None:
     """The attention control of the first pass; None without the option `keep`, or where it would change nothing."""
-    request = plan.request
-    if not plan.options.keep or request.source_graph is None:
+    if not plan.options.keep or plan.source_graph is None:
         return None
     return appearance_control(
-        model, request.source_graph, plan.graph, plan.operations, plan.everywhere, request.style is not None
+        model, plan.source_graph, plan.graph, plan.operations, plan.everywhere, plan.request.style is not None
     )
 
 

@@ -15,6 +15,7 @@ from ldm.editing.options import (
 )
 from ldm.editing.region import touched_places
 from ldm.graph.diff import Operation, diff
+from ldm.graph.inheritance import drop_contradicted, share_known
 from ldm.graph.placement import place_objects
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import inversion
@@ -31,10 +32,12 @@ class EditPlan:
         request: what was asked for.
         operations: changes from the source graph to the edited graph, each with the boxes that it touches; empty without
             a source graph.
-        graph: the edited graph, with a box for each object whose place is known or was chosen.
+        graph: the edited graph, with a box for each object whose place is known or was chosen, and with the attributes and
+            relations that only the source graph says.
         placement: a sentence on the places that were chosen; empty where there was nothing to choose.
         everywhere: whether the whole image may change.
         options: all options, with defaults filled in.
+        source_graph: the source graph, with the attributes and relations that only the edited graph says; None without one.
     """
 
     request: EditRequest
@@ -43,6 +46,7 @@ class EditPlan:
     placement: str
     everywhere: bool
     options: EditOptions
+    source_graph: SceneGraph | None = None
 
     @property
     def places(self) -> list:
@@ -88,7 +92,8 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
         style_scale=scale if options.style_scale is None else options.style_scale,
         passes=1 if request.style is None else passes,
     )
-    return EditPlan(request, tuple(operations), graph, placement, everywhere, complete)
+    source = request.source_graph and share_known(request.source_graph, request.graph)[0]
+    return EditPlan(request, tuple(operations), graph, placement, everywhere, complete, source)
 
 
 def understand(
@@ -100,15 +105,22 @@ def understand(
         step: objects move by multiples of this share of the image's side; 0 for any distance.
 
     Returns:
-        The operations, the graph with the boxes that are known or were chosen, and a sentence on what was chosen.
+        The operations, the graph with the boxes that are known or were chosen and with the attributes and relations that
+        only the source graph says, and a sentence on what was chosen.
 
     Raises:
         GraphError: a new relation is not spatial, or there is no room for it.
     """
-    operations = None if source is None else diff(source, graph)
-    if source is None or not operations:
+    if source is None:
+        return [], graph, ""
+    inherits_relations = graph.triples is None
+    source, graph = share_known(source, graph)
+    operations = diff(source, graph)
+    if not operations:
         return [], graph, ""
     graph, placement = place_objects(source, graph, operations, step)
+    if inherits_relations:
+        graph = drop_contradicted(source, graph)
     return diff(source, graph), graph, placement
 
 

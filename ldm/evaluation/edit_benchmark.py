@@ -190,7 +190,7 @@ def _judge(task: EditTask, reading: SceneReading, verdict: Verdict) -> tuple[dic
         removal_right = changed_ids <= set(ids) or verdict.extra == 0
         relations_right = all(
             right
-            for right, (subject, _, object) in zip(verdict.triples, task.target.triples)
+            for right, (subject, _, object) in zip(verdict.triples, task.target.known_triples)
             if changed_ids & {ids[subject], ids[object]}
         )
         changed = objects_right and removal_right and (task.operation != "relation" or relations_right)

@@ -90,7 +90,7 @@ def changed_boxes(task: EditTask, result: SceneGraph | None = None) -> list[Box]
 
 
 def _appearance(graph: SceneGraph, index: int) -> tuple[str, frozenset[str]]:
-    return graph.objects[index], frozenset(graph.attributes[index])
+    return graph.objects[index], frozenset(graph.known_attributes[index])
 
 
 def _enlarged(box: Box, share: float) -> Box:
@@ -103,7 +103,7 @@ def _try_scene(scenes: str, operation: str, index: int, number: int, rng: random
     """The task on scene `number`; None where the scene has no room for the operation."""
     world = WORLDS[scenes]
     graph, background = DemoValidation(number + 1, scenes=scenes).scene(number)
-    fields = zip(graph.objects, graph.boxes, graph.attributes)
+    fields = zip(graph.objects, graph.boxes, graph.known_attributes)
     objects = [SceneObject(f"object {i}", name, box, words) for i, (name, box, words) in enumerate(fields) if box]
     ids = rng.sample([item.id for item in objects], len(objects))
     new_background, reference = background, None
@@ -148,9 +148,9 @@ def _with_relation_only(
     """The target graph with a single triple about the moved object, and without its box."""
     moved, fixed = target.ids.index(moved_id), target.ids.index(fixed_id)
     relation = (moved, direction, fixed)
-    if any((subject, object) == (fixed, moved) for subject, _, object in source.triples):
+    if any((subject, object) == (fixed, moved) for subject, _, object in source.known_triples):
         relation = (fixed, world.converse[direction], moved)  # subject and object as in the source graph
-    triples = [triple for triple in source.triples if moved not in (triple[0], triple[2])]
+    triples = [triple for triple in source.known_triples if moved not in (triple[0], triple[2])]
     boxes = tuple(None if index == moved else box for index, box in enumerate(target.boxes))
     return SceneGraph(target.objects, boxes, target.attributes, (*triples, relation), target.ids)
 
@@ -162,7 +162,7 @@ def _reordered(world: World, graph: SceneGraph, ids: Sequence[str], number: int)
     same in source and target.
     """
     triples = []
-    for subject, predicate, object in graph.triples:
+    for subject, predicate, object in graph.known_triples:
         ends = graph.ids[subject], graph.ids[object]
         pair = sorted(map(str, ends))
         rng = random.Random(f"{number}/{pair}")

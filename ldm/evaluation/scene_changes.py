@@ -154,7 +154,7 @@ def _is_unambiguous(world: World, objects: Sequence[SceneObject]) -> bool:
 def _direction(world: World, objects: Sequence[SceneObject], subject: str, object: str) -> str | None:
     """The direction in which one object lies from another; None if their relation is no direction."""
     graph = complete_graph(world, [item for item in objects if item.id in (subject, object)])
-    for first, predicate, _ in graph.triples:
+    for first, predicate, _ in graph.known_triples:
         if graph.ids[first] != subject:
             predicate = world.converse.get(predicate)
         return predicate if predicate in world.directions else None

@@ -46,6 +46,8 @@ class GraphBatch(NamedTuple):
 def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
     """Converts names to ids and adds the `__image__` objects and `__in_image__` triples.
 
+    Unknown attributes and triples are treated as if there were none.
+
     Raises:
         GraphError: a name is not in the vocabulary.
     """
@@ -55,9 +57,9 @@ def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
         start, end = len(objs), len(objs) + len(graph.objects)
         try:
             objs += [object_ids[name] for name in graph.objects]
-            triples += [(start + s, predicate_ids[name], start + o) for s, name, o in graph.triples]
+            triples += [(start + s, predicate_ids[name], start + o) for s, name, o in graph.known_triples]
             attributes += [
-                (start + i, attribute_ids[name]) for i, names in enumerate(graph.attributes) for name in names
+                (start + i, attribute_ids[name]) for i, names in enumerate(graph.known_attributes) for name in names
             ]
         except KeyError:
             graph.validate(vocab, f"graph {index}")
@@ -79,9 +81,9 @@ def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
 
 
 def decode(batch: GraphBatch, vocab: Vocab) -> list[SceneGraph]:
-    """Inverse of `encode`, except for `ids` and `image`, which a GraphBatch does not hold.
+    """Inverse of `encode`, except for `ids`, `image` and what was unknown, which a GraphBatch does not hold.
 
-    Self-relations, which published data sets contain, are dropped.
+    Attributes are unknown if the batch or the vocabulary has none. Self-relations, which published data sets contain, are dropped.
     """
     objects, boxes, attributes, triples = ([[] for _ in range(batch.num_images)] for _ in range(4))
     positions = []  # per object of the batch: its image, and its index in that image's graph (None for __image__)
@@ -98,6 +100,8 @@ def decode(batch: GraphBatch, vocab: Vocab) -> list[SceneGraph]:
     for obj, attribute in batch.attributes.tolist() if batch.attributes is not None else ():
         image, index = positions[obj]
         attributes[image][index].append(vocab.attributes[attribute])
+    if batch.attributes is None or not vocab.attributes:
+        attributes = [None] * batch.num_images
     return [SceneGraph(*fields) for fields in zip(objects, boxes, attributes, triples)]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ldm.graph.inheritance import share_known
 from ldm.graph.matching import box_change, match_objects
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, Triple
@@ -27,7 +28,7 @@ class Replace:
     boxes: tuple[Box, ...]
 
     def __str__(self) -> str:
-        return f"replace {self.name!r} (object {self.source}) with {self.new!r}"
+        return f"replace {self.name!r} (object {self.source}) by {self.new!r}"
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,11 @@ class ChangeAttribute:
     boxes: tuple[Box, ...]
 
     def __str__(self) -> str:
-        changes = [f"remove {', '.join(self.old)}"] * bool(self.old) + [f"add {', '.join(self.new)}"] * bool(self.new)
-        return f"change the attributes of {self.name!r} (object {self.source}): {' and '.join(changes)}"
+        thing = f"{self.name!r} (object {self.source})"
+        if not self.new:
+            return f"make {thing} no longer {' and '.join(self.old)}"
+        instead = f" instead of {' and '.join(self.old)}" if self.old else ""
+        return f"make {thing} {' and '.join(self.new)}{instead}"
 
 
 @dataclass(frozen=True)
@@ -143,12 +147,14 @@ Operation = Replace | Remove | Add | Move | Resize | ChangeAttribute | RemoveRel
 def diff(a: SceneGraph, b: SceneGraph) -> list[Operation]:
     """The operations that turn `a` into `b`.
 
-    Boxes that only one graph has, the order of objects and triples, and repeated triples make no difference.
+    What one graph does not say is as in the other one (`share_known`), boxes included. The order of objects and triples,
+    and repeated triples, make no difference.
 
     Returns:
         First the changes of the objects of `a` in their order, then new objects, then changes of relations.
     """
     match = match_objects(a, b)
+    a, b = share_known(a, b, match)
     operations = []
     for i, box in enumerate(a.boxes):
         if i in match:
@@ -163,11 +169,12 @@ def diff(a: SceneGraph, b: SceneGraph) -> list[Operation]:
 
 def _object_operations(a: SceneGraph, i: int, b: SceneGraph, j: int) -> list[Operation]:
     operations, name, old, new = [], a.describe(i), a.boxes[i], b.boxes[j]
+    before, after = a.known_attributes[i], b.known_attributes[j]
     if a.objects[i] != b.objects[j]:
         operations.append(Replace(i, j, name, b.describe(j), _known_boxes(old, new)))
-    elif set(a.attributes[i]) != set(b.attributes[j]):
-        lost = tuple(attribute for attribute in a.attributes[i] if attribute not in b.attributes[j])
-        gained = tuple(attribute for attribute in b.attributes[j] if attribute not in a.attributes[i])
+    elif set(before) != set(after):
+        lost = tuple(attribute for attribute in before if attribute not in after)
+        gained = tuple(attribute for attribute in after if attribute not in before)
         operations.append(ChangeAttribute(i, j, name, lost, gained, _known_boxes(old, new)))
     if old is not None and new is not None:
         shift, growth = box_change(old, new)
@@ -182,11 +189,11 @@ def _relation_operations(a: SceneGraph, b: SceneGraph, match: dict[int, int]) ->
     """A removed and a new predicate between the same two objects are one ChangeRelation."""
     source_of = {j: i for i, j in match.items()}
     changes = {}  # (subject, object) in b -> (removed triples of a, new triples of b)
-    for s, predicate, o in dict.fromkeys(a.triples):
-        if s in match and o in match and (match[s], predicate, match[o]) not in b.triples:
+    for s, predicate, o in dict.fromkeys(a.known_triples):
+        if s in match and o in match and (match[s], predicate, match[o]) not in b.known_triples:
             changes.setdefault((match[s], match[o]), ([], []))[0].append((s, predicate, o))
-    for s, predicate, o in dict.fromkeys(b.triples):
-        if (source_of.get(s), predicate, source_of.get(o)) not in a.triples:
+    for s, predicate, o in dict.fromkeys(b.known_triples):
+        if (source_of.get(s), predicate, source_of.get(o)) not in a.known_triples:
             changes.setdefault((s, o), ([], []))[1].append((s, predicate, o))
     operations = []
     for ends, (removed, new) in changes.items():

@@ -70,7 +70,7 @@ def _describe_problems(graph: SceneGraph, boxes: Sequence[Box]) -> str:
         return f"{graph.describe(index)!r} (object {index})"
 
     relations, problems = relations_by_pair(graph), []
-    for s, predicate, o in dict.fromkeys(graph.triples):
+    for s, predicate, o in dict.fromkeys(graph.known_triples):
         if None in (graph.boxes[s], graph.boxes[o]) and relation_holds(boxes[s], predicate, boxes[o]) is False:
             problems.append(f"{name(s)} is {predicate} {name(o)}")
     for i, j in combinations(range(len(boxes)), 2):

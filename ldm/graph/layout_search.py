@@ -113,7 +113,7 @@ def may_overlap(relations: Relations) -> bool:
 def relations_by_pair(graph: SceneGraph) -> dict[tuple[int, int], list[tuple[str, bool]]]:
     """The spatial relations between every two objects, in both orders."""
     relations = defaultdict(list)
-    for subject, predicate, object_ in dict.fromkeys(graph.triples):
+    for subject, predicate, object_ in dict.fromkeys(graph.known_triples):
         if (kind := kind_of(predicate)) is not None:
             relations[subject, object_].append((kind, True))
             relations[object_, subject].append((kind, False))

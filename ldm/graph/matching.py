@@ -1,7 +1,7 @@
 """Matching of objects between two versions of a scene graph.
 
 Objects with equal ids match. The others are paired so that the total difference in name, box, attributes, relations and
-order is smallest.
+order is smallest. What one of the graphs does not say makes no difference.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def match_objects(a: SceneGraph, b: SceneGraph) -> dict[int, int]:
     n, m = len(a.objects), len(b.objects)
     renamed = np.array([[x != y for y in b.objects] for x in a.objects], dtype=float)
     boxes = np.array([[_box_difference(x, y) for y in b.boxes] for x in a.boxes])  # NaN where a box is unknown
-    attributes = _set_difference([set(x) for x in a.attributes], [set(y) for y in b.attributes], both_empty=0.0)
+    attributes = _set_difference(_sets(a.attributes), _sets(b.attributes), both_empty=0.0)
+    comparable = a.triples is not None and b.triples is not None
     index = np.arange(n)[:, None] / n, np.arange(m)[None] / m
     same_id = np.array([[x is not None and x == y for y in b.ids] for x in a.ids])
     other_id = np.array([[None not in (x, y) and x != y for y in b.ids] for x in a.ids])
@@ -45,7 +46,7 @@ def match_objects(a: SceneGraph, b: SceneGraph) -> dict[int, int]:
             links = _links(a, [match.get(i, -1 - i) for i in range(n)]), _links(b, range(m))
             order = _order_difference(match, n, m)
         box = np.where(np.isnan(boxes), order, boxes)
-        relations = _set_difference(*links, both_empty=0.5)
+        relations = _set_difference(*links, both_empty=0.5) if comparable else np.full((n, m), 0.5)
         # Below UNMATCHED for every pair with equal names. For unequal names, below it if boxes (or the order, if boxes
         # are unknown) and relations together are rather similar than different.
         cost = 0.35 * box + 0.2 * relations + 0.1 * attributes + 0.05 * order
@@ -77,15 +78,25 @@ def box_change(old: Box, new: Box) -> tuple[tuple[float, float], tuple[float, fl
 def _links(graph: SceneGraph, names: Sequence) -> list[set]:
     """Relations of each object to its neighbours, which are identified by `names`: with and without the predicate."""
     links = [set() for _ in graph.objects]
-    for s, predicate, o in graph.triples:
+    for s, predicate, o in graph.known_triples:
         links[s] |= {("subject", predicate, names[o]), ("subject", None, names[o])}
         links[o] |= {("object", predicate, names[s]), ("object", None, names[s])}
     return links
 
 
-def _set_difference(a: list[set], b: list[set], both_empty: float) -> np.ndarray:  # (n,m) in [0,1]
-    """1 - intersection over union."""
-    return np.array([[len(x ^ y) / len(x | y) if x or y else both_empty for y in b] for x in a])
+def _sets(attributes: Sequence[Sequence[str] | None]) -> list[set | None]:
+    return [None if names is None else set(names) for names in attributes]
+
+
+def _set_difference(
+    a: Sequence[set | None], b: Sequence[set | None], both_empty: float
+) -> np.ndarray:  # (n,m) in [0,1]
+    """1 - intersection over union; `both_empty` too where one of the two is unknown."""
+
+    def difference(x: set | None, y: set | None) -> float:
+        return both_empty if x is None or y is None or not x | y else len(x ^ y) / len(x | y)
+
+    return np.array([[difference(x, y) for y in b] for x in a])
 
 
 def _order_difference(match: dict[int, int], n: int, m: int) -> np.ndarray:  # (n,m) in [0,1)

@@ -95,8 +95,8 @@ def _initial_sizes(graph: SceneGraph, cells: int, default_scale: float, word_sca
     for index, box in enumerate(graph.boxes):
         if box is not None:
             sizes[index] = np.subtract(box[2:], box[:2])
-        elif (size := expected_size(index, graph.objects, graph.attributes, graph.boxes)) is not None:
-            by_word = expected_size(index, graph.objects, graph.attributes, ())
+        elif (size := expected_size(index, graph.objects, graph.known_attributes, graph.boxes)) is not None:
+            by_word = expected_size(index, graph.objects, graph.known_attributes, ())
             size = word_scale * np.minimum(size, 1.0 if by_word is None else by_word)
             sizes[index] = _round_to_cells(size, cells)
             expected.append(index)
@@ -108,7 +108,7 @@ def _initial_sizes(graph: SceneGraph, cells: int, default_scale: float, word_sca
 def _containment(graph: SceneGraph) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
     """For each object the objects inside it, and the objects inside or on it."""
     inside, inside_or_on = defaultdict(set), defaultdict(set)
-    for subject, predicate, object_ in graph.triples:
+    for subject, predicate, object_ in graph.known_triples:
         kind = kind_of(predicate)
         if kind in ("inside", "around", "on"):
             host, content = (subject, object_) if kind == "around" else (object_, subject)

@@ -23,7 +23,7 @@ def shows_floor(graph: SceneGraph) -> bool | None:
     """
     ends = [
         (s, o) if kind == "front" else (o, s)
-        for s, predicate, o in graph.triples
+        for s, predicate, o in graph.known_triples
         if (kind := kind_of(predicate)) in FLOOR_KINDS
     ]
     boxes = [(graph.boxes[front], graph.boxes[back]) for front, back in ends]
@@ -40,7 +40,7 @@ def size_growth(graph: SceneGraph) -> float:
         Growth as a fraction of the object's size per height of the image, at least 0; 0 if all feet are level.
     """
     groups: dict[str, list[Box]] = {}
-    for name, box, attributes in zip(graph.objects, graph.boxes, graph.attributes):
+    for name, box, attributes in zip(graph.objects, graph.boxes, graph.known_attributes):
         if box is not None:
             groups.setdefault(min(set(attributes) & set(SIZE_WORDS), default=name), []).append(box)
     feet, sizes = [], []

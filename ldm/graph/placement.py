@@ -191,7 +191,7 @@ def _place_added(scene: PlacementScene, index: int, steps: Sequence[float]) -> N
     """Chooses the box of an added object, unless it has one or no box is known at all."""
     if scene.boxes[index] is not None or not any(scene.boxes):
         return
-    triples = [triple for triple in scene.target.triples if index in triple[::2]]
+    triples = [triple for triple in scene.target.known_triples if index in triple[::2]]
     for _, predicate, _ in triples:
         if scene.kind(predicate) is None:
             raise GraphError(
@@ -200,7 +200,7 @@ def _place_added(scene: PlacementScene, index: int, steps: Sequence[float]) -> N
             )
     scene.pending -= set(triples)
     triples = [triple for triple in triples if scene.boxes[other_end(triple, index)] is not None]
-    size = expected_size(index, scene.target.objects, scene.target.attributes, scene.boxes)
+    size = expected_size(index, scene.target.objects, scene.target.known_attributes, scene.boxes)
     size = np.full(2, DEFAULT_SIZE) if size is None else size
     candidates = [_candidates(scene, index, size, triples, step) for step in steps]
     for level, (boxes, cost) in product(LEVELS[:LOOSE], candidates):

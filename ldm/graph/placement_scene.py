@@ -76,7 +76,7 @@ class PlacementScene:
         """Relations between objects with boxes that hold, or held in the source graph."""
         return [
             (s, predicate, o)
-            for s, predicate, o in self.target.triples
+            for s, predicate, o in self.target.known_triples
             if (s, predicate, o) not in self.pending and None not in (self.boxes[s], self.boxes[o])
         ]
 

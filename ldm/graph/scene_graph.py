@@ -1,4 +1,9 @@
-"""SceneGraph: objects with boxes and attributes, and the relations between them."""
+"""SceneGraph: objects with boxes and attributes, and the relations between them.
+
+What a graph does not say (None) differs from what it says is not there (empty): an object with attributes None may have any,
+one with () has none. In an edit, the other graph tells what one graph does not say (`ldm.graph.inheritance`); a model is
+conditioned on what is known (`known_attributes`, `known_triples`).
+"""
 
 from __future__ import annotations
 
@@ -9,19 +14,23 @@ from typing import Any
 from ldm.graph.validation import Box, Fields, GraphError, Triple, shorten, suggest, validate_fields
 from ldm.graph.vocab import IMAGE, IN_IMAGE, Vocab
 
+UNKNOWN: Any = None
+
 
 @dataclass(frozen=True)
 class SceneGraph:
-    """A scene graph with O objects and T relations.
+    """A scene graph with O objects and T relations. What is left out is unknown: `SceneGraph(("cat",))` is a cat of any kind.
 
-    Every field is validated and converted to tuples. An empty `boxes`, `attributes` or `ids` stands for unknown values.
+    Every field is validated and converted to tuples, names to Unicode's composed form. None for a whole field stands for a
+    None per object; so does an empty `boxes` or `ids`, while an empty `attributes` says that no object has any.
 
     Attributes:
         objects: O names, at least one.
         boxes: for each object x0, y0, x1, y1 as fractions of the image's width and height, with x0 < x1 and y0 < y1;
             None if unknown.
-        attributes: for each object any number of names.
-        triples: T relations (index of the subject, predicate, index of the object) between different objects.
+        attributes: for each object any number of names; None if unknown.
+        triples: T relations (index of the subject, predicate, index of the object) between different objects; None if
+            unknown.
         ids: for each object a text that no other object has, or None. Objects of two graphs with equal ids are the same.
         image: path of the photograph that the graph describes, or None.
 
@@ -31,8 +40,8 @@ class SceneGraph:
 
     objects: tuple[str, ...]
     boxes: tuple[Box | None, ...] = ()
-    attributes: tuple[tuple[str, ...], ...] = ()
-    triples: tuple[Triple, ...] = ()
+    attributes: tuple[tuple[str, ...] | None, ...] = UNKNOWN
+    triples: tuple[Triple, ...] | None = UNKNOWN
     ids: tuple[str | None, ...] = ()
     image: str | None = None
 
@@ -43,13 +52,23 @@ class SceneGraph:
         for index, name in enumerate(self.objects):
             if name == IMAGE:
                 raise GraphError(f"objects[{index}]: encode() adds {IMAGE}; leave it out")
-        for index, (subject, predicate, object_) in enumerate(self.triples):
+        for index, (subject, predicate, object_) in enumerate(self.known_triples):
             if predicate == IN_IMAGE:
                 raise GraphError(f"relationships[{index}]: encode() adds {IN_IMAGE}; leave it out")
             if subject == object_:
                 raise GraphError(
                     f"relationships[{index}]: relates object {subject} to itself; relate two different objects"
                 )
+
+    @property
+    def known_attributes(self) -> tuple[tuple[str, ...], ...]:
+        """For each object its attributes, () where they are unknown."""
+        return tuple(names or () for names in self.attributes)
+
+    @property
+    def known_triples(self) -> tuple[Triple, ...]:
+        """The triples, () where they are unknown."""
+        return self.triples or ()
 
     @classmethod
     def from_json(cls, data: Any, where: str = "graph") -> SceneGraph:
@@ -66,28 +85,26 @@ class SceneGraph:
         """
         if not isinstance(data, dict):
             raise GraphError(f'{where}: a graph is an object {{"objects": [...], ...}}, not {shorten(data)}')
-        keys = {"objects": None, "boxes": (), "attributes": (), "relationships": (), "ids": (), "image": None}
+        keys = ("objects", "boxes", "attributes", "relationships", "ids", "image")
         for key in data:
             if key not in keys:
-                raise GraphError(f"{where}: unknown key {shorten(key)}{suggest(str(key), list(keys))}")
+                raise GraphError(f"{where}: unknown key {shorten(key)}{suggest(str(key), keys)}")
         if "objects" not in data:
             raise GraphError(f'{where}: the key "objects" is missing; give the list of object names')
         try:
-            values = [default if data.get(key) is None else data[key] for key, default in keys.items()]
-            return cls(*_drop_image_object(validate_fields(*values), where))
+            return cls(*_drop_image_object(validate_fields(*map(data.get, keys)), where))
         except GraphError as error:
             raise GraphError(f"{where}, {error}") from None
 
     def to_json(self) -> dict:
         """The graph as JSON data, without unknown fields."""
-        data: dict[str, Any] = {
-            "objects": list(self.objects),
-            "relationships": [list(triple) for triple in self.triples],
-        }
+        data: dict[str, Any] = {"objects": list(self.objects)}
+        if self.triples is not None:
+            data["relationships"] = [list(triple) for triple in self.triples]
         if any(self.boxes):
             data["boxes"] = [box and list(box) for box in self.boxes]
-        if any(self.attributes):
-            data["attributes"] = [list(names) for names in self.attributes]
+        if any(names is not None for names in self.attributes):
+            data["attributes"] = [names if names is None else list(names) for names in self.attributes]
         if any(self.ids):
             data["ids"] = list(self.ids)
         if self.image is not None:
@@ -109,9 +126,9 @@ class SceneGraph:
             raise GraphError(
                 f"{where}: {len(self.objects)} objects, but the model encodes at most {max_objects}; remove some"
             )
-        attributes = [(index, name) for index, names in enumerate(self.attributes) for name in names]
+        attributes = [(index, name) for index, names in enumerate(self.known_attributes) for name in names]
         names = [(f"objects[{index}]", vocab.object_id, name) for index, name in enumerate(self.objects)]
-        names += [(f"relationships[{index}]", vocab.predicate_id, t[1]) for index, t in enumerate(self.triples)]
+        names += [(f"relationships[{index}]", vocab.predicate_id, t[1]) for index, t in enumerate(self.known_triples)]
         names += [(f"attributes[{index}]", vocab.attribute_id, name) for index, name in attributes]
         for place, to_id, name in names:
             try:
@@ -121,7 +138,7 @@ class SceneGraph:
 
     def describe(self, index: int) -> str:
         """An object in words: its attributes and its name, such as 'large red circle'."""
-        return " ".join((*self.attributes[index], self.objects[index]))
+        return " ".join((*self.known_attributes[index], self.objects[index]))
 
 
 def _drop_image_object(fields: Fields, where: str) -> Fields:
@@ -130,7 +147,7 @@ def _drop_image_object(fields: Fields, where: str) -> Fields:
     kept_objects = [i for i, name in enumerate(objects) if name != IMAGE]
     new_index = {old: new for new, old in enumerate(kept_objects)}
     remaining, self_relations, unsupported = [], [], []
-    for i, (subject, predicate, object_) in enumerate(triples):
+    for i, (subject, predicate, object_) in enumerate(triples or ()):
         if subject == object_:
             self_relations.append(i)
         elif predicate != IN_IMAGE and subject in new_index and object_ in new_index:
@@ -150,7 +167,7 @@ def _drop_image_object(fields: Fields, where: str) -> Fields:
         tuple(objects[i] for i in kept_objects),
         tuple(boxes[i] for i in kept_objects),
         tuple(attributes[i] for i in kept_objects),
-        tuple(remaining),
+        None if triples is None else tuple(remaining),
         tuple(ids[i] for i in kept_objects),
         image,
     )

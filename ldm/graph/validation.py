@@ -11,14 +11,15 @@ from numbers import Integral, Real
 from typing import Any
 
 from ldm.util.errors import UserError, did_you_mean
+from ldm.util.unicode import composed
 
 Box = tuple[float, float, float, float]
 Triple = tuple[int, str, int]
 Fields = tuple[
     tuple[str, ...],
     tuple[Box | None, ...],
-    tuple[tuple[str, ...], ...],
-    tuple[Triple, ...],
+    tuple[tuple[str, ...] | None, ...],
+    tuple[Triple, ...] | None,
     tuple[str | None, ...],
     str | None,
 ]
@@ -31,9 +32,10 @@ class GraphError(UserError):
 
 
 def validate_fields(objects: Any, boxes: Any, attributes: Any, triples: Any, ids: Any, image: Any) -> Fields:
-    """The fields of a SceneGraph as tuples of plain types.
+    """The fields of a SceneGraph as tuples of plain types, names in Unicode's composed form.
 
-    Self-relations and `__image__` are accepted, since published files have them; the caller drops or rejects them.
+    None stands for an unknown field: for a None per object, or for unknown triples. An empty list of boxes or ids does so
+    too; an empty list of attributes says that no object has any. Self-relations and `__image__` are accepted, since published files have them; the caller drops or rejects them.
 
     Raises:
         GraphError: a field has a wrong type, length or value.
@@ -43,11 +45,14 @@ def validate_fields(objects: Any, boxes: Any, attributes: Any, triples: Any, ids
     count = len(objects)
     objects = tuple(_check_name(name, f"objects[{i}]") for i, name in enumerate(objects))
     boxes = tuple(_check_box(box, f"boxes[{i}]") for i, box in _per_object(boxes, count, "boxes"))
+    if isinstance(attributes, (list, tuple)) and not attributes:
+        attributes = ((),) * count
     attributes = tuple(
         _check_names(names, f"attributes[{i}]") for i, names in _per_object(attributes, count, "attributes")
     )
-    triples = _check_list(triples, "relationships", 'a list such as [[0, "on", 1]]')
-    triples = tuple(_check_triple(triple, count, f"relationships[{i}]") for i, triple in enumerate(triples))
+    if triples is not None:
+        triples = _check_list(triples, "relationships", 'a list such as [[0, "on", 1]]')
+        triples = tuple(_check_triple(triple, count, f"relationships[{i}]") for i, triple in enumerate(triples))
     ids = tuple(None if id_ is None else _check_name(id_, f"ids[{i}]") for i, id_ in _per_object(ids, count, "ids"))
     for i, id_ in enumerate(ids):
         if id_ is not None and id_ in ids[:i]:
@@ -62,7 +67,8 @@ def _check_list(value: Any, place: str, expected: str) -> Sequence:
 
 
 def _per_object(values: Any, count: int, place: str) -> Iterator[tuple[int, Any]]:
-    values = _check_list(values, place, "a list with one entry per object") or (None,) * count
+    values = () if values is None else _check_list(values, place, "a list with one entry per object")
+    values = values or (None,) * count
     if len(values) != count:
         raise GraphError(f"{place}: {len(values)} entries for {count} objects; give one per object, null if unknown")
     return enumerate(values)
@@ -71,7 +77,7 @@ def _per_object(values: Any, count: int, place: str) -> Iterator[tuple[int, Any]
 def _check_name(value: Any, place: str) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise GraphError(f"{place}: give printable text, not {shorten(value)}")
-    return value
+    return composed(value)
 
 
 def _check_path(value: Any) -> str | None:
@@ -80,9 +86,9 @@ def _check_path(value: Any) -> str | None:
     return value  # a path may hold bytes that are no text
 
 
-def _check_names(value: Any, place: str) -> tuple[str, ...]:
+def _check_names(value: Any, place: str) -> tuple[str, ...] | None:
     if value is None:
-        return ()
+        return None
     return tuple(_check_name(name, place) for name in _check_list(value, place, 'a list of names such as ["red"]'))
 
 
@@ -120,7 +126,7 @@ def _check_triple(value: Any, count: int, place: str) -> Triple:
 
 def find_id(name: str, ids: Mapping[str, int], kind: str) -> int:
     """The id of a name; `kind` (object, predicate or attribute) is for the error, which suggests similar names."""
-    if name in ids:
+    if (name := composed(name)) in ids:
         return ids[name]
     if not ids:
         raise GraphError(f"the vocabulary has no {kind}s; leave {shorten(name)} out")

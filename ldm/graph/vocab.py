@@ -10,6 +10,7 @@ from typing import Any
 
 from ldm.graph.json_files import read_json, write_text
 from ldm.graph.validation import GraphError, find_id, shorten
+from ldm.util.unicode import composed
 
 IMAGE, IN_IMAGE = "__image__", "__in_image__"
 GAP = "NONE"  # sg2im's name for COCO category ids that are not in use
@@ -17,7 +18,7 @@ GAP = "NONE"  # sg2im's name for COCO category ids that are not in use
 
 @dataclass(frozen=True)
 class Vocab:
-    """Names in the order of their ids.
+    """Names in the order of their ids, in Unicode's composed form, as in a SceneGraph.
 
     Attributes:
         objects: object names; the first is `__image__`. The name NONE marks ids that are not in use, as in COCO.
@@ -36,11 +37,12 @@ class Vocab:
                 raise GraphError(f"the vocabulary's {table} are {shorten(names)}; give a list of names")
             if first is not None and (not names or names[0] != first):
                 raise GraphError(f"the vocabulary's {table} begin with {shorten(names[:1])}; put {first} first")
+            names = tuple(map(composed, names))
             used = [name for name in names if name != GAP]
             if len(set(used)) < len(used):
                 duplicate = next(name for name in used if used.count(name) > 1)
                 raise GraphError(f"the vocabulary's {table} contain {shorten(duplicate)} twice; remove one")
-            object.__setattr__(self, table, tuple(names))
+            object.__setattr__(self, table, names)
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> Vocab:

@@ -43,7 +43,7 @@ def subsample_graph(
     order = rng.sample(range(count), count)
     new_index = {old: new for new, old in enumerate(order)}
     triples = []
-    for subject, predicate, object in graph.triples:
+    for subject, predicate, object in graph.known_triples:
         if predicate in DEPTH_PREDICATES or rng.random() < share:
             if predicate in converse and rng.random() < 0.5:
                 subject, predicate, object = object, converse[predicate], subject
@@ -51,7 +51,7 @@ def subsample_graph(
     return SceneGraph(
         tuple(graph.objects[i] for i in order),
         tuple(graph.boxes[i] if i in keep else None for i in order),
-        tuple(tuple(rng.sample(graph.attributes[i], len(graph.attributes[i]))) for i in order),
+        tuple(tuple(rng.sample(words := graph.known_attributes[i], len(words))) for i in order),
         tuple(rng.sample(triples, len(triples))),
         tuple(graph.ids[i] for i in order) if any(graph.ids) else (),
     )

@@ -66,7 +66,7 @@ def check(target: SceneGraph, image: Picture | SceneReading, world: str = "shape
     if reading.graph is None:
         count = len(target.objects)
         complaints = [f"{_describe(target, index)}, is missing" for index in range(count)]
-        verdict = Verdict(False, (False,) * count, (False,) * len(target.triples), 0, tuple(complaints))
+        verdict = Verdict(False, (False,) * count, (False,) * len(target.known_triples), 0, tuple(complaints))
     else:
         verdict = _Comparison(reader, target, reading.graph).verdict()
     if reading.stray_pixels > MAX_STRAY_PIXELS:
@@ -88,8 +88,8 @@ class _Comparison:
             differences = ["is missing"] if other is None else list(self._differences(index, other))
             objects.append(not differences)
             complaints += [f"{_describe(self.target, index)}, {difference}" for difference in differences]
-        triples = [self._triple_holds(triple, self.partner) for triple in self.target.triples]
-        for (subject, predicate, object), holds in zip(self.target.triples, triples):
+        triples = [self._triple_holds(triple, self.partner) for triple in self.target.known_triples]
+        for (subject, predicate, object), holds in zip(self.target.known_triples, triples):
             if not holds and None not in (self.partner[subject], self.partner[object]):
                 ends = f"{_describe(self.target, subject)} and {_describe(self.target, object)}"
                 complaints.append(f"{predicate!r} does not hold between {ends}")
@@ -126,7 +126,7 @@ class _Comparison:
             nearness = max(0.0, 1 - math.hypot(*offset) / (4 * MAX_OFFSET))
         if next(self._differences(index, other), None) is None:
             return FULL_MATCH + nearness
-        shared = [word for word in self.target.attributes[index] if word in self.shown.attributes[other]]
+        shared = [word for word in self.target.known_attributes[index] if word in self.shown.known_attributes[other]]
         same_name = self.target.objects[index] == self.shown.objects[other]
         same_colour = any(word in self.world.colours for word in shared)
         if same_name and same_colour:
@@ -139,9 +139,9 @@ class _Comparison:
         """How an object of the picture differs from the target object, as the ends of sentences."""
         if self.shown.objects[other] != self.target.objects[index]:
             yield f"is a {self.shown.objects[other]}"
-        for word in self.target.attributes[index]:
-            if word not in self.shown.attributes[other]:
-                instead = set(self._alternatives(word)) & set(self.shown.attributes[other])
+        for word in self.target.known_attributes[index]:
+            if word not in self.shown.known_attributes[other]:
+                instead = set(self._alternatives(word)) & set(self.shown.known_attributes[other])
                 yield f"is {instead.pop()}" if instead else f"is not clearly {word}"
         box = self.target.boxes[index]
         if box is not None:
@@ -157,7 +157,7 @@ class _Comparison:
         return next((kind for kind in kinds if word in kind), ())
 
     def _count_true_triples(self, partner: list[int | None]) -> int:
-        return sum(self._triple_holds(triple, partner) for triple in self.target.triples)
+        return sum(self._triple_holds(triple, partner) for triple in self.target.known_triples)
 
     def _triple_holds(self, triple: tuple[int, str, int], partner: list[int | None]) -> bool:
         subject, object = partner[triple[0]], partner[triple[2]]
@@ -186,7 +186,7 @@ def _describe(graph: SceneGraph, index: int) -> str:
 
 
 def _name(graph: SceneGraph, index: int) -> str:
-    return " ".join((*graph.attributes[index], graph.objects[index]))
+    return " ".join((*graph.known_attributes[index], graph.objects[index]))
 
 
 def _compare_boxes(box: Box, shown: Box) -> tuple[tuple[float, float], tuple[float, float]]:

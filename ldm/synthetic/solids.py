@@ -238,7 +238,7 @@ def _cells(box: Box) -> tuple[int, int, int, int]:
 
 def _word(graph: SceneGraph, index: int, known: Mapping[str, object]) -> str:
     """The attribute of one kind; empty if the object has none."""
-    return next((word for word in graph.attributes[index] if word in known), "")
+    return next((word for word in graph.known_attributes[index] if word in known), "")
 
 
 def back_to_front(graph: SceneGraph) -> list[int]:
@@ -269,7 +269,7 @@ def render(graph: SceneGraph, background: Background, image_size: int = IMAGE_SI
         x0, y0, x1, y1 = (round(FINE * image_size * edge) for edge in box_of(graph, index))
         left, top = x0 // FINE, y0 // FINE
         place = (max(1, x1 - x0), max(1, y1 - y0), x0 - FINE * left, y0 - FINE * top)
-        metal = "metal" in graph.attributes[index]
+        metal = "metal" in graph.known_attributes[index]
         cover, shade, gloss = sprite(graph.objects[index], metal, background.lamp, *place)
         window = canvas[top : top + cover.shape[0], left : left + cover.shape[1]]
         window *= 1 - cover

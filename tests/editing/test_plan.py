@@ -25,6 +25,16 @@ def test_without_a_source_graph_there_are_no_operations():
     assert understand(None, AFTER) == ([], AFTER, "")
 
 
+def test_what_the_edited_graph_leaves_out_is_kept():
+    moved = SceneGraph(("circle", "square"), ((0.1, 0.1, 0.3, 0.3), BOXES[1]))
+    operations, graph, _ = understand(BEFORE, moved)
+    assert [type(operation).__name__ for operation in operations] == ["Move"]
+    assert (graph.attributes, graph.triples) == (BEFORE.attributes, BEFORE.triples)
+    beyond = SceneGraph(("circle", "square"), ((0.7, 0.4, 0.9, 0.6), BOXES[1]))
+    operations, graph, _ = understand(BEFORE, beyond)
+    assert [type(operation).__name__ for operation in operations] == ["Move", "RemoveRelation"] and graph.triples == ()
+
+
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
@@ -46,6 +56,13 @@ def test_the_default_method_depends_on_whether_everything_may_change(model, requ
     assert plan.everywhere == everywhere
     assert plan.options.method == (GLOBAL_METHOD if everywhere else LOCAL_METHOD)
     assert not plan.changes_nothing and None not in plan.options.as_dict().values()
+
+
+def test_graphs_that_say_nothing_of_attributes_and_relations_change_nothing(model):
+    bare = SceneGraph(BEFORE.objects, BEFORE.boxes)
+    for source, edited in ((BEFORE, bare), (bare, BEFORE)):
+        plan = make_plan(EditRequest(PHOTOGRAPH, edited, source), EditOptions(), model)
+        assert plan.changes_nothing and plan.graph == plan.source_graph == BEFORE
 
 
 def test_options_that_are_given_are_kept(model):

@@ -45,8 +45,8 @@ def graphs(draw, objects=names, predicates=names, attributes=names):
     return SceneGraph(
         draw_per_object(objects),
         draw_per_object(st.none() | boxes),
-        draw_per_object(st.lists(attributes, max_size=2)),
-        draw(st.lists(triples, max_size=6)) if count > 1 else (),
+        draw_per_object(st.none() | st.lists(attributes, max_size=2)),
+        draw(st.none() | st.lists(triples, max_size=6)) if count > 1 else (),
         [draw(st.none() | st.just(f"id {i}")) for i in range(count)],
         draw(st.none() | names),
     )
@@ -58,6 +58,11 @@ any_json = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
+
+
+def with_nothing_unknown(graph):
+    """The graph as `decode` returns it after `encode`, to which what is unknown is not there."""
+    return SceneGraph(graph.objects, graph.boxes, graph.known_attributes, graph.known_triples)
 
 
 def result_or_none(function, *arguments):

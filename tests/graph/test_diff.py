@@ -201,7 +201,7 @@ def test_objects_with_different_ids_do_not_match():
 def test_the_published_series_of_edits_is_described_step_by_step(realdata):
     graphs = read_graphs(realdata / "scene_graphs" / "google_sg2im" / "figure_6_sheep.json")
     assert [sentences(a, b) for a, b in itertools.pairwise(graphs)] == [
-        ["replace 'zebra' (object 2) with 'sheep'"],
+        ["replace 'zebra' (object 2) by 'sheep'"],
         ["add 'sheep' (object 3 of the edited graph)",
          "add the relation 'sheep' by 'sheep' (objects 3 and 2 of the edited graph)"],
         ["add 'tree' (object 4 of the edited graph)",
@@ -245,11 +245,9 @@ def test_changed_attributes_are_removed_and_added():
     assert diff(circle("red", "big"), circle("big", "blue")) == [
         ChangeAttribute(0, 0, "red big circle", ("red",), ("blue",), (A,))
     ]
-    assert sentences(circle("red"), circle("blue")) == [
-        "change the attributes of 'red circle' (object 0): remove red and add blue"
-    ]
-    assert sentences(circle(), circle("blue", "big")) == ["change the attributes of 'circle' (object 0): add blue, big"]
-    assert sentences(circle("red"), circle()) == ["change the attributes of 'red circle' (object 0): remove red"]
+    assert sentences(circle("red"), circle("blue")) == ["make 'red circle' (object 0) blue instead of red"]
+    assert sentences(circle(), circle("blue", "big")) == ["make 'circle' (object 0) blue and big"]
+    assert sentences(circle("red"), circle()) == ["make 'red circle' (object 0) no longer red"]
     assert diff(circle("red", "big"), circle("big", "red")) == []
 
 

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm.graph.batch import encode
+from ldm.graph.graph_files import read_graph, write_graphs
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import GraphError
+from ldm.graph.vocab import Vocab
 
 
 @repeatable
@@ -23,10 +25,49 @@ def test_from_json_inverts_to_json(graph):
 
 def test_null_and_a_missing_key_both_mean_unknown():
     bare = SceneGraph(("sheep",))
-    assert bare == SceneGraph(("sheep",), (None,), ((),), (), (None,), None)
+    assert bare == SceneGraph(("sheep",), (None,), (None,), None, (None,), None)
     unknown = dict.fromkeys(("relationships", "boxes", "attributes", "ids", "image"))
     assert SceneGraph.from_json({"objects": ["sheep"], **unknown}) == bare
     assert SceneGraph.from_json({"objects": ["sheep"], "attributes": [None], "boxes": [None], "ids": [None]}) == bare
+
+
+def test_what_is_unknown_is_told_apart_from_what_is_empty_and_written_so(tmp_path):
+    """A missing key, null, an empty list, and both within one list, from the file to the graph and back."""
+    cases = [
+        ({}, (None, None), None),
+        ({"attributes": None, "relationships": None}, (None, None), None),
+        ({"attributes": [], "relationships": []}, ((), ()), ()),
+        ({"attributes": [None, []]}, (None, ()), None),
+        ({"attributes": [["white"], None], "relationships": [[0, "on", 1]]}, (("white",), None), ((0, "on", 1),)),
+    ]
+    for keys, attributes, triples in cases:
+        graph = SceneGraph.from_json({"objects": ["sheep", "grass"], **keys})
+        assert (graph.attributes, graph.triples) == (attributes, triples)
+        assert graph.known_attributes == tuple(names or () for names in attributes)
+        assert graph.known_triples == (triples or ())
+        write_graphs(tmp_path / "graph.json", [graph])
+        assert read_graph(tmp_path / "graph.json") == graph
+    assert SceneGraph(("sheep", "grass"), None, None, None, None) == SceneGraph(("sheep", "grass"))
+    assert SceneGraph(("sheep",), (), (), ()) == SceneGraph(("sheep",), attributes=((),), triples=())
+
+
+def test_what_is_unknown_is_encoded_as_what_is_not_there():
+    unknown, empty = SceneGraph(("sheep", "sky")), SceneGraph(("sheep", "sky"), (), (), ())
+    for one, other in zip(encode([unknown], VOCAB), encode([empty], VOCAB), strict=True):
+        assert one.tolist() == other.tolist()
+    unknown.validate(VOCAB)
+    assert unknown.describe(0) == "sheep"
+
+
+def test_names_match_in_every_unicode_form():
+    composed, split = "caf\u00e9", "cafe\u0301"
+    vocab = Vocab(("__image__", split), ("__in_image__", composed), (split,))
+    for name in (composed, split):
+        graph = SceneGraph((name,) * 2, (), ((name,), ()), ((0, name, 1),), (f"{name} 1", f"{name} 2"))
+        graph.validate(vocab)
+        assert encode([graph], vocab).objs.tolist() == [1, 1, 0] and vocab.object_id(name) == 1
+        assert graph.objects == (composed,) * 2 and graph.ids[0] == f"{composed} 1"
+    assert Vocab(("__image__", split), ("__in_image__",)) == Vocab(("__image__", composed), ("__in_image__",))
 
 
 def test_a_graph_can_be_pickled_and_hashed():

@@ -52,7 +52,7 @@ def render(graph: SceneGraph, background: Background, image_size: int = IMAGE_SI
     """
     canvas = _draw_background(background, image_size)
     for index in back_to_front(graph):
-        shape, box, attributes = graph.objects[index], graph.boxes[index], graph.attributes[index]
+        shape, box, attributes = graph.objects[index], graph.boxes[index], graph.known_attributes[index]
         colour = next((COLOURS[word] for word in attributes if word in COLOURS), None)
         if shape not in SHAPES or box is None or colour is None:
             raise GraphError(

@@ -199,7 +199,7 @@ def relation_holds(subject: Box, predicate: str, object: Box, in_front: bool, sl
 def back_to_front(graph: SceneGraph) -> list[int]:
     """Indices of the objects in drawing order: triples decide who is in front, otherwise the graph's order stands."""
     behind: dict[int, set[int]] = {index: set() for index in range(len(graph.objects))}
-    for subject, predicate, object in graph.triples:
+    for subject, predicate, object in graph.known_triples:
         if predicate in ("inside", "in front of"):
             behind[subject].add(object)
         elif predicate == "behind":
@@ -254,7 +254,7 @@ def shape_mask(shape: str, side: int) -> np.ndarray:
 
 
 def _attribute(graph: SceneGraph, index: int, words: dict) -> str:
-    return next(word for word in graph.attributes[index] if word in words)
+    return next(word for word in graph.known_attributes[index] if word in words)
 
 
 def _to_cells(box: Box) -> CellBox:
