@@ -13,7 +13,6 @@ from omegaconf.errors import OmegaConfBaseException
 from ldm.util.config import RETIRED, read_config, resolve
 from ldm.util.errors import ConfigError
 
-
 ConfigPaths = str | Path | Sequence[str | Path]  # one YAML file, or several of which later ones override earlier ones
 
 

@@ -77,6 +77,18 @@ def test_the_adapters_of_the_demo_fit_its_backbone_and_autoencoder(hard):
     assert torch.equal(model.schedule.alphas_cumprod, backbone.schedule.alphas_cumprod)
 
 
+def test_reading_the_run_of_a_stranger_imports_nothing_that_only_the_run_names(tmp_path, monkeypatch):
+    (tmp_path / "hostile.py").write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "configs").mkdir()
+    for number, target in enumerate(["ldm.data.demo.DemoTrain", "hostile.Data"]):
+        train = {"target": target, "params": {"size": 1}}
+        (tmp_path / f"configs/{number}-project.yaml").write_text(yaml.safe_dump({"data": {"params": {"train": train}}}))
+    arguments, overrides = trainer.parse(["--base", str(ROOT / "configs/demo.yaml")])
+    config = read_training_config(arguments, overrides, resumed=tmp_path)
+    assert config.data.params.train.target == "ldm.data.demo.DemoTrain"
+
+
 # Devices -------------------------------------------------------------------------------------------------------------
 
 
