@@ -5,11 +5,13 @@ import math
 import os
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from coco_files import HEIGHT, WIDTH, rectangle
+from omegaconf import OmegaConf
 from PIL import Image
 from pycocotools import mask as coding
 from torch.utils.data import DataLoader
@@ -380,3 +382,10 @@ def test_samples_can_be_collated(realdata):
     count = len(dataset.graph(0).objects) + len(dataset.graph(1).objects)
     assert image.shape == (2, 3, 32, 32) and objs.shape == (count + 2,)
     assert triples.shape == (2 * count, 3) and obj_to_img.max() == triple_to_img.max() == 1
+
+
+@pytest.mark.parametrize("name, size", [("sgdiff_coco", 16), ("pretrain_coco", 16), ("coco", None)])
+def test_configs_of_sgdiff_have_the_published_mask_size(name, size):
+    config = OmegaConf.load(Path(__file__).resolve().parents[2] / f"configs/{name}.yaml")
+    for split in ("train", "validation"):
+        assert config.data.params[split].params.get("mask_size") == size
