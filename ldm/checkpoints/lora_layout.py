@@ -164,6 +164,8 @@ def check_pairs(file: LoRAFile) -> None:
             raise CheckpointError(
                 f"{file.source}: the layer {name} has only one of its two matrices; the file is damaged"
             )
+        if pair.down.is_complex() or pair.up.is_complex():
+            raise CheckpointError(f"{file.source}: the layer {name} holds complex numbers; the file is damaged")
         if not (pair.down.ndim == pair.up.ndim >= 2 and pair.up.shape[1] == pair.down.shape[0] > 0):
             raise CheckpointError(
                 f"{file.source}: the matrices {tuple(pair.up.shape)} and {tuple(pair.down.shape)} of the layer {name} do not "

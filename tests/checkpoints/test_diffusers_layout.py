@@ -80,3 +80,11 @@ def test_each_part_is_loaded_from_its_subfolder_of_a_diffusers_folder(tmp_path, 
     assert len(load_part(vae, tmp_path, "first_stage").loaded) == len(vae.state_dict())
     with pytest.raises(CheckpointError, match="first_stage"):
         load_part(vae, tmp_path / "unet", "first_stage")
+
+
+def test_the_averaged_unet_that_a_training_of_diffusers_leaves_is_preferred(tmp_path, installed):
+    installed["unet"].save_pretrained(tmp_path / "unet_ema")
+    (tmp_path / "unet").mkdir()
+    torch.save({"conv_in.weight": torch.zeros(1)}, tmp_path / "unet" / "diffusion_pytorch_model.bin")
+    unet = build_unet(UNET)
+    assert len(load_part(unet, tmp_path, "unet").loaded) == len(unet.state_dict())
