@@ -60,7 +60,9 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def add_arguments(parser: argparse._ActionsContainer, options_class: type, names: Collection[str] | None = None) -> None:
+def add_arguments(
+    parser: argparse._ActionsContainer, options_class: type, names: Collection[str] | None = None
+) -> None:
     """Adds an option --field-name for each field (of `names`, if given). What is not on the command line stays None."""
     types = get_type_hints(options_class)
     for field in dataclasses.fields(options_class):
