@@ -68,7 +68,7 @@ class CGIPModel(nn.Module):
         self.pred_embeddings = WordEmbedding(num_preds, embed_dim, "num_preds")
         self.graph_conv = GraphTripleConv(embed_dim, width)
         convolutions = nn.ModuleList(GraphTripleConv(embed_dim, width) for _ in range(layers))
-        self.graph_net = nn.ModuleDict({"gconvs": convolutions})
+        self.graph_net = nn.ModuleDict({"gconvs": convolutions})  # the published keys
         self.graph_projection = nn.Linear(2 * embed_dim, embed_dim)
         # The temperature of the published contrastive loss; only there because the published weights have this key.
         self.register_buffer("logit_scale", torch.tensor(math.log(1 / 0.07)))
@@ -86,7 +86,7 @@ class CGIPModel(nn.Module):
         subject, predicate, object_ = graph.triples.unbind(1)
         objects = self.obj_embeddings(graph.objs)
         predicates = self.pred_embeddings(predicate)
-        for convolution in (self.graph_conv, *self.graph_net["gconvs"]):
+        for convolution in (self.graph_conv, *self.graph_net["gconvs"].children()):
             objects, predicates = convolution(objects, predicates, subject, object_)
 
         images = graph.num_images
