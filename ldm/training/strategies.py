@@ -47,18 +47,22 @@ def strategy(name: str | None, processes: int) -> str | DDPStrategy:
 
 
 def refuse_to_shard(model: nn.Module, compiled: bool) -> None:
-    """ConfigError where nothing can be divided."""
+    """Raises ConfigError if the model has no frozen U-Net, or if the U-Net is to be compiled."""
     unet = getattr(model, "unet", None)
     if not isinstance(unet, UNetModel) or all(p.requires_grad for p in unet.parameters()):
-        raise ConfigError(f"strategy fsdp: divides a frozen U-Net, and {type(model).__name__} has none here; take ddp")
+        raise ConfigError(f"strategy fsdp: shards a frozen U-Net, and {type(model).__name__} has none; choose ddp")
     if compiled:
-        raise ConfigError("strategy fsdp: a U-Net in shards is not compiled; take ddp, or leave lightning.compile out")
+        raise ConfigError(
+            "strategy fsdp: a sharded U-Net cannot be compiled; choose ddp, or leave lightning.compile out"
+        )
 
 
 def shard_frozen(unet: UNetModel, mesh: DeviceMesh) -> None:
-    """In place and under the same keys: layer by layer to the mesh's device, each process with its share of the frozen
-    weights. A layer is gathered for its passes, of which `forward` and `prepare` take care."""
-    unet.to(memory_format=torch.contiguous_format)  # shards are of rows that lie in a row
+    """Moves a U-Net to the mesh's device, where each process keeps its share of the frozen weights, under the same keys.
+
+    A layer is gathered for each of its passes, that is, for calls of `forward`, `prepare` and `keys`.
+    """
+    unet.to(memory_format=torch.contiguous_format)  # shards consist of contiguous rows
     trained = {p for p in unet.parameters() if p.requires_grad}
     blocks = [block for block in unet.modules() if isinstance(block, TimestepEmbedSequential)]
     for layer in (*(layer for block in blocks for layer in block), unet):

@@ -1,4 +1,4 @@
-"""Two processes, with a whole model in each or with the frozen U-Net in shards: the same numbers, and the same run."""
+"""Two processes, each with the whole model or with a share of the frozen U-Net weights: the same numbers, the same run."""
 
 import copy
 import os
@@ -17,6 +17,7 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
+from toy_run import PYTHONPATH
 
 from ldm.data.demo import DemoTrain
 from ldm.graph.batch import collate
@@ -27,43 +28,23 @@ from ldm.training.strategies import Sharded, refuse_to_shard, shard_frozen, stra
 from ldm.util.errors import ConfigError
 
 
-def numbers_here(unet):
-    """How many numbers of a U-Net lie in this process: frozen, trained."""
+def local_parameter_counts(unet):
+    """How many numbers of a U-Net this process holds: frozen, trained."""
     counts = [0, 0]
     for p in unet.parameters():
         counts[p.requires_grad] += (p.to_local() if isinstance(p, DTensor) else p).numel()
     return counts
 
 
-def one_of_two(rank, folder):
-    """Loss, gradients, samples and checksums before and after the U-Net is divided."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    batch = collate([DemoTrain(4, 32)[i] for i in (2 * rank, 2 * rank + 1)], VOCAB)
-    for precision, recompute, tolerance in ((torch.float32, True, 1e-4), (torch.bfloat16, False, 2e-2)):
-        model = adapted_model()
-        model.unet.use_checkpoint = recompute
-        runtime.prepare_for_training(model.unet, "cpu", "bf16-mixed" if precision == torch.bfloat16 else "32")
-        model.unet.to(memory_format=torch.contiguous_format)  # as shards lie
-        whole, (frozen, new) = all_of_it(model, batch, precision), numbers_here(model.unet)
-        shard_frozen(model.unet, init_device_mesh("cpu", (2,)))
-        for _ in range(2):  # the second time finds what the first one left
-            divided, here = all_of_it(model, batch, precision), numbers_here(model.unet)
-            assert here[0] < 0.52 * frozen and here[1] == new
-            assert divided[:2] == whole[:2]
-            torch.testing.assert_close(divided[2], whole[2], rtol=0, atol=tolerance)
-            assert apart(divided[3], whole[3]) < tolerance
-    distributed.destroy_process_group()
-
-
-def apart(ours, theirs):
-    """The distance of tensors from those of the same names, as a share of their length."""
+def relative_distance(ours, theirs):
+    """Norm of the difference of two {name: tensor}, relative to the norm of `theirs`."""
     assert ours.keys() == theirs.keys()
-    away = [(ours[name] - theirs[name]).float() for name in theirs]
-    return get_total_norm(away) / get_total_norm([value.float() for value in theirs.values()])
+    differences = [(ours[name] - theirs[name]).float() for name in theirs]
+    return get_total_norm(differences) / get_total_norm([value.float() for value in theirs.values()])
 
 
-def all_of_it(model, batch, precision):
+def results(model, batch, precision):
+    """Checksums, keys, losses with sampled images, and gradients of a model."""
     losses, gradients = losses_and_gradients(model, batch, precision)
     torch.manual_seed(0)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
@@ -71,13 +52,34 @@ def all_of_it(model, batch, precision):
     return dict(frozen_checksums(model)), sorted(model.state_dict()), {"losses": losses, **images}, gradients
 
 
-def test_in_shards_loss_gradients_samples_and_checksums_are_those_of_the_whole(tmp_path):
-    """To 1e-4, and in bf16, which rounds to 4e-3, to 2e-2: gathered weights lie elsewhere in memory, and kernels go by that."""
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+def compare_sharded_with_whole(rank, folder):
+    """One of two processes: results before sharding, and twice after it, since the first pass changes the state."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    batch = collate([DemoTrain(4, 32)[i] for i in (2 * rank, 2 * rank + 1)], VOCAB)
+    for precision, recompute, tolerance in ((torch.float32, True, 1e-4), (torch.bfloat16, False, 2e-2)):
+        model = adapted_model()
+        model.unet.use_checkpoint = recompute
+        runtime.prepare_for_training(model.unet, "cpu", "bf16-mixed" if precision == torch.bfloat16 else "32")
+        model.unet.to(memory_format=torch.contiguous_format)  # as shards are stored
+        expected, (frozen, trained) = results(model, batch, precision), local_parameter_counts(model.unet)
+        shard_frozen(model.unet, init_device_mesh("cpu", (2,)))
+        for _ in range(2):
+            sharded, counts = results(model, batch, precision), local_parameter_counts(model.unet)
+            assert counts[0] < 0.52 * frozen and counts[1] == trained
+            assert sharded[:2] == expected[:2]
+            torch.testing.assert_close(sharded[2], expected[2], rtol=0, atol=tolerance)
+            assert relative_distance(sharded[3], expected[3]) < tolerance
+    distributed.destroy_process_group()
+
+
+def test_a_sharded_model_has_the_losses_gradients_samples_and_checksums_of_the_whole_model(tmp_path):
+    """To 1e-4, and to 2e-2 in bf16, which rounds to 4e-3: gathered weights have other addresses, which kernels depend on."""
+    torch.multiprocessing.spawn(compare_sharded_with_whole, (str(tmp_path),), nprocs=2)
 
 
 class Record(pl.Callback):
-    """Writes each process's losses, and `numbers_here` of its U-Net."""
+    """Writes the losses of each process, and `local_parameter_counts` of its U-Net."""
 
     def __init__(self, folder: str):
         self.folder, self.losses = Path(folder), []
@@ -87,13 +89,13 @@ class Record(pl.Callback):
 
     def on_train_end(self, trainer, model):
         file = self.folder / f"{trainer.global_step}_{trainer.global_rank}.pt"
-        torch.save((self.losses, *numbers_here(model.unet)), file)
+        torch.save((self.losses, *local_parameter_counts(model.unet)), file)
 
 
-def run(folder, name, steps, *flags):
-    """What Record wrote in each of two processes, last.ckpt, and the log folder: of a run, or of one that goes on."""
+def train_two_processes(folder, name, steps, *flags):
+    """Starts a run, or resumes the one of that name: the records of both processes, last.ckpt, and the log folder."""
     model = {**copy.deepcopy(MODEL), "base_learning_rate": 1e-3}
-    model["params"]["cosine"] = False  # which would have to know where the run ends
+    model["params"]["cosine"] = False  # a cosine schedule would depend on the number of steps
     callbacks = {
         "image_logger": {"params": {"batch_frequency": 2, "log_images_kwargs": {"steps": 2}}},
         "record": {"target": "test_strategies.Record", "params": {"folder": str(folder)}},
@@ -101,59 +103,66 @@ def run(folder, name, steps, *flags):
     settings = {"num_sanity_val_steps": 0, "progress_bar_refresh_rate": 0}
     config = {"model": model, "data": DATA, "lightning": {"callbacks": callbacks, "trainer": settings}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    begun = list(folder.glob(f"logs/*_{name}"))
-    where = ["--resume", *begun] if begun else ["--name", name, "--logdir", folder / "logs"]
-    command = ["trainer.py", "--base", folder / "config.yaml", *where, "-t", "--gpus", "cpu:2", "--max_steps", steps, *flags]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=ROOT, check=False, capture_output=True, text=True, timeout=600,
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent}", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    runs = list(folder.glob(f"logs/*_{name}"))
+    place = ["--resume", *runs] if runs else ["--name", name, "--logdir", folder / "logs"]
+    flags = ["--base", folder / "config.yaml", *place, "-t", "--gpus", "cpu:2", "--max_steps", steps, *flags]
+    process = subprocess.run(
+        [sys.executable, "trainer.py", *map(str, flags)],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0 and process.stderr == "", process.stderr
     (log,) = folder.glob(f"logs/*_{name}")
-    recorded = [torch.load(folder / f"{steps}_{rank}.pt") for rank in (0, 1)]
-    return recorded, torch.load(log / "checkpoints" / "last.ckpt", weights_only=True), log
+    records = [torch.load(folder / f"{steps}_{rank}.pt") for rank in (0, 1)]
+    return records, torch.load(log / "checkpoints" / "last.ckpt", weights_only=True), log
 
 
 @pytest.mark.slow
-def test_a_run_in_shards_that_was_resumed_is_the_run_of_whole_models(tmp_path):
-    """On a CPU whole models' frozen weights lie channels last, so sums come in another order: losses to 1e-5, averaged
-    gradients to 1e-4. Weights to 1e-3, of which four steps move them near a tenth: where a gradient is nothing but rounding,
-    Adam goes by the whole rate either way."""
-    whole, expected, _ = run(tmp_path, "ddp", 4, "--strategy", "ddp")
-    begun, _, _ = run(tmp_path, "fsdp", 2, "--strategy", "fsdp")
-    resumed, last, log = run(tmp_path, "fsdp", 4)
+def test_a_sharded_run_that_was_resumed_equals_a_ddp_run(tmp_path):
+    """Losses to 1e-5 and averaged gradients to 1e-4, since DDP keeps frozen weights channels-last on a CPU and so sums in
+    another order. Weights to 1e-3, where four steps change them by almost a tenth: if a gradient is rounding noise only,
+    Adam still steps by the whole learning rate."""
+    whole, expected, _ = train_two_processes(tmp_path, "ddp", 4, "--strategy", "ddp")
+    begun, _, _ = train_two_processes(tmp_path, "fsdp", 2, "--strategy", "fsdp")
+    resumed, last, log = train_two_processes(tmp_path, "fsdp", 4)
     for ours, first, theirs in zip(resumed, begun, whole):
         assert len(theirs[0]) == 4
         torch.testing.assert_close(first[0] + ours[0], theirs[0], rtol=1e-5, atol=0)
         assert ours[1] < 0.52 * theirs[1] and ours[2] == theirs[2]
     assert last["global_step"] == expected["global_step"] == 4
-    assert last["callbacks"]["Checks"] == expected["callbacks"]["Checks"]  # the frozen weights
-    assert apart(last["state_dict"], expected["state_dict"]) < 1e-3
+    assert last["callbacks"]["Checks"] == expected["callbacks"]["Checks"]  # checksums of the frozen weights
+    assert relative_distance(last["state_dict"], expected["state_dict"]) < 1e-3
     states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (last, expected)]
-    assert apart(*({number: of["exp_avg"] for number, of in state.items()} for state in states)) < 1e-4
+    averages = [{number: moments["exp_avg"] for number, moments in state.items()} for state in states]
+    assert relative_distance(*averages) < 1e-4
     assert list(log.glob("images/train/samples_gs-000004*")) and list(log.glob("images/val/samples_gs-000004*"))
 
 
-@pytest.mark.parametrize(
-    "name, kind", [(None, DDPStrategy), ("auto", DDPStrategy), ("ddp", DDPStrategy), ("fsdp", Sharded)]
-)
-def test_several_processes_train_by_ours_and_one_alone_needs_none(name, kind):
+STRATEGIES = [(None, DDPStrategy), ("auto", DDPStrategy), ("ddp", DDPStrategy), ("fsdp", Sharded)]
+
+
+@pytest.mark.parametrize("name, kind", STRATEGIES)
+def test_a_strategy_is_used_for_several_processes_only(name, kind):
     assert type(strategy(name, 2)) is kind
     assert strategy(name, 1) == "auto"
 
 
 @pytest.mark.parametrize("name", ["ddp_spawn", "deepspeed_stage_2", "fsdp2"])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_any_other_strategy_is_refused(name, processes):
-    with pytest.raises(ConfigError, match=f"strategy {name}: not supported; choose ddp or fsdp"):
+def test_other_strategies_are_refused(name, processes):
+    with pytest.raises(ConfigError, match=name):
         strategy(name, processes)
 
 
-def test_what_cannot_be_divided_is_refused():
-    with pytest.raises(ConfigError, match="Linear has none"):
-        refuse_to_shard(torch.nn.Linear(2, 2), compiled=False)
-    with pytest.raises(ConfigError, match="LatentDiffusion has none"):
-        refuse_to_shard(adapted_model(freeze_unet=False), compiled=False)
-    with pytest.raises(ConfigError, match="is not compiled"):
-        refuse_to_shard(adapted_model(), compiled=True)
-    refuse_to_shard(adapted_model(), compiled=False)
+def test_only_a_frozen_u_net_that_is_not_compiled_can_be_sharded():
+    model = adapted_model()
+    refuse_to_shard(model, compiled=False)
+    with pytest.raises(ConfigError, match="compile"):
+        refuse_to_shard(model, compiled=True)
+    for other in (torch.nn.Linear(2, 2), adapted_model(freeze_unet=False)):
+        with pytest.raises(ConfigError, match=type(other).__name__):
+            refuse_to_shard(other, compiled=False)
