@@ -31,7 +31,9 @@ from ldm import plots
 from ldm.editing.options import EditOptions, EditRequest
 from ldm.editing.outputs import measurements
 from ldm.editing.pipeline import edit
-from ldm.graph.graph_files import read_graph
+from ldm.graph.graph_files import read_graph, single_graph
+from ldm.graph.importers import Source, parse_graphs
+from ldm.graph.importers.entries import MIN_SCORE
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util.errors import UserError, did_you_mean
@@ -89,6 +91,7 @@ def edit_all(
     provenance: dict[str, Any],
     rank: int = 0,
     world: int = 1,
+    min_score: float = MIN_SCORE,
 ) -> int:
     """Makes the edits that the folder lacks, and reports each failed line on stderr.
 
@@ -98,6 +101,7 @@ def edit_all(
         shared: options of all lines.
         provenance: further entries of each record, such as the weights.
         rank, world: index of this process and number of processes.
+        min_score: of objects and relations in imported predictions.
 
     Returns:
         How many lines failed, over all processes.
@@ -109,7 +113,7 @@ def edit_all(
             name, values = edits[number]
             if isinstance(values, UserError):
                 raise values
-            line = read_line(values, path.parent, model)
+            line = read_line(values, path.parent, model, min_score)
             _make(model, line, folder, {"file": name, "line": number}, shared, provenance)
         except (UserError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
             failures += 1
@@ -120,18 +124,19 @@ def edit_all(
     return _sum_over_processes(failures, world)
 
 
-def read_line(line: dict, folder: Path, model: LatentDiffusion) -> Line:
+def read_line(line: dict, folder: Path, model: LatentDiffusion, min_score: float = MIN_SCORE) -> Line:
     """One line's graphs, images and options. Raises UserError for anything missing, unknown, unreadable or mistyped."""
     for key in line:
         if key not in (*FILES, *OPTIONS):
             raise UserError(f"unknown key {key!r}{did_you_mean(key, (*FILES, *OPTIONS))}")
     options = {key: line[key] for key in line if key in OPTIONS}
     from_mapping(EditOptions, options)
-    if "sg" not in line:
+    if line.get("sg") is None:
         raise UserError("'sg' is missing: give the graph of what the edited image should show")
-    graph = _graph(line["sg"], "sg", folder, model)
-    source = None if line.get("source_sg") is None else _graph(line["source_sg"], "source_sg", folder, model)
     files = {key: folder / str(line[key]) for key in PICTURES if line.get(key) is not None}
+    given = {key: line[key] for key in ("sg", "source_sg") if line.get(key) is not None}
+    graphs = {key: _graph(value, key, folder, model, files.get("ref"), min_score) for key, value in given.items()}
+    graph, source = graphs["sg"], graphs.get("source_sg")
     if "ref" not in files:
         if not graph.image:
             raise UserError("there is no photograph to edit: name one as 'ref', or as the graph's 'image'")
@@ -217,8 +222,13 @@ def _output_path(name: Any, taken: Collection[PurePosixPath]) -> PurePosixPath:
     return path
 
 
-def _graph(value: Any, key: str, folder: Path, model: LatentDiffusion) -> SceneGraph:
-    graph = read_graph(folder / value) if isinstance(value, str) else SceneGraph.from_json(value, key)
+def _graph(
+    value: Any, key: str, folder: Path, model: LatentDiffusion, photograph: Path | None, min_score: float
+) -> SceneGraph:
+    if isinstance(value, str):
+        graph = read_graph(folder / value, photograph, min_score)
+    else:
+        graph = single_graph(parse_graphs(value, Source(key, folder, photograph, min_score)), key)
     graph.validate(model.vocab, value if isinstance(value, str) else key, model.cond_stage_model.max_objects)
     return graph
 
