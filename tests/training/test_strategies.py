@@ -74,8 +74,21 @@ def compare_sharded_with_whole(rank, folder):
 
 
 def test_a_sharded_model_has_the_losses_gradients_samples_and_checksums_of_the_whole_model(tmp_path):
-    """To 1e-4, and to 2e-2 in bf16, which rounds to 4e-3: gathered weights have other addresses, which kernels depend on."""
-    torch.multiprocessing.spawn(compare_sharded_with_whole, (str(tmp_path),), nprocs=2)
+    """To 1e-4, and to 2e-2 in bf16, which rounds to 4e-3: gathered weights have other addresses, which kernels depend on.
+
+    One subprocess imports everything and then forks the two, since spawned ones would each import it. The process of pytest
+    cannot fork them once a test has used autograd.
+    """
+    process = subprocess.run(
+        [sys.executable, __file__, tmp_path],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{PYTHONPATH}", "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stderr
 
 
 class Record(pl.Callback):
@@ -166,3 +179,7 @@ def test_only_a_frozen_u_net_that_is_not_compiled_can_be_sharded():
     for other in (torch.nn.Linear(2, 2), adapted_model(freeze_unet=False)):
         with pytest.raises(ConfigError, match=type(other).__name__):
             refuse_to_shard(other, compiled=False)
+
+
+if __name__ == "__main__":
+    torch.multiprocessing.start_processes(compare_sharded_with_whole, (sys.argv[1],), nprocs=2, start_method="fork")
