@@ -7,7 +7,7 @@ READY_TO_CHECK = .venv/ready-to-check
 # One thread per process: tests run in as many processes as there are cores.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
-.PHONY: demo test test-all check format docs clean
+.PHONY: demo test test-all fuzz check format docs clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
@@ -18,6 +18,11 @@ test: $(READY_TO_TEST)
 # The slow tests measure the checkers on thousands of images, among other things.
 test-all: $(READY_TO_TEST)
 	$(TEST)
+
+# Damaged files by the thousand, and programs that are killed at random moments: about half an hour.
+fuzz: $(READY_TO_TEST)
+	KILLS=12 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/robustness -k 'kill or mutat or damage' \
+		$(shell git ls-files 'tests/**/test_mutated*.py')
 
 check: $(READY_TO_CHECK)
 	$(BIN)/ruff check .

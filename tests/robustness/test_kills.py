@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from noise_vg import training_config, write_noise_vg
+from omegaconf import OmegaConf
 from paths import ROOT
 from PIL import Image
 
@@ -98,6 +100,21 @@ def test_killed_sampling_and_editing_end_with_the_files_of_an_undisturbed_run(gr
             check_no_partial_files(graphs / "killed")
     finish(command(graphs / "killed"))
     assert files_of(graphs / "killed") == files_of(graphs / "undisturbed")
+
+
+def test_a_killed_cache_ends_with_the_files_of_an_undisturbed_run(tmp_path):
+    config = tmp_path / "made.yaml"
+    OmegaConf.save(OmegaConf.create(training_config(write_noise_vg(tmp_path / "vg"))), config)
+
+    def command(folder):
+        sizes = ["--batch-size", 1, "--num-workers", 0, "--shard-size", 2]
+        return ["scripts/cache_latents.py", "--config", config, "--out", folder, "--device", "cpu", *sizes]
+
+    seconds, rng = finish(command(tmp_path / "undisturbed")), random.Random(2)
+    for _ in range(KILLS):
+        kill_at_random(command(tmp_path / "killed"), seconds, rng)
+    finish(command(tmp_path / "killed"))
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
