@@ -73,7 +73,7 @@ def test_flags_in_prose_exist():
         known |= set(
             re.findall(r"^    (\w+): .* = ", (ROOT / f"ldm/{name}.py").read_text(encoding="utf-8"), re.MULTILINE)
         )
-    known |= {*trainer.TRAINER_FLAGS, "help"}
+    known |= {*trainer.TRAINER_FLAGS, *trainer.LIGHTNING_KEYS, "help"}
     for page in PAGES:
         for span in spans(page):
             if span.startswith("--") and not span.startswith("--8<--"):

@@ -25,7 +25,10 @@ SECTIONS = {
     "data": ("target", "params"),
     "lightning": ("trainer", "callbacks", "modelcheckpoint", "logger", "seed", "scale_lr", "compile"),
 }
-SUBSECTIONS = (  # further sections whose keys are checked where they are used
+NESTED = (  # whatever takes keys of its own
+    "model",
+    "data",
+    "lightning",
     "model.params",
     "data.params",
     "lightning.trainer",
@@ -76,7 +79,7 @@ def read_training_config(arguments: Namespace, overrides: list[str], resumed: Pa
     """
     configs = [*map(read_config, arguments.base), _from_overrides(overrides)]
     for each in configs:
-        _check_subsections(OmegaConf.to_container(each, resolve=False))
+        _check_nested(OmegaConf.to_container(each, resolve=False))
     own = merge_configs(*configs)
     stored = _read_stored(resumed, own) if resumed else OmegaConf.create({})
     if resumed and not stored and not arguments.base:
@@ -120,7 +123,7 @@ def check_sections(config: dict[str, Any]) -> None:
     """
     for section, known in SECTIONS.items():
         _check_keys(section, _select(config, section) if section else config, known)
-    _check_subsections(config)
+    _check_nested(config)
     for key in REQUIRED:
         if _select(config, key) is None:
             hint = "if it changes another config, name that one first: --base configs/vg.yaml configs/tiny.yaml"
@@ -132,8 +135,8 @@ def check_sections(config: dict[str, Any]) -> None:
     _check_lightning(config["lightning"])
 
 
-def _check_subsections(config: Any) -> None:
-    for section in SUBSECTIONS:
+def _check_nested(config: Any) -> None:
+    for section in NESTED:
         content = _select(config, section)
         if content is not None and not (isinstance(content, str) and "${" in content):
             _check_keys(section, content, None)

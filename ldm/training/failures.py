@@ -40,10 +40,9 @@ def of_setup() -> Iterator[None]:
 @contextmanager
 def of_training(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
     """Turns exceptions during training into a UserError, or into TrainingStopped if the config did not cause them."""
-    launcher, handler = logging.getLogger(LAUNCHER), LostProcessHandler()
-    launcher.addHandler(handler)
     try:
-        yield
+        with explained_process_losses():
+            yield
     except (UserError, TrainingStopped, Interrupted, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -58,9 +57,24 @@ def of_training(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
         where = (
             f"training failed after step {trainer.global_step}" if trainer.global_step else "training could not start"
         )
-        raise UserError(f"{where}: {_describe(error)}; check the config and its files, {DEBUG_HINT}") from error
+        remedy = resume if isinstance(error, OSError) else f"check the config and its files, {DEBUG_HINT}"
+        raise UserError(f"{where}: {_describe(error)}; {remedy}") from error
+
+
+@contextmanager
+def explained_process_losses() -> Iterator[None]:
+    """Prints a sentence when Lightning finds that a training process ended."""
+    logger, handler = logging.getLogger(LAUNCHER), LostProcessHandler()
+    level, propagates = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
     finally:
-        launcher.removeHandler(handler)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates
 
 
 class LostProcessHandler(logging.Handler):

@@ -19,6 +19,7 @@ from ldm.training.protocols import HasWeightsFrom, model_parts
 # Beginnings of warnings about what is intended here.
 INTENDED = (
     ".*does not have many workers",  # configs say how many workers a loader has
+    "This DataLoader will create .* worker processes",
     "Found .* in eval mode",  # frozen parts
     "Checkpoint directory .* is not empty",  # a resumed run
     ".*models that have no learning rate schedulers",  # LearningRateMonitor, and users' own models

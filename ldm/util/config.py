@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -38,6 +39,7 @@ RETIRED = {
 }
 
 LIMIT_OF_VALUES, LIMIT_OF_DEPTH = 100_000, 64  # of a config; YAML aliases can make a few lines into billions of values
+UNIONS = (Union, UnionType)
 EMPTY_LAYER = "Initializing zero-element tensors"  # how torch's warning begins
 CHECKED_PACKAGES = ("ldm.", "pytorch_lightning.")  # whose annotations are known to be right
 
@@ -146,6 +148,14 @@ def _refuse_wrong_types(build: Any, params: Mapping, target: str) -> None:
         if not (has_type(value, kind) or _is_convertible(value, kind) or value is defaults.get(name)):
             quotes = "; put it into quotes" if has_type("", kind) else ""
             raise ConfigError(f"{target}: {name} takes {describe_type(kind)}, not {shortened(value)}{quotes}")
+        if _is_mapping_type(kind) and not (value is None or isinstance(value, Mapping)):
+            raise ConfigError(f"{target}: {name} takes keys of its own, not {shortened(value)}")
+
+
+def _is_mapping_type(kind: Any) -> bool:
+    """Whether a type is a dict or Mapping, or a union of these and None."""
+    parts = [part for part in get_args(kind) if part is not NoneType] if get_origin(kind) in UNIONS else [kind]
+    return bool(parts) and all((get_origin(part) or part) in (dict, Mapping) for part in parts)
 
 
 def _is_convertible(value: Any, kind: Any) -> bool:

@@ -1,14 +1,19 @@
 """Mistakes in flags, configs and files are answered in one sentence and exit code 2, before or during training."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 import yaml
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from tiny import DATA, MODEL
 from toy_run import CONFIG
 
 from ldm.checkpoints.shipped import shipped_adapters
+from ldm.training.failures import explained_process_losses
 
 
 def assert_one_sentence(code, printed, *words):
@@ -127,6 +132,17 @@ def test_an_error_during_training_is_one_sentence_and_d_prints_its_traceback(tra
     assert_one_sentence(code, printed, "bad luck", "step 2")
     _, _, printed = train("-t", "--max_epochs", 1, "-d")
     assert "Traceback" in printed.err and "FailAt" not in printed.out
+
+
+def test_a_training_process_that_ended_is_explained(capsys):
+    """Lightning logs it, and then kills the process that would notice."""
+    dead = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    dead.wait()
+    observer = _ChildProcessObserver(main_pid=os.getpid(), child_processes=[dead])
+    observer._terminate_all = lambda: None
+    with explained_process_losses():
+        assert observer._run()
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 # Files for --resume --------------------------------------------------------------------------------------------------
