@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from ldm.editing.options import LOCAL_METHOD, EditOptions, default_guidance_scale, default_sampler
@@ -28,6 +29,7 @@ from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values, option_types
+from ldm.util.score_option import add_min_score_argument
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 PROGRAM = "ddim_invert_edit.py"
@@ -58,6 +60,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--mask", metavar="IMAGE", help="white where the image may change (default: what the operations touch)")
     add_model_arguments(parser)
     add_lora_argument(parser)
+    add_min_score_argument(parser)
     add(
         "--precision",
         choices=PRECISIONS,
@@ -129,7 +132,7 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
     provenance = {"checkpoint": checkpoint, "weights": fingerprint(model), "device": device.partition(":")[0]}
     provenance |= {"precision": arguments.precision, **({"lora": arguments.lora} if arguments.lora else {})}
     _prepare(model, device, arguments)
-    failures = edit_all(model, path, texts, folder, options, provenance, rank, world)
+    failures = edit_all(model, path, texts, folder, options, provenance, rank, world, arguments.min_score)
     if rank > 0:
         return 2 if failures else 0
     if failures:
@@ -141,10 +144,13 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
 def edit_one(arguments: argparse.Namespace) -> int:
     """Edits one photograph, or samples an image of the graph where there is no photograph."""
     from ldm.graph.graph_files import read_graph
+    from ldm.models.loading import find_checkpoint
+    from ldm.models.vocabulary import check_names
     from ldm.util.images import read_image
 
     options = _options(arguments)
-    graph, source = read_graph(arguments.sg), arguments.source_sg and read_graph(arguments.source_sg)
+    read = partial(read_graph, photograph=arguments.ref, min_score=arguments.min_score)
+    graph, source = read(arguments.sg), arguments.source_sg and read(arguments.source_sg)
     reference = arguments.ref or (graph.image and Path(arguments.sg).parent / graph.image)
     edit_only = [
         *SINGLE_EDIT_OPTIONS,
@@ -154,6 +160,10 @@ def edit_one(arguments: argparse.Namespace) -> int:
         raise UserError(f"{given}: only for the edit of a photograph; name one with --ref, or leave these options out")
     photograph, style = (name and read_image(name, upright=True) for name in (reference, arguments.style))
     mask = arguments.mask and read_image(arguments.mask, upright=True, background="black")
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    check_names(
+        {arguments.sg: graph, **({arguments.source_sg: source} if source else {})}, checkpoint, arguments.config
+    )
     folder = writable_folder(arguments.outdir, "--outdir")
     model, device, checkpoint = _load(arguments)
     limit = model.cond_stage_model.max_objects

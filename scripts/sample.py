@@ -28,6 +28,7 @@ from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values
+from ldm.util.score_option import add_min_score_argument
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,6 +41,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_model_arguments(parser)
     add_lora_argument(parser)
+    add_min_score_argument(parser)
     add("--n", type=positive, help="use the first N graphs (default: all)")
     add("--n-per-graph", type=positive, default=1, metavar="N", help="images per graph (default: %(default)s)")
     add("--style", metavar="IMAGE", help="image to take the look from (default: none)")
@@ -65,18 +67,23 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> None:
     given = given_values(arguments, SampleOptions)
     from_mapping(SampleOptions, given)
+    from ldm.graph.graph_files import read_graphs
     from ldm.models.loading import choose_device, find_checkpoint, fingerprint, load_model
+    from ldm.models.vocabulary import check_names
     from ldm.sampling.folder import sample_all
     from ldm.sampling.sample import default_layout
     from ldm.util.images import read_image
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    graphs = read_graphs(arguments.sg, min_score=arguments.min_score) if arguments.sg else []
+    places = {f"{arguments.sg}: graph {index}": graph for index, graph in enumerate(graphs)}
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    check_names(places, checkpoint, arguments.config)
     folder = choose_folder(arguments.outdir, world)
     style = arguments.style and read_image(arguments.style, upright=True)
     device = choose_device(arguments.device)
-    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, device, arguments.lora)
-    scenes = choose_scenes(arguments, model)
+    scenes = choose_scenes(arguments, model, places)
     options = from_mapping(SampleOptions, {"layout": default_layout(model)} | given)
     provenance = {"style": arguments.style, "device": device.partition(":")[0]}
     provenance |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
@@ -94,17 +101,23 @@ def choose_folder(outdir: str | None, world: int) -> Path:
     return writable_folder(outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir")
 
 
-def choose_scenes(arguments: argparse.Namespace, model):
-    """A Subset of pairs: image (None for a graph from a file), graph. Raises UserError for unknown names or too few graphs."""
+def choose_scenes(arguments: argparse.Namespace, model, graphs: dict):
+    """A Subset of pairs: image (None for a graph from a file), graph.
+
+    Args:
+        graphs: those of --sg, by where they come from.
+
+    Raises:
+        UserError: names are unknown, or there are too few graphs.
+    """
     from torch.utils.data import Subset
 
-    from ldm.graph.graph_files import read_graphs
     from ldm.models.loading import load_dataset
 
     if arguments.sg:
-        scenes = [(None, graph) for graph in read_graphs(arguments.sg)]
-        for index, (_, graph) in enumerate(scenes):
-            graph.validate(model.vocab, f"{arguments.sg}: graph {index}", model.cond_stage_model.max_objects)
+        scenes = [(None, graph) for graph in graphs.values()]
+        for place, graph in graphs.items():
+            graph.validate(model.vocab, place, model.cond_stage_model.max_objects)
     else:
         scenes = load_dataset(model, arguments.split)
     count = arguments.n or len(scenes)

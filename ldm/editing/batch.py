@@ -33,7 +33,6 @@ from ldm.editing.outputs import measurements
 from ldm.editing.pipeline import edit
 from ldm.graph.graph_files import read_graph, single_graph
 from ldm.graph.importers import Source, parse_graphs
-from ldm.graph.importers.entries import MIN_SCORE
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.util.errors import UserError, did_you_mean
@@ -41,6 +40,7 @@ from ldm.util.files import digest, remove_leftovers
 from ldm.util.image_folder import INDEX, SHEET, is_made, read_record, save_image, write_index
 from ldm.util.images import read_image
 from ldm.util.options import from_mapping
+from ldm.util.score_option import MIN_SCORE
 
 PICTURES = ("ref", "style", "mask")
 FILES = ("sg", "source_sg", *PICTURES, "out")

@@ -23,11 +23,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.graph.importers.entries import MIN_SCORE, Source
+from ldm.graph.importers.entries import Source
 from ldm.graph.importers.formats import parse_graphs
 from ldm.graph.json_files import read_json, write_text
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import GraphError
+from ldm.util.score_option import MIN_SCORE
 
 
 def read_graphs(

@@ -21,7 +21,7 @@ def read_json(path: str | os.PathLike) -> Any:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GraphError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+    except (OSError, ValueError, TypeError) as error:  # a path that no file can have, or none at all
         raise GraphError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); check the path") from None
     try:
         return json.loads(text, object_pairs_hook=_unique_keys)

@@ -23,6 +23,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.runtime import prepare_for_inference
+from ldm.models.vocabulary import training_vocab
 from ldm.modules.lora_files import add_lora
 from ldm.util.config import instantiate_from_config, plain
 from ldm.util.config_merging import ConfigPaths, config_name, read_configs
@@ -260,5 +261,4 @@ def _find_vocab(saved: dict | None, train: dict) -> Vocab:
     """The checkpoint's vocabulary, or the training set's, read from its own file where the config names one."""
     if saved and saved["vocab"]:
         return Vocab.from_json(saved["vocab"])
-    path = train["params"].get("vocab")
-    return Vocab.read(path) if path else instantiate_from_config(train).vocab
+    return training_vocab(train)

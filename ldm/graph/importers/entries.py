@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from ldm.graph.json_files import read_json
 from ldm.graph.validation import GraphError, shorten
-
-MIN_SCORE = 0.5  # predictions with a lower score are left out
+from ldm.util.score_option import MIN_SCORE
 
 Corners = tuple[float, float, float, float]  # x0 y0 x1 y1, in pixels or fractions
 Size = tuple[float, float]  # width, height

@@ -1,0 +1,83 @@
+"""The vocabulary of a model before the model is built, so that a misspelt name is found at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from omegaconf import OmegaConf
+
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
+from ldm.models.export import METADATA
+from ldm.util.config import instantiate_from_config, plain
+from ldm.util.config_merging import ConfigPaths, read_configs
+
+LAST = Path("checkpoints", "last.ckpt")
+
+
+def read_vocab(checkpoint: str | Path | None, config: ConfigPaths | None = None) -> Vocab | None:
+    """The vocabulary that `load_model` will give a model, without its weights.
+
+    Args:
+        checkpoint: a run, a checkpoint of trainer.py, exported adapters, published weights, or None.
+        config: the config that the user names, if any.
+
+    Returns:
+        None if neither tells it, which `load_model` then explains or makes up for.
+
+    Raises:
+        UserError: the vocabulary, or the data set of the config, is missing or damaged.
+    """
+    if checkpoint is not None and (Path(checkpoint) / LAST).is_file():
+        checkpoint = Path(checkpoint) / LAST
+    if checkpoint is not None and (saved := _saved_vocab(Path(checkpoint))):
+        return Vocab.from_json(saved, f"{checkpoint}: vocabulary")
+    train = OmegaConf.select(read_configs(config), "data.params.train") if config else None
+    train = None if train is None else plain(train)
+    return training_vocab(train) if isinstance(train, dict) and "target" in train else None
+
+
+def check_names(graphs: Mapping[str, SceneGraph], checkpoint: str | Path | None, config: ConfigPaths | None) -> None:
+    """Checks the names of graphs, by where they come from, before a model is loaded, which takes seconds.
+
+    Raises:
+        GraphError: a name is not in the vocabulary, as far as `read_vocab` finds it.
+    """
+    vocab = read_vocab(checkpoint, config)
+    for where, graph in graphs.items() if vocab else ():
+        graph.validate(vocab, where)
+
+
+def training_vocab(train: dict) -> Vocab:
+    """The vocabulary of a training set: of the file that its config names, else of the data set, which is built once.
+
+    Args:
+        train: target and params of the data set.
+    """
+    params = train.get("params")
+    path = params.get("vocab") if isinstance(params, dict) else None
+    return Vocab.read(path) if path else _vocab_of_dataset(json.dumps(train))
+
+
+@lru_cache(maxsize=1)
+def _vocab_of_dataset(train: str) -> Vocab:
+    return instantiate_from_config(json.loads(train)).vocab
+
+
+def _saved_vocab(path: Path) -> Any:
+    """The vocabulary in a checkpoint of trainer.py or in exported adapters, as JSON data; None in any other file."""
+    try:
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                return json.loads((file.metadata() or {}).get(METADATA, "{}")).get("vocab")
+        except safetensors.SafetensorError:  # another format
+            saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return saved.get("vocab") if isinstance(saved, dict) and "state_dict" in saved else None
+    except Exception:  # a damaged file can raise any exception; load_model says what is wrong with it
+        return None
