@@ -24,16 +24,46 @@ TRAINER_FLAGS = {
 }
 # Further parameters of Lightning's Trainer that are accepted as flags.
 LIGHTNING_KEYS = (
-    "accelerator", "barebones", "benchmark", "check_val_every_n_epoch", "detect_anomaly", "deterministic", "devices",
-    "enable_checkpointing", "enable_model_summary", "enable_progress_bar", "fast_dev_run", "gradient_clip_algorithm",
-    "gradient_clip_val", "inference_mode", "limit_predict_batches", "limit_test_batches", "limit_train_batches",
-    "limit_val_batches", "log_every_n_steps", "max_time", "min_epochs", "min_steps", "num_sanity_val_steps",
-    "overfit_batches", "profiler", "progress_bar_refresh_rate", "reload_dataloaders_every_n_epochs", "sync_batchnorm",
-    "use_distributed_sampler", "val_check_interval",
+    "accelerator",
+    "barebones",
+    "benchmark",
+    "check_val_every_n_epoch",
+    "detect_anomaly",
+    "deterministic",
+    "devices",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "fast_dev_run",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "inference_mode",
+    "limit_predict_batches",
+    "limit_test_batches",
+    "limit_train_batches",
+    "limit_val_batches",
+    "log_every_n_steps",
+    "max_time",
+    "min_epochs",
+    "min_steps",
+    "num_sanity_val_steps",
+    "overfit_batches",
+    "profiler",
+    "progress_bar_refresh_rate",
+    "reload_dataloaders_every_n_epochs",
+    "sync_batchnorm",
+    "use_distributed_sampler",
+    "val_check_interval",
     # of Lightning 1; the message says what replaces them
-    "num_processes", "replace_sampler_ddp", "terminate_on_nan", "weights_save_path", "default_root_dir", "logger",
-    "callbacks", "checkpoint_callback",
-)  # fmt: skip
+    "num_processes",
+    "replace_sampler_ddp",
+    "terminate_on_nan",
+    "weights_save_path",
+    "default_root_dir",
+    "logger",
+    "callbacks",
+    "checkpoint_callback",
+)
 # Flags of other training programs -> what to use here.
 HINTS = {
     "--project": "--name, or --resume for an existing run",
@@ -68,14 +98,29 @@ def make_parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     switch = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
     add = parser.add_argument
-    add("-b", "--base", nargs="*", action="extend", default=[], metavar="YAML",
-        help="configs; later ones override earlier ones, section.key=value overrides configs, flags override both")  # fmt: skip
+    add(
+        "-b",
+        "--base",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="YAML",
+        help="configs; later ones override earlier ones, section.key=value overrides configs, flags override both",
+    )
     add("-t", "--train", **switch, help="train; without it, build everything and print the table of parts")
     add("-g", "--gpus", help="'0,' one GPU, '0,1' two, '2' any two, '-1' all; 'cpu', or 'cpu:2' for two processes")
-    add("-r", "--resume", "--resume_from_checkpoint", metavar="PATH",
-        help="continue a run: its log folder, or a checkpoint in it")  # fmt: skip
-    add("--actual_resume", metavar="FILE",
-        help="start a new run with these weights: a checkpoint, exported adapters, or published weights")  # fmt: skip
+    add(
+        "-r",
+        "--resume",
+        "--resume_from_checkpoint",
+        metavar="PATH",
+        help="continue a run: its log folder, or a checkpoint in it",
+    )
+    add(
+        "--actual_resume",
+        metavar="FILE",
+        help="start a new run with these weights: a checkpoint, exported adapters, or published weights",
+    )
     add("-n", "--name", help="name of the log folder, after the time (default: the first config's)")
     add("-f", "--postfix", default="", help="appended to the name of the log folder")
     add("-l", "--logdir", default="logs", help="folder of the log folders (default: %(default)s)")
@@ -138,9 +183,12 @@ def main(argv: list[str] | None = None) -> int:
         return run(arguments, overrides)
 
     return run_program(
-        train, "trainer.py", if_stopped="to continue: --resume", if_out_of_memory=IF_OUT_OF_MEMORY,
+        train,
+        "trainer.py",
+        if_stopped="to continue: --resume",
+        if_out_of_memory=IF_OUT_OF_MEMORY,
         verbose=arguments.verbose,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ NESTED = (  # whatever takes keys of its own
     "lightning.modelcheckpoint",
     "lightning.logger",
 )
-REQUIRED = ("model", "data", "model.base_learning_rate")
+REQUIRED = ("model", "data", "model.target", "data.target", "model.base_learning_rate")
 # Keys of lightning.trainer that Lightning 2 no longer has, or that a log folder leaves no choice of, and what replaces them.
 REMOVED_TRAINER_KEYS = {
     "resume_from_checkpoint": "use --resume",

@@ -9,7 +9,7 @@ import trainer
 from ldm.training.config import devices_of, process_count, read_training_config
 from ldm.training.log_folder import find_checkpoint, new_log_folder, save_config
 from ldm.util.config import instantiate_from_config, plain
-from ldm.util.errors import UserError
+from ldm.util.errors import ConfigError, UserError
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # Configs that change another one, which comes before them.
@@ -44,6 +44,12 @@ def with_random_weights(config):
 def test_the_configs_that_ship_are_valid(path):
     base = [OVERLAYS[path.name]] if path.name in OVERLAYS else []
     assert merged_config(*base, path.name).model.base_learning_rate > 0
+
+
+@pytest.mark.parametrize("name", [*OVERLAYS, "demo/backbone.yaml", "demo/hard_vq.yaml"])
+def test_a_config_that_changes_another_one_is_refused_alone(name):
+    with pytest.raises(ConfigError, match="--base"):
+        merged_config(name)
 
 
 @pytest.mark.parametrize("names", DEMO, ids="+".join)
