@@ -22,6 +22,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ldm.graph.importers.entries import Source
 from ldm.graph.importers.formats import parse_graphs
@@ -77,6 +78,12 @@ def write_graphs(path: str | os.PathLike, graphs: Sequence[SceneGraph]) -> None:
         raise GraphError(f"{path}: there is no graph to write; give at least one")
     texts = []
     for graph in graphs:  # one line per key; json.dumps offers only one line in all or one line per number
-        lines = (f'  "{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in graph.to_json().items())
+        lines = (f'  "{key}": {_to_text(value)}' for key, value in graph.to_json().items())
         texts.append("{\n" + ",\n".join(lines) + "\n}")
     write_text(path, (texts[0] if len(texts) == 1 else "[\n" + ",\n".join(texts) + "\n]") + "\n")
+
+
+def _to_text(value: Any) -> str:
+    """JSON in readable characters, in escapes if there is a path of bytes that are no text."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.encode("utf-8", "replace").decode() == text else json.dumps(value)

@@ -87,6 +87,18 @@ def test_a_bad_line_is_reported_and_does_not_affect_the_others(batch, program, c
     assert read_record(out / "000012.png")["options"]["seed"] == 3
 
 
+def test_a_line_may_have_a_graph_of_another_project_in_it_or_in_a_file(batch, program, scene):
+    path, command = batch
+    sgedit = {"objects": scene[2].objects, "bboxes": scene[2].boxes, "tuples": []}
+    (path.parent / "sgedit.json").write_text(json.dumps(sgedit))
+    lines = [{"ref": "photo.png", "source_sg": "source.json", "sg": graph} for graph in (sgedit, "sgedit.json")]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert program(command) == 0
+    records = [json.loads(line) for line in (path.parent / "out" / "index.jsonl").read_text().splitlines()]
+    assert records[0]["operations"] == records[1]["operations"] != []
+    assert records[0]["sg"] == records[1]["sg"] and "tuples" not in records[0]["sg"]
+
+
 def test_an_option_of_a_wrong_type_costs_its_line_alone(batch, program, capsys):
     path, command = batch
     bad = {

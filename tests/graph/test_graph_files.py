@@ -109,6 +109,13 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
             read_graphs(path)
 
 
+def test_the_path_of_a_photograph_may_be_bytes_that_are_no_text(tmp_path):
+    graph = SceneGraph(("caf\u00e9",), image=os.fsdecode(b"caf\xe9.png"))
+    write_graphs(tmp_path / "graph.json", [graph])
+    assert read_graph(tmp_path / "graph.json") == graph
+    assert '"caf\u00e9"' in (tmp_path / "graph.json").read_text(encoding="utf-8")
+
+
 def test_writing_no_graph_is_an_error(tmp_path):
     with pytest.raises(GraphError, match="no graph"):
         write_graphs(tmp_path / "none.json", [])

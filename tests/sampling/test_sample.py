@@ -317,6 +317,14 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(program, run, tmp_path, capsy
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_name_is_found_before_the_model_is_loaded(program, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ldm.models.loading.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    (tmp_path / "graphs.json").write_text('[{"objects": ["circle"]}, {"objects": ["cirle"]}]')
+    assert program(["--run", str(run), "--sg", str(tmp_path / "graphs.json"), "--outdir", str(tmp_path / "out")]) == 2
+    assert "graph 1, objects[0]: object 'cirle'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_several_processes_need_a_common_output_folder(program, run, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert program(["--run", str(run), "--split", "validation"]) == 2

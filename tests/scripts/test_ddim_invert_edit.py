@@ -141,6 +141,41 @@ def test_the_panel_shows_the_chosen_boxes_and_says_whether_the_whole_image_may_c
             assert "graph" in text and ("may change" in text) == everything
 
 
+def test_keys_that_the_edited_graph_leaves_out_change_nothing(scene, program, folder, run, capsys):
+    bare = SceneGraph(scene[1].objects, scene[1].boxes)
+    write_graphs("edited.json", [bare])
+    assert program([*EDIT, *run]) == 0
+    assert "the two graphs are the same" in capsys.readouterr().out
+    assert np.array_equal(Image.open("out/edited.png"), scene[0])
+    write_graphs("source.json", [bare])
+    write_graphs("edited.json", [scene[1]])
+    assert program([*EDIT, *run]) == 0
+    said = capsys.readouterr().out
+    assert "attributes are unknown in the source graph" in said and "no relationships key" in said
+
+
+@pytest.mark.parametrize("name", ["edited.json", "source.json"])
+def test_an_unknown_name_is_found_before_the_model_is_loaded(program, folder, run, capsys, monkeypatch, name):
+    monkeypatch.setattr("ldm.models.loading.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    (folder / name).write_text('{"objects": ["cirle"]}')
+    assert program([*EDIT, *run]) == 2
+    assert f"{name}, objects[0]: object 'cirle' is not in the vocabulary" in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_graphs_of_other_projects_are_edited(scene, program, folder, run, capsys):
+    names, corners = scene[1].objects, [[50 * x0, 30 * y0, 50 * x1, 30 * y1] for x0, y0, x1, y1 in scene[1].boxes]
+    for name, objects in (("source.json", names), ("edited.json", scene[2].objects)):
+        boxes = [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in corners]
+        annotations = [{"id": i, "image_id": 1, "category_id": i, "bbox": box} for i, box in enumerate(boxes)]
+        categories = [{"id": i, "name": object_} for i, object_ in enumerate(objects)]
+        coco = {"images": [{"id": 1}], "annotations": annotations, "categories": categories}
+        (folder / name).write_text(json.dumps(coco))
+    assert program([*EDIT, *run]) == 0
+    said = capsys.readouterr().out
+    assert "source.json: read as COCO: " in said and f"replace {names[0]!r} (object 0)" in said
+
+
 def test_options_of_an_edit_are_refused_by_name_where_there_is_no_photograph(program, folder, run, capsys):
     options = [
         ["--source-sg", "source.json"], ["--mask", "photo.png"], ["--n", "2"], ["--sweep", "steps=1,2"], ["--previews"],

@@ -169,6 +169,7 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}{'es' if thing.endswith('x') else 's'}"
 
 
-def describe_left_out(parts: Sequence[tuple[int, str]]) -> str:
-    """Such as '2 relations with objects that are not listed left out'; empty if all counts are 0."""
-    return ", ".join(f"{count} {what}" for count, what in parts if count) + (" left out" * any(n for n, _ in parts))
+def describe_left_out(parts: Sequence[tuple[int, str, str]]) -> str:
+    """Such as '2 relations with unknown objects left out', of (count, thing, further words); empty if all counts are 0."""
+    told = [f"{counted(count, thing)} {words}" for count, thing, words in parts if count]
+    return f"{', '.join(told)} left out" if told else ""

@@ -69,5 +69,5 @@ def _read(graph: dict, where: str) -> RawGraph:
                 unlisted += 1
             else:
                 triples.append((position[id_], text(relation.get("name"), f"{place}, relations"), other))
-    note = describe_left_out([(unlisted, "relations to objects that are not listed")])
+    note = describe_left_out([(unlisted, "relation", "to objects that are not listed")])
     return RawGraph(names, boxes, attributes, triples, list(objects), note)

@@ -105,9 +105,14 @@ def _read(prediction: dict, words: _Words, min_score: float, where: str) -> RawG
         if score >= min_score and label != 0 and ends[0] in position and ends[1] in position:
             name = _name(words.predicates, label, f"{where}, rel_labels[{number_}]")
             triples.append((position[ends[0]], name, position[ends[1]]))
-    lost = [(len(boxes) - len(objects), "objects"), (len(pairs) - len(triples), "relations")]
-    note = describe_left_out([(count, f"{thing} with scores below {min_score:g}") for count, thing in lost])
-    return RawGraph(objects, [corners(boxes[i], f"{where}, bbox[{i}]") for i in chosen], triples=triples, note=note)
+    reason = f"with scores below {min_score:g}"
+    lost = [(len(boxes) - len(objects), "object", reason), (len(pairs) - len(triples), "relation", reason)]
+    return RawGraph(
+        objects,
+        [corners(boxes[i], f"{where}, bbox[{i}]") for i in chosen],
+        triples=triples,
+        note=describe_left_out(lost),
+    )
 
 
 def _scores(prediction: dict, key: str, count: int, where: str) -> list[float]:

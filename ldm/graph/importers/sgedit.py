@@ -28,12 +28,10 @@ def entries(data: dict, source: Source) -> list[Entry]:
 
 def _read(graph: Any, data: dict, where: str) -> RawGraph:
     objects = [text(name, f"{where}, objects") for name in sequence(graph.get("objects"), f"{where}, objects")]
-    aliases = graph.get("alias") or []
-    aliases = [
-        text(name, f"{where}, alias") for name in sequence(aliases, f"{where}, alias", len(aliases) and len(objects))
-    ]
-    boxes = graph.get("bboxes") or [None] * len(objects)
-    boxes = [corners(box, f"{where}, bboxes") for box in sequence(boxes, f"{where}, bboxes", len(objects))]
+    listed = sequence(graph.get("alias") or objects, f"{where}, alias", len(objects))
+    aliases = [text(name, f"{where}, alias") for name in listed]
+    boxes = sequence(graph.get("bboxes") or [None] * len(objects), f"{where}, bboxes", len(objects))
+    boxes = [corners(box, f"{where}, bboxes") for box in boxes]
     if "gen_bboxes" in data:
         generated = sequence(data.get("gen_objects"), f"{where}, gen_objects")
         new = sequence(data["gen_bboxes"], f"{where}, gen_bboxes", len(generated))

@@ -119,7 +119,7 @@ def _read(graph: dict, where: str) -> RawGraph:
         list(objects.attributes) if has_attributes else None,
         triples if "relationships" in graph else None,
         without_repetition(objects.ids),
-        describe_left_out([(unlisted, "relations with objects that are not listed")]),
+        describe_left_out([(unlisted, "relation", "with objects that are not listed")]),
     )
 
 
