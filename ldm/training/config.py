@@ -50,20 +50,19 @@ REMOVED_TRAINER_KEYS = {
     "callbacks": "use the section lightning.callbacks",
 }
 PRECISIONS = ("32", "16-mixed", "bf16-mixed", "32-true", "16", "bf16")
-# Smallest values of numbers in a config: those that Lightning and torch do not check before they use them.
-MINIMA = {
-    "data.params.batch_size": 1,
-    "data.params.num_workers": 0,
-    "lightning.trainer.accumulate_grad_batches": 1,
-    "lightning.trainer.check_val_every_n_epoch": 1,
-    "lightning.trainer.log_every_n_steps": 1,
-    "lightning.trainer.max_epochs": -1,
-    "lightning.trainer.max_steps": -1,
-    "lightning.trainer.num_nodes": 1,
-    "lightning.trainer.num_sanity_val_steps": -1,
-    "lightning.trainer.progress_bar_refresh_rate": 0,
+# Whole numbers in a config -> their smallest and largest values, where neither Lightning nor torch checks them before use.
+BOUNDS = {
+    "data.params.batch_size": (1, 10**6),
+    "data.params.num_workers": (0, 512),  # each is a process
+    "lightning.trainer.accumulate_grad_batches": (1, 10**6),
+    "lightning.trainer.check_val_every_n_epoch": (1, 10**9),
+    "lightning.trainer.log_every_n_steps": (1, 10**9),
+    "lightning.trainer.max_epochs": (-1, 10**9),
+    "lightning.trainer.max_steps": (-1, 10**12),
+    "lightning.trainer.num_nodes": (1, 10**5),
+    "lightning.trainer.num_sanity_val_steps": (-1, 10**9),
+    "lightning.trainer.progress_bar_refresh_rate": (0, 10**9),
 }
-WHOLE_NUMBERS = MINIMA.keys()
 ABOVE_ZERO = ("model.base_learning_rate", "lightning.trainer.val_check_interval", "lightning.trainer.gradient_clip_val")
 
 
@@ -128,17 +127,18 @@ def check_sections(config: dict[str, Any]) -> None:
         if _select(config, key) is None:
             hint = "if it changes another config, name that one first: --base configs/vg.yaml configs/tiny.yaml"
             raise ConfigError(f"the config has no {key!r}; {hint}")
-    for key in WHOLE_NUMBERS:
-        _check_number(key, _select(config, key), MINIMA[key], whole=True)
+    for key, bounds in BOUNDS.items():
+        _check_whole_number(key, _select(config, key), *bounds)
     for key in ABOVE_ZERO:
-        _check_number(key, _select(config, key), 0, whole=False)
+        _check_positive(key, _select(config, key))
     _check_lightning(config["lightning"])
 
 
 def _check_nested(config: Any) -> None:
     for section in NESTED:
         content = _select(config, section)
-        if content is not None and not (isinstance(content, str) and "${" in content):
+        is_reference = isinstance(content, str) and "${" in content and "." in section
+        if content is not None and not is_reference:
             _check_keys(section, content, None)
 
 
@@ -153,13 +153,22 @@ def _check_keys(section: str, content: Any, known: Collection[str] | None) -> No
             raise ConfigError(f"{place}: there is no such key in a config{did_you_mean(key, known)}")
 
 
-def _check_number(key: str, value: Any, minimum: int, whole: bool) -> None:
-    if value is None or (isinstance(value, str) and key.startswith("lightning.trainer")):  # such as a duration
-        return
-    number = float(value) if type(value) in (int, float) else math.nan
-    if not (number >= minimum and number.is_integer() if whole else minimum < number < math.inf):
-        kind, bound = ("whole number", f"at least {minimum}") if whole else ("number", f"more than {minimum}")
-        raise ConfigError(f"{key} is {shortened(value)}; it takes a {kind}, {bound}")
+def _check_whole_number(key: str, value: Any, minimum: int, maximum: int) -> None:
+    number = _as_number(value)
+    if value is not None and not (number.is_integer() and minimum <= number <= maximum):
+        raise ConfigError(
+            f"{key} is {shortened(value)}; it takes a whole number, at least {minimum} and at most {maximum}"
+        )
+
+
+def _check_positive(key: str, value: Any) -> None:
+    is_duration = key == "lightning.trainer.val_check_interval" and isinstance(value, (str, dict))
+    if not (value is None or is_duration or 0 < _as_number(value) < math.inf):
+        raise ConfigError(f"{key} is {shortened(value)}; it takes a number, more than 0")
+
+
+def _as_number(value: Any) -> float:
+    return float(value) if type(value) is float or (type(value) is int and abs(value) < 2**63) else math.nan
 
 
 def _check_lightning(section: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,12 +42,13 @@ def of_setup() -> Iterator[None]:
 def of_training(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
     """Turns exceptions during training into a UserError, or into TrainingStopped if the config did not cause them."""
     try:
-        with explained_process_losses():
+        with explained_process_losses(), silent_writer_threads():
             yield
     except (UserError, TrainingStopped, Interrupted, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        resume = f"to continue: --resume {folder}" if trainer.global_step else "no step was trained"
+        saved = (folder / "checkpoints" / "last.ckpt").is_file()
+        resume = f"to continue: --resume {folder}" if saved else "no checkpoint was saved yet"
         if trainer.world_size > 1 and LOST_PROCESS.search(str(error)):
             raise TrainingStopped(f"another process of this training ended, see its message; {resume}") from error
         if match := LOST_WORKER.search(str(error)):
@@ -75,6 +77,22 @@ def explained_process_losses() -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagates
+
+
+@contextmanager
+def silent_writer_threads() -> Iterator[None]:
+    """Prints no traceback of a thread that cannot write a file: TensorBoard raises its error again in the main thread."""
+    previous = threading.excepthook
+
+    def report(failure: threading.ExceptHookArgs) -> None:
+        if not issubclass(failure.exc_type, OSError):
+            previous(failure)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 class LostProcessHandler(logging.Handler):

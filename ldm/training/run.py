@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from ldm.data.datamodule import DataModuleFromConfig
 from ldm.models.runtime import keep_freed_memory, prepare_for_training
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.training import failures
@@ -76,6 +77,8 @@ def _run(arguments: Namespace, overrides: list[str]) -> int:
             from ldm.data import doctor
 
             return doctor.examine(data.datasets)
+        if "train" not in dataset_splits(data) and isinstance(data, DataModuleFromConfig):
+            raise ConfigError("data.params.train: missing; name the training set there")
         model = build_model(config, arguments.actual_resume)
         model.vocab = data.vocab if isinstance(data, HasVocab) else None
         if not arguments.train:
