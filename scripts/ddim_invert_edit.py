@@ -144,7 +144,7 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
 def edit_one(arguments: argparse.Namespace) -> int:
     """Edits one photograph, or samples an image of the graph where there is no photograph."""
     from ldm.graph.graph_files import read_graph
-    from ldm.models.loading import find_checkpoint
+    from ldm.models.finding import find_checkpoint
     from ldm.models.vocabulary import check_names
     from ldm.util.images import read_image
 

@@ -67,18 +67,13 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> None:
     given = given_values(arguments, SampleOptions)
     from_mapping(SampleOptions, given)
-    from ldm.graph.graph_files import read_graphs
-    from ldm.models.loading import choose_device, find_checkpoint, fingerprint, load_model
-    from ldm.models.vocabulary import check_names
+    places, checkpoint = read_checked_graphs(arguments)
+    from ldm.models.loading import choose_device, fingerprint, load_model
     from ldm.sampling.folder import sample_all
     from ldm.sampling.sample import default_layout
     from ldm.util.images import read_image
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    graphs = read_graphs(arguments.sg, min_score=arguments.min_score) if arguments.sg else []
-    places = {f"{arguments.sg}: graph {index}": graph for index, graph in enumerate(graphs)}
-    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    check_names(places, checkpoint, arguments.config)
     folder = choose_folder(arguments.outdir, world)
     style = arguments.style and read_image(arguments.style, upright=True)
     device = choose_device(arguments.device)
@@ -92,6 +87,19 @@ def run(arguments: argparse.Namespace) -> None:
     if sample_all(model, scenes, folder, options, style, arguments.seed, *sizes, rank, world):
         count = len(scenes) * arguments.n_per_graph
         print(f"{count} images in {folder}: images/, graphs/, index.jsonl and sheet.png")
+
+
+def read_checked_graphs(arguments: argparse.Namespace) -> tuple[dict, Path | None]:
+    """The graphs of --sg, by where they come from, and the checkpoint. Raises UserError for names the model does not know."""
+    from ldm.graph.graph_files import read_graphs
+    from ldm.models.finding import find_checkpoint
+    from ldm.models.vocabulary import check_names
+
+    graphs = read_graphs(arguments.sg, min_score=arguments.min_score) if arguments.sg else []
+    places = {f"{arguments.sg}: graph {index}": graph for index, graph in enumerate(graphs)}
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    check_names(places, checkpoint, arguments.config)
+    return places, checkpoint
 
 
 def choose_folder(outdir: str | None, world: int) -> Path:

@@ -34,6 +34,8 @@ UNSUPPORTED_OPTIONS = {"normalize_images": "; images are always in [-1,1]"}
 class COCOTrain(Dataset):
     """COCO images with graphs: ds[i] is (image (3,S,S) in [-1,1], SceneGraph with boxes), in the order of the file.
 
+    Attributes are unknown (None), since the annotations have none.
+
     Relations are drawn at random, depending on (seed, epoch, index) only. Boxes are clipped to the image. Annotations of
     images that `instances_json` does not list are left out, and reported by `check`.
 

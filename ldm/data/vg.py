@@ -23,8 +23,9 @@ from ldm.util.images import ImageError, find_image_errors, read_image, resize_sq
 class VGTrain(Dataset):
     """Visual Genome with graphs: ds[i] is (image (3,S,S) in [-1,1], SceneGraph with boxes and attributes).
 
-    Objects are drawn at random, depending on (seed, epoch, index) only. Relations of an object with itself are left out.
-    Boxes are clipped to the image; one without area in the image, or not finite, is treated as unknown.
+    An object for which the file lists no attribute has none: () and not None. Objects are drawn at random, depending on
+    (seed, epoch, index) only. Relations of an object with itself are left out. Boxes are clipped to the image; one without
+    area in the image, or not finite, is treated as unknown.
 
     Args:
         vocab: path of the vocab.json that was written together with the h5 file.

@@ -27,6 +27,7 @@ from ldm.checkpoints.loading import ema_keys, format_shape
 from ldm.checkpoints.reading import CheckpointError, list_names
 from ldm.checkpoints.saving import save_safetensors
 from ldm.models.autoencoder import Autoencoder
+from ldm.models.finding import METADATA
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.global_film import CLIPGlobalEncoder
 from ldm.util.config import instantiate_from_config, resolve
@@ -48,7 +49,6 @@ PARTS = {
     "unet": ExportablePart(UNetModel, "model.params.unet_config", "model.diffusion_model.", "model.diffusion_model."),
 }
 SCALE = "scale_factor"  # of the latents that the U-Net was trained on
-METADATA = "ldm"  # key of the JSON in the metadata of an adapters file: {"config": {...}, "vocab": {...}}
 UNET_ADAPTERS = r"(^|\.)(film|lora_A|lora_B)(\.|$)"  # keys of what is added to a published U-Net
 
 

@@ -22,6 +22,7 @@ from ldm.graph.vocab import Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
+from ldm.models.finding import find_checkpoint, is_run, last_checkpoint
 from ldm.models.runtime import prepare_for_inference
 from ldm.models.vocabulary import training_vocab
 from ldm.modules.lora_files import add_lora
@@ -31,41 +32,6 @@ from ldm.util.errors import UserError, did_you_mean
 from ldm.util.trust import read_untrusted
 
 logger = logging.getLogger(__name__)
-
-
-def is_run(folder: str | Path) -> bool:
-    """Whether a folder is the log folder of a run with a checkpoint."""
-    return (Path(folder) / "checkpoints" / "last.ckpt").is_file()
-
-
-def last_checkpoint(run: str | Path) -> Path:
-    """The last checkpoint in the log folder of a run. Raises CheckpointError if there is none."""
-    path = Path(run) / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise CheckpointError(f"{run}: has no {path.relative_to(run)}; name a folder that trainer.py wrote under logs/")
-    return path
-
-
-def find_checkpoint(
-    run: str | Path | None = None, ckpt: str | Path | None = None, config: ConfigPaths | None = None
-) -> Path | None:
-    """The checkpoint that the options --run, --ckpt and --config select.
-
-    Returns:
-        The checkpoint; None if only a config is given; the adapters that ship with the project if nothing is given.
-
-    Raises:
-        CheckpointError: the run has no checkpoint, or the shipped files are incomplete.
-    """
-    if ckpt:
-        return Path(ckpt)
-    if run:
-        return last_checkpoint(run)
-    if config:
-        return None
-    path = shipped.shipped_adapters()
-    logger.info("no --run, --ckpt or --config: using the weights that ship with the project, %s", path)
-    return path
 
 
 def choose_device(requested: str | None = None) -> str:

@@ -14,11 +14,9 @@ from omegaconf import OmegaConf
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import Vocab
-from ldm.models.export import METADATA
+from ldm.models.finding import METADATA, is_run, last_checkpoint
 from ldm.util.config import instantiate_from_config, plain
 from ldm.util.config_merging import ConfigPaths, read_configs
-
-LAST = Path("checkpoints", "last.ckpt")
 
 
 def read_vocab(checkpoint: str | Path | None, config: ConfigPaths | None = None) -> Vocab | None:
@@ -34,8 +32,8 @@ def read_vocab(checkpoint: str | Path | None, config: ConfigPaths | None = None)
     Raises:
         UserError: the vocabulary, or the data set of the config, is missing or damaged.
     """
-    if checkpoint is not None and (Path(checkpoint) / LAST).is_file():
-        checkpoint = Path(checkpoint) / LAST
+    if checkpoint is not None and is_run(checkpoint):
+        checkpoint = last_checkpoint(checkpoint)
     if checkpoint is not None and (saved := _saved_vocab(Path(checkpoint))):
         return Vocab.from_json(saved, f"{checkpoint}: vocabulary")
     train = OmegaConf.select(read_configs(config), "data.params.train") if config else None
