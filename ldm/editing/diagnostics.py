@@ -30,14 +30,14 @@ class Reconstruction:
 
     Args:
         image: at the photograph's size; of the autoencoder alone for methods without inversion.
-        psnr: dB, reconstruction against photograph, at the model's resolution.
+        psnr: dB, reconstruction against photograph, at the model's resolution; None where nothing was inverted.
         psnr_autoencoder: dB, the same of the autoencoder alone, an upper bound for any inversion.
         round_trip_error: |z0' - z0| / |z0| of the latent that was inverted and sampled back; None for methods without
             inversion.
     """
 
     image: Image.Image
-    psnr: float
+    psnr: float | None
     psnr_autoencoder: float
     round_trip_error: float | None
 
@@ -48,19 +48,18 @@ def reconstruct(
 ) -> Reconstruction:
     """Samples the photograph back from its inversion. Raises UserError if it diverges."""
     autoencoder = model.decode(source.latent)
-    decoded, error = autoencoder, None
-    if source.method != "noise":
-        latent = _round_trip(source, progress)
-        decoded, error = model.decode(latent), _relative_error(latent, source.latent)
-    return Reconstruction(
-        to_image_like(decoded, photograph), _psnr(decoded, source.image), _psnr(autoencoder, source.image), error
-    )
+    quality = _psnr(autoencoder, source.image)
+    if source.method == "noise":
+        return Reconstruction(to_image_like(autoencoder, photograph), None, quality, None)
+    latent = _round_trip(source, progress)
+    decoded, error = model.decode(latent), _relative_error(latent, source.latent)
+    return Reconstruction(to_image_like(decoded, photograph), _psnr(decoded, source.image), quality, error)
 
 
 def autoencoder_only(model: LatentDiffusion, photograph: Image.Image, source: SourceState) -> Reconstruction:
     """The reconstruction of an edit that changes nothing: the photograph itself is returned."""
     quality = _psnr(model.decode(source.latent), source.image)
-    return Reconstruction(photograph.copy(), quality, quality, None)
+    return Reconstruction(photograph.copy(), None, quality, None)
 
 
 @torch.no_grad()

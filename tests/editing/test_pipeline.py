@@ -399,6 +399,13 @@ def test_a_reconstruction_is_sampled_only_on_request_and_does_not_change_the_edi
     assert round_trip_error(edit_with(model, photograph, other, graph, steps=3).source) is None
 
 
+def test_an_edit_that_inverts_nothing_has_no_psnr_of_an_inversion(model, scene):
+    photograph, graph, other = scene
+    for edited in (graph, other):  # nothing to do, and the method noise
+        again = edit_with(model, photograph, edited, graph, steps=2, reconstruction=True).reconstruction
+        assert again.psnr is None and again.round_trip_error is None and again.psnr_autoencoder > 0
+
+
 def test_without_a_source_graph_the_reconstruction_does_not_depend_on_the_edited_graph(model, scene):
     photograph, graph, other = scene
     one, two = (edit_with(model, photograph, g, reconstruction=True, steps=2) for g in (graph, other))
