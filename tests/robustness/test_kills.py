@@ -141,7 +141,8 @@ def test_killed_training_resumes_from_a_whole_checkpoint_and_ends_with_the_same_
             run = last_run(logs)
             kill_at_random(command(*(["--resume", run] if run else [*base, "--logdir", logs])), seconds, rng)
             for path in logs.rglob("*.ckpt"):
-                torch.load(path, weights_only=True)
+                if not LEFTOVER.fullmatch(path.name):
+                    torch.load(path, weights_only=True)
         run = last_run(logs)
         finish(command(*(["--resume", run] if run else [*base, "--logdir", logs])))
         weights = [
