@@ -97,7 +97,7 @@ def purpose(path: Path) -> str:
 
 
 def short_name(path: Path) -> str:
-    """A config's name in tables: vg, demo/hard."""
+    """A config's name in tables: vg, flat/vq."""
     return str(path.relative_to(ROOT / "configs").with_suffix(""))
 
 

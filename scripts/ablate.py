@@ -1,7 +1,7 @@
-"""Ablation: train the adapters of configs/demo.yaml with and without each part, and measure samples of each variant.
+"""Ablation: train the adapters of configs/flat/adapters.yaml with and without each part, and measure samples of each variant.
 
     python scripts/ablate.py --seeds 1,2,3 --outdir outputs/ablation
-    python scripts/ablate.py --base configs/demo.yaml configs/demo/hard.yaml --scenes hard --outdir outputs/hard \\
+    python scripts/ablate.py --base configs/flat/adapters.yaml own.yaml --outdir outputs/own \\
         model.params.ckpt_path=logs/<a run>/checkpoints/last.ckpt
 
 Overrides such as section.key=value apply to every training run; relative paths in them start at the project's folder. Runs
@@ -58,9 +58,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--base",
         nargs="+",
-        default=["configs/demo.yaml"],
+        default=["configs/flat/adapters.yaml"],
         metavar="YAML",
-        help="configs, of which later ones override earlier ones (default: configs/demo.yaml)",
+        help="configs, of which later ones override earlier ones (default: configs/flat/adapters.yaml)",
     )
     add(
         "--seeds",
@@ -71,7 +71,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max-steps", type=positive, help="steps of each training run (default: the config's)")
     add("--n", type=positive, default=200, help="scenes of each kind that are sampled (default: %(default)s)")
     add("--seed-offset", type=at_least(0), default=100_000, help="number of the first scene (default: %(default)s)")
-    add("--scenes", default="shapes", help="synthetic world, shapes or hard (default: %(default)s)")
+    add("--scenes", default="shapes", help="synthetic world (default: %(default)s)")
     add("--gpus", default="cpu:2", help="devices for training, as in trainer.py (default: %(default)s)")
     add("--outdir", default="outputs/ablation", metavar="DIR", help="folder of the results (default: %(default)s)")
     words, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
@@ -111,7 +111,7 @@ def find_config(name: str) -> Path:
     for path in (Path(name).absolute(), ROOT / name):
         if path.is_file():
             return path
-    raise UserError(f"--base {name}: no such file; name a config such as configs/demo.yaml")
+    raise UserError(f"--base {name}: no such file; name a config such as configs/flat/adapters.yaml")
 
 
 def check_options(folder: Path, arguments: argparse.Namespace, configs: list[Path]) -> None:

@@ -34,7 +34,8 @@ from ldm.synthetic.checker import check, read_scene, same_style
 from ldm.util.cli import run_program
 from ldm.util.errors import UserError
 
-CONFIG = "configs/demo.yaml"
+WEIGHTS = "flat"  # the frozen weights that ship for this world
+CONFIG = f"configs/{WEIGHTS}/adapters.yaml"
 FOLDER = Path("outputs/demo")
 WORLD = "shapes"
 SCENES = 8  # validation scenes that are sampled, before and after training
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run() -> int:
     os.chdir(shipped.ROOT)  # configs and weights are named from there
-    shipped.shipped_adapters()
+    shipped.shipped_adapters(WEIGHTS)
     FOLDER.mkdir(parents=True, exist_ok=True)
     before = sample_scenes(load_model(config=CONFIG))
     try:

@@ -1,6 +1,6 @@
 """Write synthetic scenes as image and graph files.
 
-    python scripts/export_demo.py --scenes hard --split validation --n 64 --out scenes
+    python scripts/export_demo.py --split validation --n 64 --out scenes
 
 writes scenes/images/000000.png ..., scenes/graphs.json (sg2im's format, one graph for each image, in their order),
 scenes/vocab.json (sg2im's format) and a contact sheet, scenes/sheet.png. The graphs are those of training; --boxes all
@@ -37,10 +37,10 @@ COLUMNS, SHEET_SIZE, GAP = 8, 64, 4  # of the contact sheet: columns, most pictu
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--scenes", default="shapes", help="'shapes' (flat) or 'hard' (shaded solids) (default: %(default)s)")
+    add("--scenes", default="shapes", help="synthetic world (default: %(default)s)")
     add("--split", choices=SPLITS, default="validation", help="default: %(default)s")
     add("--n", type=positive, default=64, help="number of scenes (default: %(default)s)")
-    add("--image-size", type=at_least(8), help="side in pixels (default: 64 for shapes, 128 for hard)")
+    add("--image-size", type=at_least(8), help="side in pixels (default: the world's)")
     add("--boxes", choices=BOXES, default="mixed", help="which objects have a box in the graphs (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the train split; validation is always the same (default: %(default)s)")
     add("--out", required=True, metavar="DIR", help="output folder")

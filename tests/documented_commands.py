@@ -51,9 +51,9 @@ def command_lines() -> dict[str, str]:
     sources = {page: list(code(page)) for page in PAGES}
     sources |= {path: comment(path) for path in sorted((ROOT / "configs").rglob("*.yaml"))}
     sources |= {path: docstring(path) for path in [ROOT / "trainer.py", *sorted((ROOT / "scripts").glob("*.py"))]}
-    manifest = ROOT / "data/demo/MANIFEST.json"
-    entries = json.loads(manifest.read_text(encoding="utf-8")).values()
-    sources[manifest] = [re.split(r" \(|, then", entry["command"])[0] for entry in entries]
+    for manifest in sorted((ROOT / "data").glob("*/MANIFEST.json")):
+        entries = json.loads(manifest.read_text(encoding="utf-8")).values()
+        sources[manifest] = [re.split(r" \(|, then", entry["command"])[0] for entry in entries]
     return {
         " ".join(match[0].split()): str(path.relative_to(ROOT))
         for path, lines in sources.items()

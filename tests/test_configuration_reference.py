@@ -64,7 +64,7 @@ def test_every_section_that_a_config_may_have_is_described(reference):
 def test_every_config_states_the_command_that_uses_it(reference):
     combinations = {path.stem: [file.stem for file in reference.combination(path)] for path in reference.config_files()}
     assert combinations["vg"] == ["vg"] and combinations["tiny"] == ["vg", "tiny"]
-    assert combinations["hard_backbone"] == ["demo", "backbone", "hard", "hard_backbone"]
+    assert combinations["backbone"] == ["adapters", "backbone"]
 
 
 def test_every_config_is_complete_together_with_the_files_before_it(reference):

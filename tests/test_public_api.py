@@ -25,7 +25,8 @@ def test_the_python_lines_of_the_readme_edit_a_photograph(checkpoint, tmp_path, 
     Path("lines.py").write_text(f"{lines}other = {alternative}\n")
     monkeypatch.setitem(SAMPLERS, "dpm++", SAMPLERS["dpm++"]._replace(default_steps=2))
     names = runpy.run_path("lines.py")
-    with Image.open(ROOT / "data" / "demo" / "example.png") as photograph, Image.open("edited.png") as edited:
+    (photograph,) = re.findall(r'read_image\("(.*?)"\)', lines)
+    with Image.open(photograph) as photograph, Image.open("edited.png") as edited:
         assert edited.size == photograph.size and edited.tobytes() != photograph.convert("RGB").tobytes()
     assert type(names["other"]) is type(names["model"])
 

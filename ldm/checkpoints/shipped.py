@@ -1,7 +1,7 @@
-"""The weights that are part of the repository, and the manifest that verifies them.
+"""The weights that are part of the repository, in sets by name, and the manifests that verify them.
 
-data/demo/MANIFEST.json holds for each file its identity (sha256, bytes), its provenance (command, seed, minutes, cores,
-device) and the results that were measured with it.
+The set 'flat' is the folder data/flat. Its MANIFEST.json holds for each file its identity (sha256, bytes), its provenance
+(command, seed, minutes, cores, device) and the results that were measured with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from ldm.checkpoints.reading import CheckpointError
 from ldm.util.files import atomic_write, digest
 
 ROOT = Path(ldm.__file__).resolve().parents[1]  # of the checkout
-FOLDER = Path("data/demo")  # relative to ROOT
+FOLDER = Path("data")  # of the sets, relative to ROOT
+SHIPPED = "flat"  # the set that programs use by default
 ADAPTERS = "adapters.safetensors"
 MANIFEST = "MANIFEST.json"
 
@@ -45,16 +46,19 @@ class Entry:
     measured: dict[str, float | str]
 
 
-def shipped_adapters() -> Path:
-    """The path of the adapters that programs use by default, after all files of the manifest have been verified.
+def shipped_adapters(weights: str = SHIPPED) -> Path:
+    """The path of a set's adapters, after all files of its manifest have been verified.
+
+    Args:
+        weights: name of the set.
 
     Raises:
         CheckpointError: a file is missing, or differs from the one in the manifest.
     """
-    folder = ROOT / FOLDER
+    folder = ROOT / FOLDER / weights
     for name, entry in read_manifest(folder).items():
         # A relative path in a config is looked up in the current folder first, so that file is the one to verify.
-        verify(folder / name if name == ADAPTERS else find_in_checkout(FOLDER / name), entry)
+        verify(folder / name if name == ADAPTERS else find_in_checkout(FOLDER / weights / name), entry)
     if not (folder / ADAPTERS).is_file():
         raise CheckpointError(f"{folder / ADAPTERS}: there is no such file; {_remedy(folder)}")
     return folder / ADAPTERS

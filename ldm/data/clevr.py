@@ -1,4 +1,4 @@
-"""CLEVR's scenes as scene graphs, in the vocabulary of `ldm.synthetic.solids` with two more colours.
+"""CLEVR's scenes as scene graphs.
 
 A scenes file (Johnson et al. 2017; facebookresearch/clevr-dataset-gen) lists for each object its shape, size, colour and
 material, the image position of its centre (`pixel_coords`: column, row, and distance from the camera) and its rotation.
@@ -32,15 +32,22 @@ from ldm.data.values import real, require_count, whole
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, Triple
 from ldm.graph.vocab import Vocab
-from ldm.synthetic import solids
+from ldm.synthetic.annotation import CONVERSE
 from ldm.util.errors import UserError
 from ldm.util.images import find_image_errors, read_image, resize_square, to_tensor
 
-COLOURS = (*solids.COLOURS, "gray", "brown")
-VOCAB = Vocab(solids.VOCAB.objects, solids.VOCAB.predicates, (*solids.SIDES, *COLOURS, *solids.MATERIALS))
+SHAPES = ("sphere", "cube", "cylinder")
+SIZES = ("small", "large")
+COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple", "gray", "brown")
+MATERIALS = ("rubber", "metal")
+WORDS = {"shape": SHAPES, "size": SIZES, "color": COLOURS, "material": MATERIALS}
+VOCAB = Vocab(
+    objects=("__image__", *SHAPES),
+    predicates=("__in_image__", "left of", "right of", "in front of", "behind"),
+    attributes=(*SIZES, *COLOURS, *MATERIALS),
+)
 FOCAL_LENGTH = 35 / 32  # relative to the image's longer side: Blender's default camera
 ELEVATION = math.radians(28)
-WORDS = {"shape": solids.SHAPES, "size": tuple(solids.SIDES), "color": COLOURS, "material": solids.MATERIALS}
 MAX_LENGTH = 1e6  # in pixels or units of the scene
 PREDICATES = {"left": "left of", "front": "in front of"}
 
@@ -133,7 +140,7 @@ class CLEVR(Dataset):
             for name, predicate in PREDICATES.items():
                 for subject, object in remove_implied_relations(scene[name]):
                     triple = (subject, predicate, object)
-                    triples.append(triple if rng.random() < 0.5 else (object, solids.CONVERSE[predicate], subject))
+                    triples.append(triple if rng.random() < 0.5 else (object, CONVERSE[predicate], subject))
         return SceneGraph(
             tuple(each[0] for each in objects),
             boxes,

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
-from ldm.checkpoints.shipped import ROOT
+from ldm.checkpoints.shipped import FOLDER, ROOT
 from ldm.graph.batch import Batch, GraphBatch, Latents, encode
 from ldm.graph.graph_files import read_graphs
 from ldm.graph.scene_graph import SceneGraph
@@ -30,6 +30,7 @@ RANDOM_WEIGHTS = {
     "global_stage_config": {"params": {"init": "random"}},
 }
 ADAPTER_PARAMS = {"film_embedding_dim", "lora_rank", "context_local_dim", "box_bias"}  # unknown to diffusers' U-Net
+EXAMPLE = ROOT / FOLDER / "flat"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -124,9 +125,9 @@ class Workload:
 
     def edit_example(self) -> tuple[Image.Image, SceneGraph, SceneGraph]:
         """A photograph, its graph and the edited graph."""
-        with Image.open(ROOT / "data/demo/example.png") as image:
+        with Image.open(EXAMPLE / "example.png") as image:
             photograph = image.convert("RGB").resize((self.image_side, self.image_side))
-        (source,), (target,) = (read_graphs(ROOT / "data/demo" / name) for name in ("example.json", "edited.json"))
+        (source,), (target,) = (read_graphs(EXAMPLE / name) for name in ("example.json", "edited.json"))
         return photograph, source, target
 
 

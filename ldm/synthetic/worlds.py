@@ -13,7 +13,6 @@ from ldm.graph.validation import Box
 from ldm.graph.vocab import Vocab
 from ldm.synthetic.readings import SceneReading
 from ldm.synthetic.shapes import ShapesWorld
-from ldm.synthetic.solids import SolidsWorld
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.images import Picture
 
@@ -124,7 +123,6 @@ class World(Protocol):
 
 WORLDS: dict[str, World] = {
     "shapes": ShapesWorld(),
-    "hard": SolidsWorld(),
 }
 
 

@@ -18,13 +18,14 @@ from ldm.models.export import export_adapters
 from ldm.models.loading import find_checkpoint, load_model
 from ldm.synthetic.checker import check
 
+SET = shipped.FOLDER / shipped.SHIPPED  # relative to the checkout
 HOW = {"command": "python trainer.py", "seed": 1, "minutes": 2.0, "cores": 2, "device": "cpu", "measured": {"psnr": 30}}
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A separate checkout with adapters of a tiny model; the current folder is another one."""
-    folder = tmp_path / "checkout" / shipped.FOLDER
+    folder = tmp_path / "checkout" / SET
     folder.mkdir(parents=True)
     saved = {}
     tiny_model().on_save_checkpoint(saved)
@@ -42,7 +43,7 @@ def checkout(tmp_path, monkeypatch):
 def test_the_shipped_adapters_are_the_default_and_a_message_names_them(checkout, caplog):
     caplog.set_level(logging.INFO, "ldm")
     path = find_checkpoint()
-    assert path == checkout / "data/demo/adapters.safetensors"
+    assert path == checkout / SET / "adapters.safetensors"
     assert len(caplog.messages) == 1 and str(path) in caplog.messages[0]
     assert load_model(path).config["model"]["target"].endswith("LatentDiffusion")
 
@@ -58,29 +59,29 @@ def test_a_named_run_checkpoint_or_config_is_used_instead(checkout, caplog):
 
 
 def test_a_changed_file_is_refused_by_name(checkout):
-    (checkout / "data/demo/vq.safetensors").write_bytes(b"Weights")
+    (checkout / SET / "vq.safetensors").write_bytes(b"Weights")
     with pytest.raises(CheckpointError, match="vq.safetensors: .*sha256"):
         find_checkpoint()
 
 
 @pytest.mark.parametrize("name", ["adapters.safetensors", "vq.safetensors", "MANIFEST.json"])
 def test_a_missing_file_is_refused_by_name(checkout, name):
-    (checkout / "data/demo" / name).unlink()
+    (checkout / SET / name).unlink()
     with pytest.raises(CheckpointError, match=f"{name}: .*--ckpt"):
         find_checkpoint()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"vq.safetensors": {"sha256": "0"}}', '{"vq.safetensors": 3}'])
 def test_a_broken_manifest_is_refused_by_name(checkout, text):
-    (checkout / "data/demo/MANIFEST.json").write_text(text)
+    (checkout / SET / "MANIFEST.json").write_text(text)
     with pytest.raises(CheckpointError, match="not a manifest"):
         find_checkpoint()
 
 
 def test_a_file_in_the_current_folder_that_hides_a_shipped_one_is_verified(checkout):
-    Path("data/demo").mkdir(parents=True)
-    Path("data/demo/vq.safetensors").write_bytes(b"others")
-    with pytest.raises(CheckpointError, match="^data/demo/vq.safetensors: .*sha256"):
+    SET.mkdir(parents=True)
+    (SET / "vq.safetensors").write_bytes(b"others")
+    with pytest.raises(CheckpointError, match=f"^{SET}/vq.safetensors: .*sha256"):
         find_checkpoint()
 
 
@@ -111,7 +112,7 @@ def test_frozen_parts_are_found_from_any_folder(checkout, tmp_path):
 
 
 def test_an_entry_describes_the_file_and_replaces_an_older_one(checkout):
-    folder = checkout / "data/demo"
+    folder = checkout / SET
     (folder / "vq.safetensors").write_bytes(b"newer")
     entry = shipped.record_in_manifest(folder / "vq.safetensors", **{**HOW, "seed": 5})
     assert entry.bytes == 5 and entry.seed == 5
@@ -135,35 +136,44 @@ def test_the_scripts_use_the_shipped_weights_by_default(checkout, capsys, load_s
 
 # The files of this checkout --------------------------------------------------------------------------------------------
 
-DEMO = shipped.ROOT / shipped.FOLDER
-WEIGHTS = sorted(DEMO.glob("*.safetensors"))
+FLAT = shipped.ROOT / shipped.FOLDER / "flat"
+MANIFESTS = sorted((shipped.ROOT / shipped.FOLDER).glob(f"*/{shipped.MANIFEST}"))
 
 
-@pytest.mark.skipif(not WEIGHTS, reason="no weights are in data/demo yet")
-def test_the_manifest_describes_every_shipped_file():
-    manifest = shipped.read_manifest(DEMO)
-    assert set(manifest) == {path.name for path in WEIGHTS}
-    for path in WEIGHTS:
-        shipped.verify(path, manifest[path.name])
-        assert path.stat().st_size == manifest[path.name].bytes
+def test_the_default_set_ships():
+    assert shipped.SHIPPED in [path.parent.name for path in MANIFESTS]
 
 
-def test_the_shipped_files_stay_below_12_megabytes():
-    assert sum(path.stat().st_size for path in DEMO.iterdir()) <= 12_000_000
+@pytest.mark.parametrize("folder", [path.parent for path in MANIFESTS], ids=lambda folder: folder.name)
+def test_a_manifest_describes_every_file_of_weights_beside_it(folder):
+    manifest = shipped.read_manifest(folder)
+    assert set(manifest) == {path.name for path in folder.glob("*.safetensors")}
+    for name, entry in manifest.items():
+        shipped.verify(folder / name, entry)
+        assert (folder / name).stat().st_size == entry.bytes
+
+
+def test_a_set_is_chosen_by_name():
+    assert shipped.shipped_adapters("flat") == FLAT / shipped.ADAPTERS
+    with pytest.raises(CheckpointError, match="flta"):
+        shipped.shipped_adapters("flta")
+
+
+def test_the_files_for_flat_shapes_stay_below_12_megabytes():
+    assert sum(path.stat().st_size for path in FLAT.iterdir()) <= 12_000_000
 
 
 def test_the_example_image_shows_its_graph_and_not_the_edited_one():
-    (source,), (target,) = (read_graphs(DEMO / name) for name in ("example.json", "edited.json"))
+    (source,), (target,) = (read_graphs(FLAT / name) for name in ("example.json", "edited.json"))
     assert source.image == target.image == "example.png"
-    picture = Image.open(DEMO / source.image)
+    picture = Image.open(FLAT / source.image)
     assert check(source, picture).passed and not check(target, picture).passed
     assert [type(operation) for operation in diff(source, target)] == [ChangeAttribute, Replace]
 
 
-@pytest.mark.skipif(not WEIGHTS, reason="no weights are in data/demo yet")
-def test_the_vocabulary_of_the_shipped_model_covers_the_example(monkeypatch, tmp_path):
+def test_the_vocabulary_of_the_model_for_flat_shapes_covers_the_example(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    model = load_model(find_checkpoint())
+    model = load_model(shipped.shipped_adapters("flat"))
     for name in ("example.json", "edited.json"):
-        for graph in read_graphs(DEMO / name):
+        for graph in read_graphs(FLAT / name):
             graph.validate(model.vocab, name)

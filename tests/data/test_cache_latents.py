@@ -88,6 +88,6 @@ def test_a_negative_number_of_workers_is_an_error(cache_latents, capsys):
 
 
 def test_the_demo_data_cannot_be_cached(cache_latents, tmp_path, capsys):
-    demo = Path(__file__).parents[2] / "configs/demo.yaml"
+    demo = Path(__file__).parents[2] / "configs/flat/adapters.yaml"
     assert cache_latents("--config", demo, "--out", tmp_path / "cache") == 2
     assert "DemoTrain" in capsys.readouterr().err and not (tmp_path / "cache").exists()

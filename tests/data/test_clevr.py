@@ -11,7 +11,6 @@ from PIL import Image
 
 from ldm.data.clevr import CLEVR, ClevrError, CLEVRValidation, estimate_box, remove_implied_relations
 from ldm.graph.batch import collate
-from ldm.synthetic import solids
 from ldm.util.errors import UserError
 from ldm.util.images import read_image
 
@@ -102,9 +101,12 @@ def test_max_samples_limits_the_number_of_scenes_and_indices(clevr):
         short[2]
 
 
-def test_the_vocabulary_is_that_of_the_rendered_solids_with_two_more_colours():
-    assert CLEVR.vocab.objects == solids.VOCAB.objects and CLEVR.vocab.predicates == solids.VOCAB.predicates
-    assert set(CLEVR.vocab.attributes) == {*solids.VOCAB.attributes, "gray", "brown"}
+def test_the_vocabulary_has_the_words_of_the_published_generator():
+    """Those of clevr-dataset-gen's properties.json, and the four relations of its scenes."""
+    assert set(CLEVR.vocab.objects[1:]) == {"cube", "sphere", "cylinder"}
+    assert set(CLEVR.vocab.predicates[1:]) == {"left of", "right of", "in front of", "behind"}
+    colours = {"gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow"}
+    assert set(CLEVR.vocab.attributes) == {"large", "small", "rubber", "metal"} | colours
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_bad_batches_cost_their_bad_lines_alone(file, checkpoint, program, tmp_p
     if file is None:
         pytest.skip("the bad inputs are not beside the checkout")
     for name in ("example.png", "example.json", "edited.json"):
-        shutil.copy(ROOT / "data" / "demo" / name, tmp_path)
+        shutil.copy(ROOT / "data" / "flat" / name, tmp_path)
     shutil.copy(file, tmp_path / "edits.jsonl")
     run = ["--ckpt", str(checkpoint), "--steps", "1", "--device", "cpu", "--outdir", str(tmp_path / "out")]
     assert program(["--batch", str(tmp_path / "edits.jsonl"), *run]) in (0, 2)

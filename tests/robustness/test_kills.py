@@ -130,7 +130,7 @@ def test_killed_training_resumes_from_a_whole_checkpoint_and_ends_with_the_same_
         options += ["lightning.trainer.limit_val_batches=1", "data.params.num_workers=0"]
         return ["trainer.py", *words, "-t", "--gpus", f"cpu:{processes}", *options]
 
-    base = ["--base", "configs/demo.yaml"]
+    base = ["--base", "configs/flat/adapters.yaml"]
     seconds = finish(command(*base, "--logdir", tmp_path / "undisturbed"))
     (undisturbed,) = (tmp_path / "undisturbed").iterdir()
     other_file_system = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+from ldm.synthetic.worlds import WORLDS
 from scripts import ablate
 
 
@@ -74,13 +75,14 @@ def test_finished_measurements_are_not_repeated(tmp_path, calls, capsys):
     [
         (["--n", "9"], "n 5, not 9"),
         (["--n", "5", "--max-steps", "3"], "max_steps None, not 3"),
-        (["--n", "5", "--scenes", "hard"], "scenes shapes, not hard"),
+        (["--n", "5", "--scenes", "other"], "scenes shapes, not other"),
         (["--n", "5", "--seed-offset", "0"], "seed_offset 100000, not 0"),
         (["--n", "5", "--base", "configs/tiny.yaml"], "not ['tiny.yaml "),
         (["--n", "5", "model.params.ema_decay=0.9"], "not ['model.params.ema_decay=0.9']"),
     ],
 )
-def test_results_of_other_options_are_not_mixed(tmp_path, calls, capsys, other, words):
+def test_results_of_other_options_are_not_mixed(tmp_path, calls, capsys, monkeypatch, other, words):
+    monkeypatch.setitem(WORLDS, "other", WORLDS["shapes"])
     arguments = ["--seeds", "7", "--outdir", str(tmp_path)]
     assert ablate.main([*arguments, "--n", "5"]) == 0
     calls.clear()
@@ -116,12 +118,12 @@ def test_every_variant_is_trained_with_its_own_overrides_and_seed(tmp_path, call
 def test_configs_and_overrides_reach_every_training_run_from_any_folder(tmp_path, calls, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("own.yaml").write_text("a: 1")
-    words = ["model.params.ckpt_path=a.ckpt", "--base", "configs/demo.yaml", "own.yaml", "--seeds", "7"]
+    words = ["model.params.ckpt_path=a.ckpt", "--base", "configs/flat/adapters.yaml", "own.yaml", "--seeds", "7"]
     assert ablate.main([*words, "model.params.unet_config.params.lora_rank=8", "--outdir", "out"]) == 0
     assert Path.cwd() == ROOT and (tmp_path / "out" / "table.md").exists()
     for overrides, words in zip(ablate.VARIANTS.values(), calls[::2]):
         base, end = words.index("--base"), len(words) - len(overrides)
-        assert words[base + 1 : base + 3] == (ROOT / "configs/demo.yaml", tmp_path / "own.yaml")
+        assert words[base + 1 : base + 3] == (ROOT / "configs/flat/adapters.yaml", tmp_path / "own.yaml")
         assert words[end - 2 : end] == ("model.params.ckpt_path=a.ckpt", "model.params.unet_config.params.lora_rank=8")
         assert list(words[end:]) == overrides  # last, since the last override wins
 

@@ -45,8 +45,8 @@ def test_the_log_folder_is_not_among_those_of_other_runs(demo, monkeypatch, tmp_
 
     def train(command, check):
         for place in (Path("logs"), Path(command[command.index("--logdir") + 1])):
-            (place / "2020-01-01T00-00-00_demo").mkdir(parents=True)
-        Path("logs/2999-01-01T00-00-00_demo").mkdir()
+            (place / "2020-01-01T00-00-00_adapters").mkdir(parents=True)
+        Path("logs/2999-01-01T00-00-00_adapters").mkdir()
 
     monkeypatch.setattr(demo.subprocess, "run", train)
     monkeypatch.setattr(demo, "read_losses", lambda log_folder: (1.0, 0.5))
@@ -56,7 +56,7 @@ def test_the_log_folder_is_not_among_those_of_other_runs(demo, monkeypatch, tmp_
 
 
 def test_ctrl_c_ends_it_with_one_sentence(demo, monkeypatch, capsys):
-    def stop():
+    def stop(weights):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo.os, "chdir", lambda folder: None)

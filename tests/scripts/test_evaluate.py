@@ -159,7 +159,7 @@ def test_a_model_without_image_encoder_is_measured_without_references(main, tmp_
         (["scenes", "--boxes", "many"], "many"),
         (["scenes", "--layout", "serch"], "'search'"),
         (["scenes", "--references", "sane"], "'same'"),
-        (["scenes", "--scenes", "hard"], "'hard'"),
+        (["scenes", "--scenes", "shape"], "'shape'"),
     ],
 )
 def test_a_mistake_exits_with_2_and_one_line_before_anything_is_written(run, main, tmp_path, capsys, arguments, word):

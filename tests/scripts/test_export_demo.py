@@ -15,10 +15,9 @@ def export_demo(load_script):
     return load_script("export_demo")
 
 
-@pytest.mark.parametrize("scenes, side", [("shapes", 64), ("hard", 128)])
-def test_exported_files_equal_the_data_set(export_demo, tmp_path, scenes, side):
-    assert export_demo.main(["--scenes", scenes, "--n", "9", "--out", str(tmp_path / "out")]) == 0
-    dataset = DemoValidation(9, scenes=scenes)
+def test_exported_files_equal_the_data_set(export_demo, tmp_path):
+    assert export_demo.main(["--n", "9", "--out", str(tmp_path / "out")]) == 0
+    dataset, side = DemoValidation(9), 64
     assert Vocab.read(tmp_path / "out" / "vocab.json") == dataset.vocab
     graphs = read_graphs(tmp_path / "out" / "graphs.json")
     assert len(graphs) == 9

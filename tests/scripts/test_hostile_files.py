@@ -14,7 +14,7 @@ from tiny import tiny_model
 import trainer
 from ldm.models.export import METADATA
 
-GRAPH, IMAGE = ROOT / "data/demo/example.json", ROOT / "data/demo/example.png"
+GRAPH, IMAGE = ROOT / "data/flat/example.json", ROOT / "data/flat/example.png"
 
 
 def hostile_config(kind, folder):
@@ -67,7 +67,7 @@ def commands(run, out):
     """Every program that reads a run, a checkpoint or an adapter file, with arguments that are right otherwise."""
     for weights in weights_options(run):
         yield "sample", (*weights, "--sg", GRAPH, "--outdir", out)
-        edit = ("--ref", IMAGE, "--source-sg", GRAPH, "--sg", ROOT / "data/demo/edited.json", "--outdir", out)
+        edit = ("--ref", IMAGE, "--source-sg", GRAPH, "--sg", ROOT / "data/flat/edited.json", "--outdir", out)
         yield "ddim_invert_edit", (*weights, *edit)
         yield "evaluate", ("edits", *weights, "--outdir", out)
         yield "evaluate", ("scenes", *weights, "--outdir", out)

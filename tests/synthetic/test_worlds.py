@@ -78,5 +78,5 @@ def test_a_subsampled_graph_uses_the_world_s_converses(world):
 
 
 def test_an_unknown_world_is_an_error():
-    with pytest.raises(UserError, match="hard"):
-        find_world("hrad")
+    with pytest.raises(UserError, match="shapes"):
+        find_world("shpaes")

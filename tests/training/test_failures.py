@@ -196,7 +196,7 @@ def test_a_checkpoint_with_a_damaged_state_is_answered_in_one_sentence(train, ke
 
 
 def test_weights_alone_cannot_be_resumed(train):
-    code, _, printed = train("-t", "--resume", shipped_adapters())
+    code, _, printed = train("-t", "--resume", shipped_adapters("flat"))
     assert_one_sentence(code, printed, "--actual_resume")
 
 

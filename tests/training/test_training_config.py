@@ -14,14 +14,11 @@ from ldm.util.errors import ConfigError, UserError
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # Configs that change another one, which comes before them.
 OVERLAYS = {"tiny.yaml": "vg.yaml", "sgdiff_coco.yaml": "sgdiff_vg.yaml", "pretrain_coco.yaml": "pretrain_vg.yaml"}
-DEMO = [  # --base of each training of the demo
-    ("demo/vq.yaml",),
-    ("demo/vq.yaml", "demo/hard_vq.yaml"),
-    ("demo.yaml", "demo/backbone.yaml"),
-    ("demo.yaml", "demo/backbone.yaml", "demo/hard.yaml", "demo/hard_backbone.yaml"),
-    ("demo/image_tower.yaml",),
-    ("demo.yaml",),
-    ("demo.yaml", "demo/hard.yaml"),
+FLAT = [  # --base of each training for flat shapes
+    ("flat/vq.yaml",),
+    ("flat/adapters.yaml", "flat/backbone.yaml"),
+    ("flat/image_tower.yaml",),
+    ("flat/adapters.yaml",),
 ]
 
 
@@ -46,14 +43,14 @@ def test_the_configs_that_ship_are_valid(path):
     assert merged_config(*base, path.name).model.base_learning_rate > 0
 
 
-@pytest.mark.parametrize("name", [*OVERLAYS, "demo/backbone.yaml", "demo/hard_vq.yaml"])
+@pytest.mark.parametrize("name", [*OVERLAYS, "flat/backbone.yaml"])
 def test_a_config_that_changes_another_one_is_refused_alone(name):
     with pytest.raises(ConfigError, match="--base"):
         merged_config(name)
 
 
-@pytest.mark.parametrize("names", DEMO, ids="+".join)
-def test_the_models_of_the_demo_have_room_for_the_vocabulary_of_their_data(names):
+@pytest.mark.parametrize("names", FLAT, ids="+".join)
+def test_the_models_for_flat_shapes_have_room_for_the_vocabulary_of_their_data(names):
     config = merged_config(*names)
     model, data = (
         instantiate_from_config(with_random_weights(plain(config.model))),
@@ -64,15 +61,11 @@ def test_the_models_of_the_demo_have_room_for_the_vocabulary_of_their_data(names
     model.setup("fit")
 
 
-@pytest.mark.parametrize("hard", [False, True])
-def test_the_adapters_of_the_demo_fit_its_backbone_and_autoencoder(hard):
-    def configs(names, more):
-        return plain(merged_config(*names, *(more if hard else [])))
-
-    autoencoder = with_random_weights(configs(["demo/vq.yaml"], ["demo/hard_vq.yaml"])["model"])
-    backbone = configs(["demo.yaml", "demo/backbone.yaml"], ["demo/hard.yaml", "demo/hard_backbone.yaml"])["model"]
+def test_the_adapters_for_flat_shapes_fit_their_backbone_and_autoencoder():
+    autoencoder = with_random_weights(plain(merged_config("flat/vq.yaml"))["model"])
+    backbone = plain(merged_config("flat/adapters.yaml", "flat/backbone.yaml"))["model"]
     backbone = instantiate_from_config(with_random_weights(backbone), scale_factor=0.5)
-    config = configs(["demo.yaml"], ["demo/hard.yaml"])
+    config = plain(merged_config("flat/adapters.yaml"))
     parts = with_random_weights(config["model"])
     weights = instantiate_from_config(autoencoder).state_dict()
     parts["params"]["first_stage_config"]["params"] |= {"ckpt_path": weights, "init": None}
@@ -90,7 +83,7 @@ def test_reading_the_run_of_a_stranger_imports_nothing_that_only_the_run_names(t
     for number, target in enumerate(["ldm.data.demo.DemoTrain", "hostile.Data"]):
         train = {"target": target, "params": {"size": 1}}
         (tmp_path / f"configs/{number}-project.yaml").write_text(yaml.safe_dump({"data": {"params": {"train": train}}}))
-    arguments, overrides = trainer.parse(["--base", str(ROOT / "configs/demo.yaml")])
+    arguments, overrides = trainer.parse(["--base", str(ROOT / "configs/flat/adapters.yaml")])
     config = read_training_config(arguments, overrides, resumed=tmp_path)
     assert config.data.params.train.target == "ldm.data.demo.DemoTrain"
 
