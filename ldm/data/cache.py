@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.data.protocols import GraphDataset, ImageFileDataset
+from ldm.data.protocols import GraphDataset, HasStyleReferences, ImageFileDataset
 from ldm.data.values import composed
 from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Latents
@@ -184,8 +184,9 @@ def require_image_files(dataset: object) -> ImageFileDataset:
 class CachedDataset(DatasetWrapper):
     """The latents and graphs of a data set, read from a cache; no image file is opened.
 
-    cached[i] is (Latents of image i: z (4,h,w) and style (E,), both float16; SceneGraph). Records are found by the
-    image's name, so `dataset` may have fewer images than the cache, or another order.
+    cached[i] is (Latents of image i: z (4,h,w) and style (E,), both float16; SceneGraph). The style is that of another
+    image if `dataset` has style references. Records are found by the image's name, so `dataset` may have fewer images than
+    the cache, or another order.
 
     Args:
         dataset: the data set that the cache was written for.
@@ -226,8 +227,11 @@ class CachedDataset(DatasetWrapper):
         return self._latents(index, 1)
 
     def _latents(self, index: int, side: int) -> Latents:
-        record = self._record(index)
-        return Latents(*(_to_tensor(record[name][side]) for name in ("z", "style") if name in self.index.fields))
+        z = _to_tensor(self._record(index)["z"][side])
+        if "style" not in self.index.fields:
+            return Latents(z)
+        shown_by = self.dataset.style_reference(index) if isinstance(self.dataset, HasStyleReferences) else index
+        return Latents(z, _to_tensor(self._record(shown_by)["style"][side]))
 
     def _record(self, index: int) -> np.void:
         shard, row = divmod(int(self.rows[index]), self.index.shard_size)

@@ -57,6 +57,15 @@ class ImageFileDataset(GraphDataset, Protocol):
 
 
 @runtime_checkable
+class HasStyleReferences(Protocol):
+    """Data set that takes the style of a picture from another of its pictures."""
+
+    def style_reference(self, index: int) -> int:
+        """The index of the picture that shows the style of picture `index`."""
+        ...
+
+
+@runtime_checkable
 class SceneGraphDataset(ImageFileDataset, CheckableDataset, Protocol):
     """The complete interface, which the data sets of this package implement (the generated scenes apart)."""
 

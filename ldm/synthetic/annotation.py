@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
@@ -26,14 +26,16 @@ def subsample_graph(
     boxes: str = "mixed",
     share: float = 0.6,
     converse: Mapping[str, str] = CONVERSE,
+    kept: Collection[str] = DEPTH_PREDICATES,
 ) -> SceneGraph:
     """Shuffles a complete graph and drops some of its boxes and triples.
 
     Args:
         boxes: which objects keep their box: 'all', 'none', 'part' (at least one, not all), or 'mixed', which draws one
             of these per graph, 'all' every second time.
-        share: share of the triples to keep. Triples that say which object covers the other are always kept.
+        share: share of the triples to keep.
         converse: predicates and their converse; such a triple is turned round every second time.
+        kept: predicates of the triples that are always kept.
     """
     count = len(graph.objects)
     if boxes == "mixed":
@@ -44,7 +46,7 @@ def subsample_graph(
     new_index = {old: new for new, old in enumerate(order)}
     triples = []
     for subject, predicate, object in graph.known_triples:
-        if predicate in DEPTH_PREDICATES or rng.random() < share:
+        if predicate in kept or rng.random() < share:
             if predicate in converse and rng.random() < 0.5:
                 subject, predicate, object = object, converse[predicate], subject
             triples.append((new_index[subject], predicate, new_index[object]))
@@ -54,4 +56,5 @@ def subsample_graph(
         tuple(tuple(rng.sample(words := graph.known_attributes[i], len(words))) for i in order),
         tuple(rng.sample(triples, len(triples))),
         tuple(graph.ids[i] for i in order) if any(graph.ids) else (),
+        graph.image,
     )

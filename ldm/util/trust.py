@@ -27,6 +27,8 @@ _DATA_SETS = tuple(
         "coco.COCOValidation",
         "demo.DemoTrain",
         "demo.DemoValidation",
+        "rendered.RenderedTrain",
+        "rendered.RenderedValidation",
         "vg.VGTrain",
         "vg.VGValidation",
     )

@@ -1,0 +1,127 @@
+"""Reads what `ldm.synthetic.rendered.shards` writes: the pictures of a folder and what they show. Needs no Blender."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.validation import Box
+from ldm.synthetic.rendered.relations import complete_graph
+from ldm.synthetic.rendered.scenes import Scene
+from ldm.synthetic.rendered.things import KINDS, SIZES, VOCAB, Thing
+from ldm.util.errors import UserError
+
+INDEX = "scenes.jsonl"
+REMEDY = "delete this file and render the shard again with scripts/render_scenes.py"
+
+
+class RenderedError(UserError):
+    """A folder of rendered scenes that is missing or damaged."""
+
+
+class Record(NamedTuple):
+    """A rendered picture.
+
+    Args:
+        file: name of the picture in the shard's folder.
+        scene: what it shows.
+        boxes: of each thing in shares of the picture's sides, hidden parts included; they may reach beyond 0 and 1.
+        visible_boxes: of each thing's visible part.
+        visible: visible share of each thing.
+        edit: how the picture came from another one of the shard (`shards.py`); None for a picture that is no edit.
+    """
+
+    file: str
+    scene: Scene
+    boxes: tuple[Box, ...]
+    visible_boxes: tuple[Box, ...]
+    visible: tuple[float, ...]
+    edit: dict[str, Any] | None
+
+    def graph(self) -> SceneGraph:
+        """The complete graph, with boxes that are cut at the picture's edges."""
+        boxes = [tuple(min(max(edge, 0.0), 1.0) for edge in box) for box in self.boxes]
+        return complete_graph(self.scene, boxes)  # pyright: ignore[reportArgumentType] - four edges each
+
+
+def complete_shards(root: str | Path) -> list[Path]:
+    """The complete shards of a folder, in the order of their names.
+
+    Raises:
+        RenderedError: there is no such folder, or no complete shard in it.
+    """
+    if not Path(root).is_dir():
+        raise RenderedError(f"{root} is not a folder; render scenes there with scripts/render_scenes.py --out {root}")
+    shards = sorted(path.parent for path in Path(root).glob(f"shard-*/{INDEX}"))
+    if not shards:
+        raise RenderedError(
+            f"{root} has no complete shard, which is a folder shard-* with {INDEX}; render scenes there with "
+            f"scripts/render_scenes.py --out {root}"
+        )
+    return shards
+
+
+def read_records(shard: Path) -> Iterator[Record]:
+    """The pictures of a shard, edits included.
+
+    Raises:
+        RenderedError: the index cannot be read, or a line of it is damaged.
+    """
+    path = shard / INDEX
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise RenderedError(f"{path} cannot be read ({error.strerror}); {REMEDY}") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            record = _parse(json.loads(line))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            reason = " ".join(f"{type(error).__name__}: {str(error)[:150]}".split())
+            raise RenderedError(f"{path}: line {number} is damaged ({reason}); {REMEDY}") from None
+        yield record
+
+
+def _parse(fields: dict[str, Any]) -> Record:
+    """Raises one of several exceptions for what `shards.py` does not write."""
+    file, edit, scene = fields["file"], fields.get("edit"), Scene.from_json(fields["scene"])
+    if not isinstance(file, str) or not file or Path(file).name != file:
+        raise ValueError(f"the name of a picture is {str(file)[:80]!r}")
+    if not scene.things or not all(isinstance(value, str) for value in scene.style):
+        raise ValueError("a scene without things or style")
+    for index, thing in enumerate(scene.things):
+        _require_known(thing, index, len(scene.things))
+    boxes, visible_boxes = (
+        tuple(_numbers(box, 4) for box in _all_of(fields[name], scene)) for name in ("boxes", "visible_boxes")
+    )
+    visible = _numbers(_all_of(fields["visible"], scene), len(scene.things))
+    if edit is not None and not isinstance(edit, dict):
+        raise ValueError(f"an edit is {str(edit)[:80]}")
+    return Record(file, scene, boxes, visible_boxes, visible, edit)
+
+
+def _require_known(thing: Thing, index: int, count: int) -> None:
+    words = [word for word in (thing.colour, thing.material) if word is not None]
+    if thing.kind not in KINDS or thing.size not in SIZES or not all(word in VOCAB.attributes for word in words):
+        raise ValueError(f"unknown kind, size, colour or material {thing[:4]}")
+    if (thing.relation, thing.support) != (None, None) and (
+        thing.relation not in ("on", "inside") or thing.support not in range(count) or thing.support == index
+    ):
+        raise ValueError(f"relation {thing.relation!r} to thing {thing.support!r}")
+    _numbers((thing.x, thing.y), 2)
+
+
+def _all_of(values: Any, scene: Scene) -> Any:
+    if len(values) != len(scene.things):
+        raise ValueError(f"{len(values)} values for {len(scene.things)} things")
+    return values
+
+
+def _numbers(values: Any, count: int) -> Any:
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{str(values)[:80]} where {count} numbers should be")
+    return numbers
