@@ -8,38 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from pytorch_lightning import LightningModule
-from taming.modules.diffusionmodules.model import AttnBlock, Decoder, Encoder
+from taming.modules.diffusionmodules.model import Decoder, Encoder
 from taming.modules.vqvae.quantize import VectorQuantizer2
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, mse_loss, pixel_shuffle, pixel_unshuffle, scaled_dot_product_attention
+from torch.nn.functional import l1_loss, mse_loss, pixel_shuffle, pixel_unshuffle
 
-from ldm.checkpoints.loading import load_part
+from ldm.checkpoints.loading import OPTIONAL_KEYS, load_part
 from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.checkpoints.sidecars import AUTOENCODER_CONSTANTS
+from ldm.models.lr_schedules import per_step, warmup_then_cosine
+from ldm.modules.fused_attention import fuse_attention
+from ldm.modules.losses.lossconfig import build_loss, hardest_l1
 
-
-class FusedAttnBlock(nn.Module):
-    """taming's single-head attention without its (HW)^2 matrix, which takes a gigabyte at 1024 px.
-
-    It takes over the layers of an AttnBlock, and with them their weights and state-dict keys.
-    """
-
-    def __init__(self, block: AttnBlock):
-        super().__init__()
-        self.norm, self.q, self.k, self.v, self.proj_out = block.norm, block.q, block.k, block.v, block.proj_out
-
-    def forward(self, x: Tensor) -> Tensor:  # (B,C,H,W) -> (B,C,H,W)
-        h = self.norm(x)
-        q, k, v = (rearrange(conv(h), "b c h w -> b 1 (h w) c") for conv in (self.q, self.k, self.v))
-        h = rearrange(scaled_dot_product_attention(q, k, v), "b 1 (h w) c -> b c h w", h=x.shape[2])
-        return x + self.proj_out(h)
+DISCRIMINATOR_BETAS = (0.5, 0.9)  # of Adam, as published; they soon forget the zero gradients before its start
 
 
 class Autoencoder(SavesTrainableParameters, LightningModule):
@@ -47,8 +34,8 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
 
     Args:
         ddconfig: arguments of taming's Encoder and Decoder; `resolution` only decides which levels have attention.
-        lossconfig: published configs set a loss here. Frozen first stages have none (torch.nn.Identity), and training
-            uses L1 + L2, so any other loss is refused.
+        lossconfig: `{target, params}` of a PerceptualAdversarialLoss, which training adds to L1 and L2. Published configs
+            set a loss here; a frozen first stage has none (torch.nn.Identity), and other losses are refused.
         monitor: logged value by which the best checkpoint is chosen.
         image_key: key of published configs, ignored because a batch is a tuple that starts with the image.
         patch_size: height and width of the pixel patches that are moved into channels (space to depth) before the
@@ -56,9 +43,10 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
         hardest: share (0 to 1) of each image's pixels, those with the largest error, whose L1 is added to the loss
             (online bootstrapping, Wu et al. 1605.06885), since a mean over all pixels hardly depends on the edges of
             small objects.
+        warmup_steps: steps of linear warm-up of the learning rate, before a cosine decay over the rest of the run.
 
     Raises:
-        ValueError: `hardest` is out of range, or `lossconfig` names a loss.
+        ValueError: `hardest` is out of range, or `lossconfig` names another loss.
     """
 
     learning_rate = 1e-4  # default; the trainer sets it
@@ -71,23 +59,20 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
         image_key: str,
         patch_size: int = 1,
         hardest: float = 0.0,
+        warmup_steps: int = 0,
     ):
         super().__init__()
         if not 0 <= hardest <= 1:
             raise ValueError(f"hardest: {hardest} is not a share of the pixels: choose a value from 0 to 1")
-        if lossconfig is not None and lossconfig["target"] != "torch.nn.Identity":
-            raise ValueError(
-                f"lossconfig: {lossconfig['target']} is not available, since training uses L1, L2 and the loss of the "
-                "latent: set `target: torch.nn.Identity` or remove lossconfig"
-            )
         with contextlib.redirect_stdout(io.StringIO()):  # the decoder prints the shape of its latent
             channels = {key: ddconfig[key] * patch_size**2 for key in ("in_channels", "out_ch")}
             self.encoder, self.decoder = (part(**{**ddconfig, **channels}) for part in (Encoder, Decoder))
         fuse_attention(self)
+        self.loss = build_loss(lossconfig)
         self.patch_size = patch_size
         self.downsampling = patch_size * 2 ** (len(ddconfig["ch_mult"]) - 1)
         self.monitor = monitor
-        self.hardest = hardest
+        self.hardest, self.warmup_steps = hardest, warmup_steps
         self.weights_from: str | None = None
 
     def load_weights(self, ckpt_path: str | Path | None, ignore_keys: Sequence[str], init: str | None) -> bool:
@@ -97,7 +82,7 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
         if init == "random":
             self.weights_from = "random (init: random)"
         elif ckpt_path is not None:
-            load_part(self, ckpt_path, "first_stage", ignore=ignore_keys)
+            load_part(self, ckpt_path, "first_stage", (*OPTIONAL_KEYS, r"^loss\."), ignore_keys)
             return True
         return False
 
@@ -124,49 +109,75 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
     def _decoder_output(self, z: Tensor) -> Tensor:  # (B,C,H/f,W/f) -> (B,3,H,W)
         return pixel_shuffle(self.decoder(self.post_quant_conv(z)), self.patch_size)
 
-    def loss(self, batch: tuple, split: str) -> Tensor:
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts by the names that messages use."""
+        own = {name: part for name, part in self.named_children() if part is not self.loss}
+        return own if self.loss is None else {**own, **self.loss.parts()}
+
+    def waiting_parts(self) -> set[str]:
+        """Names of the parts whose training has not started yet."""
+        waiting = self.loss is not None and self.global_step < self.loss.discriminator_start
+        return {"discriminator"} if waiting else set()
+
+    def batch_loss(self, batch: tuple, split: str) -> Tensor:
         """Returns and logs the loss of a batch; `split` is 'train' or 'val'."""
         image = batch[0]
         reconstruction, latent_loss = self.reconstruct(image)
         rec_loss = l1_loss(reconstruction, image) + mse_loss(reconstruction, image)
         loss = rec_loss + latent_loss
-        if self.hardest:
-            loss = loss + hardest_l1(reconstruction, image, self.hardest)
-        values = {f"{split}/loss": loss, f"{split}/rec_loss": rec_loss, f"{split}/latent_loss": latent_loss}
+        hardest = hardest_l1(reconstruction, image, self.hardest) if self.hardest else None
+        if hardest is not None:
+            loss = loss + hardest
+        values = {"loss": loss, "rec_loss": rec_loss, "latent_loss": latent_loss}
+        if self.loss is not None:
+            pixel_loss = rec_loss if hardest is None else rec_loss + hardest
+            last_layer = self.decoder.conv_out.weight
+            added, more = self.loss(image, reconstruction, pixel_loss, last_layer, self.global_step)
+            loss = loss + added
+            values |= {"loss": loss, **more}
+        values = {f"{split}/{name}": value for name, value in values.items()}
         self.log_dict(values, prog_bar=True, batch_size=len(image), sync_dist=split == "val")
         return loss
 
     def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
-        return self.loss(batch, "train")
+        return self.batch_loss(batch, "train")
 
     def validation_step(self, batch: tuple, batch_idx: int) -> Tensor:
-        return self.loss(batch, "val")
+        return self.batch_loss(batch, "val")
 
-    def configure_optimizers(self) -> tuple[list, list]:
-        """Adam with a cosine decay of the learning rate to 0 at the end of the run."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
+    def configure_optimizers(self) -> tuple[list, list] | dict:
+        """Adam with a cosine decay of the learning rate to 0 at the end of the run; the discriminator is its second group."""
+        groups, steps = self._parameter_groups(), self.trainer.estimated_stepping_batches
+        optimizer = torch.optim.Adam(groups, lr=self.learning_rate)
+        if self.warmup_steps:
+            return per_step(optimizer, warmup_then_cosine(self.warmup_steps, steps))
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return [optimizer], [{"scheduler": cosine, "interval": "step"}]
+
+    def _parameter_groups(self) -> list:
+        if self.loss is None:
+            return list(self.parameters())
+        own = [part for name, part in self.parts().items() if name not in self.loss.parts()]
+        groups: list[dict] = [{"params": [parameter for part in own for parameter in part.parameters()]}]
+        if self.loss.discriminator is not None:
+            rate = self.learning_rate * self.loss.discriminator_rate
+            parameters = list(self.loss.discriminator.parameters())
+            groups.append({"params": parameters, "lr": rate, "betas": DISCRIMINATOR_BETAS})
+        return groups
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Clips the gradient of the discriminator apart from that of the first stage."""
+        if self.loss is None or gradient_clip_algorithm == "value" or not gradient_clip_val:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
 
     @torch.no_grad()
     def log_images(self, batch: tuple, n: int = 8) -> dict[str, Tensor]:
         """Returns the first n inputs and their reconstructions, (n,3,H,W) in [-1,1]."""
         image = batch[0][:n].to(self.device)
         return {"inputs": image, "reconstructions": self.decode(self.encode(image)).clamp(-1, 1)}
-
-
-def fuse_attention(module: nn.Module) -> None:
-    """Replaces every AttnBlock of a module by a FusedAttnBlock, in place."""
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is AttnBlock:
-                setattr(parent, name, FusedAttnBlock(child))
-
-
-def hardest_l1(a: Tensor, b: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> ()
-    """Returns the mean absolute difference over that share of each image's pixels where it is largest."""
-    errors = (a - b).abs().mean(1).flatten(1)
-    return errors.topk(math.ceil(share * errors.shape[1]), dim=1).values.mean()
 
 
 class VQModelInterface(Autoencoder):
@@ -187,6 +198,7 @@ class VQModelInterface(Autoencoder):
             latents before quantisation.
         restart_every: number of training batches between restarts of unused codes.
         hardest: see Autoencoder.
+        warmup_steps: see Autoencoder.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -208,8 +220,9 @@ class VQModelInterface(Autoencoder):
         codebook_start: int = 0,
         restart_every: int = 100,
         hardest: float = 0.0,
+        warmup_steps: int = 0,
     ):
-        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, hardest)
+        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, hardest, warmup_steps)
         if ddconfig.get("double_z"):
             raise ValueError("VQModelInterface predicts no variance of the latent: set ddconfig.double_z: false")
         self.quantize = VectorQuantizer2(n_embed, embed_dim, beta=0.25, legacy=False)
@@ -287,6 +300,7 @@ class AutoencoderKL(Autoencoder):
         patch_size: see Autoencoder.
         kl_weight: weight of the KL divergence from the standard normal, averaged over the elements of the latent.
         hardest: see Autoencoder.
+        warmup_steps: see Autoencoder.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -306,8 +320,9 @@ class AutoencoderKL(Autoencoder):
         patch_size: int = 1,
         kl_weight: float = 1e-4,
         hardest: float = 0.0,
+        warmup_steps: int = 0,
     ):
-        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, hardest)
+        super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, hardest, warmup_steps)
         if not ddconfig.get("double_z", True):
             raise ValueError("AutoencoderKL predicts mean and variance of the latent: set ddconfig.double_z: true")
         self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)

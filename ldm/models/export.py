@@ -49,7 +49,8 @@ PARTS = {
     "unet": ExportablePart(UNetModel, "model.params.unet_config", "model.diffusion_model.", "model.diffusion_model."),
 }
 SCALE = "scale_factor"  # of the latents that the U-Net was trained on
-UNET_ADAPTERS = r"(^|\.)(film|lora_A|lora_B)(\.|$)"  # keys of what is added to a published U-Net
+# Keys of what is added to a published U-Net, and of what trains a first stage.
+LEFT_OUT = r"(^|\.)(film|lora_A|lora_B)(\.|$)|^loss\."
 
 
 def export_part(part: str, checkpoint: str | Path, path: str | Path) -> dict[str, Tensor]:
@@ -77,8 +78,8 @@ def export_part(part: str, checkpoint: str | Path, path: str | Path) -> dict[str
         )
     weights = select_ema_weights(saved["state_dict"])
     found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    stored = {name: value for name, value in found.items() if not re.search(UNET_ADAPTERS, name)}
-    expected = {name: value for name, value in module.state_dict().items() if not re.search(UNET_ADAPTERS, name)}
+    stored = {name: value for name, value in found.items() if not re.search(LEFT_OUT, name)}
+    expected = {name: value for name, value in module.state_dict().items() if not re.search(LEFT_OUT, name)}
     differing = [name for name in expected.keys() | stored.keys() if _shape(stored, name) != _shape(expected, name)]
     if differing:
         raise CheckpointError(
@@ -181,7 +182,7 @@ def _build_without_weights(config: DictConfig) -> nn.Module:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     params = plain["params"]
-    for key in ("ckpt_path", "pretrained"):
+    for key in ("ckpt_path", "pretrained", "lossconfig"):
         params.pop(key, None)
     if resolve(plain["target"]) is CLIPGlobalEncoder:  # the only part that loads weights by default
         params["init"] = "random"

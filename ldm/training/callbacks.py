@@ -19,7 +19,7 @@ from torchvision.utils import make_grid, save_image
 from ldm.graph.batch import Batch, decode
 from ldm.graph.vocab import Vocab
 from ldm.plots import draw_boxes, draw_graph, grid
-from ldm.training.protocols import HasVocab, LogsImages, model_parts
+from ldm.training.protocols import HasVocab, HasWaitingParts, LogsImages, model_parts
 from ldm.util.errors import ConfigError
 from ldm.util.images import to_image, to_tensor
 
@@ -61,7 +61,7 @@ class Checks(pl.Callback):
     - the loss is NaN or infinite, before it reaches a weight;
     - a trainable parameter has no gradient at step 2;
     - the gradient of a trainable part is zero in each of the first `patience` steps (a layer behind one that begins at
-      zero gets its first gradient a step later);
+      zero gets its first gradient a step later), unless the model says that its training starts later;
     - a frozen part has changed. This is checked before every checkpoint, at the end, and when a run is resumed.
     """
 
@@ -78,7 +78,9 @@ class Checks(pl.Callback):
     def on_train_start(self, trainer, model):
         self.steps, self.losses = 0, []
         self.without_gradient = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.zero_gradient = {name: part for name, part in model_parts(model).items() if _is_trainable(part)}
+        waiting = model.waiting_parts() if isinstance(model, HasWaitingParts) else ()
+        checked = {name: part for name, part in model_parts(model).items() if name not in waiting}
+        self.zero_gradient = {name: part for name, part in checked.items() if _is_trainable(part)}
         self._refuse_changed(model, FROZEN_DIFFERS)
         self.checksums = dict(frozen_checksums(model))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -14,6 +15,13 @@ class HasParts(Protocol):
     """Model that names its parts."""
 
     def parts(self) -> dict[str, nn.Module]: ...
+
+
+@runtime_checkable
+class HasWaitingParts(Protocol):
+    """Model that trains some parts from a later step on; until then, their gradients are zero."""
+
+    def waiting_parts(self) -> Collection[str]: ...
 
 
 @runtime_checkable

@@ -60,7 +60,11 @@ TRUSTED: dict[str, tuple[str, ...]] = {
     ),
     r"model\.params\.unet_config": ("ldm.modules.diffusionmodules.openaimodel.UNetModel",),
     r"model\.params\.first_stage_config": _AUTOENCODERS,
-    r"model\.params\.(first_stage_config\.params\.)?lossconfig": ("torch.nn.Identity",),
+    r"model\.params\.(first_stage_config\.params\.)?lossconfig": (
+        "torch.nn.Identity",
+        "ldm.modules.losses.perceptual_adversarial.PerceptualAdversarialLoss",
+    ),
+    r"model\.params\.(first_stage_config\.params\.)?lossconfig\.params\.tower": _IMAGE_ENCODERS,
     r"model\.params\.(cond_stage_config|graph_config)": _GRAPH_ENCODERS,
     r"model\.params\.(global_stage_config|image_config)": _IMAGE_ENCODERS,
     r"model\.params\.optimizer_config": ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD"),

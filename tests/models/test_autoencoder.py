@@ -8,7 +8,9 @@ from parity import assert_close_to_published
 from safetensors.torch import save_file
 from taming.modules.diffusionmodules.model import AttnBlock
 
-from ldm.models.autoencoder import AutoencoderKL, FusedAttnBlock, VQModelInterface, hardest_l1
+from ldm.models.autoencoder import AutoencoderKL, VQModelInterface
+from ldm.modules.fused_attention import FusedAttnBlock
+from ldm.modules.losses.lossconfig import hardest_l1
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's on self.log without a trainer
 
@@ -242,7 +244,7 @@ def test_the_loss_adds_hardest_l1_only_if_configured(monkeypatch):
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     for share in (0.0, 0.05):
         model = small_vq(hardest=share).eval()
-        loss, difference = model.loss((image,), "val"), model.decode(model.encode(image)) - image
+        loss, difference = model.batch_loss((image,), "val"), model.decode(model.encode(image)) - image
         worst = [e.abs().mean(0).flatten().sort().values[-13:] for e in difference]  # 5 % of 256 pixels
         more = torch.stack(worst).mean() if share else 0
         rest = logged[-1]["val/rec_loss"] + logged[-1]["val/latent_loss"]

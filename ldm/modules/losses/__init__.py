@@ -1,0 +1,1 @@
+"""Losses that make the reconstructions of a first stage crisp."""
