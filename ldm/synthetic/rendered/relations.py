@@ -55,13 +55,28 @@ def holds(subject: tuple[float, float], predicate: str, object: tuple[float, flo
 
 def triples_of(scene: Scene) -> list[tuple[int, str, int]]:
     """All triples of a scene, at most one for each pair."""
+    supports = [
+        (thing.relation, thing.support) if thing.relation and thing.support is not None else None
+        for thing in scene.things
+    ]
+    return triples_between([floor_position(thing, scene.camera) for thing in scene.things], supports)
+
+
+def triples_between(
+    positions: Sequence[tuple[float, float]], supports: Sequence[tuple[str, int] | None]
+) -> list[tuple[int, str, int]]:
+    """All triples of some things, at most one for each pair.
+
+    Args:
+        positions: on the floor, of each thing.
+        supports: of each thing the relation to its support and the support's index, or None.
+    """
     triples: list[tuple[int, str, int]] = []
-    positions = [floor_position(thing, scene.camera) for thing in scene.things]
-    for index, thing in enumerate(scene.things):
-        if thing.relation and thing.support is not None:
-            triples.append((index, thing.relation, thing.support))
+    for index, support in enumerate(supports):
+        if support:
+            triples.append((index, *support))
         for other in range(index):
-            if thing.support is not None or scene.things[other].support is not None:
+            if support or supports[other]:
                 continue
             predicate = relation_between(positions[index], positions[other])
             if predicate:

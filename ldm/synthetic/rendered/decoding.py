@@ -1,0 +1,169 @@
+"""From the detector's maps to things: peaks, the words that go together best, and what stands on what."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldm.synthetic.rendered.detector import (
+    AWAY,
+    BOX_UNIT,
+    CELLS,
+    SIDE,
+    STYLE,
+    Detector,
+    Maps,
+    split_fields,
+    split_style,
+)
+from ldm.synthetic.rendered.scenes import Style
+from ldm.synthetic.rendered.targets import CHOICES
+from ldm.synthetic.rendered.things import HOLDERS, KINDS, looks
+
+MIN_PEAK = 0.35  # probability from which on a peak is a thing
+SAME_BOX = 0.6  # intersection over union from which on two peaks of one kind are one thing
+SUPPORT_REACH = 0.5  # scene units between the floor positions of a thing and of its support, at most
+LOOKS = [(kind, look) for kind in KINDS for look in looks(kind)]
+_KIND, _COLOUR, _MATERIAL = (
+    np.array([CHOICES[field].index(value) for value in values])
+    for field, values in (
+        ("kind", [kind for kind, _ in LOOKS]),
+        ("colour", [look.colour for _, look in LOOKS]),
+        ("material", [look.material for _, look in LOOKS]),
+    )
+)
+
+
+class Detection(NamedTuple):
+    """A thing in a picture.
+
+    Args:
+        box: of the whole thing, hidden parts included, as shares of the side; may exceed 0..1.
+        position: on the floor, `ldm.synthetic.rendered.relations.floor_position`.
+        relation: 'on' or 'inside', if it has a support.
+        support: index of the support among the detections.
+        certainty: probability of the peak.
+    """
+
+    kind: str
+    size: str
+    colour: str | None
+    material: str | None
+    box: tuple[float, float, float, float]
+    position: tuple[float, float]
+    relation: str | None
+    support: int | None
+    certainty: float
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Attributes in a complete graph."""
+        return tuple(word for word in (self.size, self.colour, self.material) if word)
+
+
+class Detections(NamedTuple):
+    """What the detector finds in a picture.
+
+    Args:
+        things: from back to front.
+        style: the most probable one.
+        probabilities: of the choices of each part of the style, by part.
+    """
+
+    things: tuple[Detection, ...]
+    style: Style
+    probabilities: dict[str, tuple[float, ...]]
+
+
+@torch.no_grad()
+def detect(detector: Detector, pictures: Tensor) -> list[Detections]:
+    """Args: pictures (B,3,SIDE,SIDE) in 0..1, on the detector's device."""
+    maps = detector(pictures)
+    return decode(Maps(maps.things.float().cpu(), maps.style.float().cpu()))
+
+
+def to_pixels(pictures: np.ndarray) -> Tensor:  # (B,SIDE,SIDE,3) 0..255 -> (B,3,SIDE,SIDE) 0..1
+    assert pictures.shape[1:] == (SIDE, SIDE, 3)
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def decode(maps: Maps) -> list[Detections]:
+    """The detections of each picture; the maps are on the CPU."""
+    heat = maps.things[:, :, 0]
+    peaks = (heat == F.max_pool2d(heat, 3, 1, 1)) & (heat.sigmoid() >= MIN_PEAK)
+    style = {part: logits.softmax(1).numpy() for part, logits in split_style(maps.style).items()}
+    found = []
+    for n in range(len(heat)):
+        layers, rows, columns = peaks[n].nonzero(as_tuple=True)
+        values = maps.things[n][layers, :, rows, columns]  # (P,C)
+        candidates = _read_peaks(values, layers, rows, columns)
+        probabilities = {part: tuple(shares[n].tolist()) for part, shares in style.items()}
+        words = (words[int(np.argmax(probabilities[part]))] for part, words in STYLE.items())
+        found.append(Detections(_arrange(candidates), Style(*words), probabilities))
+    return found
+
+
+def _read_peaks(values: Tensor, layers: Tensor, rows: Tensor, columns: Tensor) -> list[Detection]:
+    """One detection per peak; those with a support name none yet."""
+    fields = split_fields(values, 1)
+    kind, colour, material = (fields[field].log_softmax(1).numpy() for field in ("kind", "colour", "material"))
+    best = (kind[:, _KIND] + colour[:, _COLOUR] + material[:, _MATERIAL]).argmax(1)
+    middles = (torch.stack([columns, rows], 1) + 0.5) / CELLS
+    boxes = (middles.repeat(1, 2) + BOX_UNIT * fields["box"]).tolist()
+    certainty, sizes = fields["heat"][:, 0].sigmoid().tolist(), fields["size"].argmax(1).tolist()
+    relations, positions = fields["relation"].argmax(1).tolist(), fields["position"].tolist()
+    return [
+        Detection(
+            LOOKS[best[p]][0],
+            CHOICES["size"][sizes[p]],
+            *LOOKS[best[p]][1],
+            tuple(boxes[p]),
+            (positions[p][0], positions[p][1] + AWAY),
+            CHOICES["relation"][relations[p]] if layers[p] else None,
+            None,
+            certainty[p],
+        )
+        for p in range(len(values))
+    ]
+
+
+def _arrange(candidates: list[Detection]) -> tuple[Detection, ...]:
+    """Without what was found twice, from back to front, with supports; a thing that finds none stands on the floor."""
+    kept: list[Detection] = []
+    for thing in sorted(candidates, key=lambda thing: -thing.certainty):
+        if not any(thing.kind == other.kind and _overlap(thing.box, other.box) > SAME_BOX for other in kept):
+            kept.append(thing)
+    kept.sort(key=lambda thing: -thing.position[1] if thing.relation is None else 0.0)
+    floor = [thing for thing in kept if thing.relation is None]
+    things = list(floor)
+    for thing in kept:
+        if thing.relation is None:
+            continue
+        reach = {i: _distance(thing, other) for i, other in enumerate(floor) if _can_hold(thing.relation, other.kind)}
+        support = min(reach, key=reach.__getitem__, default=None)
+        if support is None or reach[support] > SUPPORT_REACH:
+            things.append(thing._replace(relation=None))
+        else:
+            things.append(thing._replace(support=support))
+    return tuple(things)
+
+
+def _can_hold(relation: str, kind: str) -> bool:
+    return kind in HOLDERS if relation == "inside" else KINDS[kind].top is not None
+
+
+def _distance(a: Detection, b: Detection) -> float:
+    return float(np.hypot(*np.subtract(a.position, b.position)))
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Intersection over union."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (a, b)]
+    return width * height / (sum(areas) - width * height)
