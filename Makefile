@@ -4,10 +4,11 @@ BIN = .venv/bin
 READY = .venv/ready
 READY_TO_TEST = .venv/ready-to-test
 READY_TO_CHECK = .venv/ready-to-check
+GPU_BENCHMARK = --device cuda --size vg --only matmul,unet,backward,step,edit,memory --precision both --batch-size 8 --repeats 5
 # One thread per process: tests run in as many processes as there are cores.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
-.PHONY: demo test test-all fuzz check format docs clean
+.PHONY: demo test test-all gpu fuzz check format docs clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
@@ -18,6 +19,11 @@ test: $(READY_TO_TEST)
 # The slow tests measure the checkers on thousands of images, among other things.
 test-all: $(READY_TO_TEST)
 	$(TEST)
+
+# One NVIDIA GPU against the CPU, then speed and memory at the size of configs/vg.yaml: about four minutes, no network.
+gpu: $(READY_TO_TEST)
+	$(BIN)/python -m pytest -q -m gpu tests/gpu
+	$(BIN)/python scripts/benchmark.py $(GPU_BENCHMARK) --out outputs/gpu
 
 # Damaged files by the thousand, and programs that are killed at random moments: about half an hour.
 fuzz: $(READY_TO_TEST)

@@ -130,7 +130,7 @@ def losses_and_gradients(model, batch: Batch, precision=torch.float32) -> tuple[
     """Returns the loss of each image and the gradient of each trainable parameter, under autocast unless float32."""
     torch.manual_seed(1)
     model.zero_grad()
-    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+    with torch.autocast(model.device.type, precision, enabled=precision != torch.float32):
         losses, _ = model.losses(batch)
     losses.mean().backward()
     return losses.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

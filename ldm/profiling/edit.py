@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -44,8 +43,7 @@ def _edit(
     workload: Workload, precision: str, low_memory: bool = False, options: EditOptions = DEFAULT_OPTIONS
 ) -> Callable[[], Edit]:
     photograph, source, target = workload.edit_example()
-    # loaded on the CPU, as by load_model: on the device, its peak memory would be that of the float32 model
-    model = _frozen_model(replace(workload, device="cpu"))
+    model = _frozen_model(workload)
     prepare_for_inference(model, workload.device, precision, low_memory)
     return lambda: edit(model, EditRequest(photograph, target, source), options, reconstruction=True)
 

@@ -1,7 +1,8 @@
-"""Peak memory of a variant, measured in a process of its own."""
+"""Peak memory of a variant: of a GPU as its allocator counts it, of the machine's memory in a process of its own."""
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import re
 import resource
@@ -22,11 +23,13 @@ if TYPE_CHECKING:  # a process that measures imports no more than its variant ne
 
 
 def peak_memory(make: Callable[[Workload], Comparison], variant: str, workload: Workload) -> int:
-    """Peak memory, in bytes, of a new process that runs a variant twice: of the GPU's memory, or of the machine's.
+    """Peak memory, in bytes, while a variant runs twice: of the GPU, or of a new process.
 
     Args:
         make: importable function that returns the comparison.
     """
+    if workload.device.startswith("cuda"):
+        return _peak_gpu_memory(make, variant, workload)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         return pool.submit(_run_and_measure, make, variant, workload).result()
 
@@ -45,9 +48,20 @@ def _run_and_measure(make: Callable[[Workload], Comparison], variant: str, workl
     run = make(workload).variants[variant].build()
     for _ in range(2):
         run()
-    if workload.device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(workload.device)
     return peak_resident_memory()
+
+
+def _peak_gpu_memory(make: Callable[[Workload], Comparison], variant: str, workload: Workload) -> int:
+    """Bytes of tensors on the GPU beyond those that are there already. Needs no process of its own: the allocator counts."""
+    comparison = make(workload)
+    present = torch.cuda.memory_allocated(workload.device)
+    run = comparison.variants[variant].build()
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(workload.device)
+    for _ in range(2):
+        run()
+    return torch.cuda.max_memory_allocated(workload.device) - present
 
 
 def peak_resident_memory() -> int:

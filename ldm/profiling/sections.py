@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from tqdm import tqdm
 
 from ldm.profiling import diffusers_peer, edit, train_step, unet
@@ -83,9 +84,11 @@ def remarks(sections: Sequence[str], workload: Workload) -> list[str]:
         found.append(diffusers_peer.NOT_INSTALLED)
     if "step" in sections:
         found += [f"{name}: {size / 1e6:,.1f} MB" for name, size in train_step.file_sizes(workload).items()]
-    if "memory" in sections:
+    if "memory" in sections and workload.device == "cpu":
         start = peak_memory(empty_process, "plain", workload)
         found.append(f"peak memory includes the {start / 1e9:.2f} GB of a process that has only started")
+    if workload.device.startswith("cuda") and torch.backends.cudnn.allow_tf32:
+        found.append("in fp32, convolutions round to TF32 (torch's default) and matrix products do not")
     if "scaling" in sections and workload.device != "cpu":
         found.append("scaling is left out: it measures CPU processes; use --device cpu")
     return found

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -137,14 +139,25 @@ def profile_by_kind(run: Run, flops: Mapping[str, float], device: str) -> dict[s
     with profile(activities=activities) as profiled:
         run()
         synchronize(device)
-    times: dict[str, float] = defaultdict(float)
+    times = time_by_kind(profiled.key_averages(), on_gpu)
     computed: dict[str, float] = defaultdict(float)
-    for event in profiled.key_averages():
-        times[operation_kind(event.key)] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
     for operation, count in flops.items():
         computed[operation_kind(operation)] += count
     total = sum(times.values())
     return {kind: KindProfile(times[kind] / total, computed[kind]) for kind in OPERATION_KINDS if times.get(kind)}
+
+
+def time_by_kind(events: Iterable[FunctionEventAvg], on_gpu: bool) -> dict[str, float]:
+    """The time by kind of operation.
+
+    A GPU's profile has the time of a kernel twice: at the operation that launched it, whose name tells the kind, and at the
+    kernel, whose name does not. The latter is left out.
+    """
+    times: dict[str, float] = defaultdict(float)
+    for event in events:
+        if event.device_type == DeviceType.CPU:
+            times[operation_kind(event.key)] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+    return times
 
 
 def operation_kind(operation: str) -> str:

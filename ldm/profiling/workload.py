@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from omegaconf import OmegaConf
@@ -79,8 +80,10 @@ class Workload:
 
     def make_unet(self) -> UNetModel:
         """A frozen U-Net without adapters; the same weights in each call."""
+        if self.device != "cpu":
+            return copy.deepcopy(_unet_on_gpu(self.size, self.device))
         torch.manual_seed(0)
-        return UNetModel(**self.unet_params).requires_grad_(False).to(self.device)
+        return UNetModel(**self.unet_params).requires_grad_(False)
 
     def make_model(self, encoders: LatentDiffusion | None = None) -> LatentDiffusion:
         """The whole model; the same weights in each call.
@@ -88,12 +91,16 @@ class Workload:
         Args:
             encoders: a model whose first stage and image encoder are shared, to save memory.
         """
+        if self.device != "cpu":
+            original = _model_on_gpu(self.size, self.device)
+            shared = {} if encoders is None else {"first_stage_model": encoders, "global_stage_model": encoders}
+            return copy.deepcopy(original, {id(getattr(original, n)): getattr(m, n) for n, m in shared.items()})
         torch.manual_seed(0)
         model = instantiate_from_config({"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": self.params})
         if encoders is not None:
             model.first_stage_model, model.global_stage_model = encoders.first_stage_model, encoders.global_stage_model
         model.vocab, model.learning_rate = VOCAB, 1e-4
-        return model.to(self.device)
+        return model
 
     def unet_inputs(self) -> tuple[Tensor, Tensor, Conditioning]:
         """Latents (B,4,h,w), timesteps (B,) and as many tokens as a full graph and its style have (B,N+1,D)."""
@@ -129,6 +136,17 @@ class Workload:
             photograph = image.convert("RGB").resize((self.image_side, self.image_side))
         (source,), (target,) = (read_graphs(EXAMPLE / name) for name in ("example.json", "edited.json"))
         return photograph, source, target
+
+
+@cache
+def _model_on_gpu(size: str, device: str) -> LatentDiffusion:
+    """Weights are drawn on the CPU, which takes seconds; copies of them on a GPU take none."""
+    return Workload(size).make_model().to(device)
+
+
+@cache
+def _unet_on_gpu(size: str, device: str) -> UNetModel:
+    return Workload(size).make_unet().to(device)
 
 
 def with_defaults(params: dict) -> dict:

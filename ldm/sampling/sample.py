@@ -106,5 +106,7 @@ def _worker_pool(device: torch.device) -> Iterator[ThreadPoolExecutor]:
         finally:
             torch.set_num_threads(threads)
     else:
-        with torch.backends.cudnn.flags(benchmark=False, deterministic=True), ThreadPoolExecutor(1) as pool:
+        cudnn = torch.backends.cudnn  # `flags` sets what it is not given to its own defaults, cuDNN itself to off
+        exact = cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=cudnn.allow_tf32)
+        with exact, ThreadPoolExecutor(1) as pool:
             yield pool

@@ -35,6 +35,17 @@ def test_each_size_has_the_shapes_of_its_config_and_random_weights(size):
     assert params["unet_config"]["params"]["model_channels"] == {"small": 32, "vg": 256, "sd1": 320}[size]
 
 
+def test_models_for_a_gpu_are_copies_with_the_weights_of_those_for_a_cpu():
+    """The device 'cpu:0' takes the path of a GPU's."""
+    first, second = (Workload("small", "cpu:0").make_model() for _ in range(2))
+    third = Workload("small", "cpu:0").make_model(encoders=second)
+    expected = Workload("small").make_model().state_dict()
+    for model in (first, second, third):
+        assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    assert third.first_stage_model is second.first_stage_model is not first.first_stage_model
+    assert third.unet.out[0].weight.data_ptr() != second.unet.out[0].weight.data_ptr()
+
+
 # --- diffusers' U-Net -------------------------------------------------------------------------------------------------
 
 

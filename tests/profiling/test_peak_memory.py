@@ -33,3 +33,13 @@ def test_a_measured_process_keeps_freed_memory_as_training_does(monkeypatch):
     threads = torch.get_num_threads()
     workload = SimpleNamespace(device="cpu", threads=threads)
     assert memory._run_and_measure(make_comparison, "nothing", workload) > 0 and calls == [True]
+
+
+def test_the_peak_of_a_gpu_is_what_a_variant_allocates_beyond_what_is_there(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 175)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", calls.append)
+    workload = SimpleNamespace(device="cuda:0", threads=1)
+    assert peak_memory(make_comparison, "nothing", workload) == 75 and calls == ["cuda:0"]

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
+from torch.autograd import DeviceType
 
 from ldm.profiling import timing
 from ldm.profiling.timing import Spread
@@ -52,3 +55,13 @@ def test_the_machines_peak_is_a_plausible_rate(monkeypatch):
 )
 def test_operations_are_classified_by_name(operation, kind):
     assert timing.operation_kind(operation) == kind
+
+
+def test_a_gpus_time_is_counted_at_the_operations_and_not_again_at_their_kernels():
+    def event(name, device, time):
+        return SimpleNamespace(key=name, device_type=device, self_device_time_total=time, self_cpu_time_total=1.0)
+
+    operations = [event("aten::mm", DeviceType.CPU, 3.0), event("aten::silu", DeviceType.CPU, 2.0)]
+    kernels = [event("sm90_xmma_gemm_f32", DeviceType.CUDA, 3.0), event("elementwise_kernel", DeviceType.CUDA, 2.0)]
+    assert timing.time_by_kind([*operations, *kernels], on_gpu=True) == {"linear layers": 3.0, "the rest": 2.0}
+    assert timing.time_by_kind(operations, on_gpu=False) == {"linear layers": 1.0, "the rest": 1.0}

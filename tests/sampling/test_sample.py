@@ -20,7 +20,15 @@ from ldm.models.loading import load_model
 from ldm.modules.lora import LoRALinear, lora_layers
 from ldm.sampling.folder import image_path
 from ldm.sampling.options import SampleOptions
-from ldm.sampling.sample import ROWS, _sample_pass, apply_layout, default_layout, derive_seed, sample_images
+from ldm.sampling.sample import (
+    ROWS,
+    _sample_pass,
+    _worker_pool,
+    apply_layout,
+    default_layout,
+    derive_seed,
+    sample_images,
+)
 from ldm.util.errors import UserError
 from ldm.util.image_folder import save_image, write_index
 
@@ -345,3 +353,11 @@ def test_the_index_is_written_once_all_images_exist(tmp_path):
     save_image(tmp_path / names[2], image, {"file": names[2]})
     assert write_index(tmp_path, names, lambda: image)
     assert [json.loads(line)["file"] for line in (tmp_path / "index.jsonl").read_text().splitlines()] == names
+
+
+def test_sampling_on_a_gpu_uses_deterministic_kernels_of_cudnn():
+    before = torch.backends.cudnn.allow_tf32
+    with _worker_pool(torch.device("cuda")):
+        assert torch.backends.cudnn.enabled and torch.backends.cudnn.deterministic
+        assert torch.backends.cudnn.allow_tf32 == before and not torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.deterministic
