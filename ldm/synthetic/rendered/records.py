@@ -44,8 +44,7 @@ class Record(NamedTuple):
 
     def graph(self) -> SceneGraph:
         """The complete graph, with boxes that are cut at the picture's edges."""
-        boxes = [tuple(min(max(edge, 0.0), 1.0) for edge in box) for box in self.boxes]
-        return complete_graph(self.scene, boxes)  # pyright: ignore[reportArgumentType] - four edges each
+        return complete_graph(self.scene, [_cut(box) for box in self.boxes])
 
 
 def complete_shards(root: str | Path) -> list[Path]:
@@ -92,15 +91,25 @@ def _parse(fields: dict[str, Any]) -> Record:
         raise ValueError(f"the name of a picture is {str(file)[:80]!r}")
     if not scene.things or not all(isinstance(value, str) for value in scene.style):
         raise ValueError("a scene without things or style")
+    location, target = _numbers(scene.camera.location, 3), _numbers(scene.camera.target, 3)
+    if location[:2] == target[:2]:
+        raise ValueError("a camera without direction")
     for index, thing in enumerate(scene.things):
         _require_known(thing, index, len(scene.things))
     boxes, visible_boxes = (
         tuple(_numbers(box, 4) for box in _all_of(fields[name], scene)) for name in ("boxes", "visible_boxes")
     )
+    if not all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in map(_cut, boxes)):
+        raise ValueError("a box that is reversed or outside of the picture")
     visible = _numbers(_all_of(fields["visible"], scene), len(scene.things))
     if edit is not None and not isinstance(edit, dict):
         raise ValueError(f"an edit is {str(edit)[:80]}")
     return Record(file, scene, boxes, visible_boxes, visible, edit)
+
+
+def _cut(box: Box) -> Box:
+    x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) for edge in box)
+    return x0, y0, x1, y1
 
 
 def _require_known(thing: Thing, index: int, count: int) -> None:
