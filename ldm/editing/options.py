@@ -7,11 +7,13 @@ edit and the documentation are all made from its fields.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ldm.models.diffusion.samplers import SAMPLERS
-from ldm.util.options import option, validate
+from ldm.util.errors import UserError
+from ldm.util.options import from_mapping, option, validate
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
 LOCAL_METHOD, GLOBAL_METHOD = "noise", "direct"  # defaults within a region, and where everything may change
 RANDOM_METHODS = ("ddpm", "noise")  # their edits differ by the seed
+MARGIN = FEATHER = 1.0  # latent cells
 FAST_METHODS = ("noise", "direct")  # their default sampler is dpm++
 DEFAULT_GUIDANCE = 2.0  # for models that were trained for guidance
 RESTYLE_PASSES = 2  # after a single pass, too much of the photograph's own style remains
@@ -50,6 +53,8 @@ class EditRequest:
 @dataclass(frozen=True)
 class EditOptions:
     """How an edit is done. None stands for a default that depends on the request and the model (`ldm.editing.plan`).
+
+    A model's config may have its own defaults for these, as `edit_defaults`.
 
     Raises:
         UserError: an option is out of its bounds.
@@ -103,8 +108,23 @@ class EditOptions:
     region: str = option(
         "auto", "auto: change only what the operations touch; none: everything may change", choices=("auto", "none")
     )
-    margin: float = option(1.0, "distance around boxes at which the region is still full, in latent cells", minimum=0)
-    feather: float = option(1.0, "further distance over which the region fades out, in latent cells", minimum=0)
+    margin: float | None = option(
+        None, "distance around boxes at which the region is still full, in latent cells", minimum=0, default_text="1"
+    )
+    feather: float | None = option(
+        None, "further distance over which the region fades out, in latent cells", minimum=0, default_text="1"
+    )
+    reach: tuple[float, float, float, float] | None = option(
+        None,
+        "how far shadows and reflections of what is new, gone or elsewhere reach beyond its box, as shares of the box's "
+        "longer side; the region covers them, except in the boxes of other objects",
+        minimum=0,
+        metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        default_text="0 0 0 0",
+    )
+    reach_objects: bool | None = option(
+        None, "shadows and reflections reach into the boxes of other objects too", default_text="off"
+    )
     keep: bool = option(
         False,
         "objects that move keep their appearance, by attention to the photograph (MasaCtrl, prompt-to-prompt); doubles "
@@ -121,10 +141,31 @@ class EditOptions:
     def __post_init__(self):
         validate(self)
         object.__setattr__(self, "interval", tuple(self.interval))
+        object.__setattr__(self, "reach", self.reach and tuple(self.reach))
 
     def replace(self, **changes: object) -> EditOptions:
         """A copy with some options changed."""
         return dataclasses.replace(self, **changes)
+
+    def or_defaults(self, defaults: Mapping[str, Any]) -> EditOptions:
+        """A copy in which other defaults stand for what is None.
+
+        Args:
+            defaults: by name, such as the `edit_defaults` of a model's config.
+
+        Raises:
+            UserError: there is no such option, it cannot be None, or a value is out of its bounds.
+        """
+        fixed = [name for name, value in EditOptions().as_dict().items() if value is not None]
+        for name in defaults:
+            if name in fixed:
+                raise UserError(f"edit_defaults: {name} has the same default for all models; leave it out")
+        try:
+            known = from_mapping(EditOptions, defaults)
+        except UserError as error:
+            raise UserError(f"edit_defaults: {error}") from None
+        given = {name: getattr(known, name) for name in defaults if getattr(self, name) is None}
+        return self.replace(**given)
 
     def as_dict(self) -> dict:
         """The options by name, for JSON."""

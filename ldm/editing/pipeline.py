@@ -168,7 +168,7 @@ def variants(
     Raises:
         UserError: the method draws no noise, so all edits would be the same.
     """
-    method = options.method or default_method(request, options)
+    method = options.or_defaults(model.edit_defaults).method or default_method(request, options)
     if count > 1 and method not in RANDOM_METHODS:
         raise UserError(
             f"the method {method} draws no noise, so {count} edits would be the same; use {' or '.join(RANDOM_METHODS)}"
@@ -223,7 +223,20 @@ def locate(source: SourceState, plan: EditPlan, attention: Tensor | None = None)
         return Region.of_mask(plan.request.mask, cells, size)
     if plan.everywhere:
         return Region.everywhere(cells, size)
-    return Region.of(plan.operations, cells, size, attention, plan.options.margin, plan.options.feather)
+    return planned_region(plan, cells, size, attention)
+
+
+def planned_region(
+    plan: EditPlan, cells: tuple[int, int], size: tuple[int, int], attention: Tensor | None = None
+) -> Region:
+    """The region of the plan's operations, with the plan's options; arguments are those of `Region.of`."""
+    options = plan.options
+    assert options.margin is not None and options.feather is not None and options.reach is not None
+    region = Region.of(plan.operations, cells, size, attention, options.margin, options.feather)
+    if any(options.reach):
+        spared = [] if options.reach_objects else plan.untouched_boxes
+        region = region.with_reach(plan.operations, options.reach, spared, options.feather)
+    return region
 
 
 def attention_control(model: LatentDiffusion, plan: EditPlan) -> Control | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ldm.editing.options import (
+    FEATHER,
     GLOBAL_METHOD,
     LOCAL_METHOD,
+    MARGIN,
     RESTYLE_PASSES,
     EditOptions,
     EditRequest,
@@ -18,10 +20,14 @@ from ldm.graph.diff import Operation, diff
 from ldm.graph.inheritance import drop_contradicted, share_known
 from ldm.graph.placement import place_objects
 from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.spatial_relations import is_background
+from ldm.graph.validation import Box
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.diffusion.schedule import DDIMSchedule
+
+NO_REACH = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,13 @@ class EditPlan:
         return touched_places(self.operations)
 
     @property
+    def untouched_boxes(self) -> list[Box]:
+        """Boxes of the objects that no operation touches, those of a background apart."""
+        graphs = [graph for graph in (self.source_graph, self.graph) if graph is not None]
+        boxes = dict.fromkeys(box for graph in graphs for box in graph.boxes if box is not None)
+        return [box for box in boxes if box not in self.places and not is_background(box)]
+
+    @property
     def changes_nothing(self) -> bool:
         """Whether the two graphs say the same, or differ in nothing that can be seen, and no style is given."""
         request = self.request
@@ -74,8 +87,9 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
 
     Raises:
         GraphError: a new relation is not spatial, or there is no room for it.
-        UserError: the method does not exist or does not work with the sampler.
+        UserError: the method does not exist or does not work with the sampler, or the model's `edit_defaults` are invalid.
     """
+    options = options.or_defaults(model.edit_defaults)
     half_a_cell = 1 / (2 * model.latent_size)  # as fine as a U-Net can place
     operations, graph, placement = understand(request.source_graph, request.graph, half_a_cell)
     everywhere = may_change_everywhere(request, options)
@@ -91,6 +105,10 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
         graph_scale=scale if options.graph_scale is None else options.graph_scale,
         style_scale=scale if options.style_scale is None else options.style_scale,
         passes=1 if request.style is None else passes,
+        margin=MARGIN if options.margin is None else options.margin,
+        feather=FEATHER if options.feather is None else options.feather,
+        reach=options.reach or NO_REACH,
+        reach_objects=bool(options.reach_objects),
     )
     source = request.source_graph and share_known(request.source_graph, request.graph)[0]
     return EditPlan(request, tuple(operations), graph, placement, everywhere, complete, source)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ldm.graph.diff import Add, AddRelation, ChangeRelation, Move, Operation, RemoveRelation, Resize
+from ldm.graph.diff import Add, AddRelation, ChangeRelation, Move, Operation, Remove, RemoveRelation, Replace, Resize
 from ldm.graph.spatial_relations import relation_holds
 from ldm.graph.validation import Box
 from ldm.modules.boxes import box_coverage
@@ -26,6 +26,10 @@ from ldm.util.errors import UserError
 LOW, HIGH = 0.35, 0.65  # share of an object's strongest attention at which its region begins, and at which it is full
 
 
+SPARED_EDGE = 0.25  # latent cells over which the region ends at the box of an object that stays
+RESHAPING = (Replace, Remove, Add, Move, Resize)  # operations after which shadows fall elsewhere
+
+Reach = tuple[float, float, float, float]  # beyond a box to the left, top, right and bottom
 Place = Box | int | None  # a box, or the index of a source object without one, or unknown
 
 
@@ -92,6 +96,35 @@ class Region(NamedTuple):
             fine = F.interpolate(soft, size=size[::-1], mode="bilinear", align_corners=False)
             latent, pixels = torch.maximum(latent, soft), np.maximum(pixels, fine[0, 0].numpy())
         return cls(latent, pixels)
+
+    def with_reach(
+        self, operations: Sequence[Operation], reach: Reach, spared: Sequence[Box] = (), feather: float = 1.0
+    ) -> Region:
+        """The union with the shadows and reflections of what is new, gone, elsewhere or of another shape.
+
+        Args:
+            reach: how far they reach beyond a box to the left, top, right and bottom, as shares of its longer side.
+            spared: boxes that stay as they are, except where the region covers them already.
+            feather: distance over which the region fades out, in latent cells.
+        """
+        height, width = self.pixels.shape
+        cells, size = (self.latent.shape[-2], self.latent.shape[-1]), (width, height)
+        latent, pixels = torch.zeros_like(self.latent), np.zeros_like(self.pixels)
+        for box in dict.fromkeys(box for each in operations if isinstance(each, RESHAPING) for box in each.boxes):
+            box = grown(box, reach)
+            latent = torch.maximum(latent, in_cells(box, cells, 0, feather))
+            pixels = np.maximum(pixels, in_pixels(box, size, cells, feather))
+        for box in spared:
+            latent = latent * (1 - in_cells(box, cells, 0, 0))
+            pixels = pixels * (1 - in_pixels(box, size, cells, SPARED_EDGE))
+        return Region(torch.maximum(self.latent, latent), np.maximum(self.pixels, pixels))
+
+
+def grown(box: Box, reach: Reach) -> Box:
+    """The box, larger by shares of its longer side to the left, top, right and bottom; may exceed the image."""
+    side = max(box[2] - box[0], box[3] - box[1])
+    left, top, right, bottom = (side * share for share in reach)
+    return box[0] - left, box[1] - top, box[2] + right, box[3] + bottom
 
 
 def touched_places(operations: Sequence[Operation]) -> list[Place]:

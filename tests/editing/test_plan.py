@@ -7,6 +7,7 @@ from tiny import tiny_model
 from ldm.editing.options import DEFAULT_GUIDANCE, GLOBAL_METHOD, LOCAL_METHOD, EditOptions, EditRequest
 from ldm.editing.plan import make_plan, understand
 from ldm.graph.scene_graph import SceneGraph
+from ldm.util.errors import UserError
 
 BOXES = ((0.1, 0.4, 0.3, 0.6), (0.4, 0.4, 0.6, 0.6))
 BEFORE = SceneGraph(("circle", "square"), BOXES, (("red",), ("blue",)), ((0, "left of", 1),))
@@ -66,9 +67,42 @@ def test_graphs_that_say_nothing_of_attributes_and_relations_change_nothing(mode
 
 
 def test_options_that_are_given_are_kept(model):
-    options = EditOptions(method="direct", sampler="ddim", steps=7, graph_scale=1.5, style_scale=3.0, passes=2)
+    options = EditOptions(
+        method="direct",
+        sampler="ddim",
+        steps=7,
+        graph_scale=1.5,
+        style_scale=3.0,
+        passes=2,
+        margin=0.5,
+        feather=0.0,
+        reach=(0.0, 0.1, 0.2, 0.3),
+        reach_objects=True,
+    )
     plan = make_plan(EditRequest(PHOTOGRAPH, AFTER, BEFORE, style=PHOTOGRAPH), options, model)
     assert plan.options == options
+
+
+def test_a_models_own_defaults_stand_where_no_option_is_given():
+    request = EditRequest(PHOTOGRAPH, AFTER, BEFORE)
+    model = tiny_model(edit_defaults={"reach": [1.25, 0, 1.25, 0.25], "steps": 7})
+    options = make_plan(request, EditOptions(steps=9), model).options
+    assert (options.reach, options.steps, options.margin) == ((1.25, 0, 1.25, 0.25), 9, 1.0)
+
+
+@pytest.mark.parametrize(
+    "defaults, word", [({"reech": 1}, "'reach'"), ({"seed": 1}, "seed"), ({"steps": "many"}, "steps takes")]
+)
+def test_unknown_and_fixed_defaults_of_a_model_are_refused(defaults, word):
+    model = tiny_model(edit_defaults=defaults)
+    with pytest.raises(UserError, match=f"edit_defaults: .*{word}"):
+        make_plan(EditRequest(PHOTOGRAPH, AFTER, BEFORE), EditOptions(), model)
+
+
+def test_untouched_objects_are_those_that_no_operation_changes(model):
+    moved = SceneGraph(BEFORE.objects, ((0.1, 0.1, 0.3, 0.3), BOXES[1]))
+    plan = make_plan(EditRequest(PHOTOGRAPH, moved, BEFORE), EditOptions(), model)
+    assert plan.untouched_boxes == [BOXES[1]]
 
 
 def test_guidance_is_the_default_for_models_trained_with_dropout_alone(model):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.editing.region import Region, from_attention, in_cells, in_pixels, object_maps, paste, touched
+from ldm.editing.region import Region, from_attention, grown, in_cells, in_pixels, object_maps, paste, touched
 from ldm.graph.diff import diff
 from ldm.graph.scene_graph import SceneGraph
 from ldm.plots import draw_heatmap
@@ -157,3 +157,36 @@ def test_a_heat_map_is_hottest_where_attention_is_highest():
     assert np.unravel_index(warmth.argmax(), warmth.shape)[0] > 48 and warmth[56, 12] > 100
     assert warmth[8, 90] < 0
     assert np.asarray(draw_heatmap(Image.new("RGB", SIZE), torch.zeros(2, 2))).std() > 0  # a colour, not an error
+
+
+# --- shadows and reflections ----------------------------------------------------------------------------------------------
+
+
+def test_a_box_grows_by_shares_of_its_longer_side():
+    assert grown((0.25, 0.5, 0.5, 1.0), (1, 0.25, 0.5, 0)) == (-0.25, 0.375, 0.75, 1.0)
+
+
+def test_the_region_reaches_as_far_as_shadows_of_what_is_gone():
+    region = Region.of(diff(graph(C, B), SceneGraph(("dog",), (B,))), CELLS, SIZE)
+    wide = region.with_reach(diff(graph(C, B), SceneGraph(("dog",), (B,))), (0, 0, 1, 0.5), feather=0)
+    rows, columns = np.nonzero(wide.latent[0, 0].numpy() == 1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (1, 4, 1, 5)  # C is cells 2 to 3, and the margin 1
+    assert (wide.pixels >= region.pixels).all() and (wide.latent >= region.latent).all()
+    assert wide.pixels[int(0.6 * 64), int(0.7 * 96)] == 1 and wide.pixels[int(0.7 * 64), int(0.3 * 96)] == 0
+
+
+def test_shadows_spare_the_boxes_of_other_objects_but_not_what_the_region_covers_already():
+    operations = diff(graph(A, C), SceneGraph(("dog",), (C,)))
+    region = Region.of(operations, CELLS, SIZE)
+    wide = region.with_reach(operations, (2, 2, 2, 2), spared=[C])
+    inside = np.zeros(SIZE[::-1], bool)
+    inside[int(C[1] * 64) : int(C[3] * 64), int(C[0] * 96) : int(C[2] * 96)] = True
+    assert np.array_equal(wide.pixels[inside], region.pixels[inside])
+    assert wide.pixels[int(0.6 * 64), int(0.6 * 96)] == 1 and region.pixels[int(0.6 * 64), int(0.6 * 96)] == 0
+    assert torch.equal(wide.latent[0, 0, 2:4, 2:4], region.latent[0, 0, 2:4, 2:4])
+
+
+def test_another_colour_casts_no_other_shadow():
+    operations = diff(graph(A, B, attributes=(("red",), ())), graph(A, B, attributes=(("blue",), ())))
+    region = Region.of(operations, CELLS, SIZE)
+    assert torch.equal(region.with_reach(operations, (1, 1, 1, 1)).latent, region.latent)

@@ -87,6 +87,8 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         warmup_steps: steps of linear warm-up of the learning rate.
         cosine: whether the learning rate then decays over the run, as half a cosine.
         weight_decay: of AdamW.
+        edit_defaults: options of edits by name where an edit does not give them, such as `reach` or `steps`
+            (`ldm.editing.options.EditOptions`).
         monitor: logged value by which the best checkpoint is chosen; by default the validation loss.
         published_keys: the keys in PUBLISHED_KEYS.
 
@@ -124,6 +126,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         warmup_steps: int = 0,
         cosine: bool = True,
         weight_decay: float = 0.01,
+        edit_defaults: dict | None = None,
         monitor: str | None = None,
         **published_keys: Any,
     ):
@@ -134,6 +137,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         self.register_buffer("scale_factor", torch.tensor(1.0))
         self.graph_drop, self.style_drop = graph_drop, style_drop if global_stage_config else graph_drop
         self.warmup_steps, self.cosine, self.weight_decay = warmup_steps, cosine, weight_decay
+        self.edit_defaults = dict(edit_defaults or {})
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
 
         unet = build_part(with_published_heads(unet_config, ckpt_path), frozen=freeze_unet)
