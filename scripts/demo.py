@@ -30,7 +30,8 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.loading import load_model
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import sample_images
-from ldm.synthetic.checker import check, read_scene, same_style
+from ldm.synthetic.checker import check
+from ldm.synthetic.worlds import find_reader
 from ldm.util.cli import run_program
 from ldm.util.errors import UserError
 
@@ -134,8 +135,10 @@ def edit_and_judge(model: LatentDiffusion, operation: str) -> Image.Image:
 
 def find_faults(task: EditTask, image: Image.Image) -> list[str]:
     """What the checker finds wrong with an edit; nothing if the image shows exactly the target graph and style."""
-    faults = list(check(task.target, image, WORLD).complaints)
-    if task.reference and not same_style(read_scene(WORLD, image).style, read_scene(WORLD, task.reference).style):
+    reader = find_reader(WORLD)
+    reading = reader.read_scene(image)
+    faults = list(check(task.target, reading, WORLD).complaints)
+    if task.reference and not reader.same_style(reading.style, reader.read_scene(task.reference).style):
         faults.append("the background does not have the reference's style")
     return faults
 

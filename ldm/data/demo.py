@@ -31,7 +31,7 @@ class _Demo(Dataset):
         image_size: side of a picture in pixels; default is the world's.
         seed: of the training scenes; validation scenes are always the same.
         max_samples: upper limit of `size`.
-        scenes: name of a synthetic world (`ldm.synthetic.worlds.WORLDS`).
+        scenes: name of a synthetic world that is drawn (`ldm.synthetic.worlds.WORLDS`).
         boxes: which objects have a box in the graph: 'all', 'part', 'none', or 'mixed', which draws one of these per
             scene, 'all' every second time.
         reference: add a picture of another scene with the same background, which shows the style and nothing else.

@@ -38,7 +38,9 @@ from ldm.evaluation.report import (
 from ldm.evaluation.runner import Job, Measure, file_name
 from ldm.models.loading import load_model
 from ldm.synthetic import checker
-from ldm.synthetic.checker import SceneReading, Verdict
+from ldm.synthetic.checker import Verdict
+from ldm.synthetic.readings import SceneReading
+from ldm.synthetic.worlds import find_reader
 from ldm.util import image_similarity
 from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError
@@ -181,7 +183,8 @@ def _judge(task: EditTask, reading: SceneReading, verdict: Verdict) -> tuple[dic
     """Whether the edited image shows what it should, and what is wrong with it."""
     complaints = list(verdict.complaints)
     if task.reference is not None:
-        changed = checker.same_style(reading.style, checker.read_scene(task.scenes, task.reference).style)
+        reader = find_reader(task.scenes)
+        changed = reader.same_style(reading.style, reader.read_scene(task.reference).style)
         if not changed:
             complaints.append("the background is not the reference's")
     else:

@@ -18,8 +18,7 @@ from ldm.data.demo import DemoValidation
 from ldm.evaluation.scene_changes import SINGLE_OPERATIONS, SceneChange, SceneObject, change_scene, complete_graph
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
-from ldm.synthetic.checker import read_scene, same_style
-from ldm.synthetic.worlds import WORLDS, World
+from ldm.synthetic.worlds import WORLDS, World, find_reader
 from ldm.util.errors import UserError, did_you_mean
 
 OPERATIONS = (*SINGLE_OPERATIONS, "relation", "restyle", "two")
@@ -31,7 +30,7 @@ class EditTask:
     """An edit with a known answer.
 
     Args:
-        scenes: kind of synthetic scenes, a key of `ldm.synthetic.worlds.WORLDS`.
+        scenes: kind of synthetic scenes, a key of `ldm.synthetic.worlds.READERS`.
         operation: one of `OPERATIONS`.
         index: number of the task.
         picture: the image to edit.
@@ -85,7 +84,7 @@ def changed_boxes(task: EditTask, result: SceneGraph | None = None) -> list[Box]
     if task.operation == "relation" and result is not None:
         moved = [_appearance(task.target, i) for i, id in enumerate(task.target.ids) if id in task.changed]
         boxes += [box for i, box in enumerate(result.boxes) if _appearance(result, i) in moved]
-    shadow_reach = WORLDS[task.scenes].shadow_reach
+    shadow_reach = find_reader(task.scenes).shadow_reach
     return list(dict.fromkeys(_enlarged(box, shadow_reach) for box in boxes))
 
 
@@ -108,7 +107,7 @@ def _try_scene(scenes: str, operation: str, index: int, number: int, rng: random
     ids = rng.sample([item.id for item in objects], len(objects))
     new_background, reference = background, None
     if operation == "restyle":
-        new_background, reference = _draw_other_style(scenes, graph, background, rng)
+        new_background, reference = _draw_other_style(world, graph, background, rng)
         change: SceneChange | None = SceneChange(objects, frozenset())
     else:
         change = change_scene(world, operation, objects, rng)
@@ -127,18 +126,17 @@ def _try_scene(scenes: str, operation: str, index: int, number: int, rng: random
 
 
 def _draw_other_style(
-    scenes: str, graph: SceneGraph, background: tuple, rng: random.Random
+    world: World, graph: SceneGraph, background: tuple, rng: random.Random
 ) -> tuple[tuple, Image.Image]:
     """A background with a style that differs from the scene's, and an image of another scene in which it is visible."""
-    world = WORLDS[scenes]
-    look = read_scene(scenes, world.render(graph, background)).style
+    look = world.read_scene(world.render(graph, background)).style
     while True:
         new_background = world.random_background(rng)
         reference = world.render(world.random_graph(rng), new_background)
-        wanted = read_scene(scenes, reference).style
-        if same_style(look, wanted):
+        wanted = world.read_scene(reference).style
+        if world.same_style(look, wanted):
             continue
-        if same_style(read_scene(scenes, world.render(graph, new_background)).style, wanted):
+        if world.same_style(world.read_scene(world.render(graph, new_background)).style, wanted):
             return new_background, reference
 
 

@@ -35,7 +35,7 @@ from ldm.models.loading import load_model
 from ldm.sampling.options import LAYOUTS, SampleOptions
 from ldm.sampling.sample import derive_seed, sample_images
 from ldm.synthetic import checker
-from ldm.synthetic.worlds import find_world
+from ldm.synthetic.worlds import WorldReader, find_reader, find_world
 from ldm.util import image_similarity
 from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError, did_you_mean
@@ -54,15 +54,11 @@ MEASURES = {
     "triples": "share of triples that hold between the recognised objects",
     "style": "share of scenes whose background matches the reference's",
     "wrong_style": "the same for another image that was not the reference: the level of chance",
-    "colour": "mean distance to the reference's background in mean colour, of 255; wrong_colour: to the other image's",
-    "towards_colour": "position of the background's mean colour between the other image's (0) and the reference's (1); "
-    "median. towards_texture: the same for the strengths of the textures",
+    "PART": "mean distance to the reference's style in this part, such as the background's mean colour, of 255; wrong_PART: to "
+    "the other image's",
+    "towards_PART": "position of this part of the style between the other image's (0) and the reference's (1); median",
     "psnr": "dB, of the autoencoder's reconstruction against the true image",
 }
-
-SHARES = ("style", "wrong_style")
-MEDIANS = ("towards_colour", "towards_texture")  # a mean would be ruled by other images that resemble the reference
-MEANS = ("colour", "wrong_colour", "psnr")
 
 COLUMNS = (
     Column("boxes", "boxes"),
@@ -75,11 +71,6 @@ COLUMNS = (
     percentage("relations %", "triples"),
     percentage("style %", "style"),
     percentage("by chance %", "wrong_style"),
-    Column("colour off", "colour", ".1f"),
-    Column("by chance", "wrong_colour", ".1f"),
-    Column("towards colour", "towards_colour", ".2f"),
-    Column("towards texture", "towards_texture", ".2f"),
-    Column("PSNR dB", "psnr", ".1f"),
 )
 
 
@@ -103,7 +94,8 @@ def run(
     Raises:
         UserError: an unknown name or model, or a folder of other results.
     """
-    layouts = layouts or (["none", "search"] if find_world(benchmark.scenes).flat else ["none"])
+    world = find_world(benchmark.scenes)
+    layouts = layouts or (["none", "search"] if world.flat else ["none"])
     _refuse_unknown("layout", layouts, LAYOUTS)
     _refuse_unknown("boxes", boxes, BOXES)
     _refuse_unknown("references", references or (), REFERENCES)
@@ -129,8 +121,8 @@ def run(
     )
     folder, protocol, rows = benchmark.measure(model, settings, jobs, prepare_worker)
     save_picture(sheet(folder, benchmark.scenes, jobs, rows), folder / "sheet.png")
-    summaries = summarise(jobs, rows)
-    table = summary_table(COLUMNS, summaries)
+    summaries = summarise(jobs, rows, world.style_parts)
+    table = summary_table([*COLUMNS, *columns_of_style(world.style_parts), Column("PSNR dB", "psnr", ".1f")], summaries)
     return BenchmarkReport(folder, {**protocol, "measures": MEASURES}, summaries, table)
 
 
@@ -170,8 +162,9 @@ def measure_reconstruction(model: LatentDiffusion, scenes: str, index: int) -> t
     picture = data.picture(index)
     image = reconstruct(model, picture)
     row = _judge(scenes, data[index][1], image)
-    look, wanted = (checker.read_scene(scenes, each).style for each in (image, picture))
-    return row | {"style": checker.same_style(look, wanted), "psnr": image_similarity.psnr(image, picture)}, image
+    reader = find_reader(scenes)
+    look, wanted = (reader.read_scene(each).style for each in (image, picture))
+    return row | {"style": reader.same_style(look, wanted), "psnr": image_similarity.psnr(image, picture)}, image
 
 
 def measure_sample(
@@ -189,13 +182,18 @@ def measure_sample(
     image = sample_images(model, [graph], [derive_seed(seed, index, 0)], options, style)[0]
     row = _judge(scenes, graph, image)
     if style is not None:
-        wrong_style = _reference_image(scenes, "wrong", index)
-        look, wanted, wrong = (checker.read_scene(scenes, each).style for each in (image, style, wrong_style))
-        row["style"], row["wrong_style"] = checker.same_style(look, wanted), checker.same_style(look, wrong)
-        row["colour"], row["wrong_colour"] = (checker.style_distance(look, each).colour for each in (wanted, wrong))
-        positions = checker.style_follows(look, wrong, wanted)
-        row["towards_colour"], row["towards_texture"] = (None if math.isnan(x) else x for x in positions)
+        row |= _judge_style(find_reader(scenes), image, style, _reference_image(scenes, "wrong", index))
     return row, image
+
+
+def _judge_style(reader: WorldReader, image: Image.Image, reference: Image.Image, other: Image.Image) -> dict:
+    """How near an image's style is to the reference's, and to that of another image, which was not the reference."""
+    look, wanted, wrong = (reader.read_scene(each).style for each in (image, reference, other))
+    row: dict = {"style": reader.same_style(look, wanted), "wrong_style": reader.same_style(look, wrong)}
+    row |= reader.style_distance(look, wanted)
+    row |= {f"wrong_{part}": value for part, value in reader.style_distance(look, wrong).items()}
+    positions = reader.style_follows(look, wrong, wanted)
+    return row | {f"towards_{part}": None if math.isnan(value) else value for part, value in positions.items()}
 
 
 def _scenes(scenes: str, index: int, boxes: str = "all") -> DemoValidation:
@@ -219,22 +217,34 @@ def _judge(scenes: str, graph: SceneGraph, image: Image.Image) -> dict:
     }
 
 
-def summarise(jobs: Sequence[Job], rows: Sequence[dict]) -> list[dict]:
+def columns_of_style(parts: Sequence[str]) -> list[Column]:
+    """The columns for each part of a world's style."""
+    columns = []
+    for part in parts:
+        columns += [Column(f"{part} off", part, ".2f"), Column("by chance", f"wrong_{part}", ".2f")]
+        columns.append(Column(f"towards {part}", f"towards_{part}", ".2f"))
+    return columns
+
+
+def summarise(jobs: Sequence[Job], rows: Sequence[dict], style_parts: Sequence[str]) -> list[dict]:
     """A summary for each kind of graph, layout and reference, in the order of the jobs."""
     return [
-        {"boxes": boxes, "layout": layout, "reference": reference, **_summarise_group(group)}
+        {"boxes": boxes, "layout": layout, "reference": reference, **_summarise_group(group, style_parts)}
         for (boxes, layout, reference), group in group_rows(jobs, rows).items()
     ]
 
 
-def _summarise_group(rows: Sequence[dict]) -> dict:
+def _summarise_group(rows: Sequence[dict], style_parts: Sequence[str]) -> dict:
     summary = {"scenes": len(rows), **success_share(rows)}
     summary["all_objects"] = sum(row["objects"] == row["of_objects"] for row in rows) / len(rows)
     for key in ("objects", "triples"):
         total = sum(row[f"of_{key}"] for row in rows)
         summary[key] = sum(row[key] for row in rows) / total if total else None
-    summary |= {key: average(rows, key) for key in (*SHARES, *MEANS)}
-    return summary | {key: average(rows, key, np.median) for key in MEDIANS}
+    for part in style_parts:
+        summary |= {key: average(rows, key) for key in (part, f"wrong_{part}")}
+        # A mean would be ruled by other images that resemble the reference.
+        summary[f"towards_{part}"] = average(rows, f"towards_{part}", np.median)
+    return summary | {key: average(rows, key) for key in ("style", "wrong_style", "psnr")}
 
 
 def sheet(folder: Path, scenes: str, jobs: Sequence[Job], rows: Sequence[dict]) -> Image.Image:

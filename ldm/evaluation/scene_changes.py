@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
+from ldm.synthetic.readings import SceneReading
 from ldm.synthetic.worlds import World
 
 SINGLE_OPERATIONS = ("replace", "recolour", "remove", "add", "move", "resize")  # one object, whose box is given
@@ -164,8 +165,8 @@ def _direction(world: World, objects: Sequence[SceneObject], subject: str, objec
 def _relation_holds(
     world: World, objects: Sequence[SceneObject], subject: SceneObject, predicate: str, object: SceneObject
 ) -> bool:
-    ids = complete_graph(world, objects).ids
-    return world.relation_holds(subject.box, predicate, object.box, ids.index(subject.id) > ids.index(object.id))
+    graph = complete_graph(world, objects)
+    return world.triple_holds(SceneReading(graph), graph.ids.index(subject.id), predicate, graph.ids.index(object.id))
 
 
 def _distance(a: Box, b: Box) -> float:

@@ -1,6 +1,6 @@
-"""Decides whether a picture shows what a scene graph says, and compares the styles of pictures.
+"""Decides whether a picture shows what a scene graph says.
 
-The checker reads pixels (`World.read_scene`); it never sees the model that made them.
+The checker reads pixels (`WorldReader.read_scene`); it never sees the model that made them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from scipy.optimize import linear_sum_assignment
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
 from ldm.synthetic.annotation import box_of
-from ldm.synthetic.readings import SceneReading, StyleReading
-from ldm.synthetic.worlds import World, find_world
+from ldm.synthetic.readings import SceneReading
+from ldm.synthetic.worlds import WorldReader, find_reader
 from ldm.util.images import Picture
 
 MAX_OFFSET = 2.5 / 64  # of an object's middle from its box's middle, as a share of the picture's side
 MAX_SIDE_ERROR = 3.5 / 64  # of an object's width and height
 MAX_STRAY_PIXELS = 20  # of a picture of 64 x 64
-MAX_COLOUR_DISTANCE = 30  # between the mean colours of two backgrounds of one style, in levels of 0..255
 FULL_MATCH = 1000.0  # similarity from which on an object agrees with the graph in everything
 
 
@@ -37,17 +36,9 @@ class Verdict(NamedTuple):
     complaints: tuple[str, ...]  # the differences, a sentence each
 
 
-class StyleDistance(NamedTuple):
-    """Euclidean distances between two backgrounds."""
-
-    colour: float  # between the mean colours, in levels of 0..255
-    ramp: float  # between the gradients, both axes together
-    texture: float  # between the strengths of the textures, as shares of brightness
-
-
 def read_scene(world: str, picture: Picture) -> SceneReading:
     """Recovers objects, relations and style from a picture of the world of this name."""
-    return find_world(world).read_scene(picture)
+    return find_reader(world).read_scene(picture)
 
 
 def check(target: SceneGraph, image: Picture | SceneReading, world: str = "shapes") -> Verdict:
@@ -61,14 +52,14 @@ def check(target: SceneGraph, image: Picture | SceneReading, world: str = "shape
     Raises:
         UserError: there is no such world.
     """
-    reader = find_world(world)
+    reader = find_reader(world)
     reading = image if isinstance(image, SceneReading) else reader.read_scene(image)
     if reading.graph is None:
         count = len(target.objects)
         complaints = [f"{_describe(target, index)}, is missing" for index in range(count)]
         verdict = Verdict(False, (False,) * count, (False,) * len(target.known_triples), 0, tuple(complaints))
     else:
-        verdict = _Comparison(reader, target, reading.graph).verdict()
+        verdict = _Comparison(reader, target, reading, reading.graph).verdict()
     if reading.stray_pixels > MAX_STRAY_PIXELS:
         complaint = f"{reading.stray_pixels} pixels have an object's colour, but belong to no known object"
         verdict = verdict._replace(passed=False, complaints=(*verdict.complaints, complaint))
@@ -76,10 +67,10 @@ def check(target: SceneGraph, image: Picture | SceneReading, world: str = "shape
 
 
 class _Comparison:
-    """A target graph against the graph in a picture."""
+    """A target graph against the reading of a picture, whose graph is `shown`."""
 
-    def __init__(self, world: World, target: SceneGraph, shown: SceneGraph):
-        self.world, self.target, self.shown = world, target, shown
+    def __init__(self, world: WorldReader, target: SceneGraph, reading: SceneReading, shown: SceneGraph):
+        self.world, self.target, self.reading, self.shown = world, target, reading, shown
         self.partner = self._match_objects()  # of each target object, the index of the object in the picture, or None
 
     def verdict(self) -> Verdict:
@@ -128,12 +119,17 @@ class _Comparison:
             return FULL_MATCH + nearness
         shared = [word for word in self.target.known_attributes[index] if word in self.shown.known_attributes[other]]
         same_name = self.target.objects[index] == self.shown.objects[other]
-        same_colour = any(word in self.world.colours for word in shared)
-        if same_name and same_colour:
+        same_look = any(word in self._look(index, other) for word in shared)
+        if same_name and same_look:
             return 40.0 + len(shared) + 10 * nearness  # wherever it is
-        if (same_name or same_colour) and (nearness or box is None):
+        if (same_name or same_look) and (nearness or box is None):
             return 5.0 + len(shared) + 10 * nearness
         return 0.0
+
+    def _look(self, index: int, other: int) -> tuple[str, ...]:
+        """The words that identify an object by its look: its colour; its finish where neither object has a colour."""
+        words = {*self.target.known_attributes[index], *self.shown.known_attributes[other]}
+        return self.world.colours if words & set(self.world.colours) else self.world.finishes
 
     def _differences(self, index: int, other: int) -> Iterator[str]:
         """How an object of the picture differs from the target object, as the ends of sentences."""
@@ -152,7 +148,7 @@ class _Comparison:
                 yield f"is too {'large' if sum(growth) > 0 else 'small'} for its box"
 
     def _alternatives(self, word: str) -> tuple[str, ...]:
-        """The words of the same kind: an object has one size, one colour and one finish."""
+        """The words of the same kind: an object has at most one size, one colour and one finish."""
         kinds = self.world.sizes, self.world.colours, self.world.finishes
         return next((kind for kind in kinds if word in kind), ())
 
@@ -163,8 +159,7 @@ class _Comparison:
         subject, object = partner[triple[0]], partner[triple[2]]
         if subject is None or object is None:
             return False
-        boxes = box_of(self.shown, subject), box_of(self.shown, object)
-        return self.world.relation_holds(boxes[0], triple[1], boxes[1], subject > object)
+        return self.world.triple_holds(self.reading, subject, triple[1], object)
 
 
 def assign(similarity: np.ndarray) -> list[int | None]:
@@ -199,34 +194,3 @@ def _describe_offset(dx: float, dy: float) -> str:
     directions = (dx, "right" if dx > 0 else "left"), (dy, "down" if dy > 0 else "up")
     parts = (f"{abs(100 * d):.0f} % of the picture too far {word}" for d, word in directions if abs(d) > MAX_OFFSET)
     return " and ".join(parts)
-
-
-# Style ---------------------------------------------------------------------------------------------------------------
-
-
-def style_distance(a: StyleReading, b: StyleReading) -> StyleDistance:
-    return StyleDistance(
-        float(np.linalg.norm(np.subtract(a.mean, b.mean))),
-        float(np.linalg.norm(np.subtract(a.ramp, b.ramp))),
-        float(np.linalg.norm(np.subtract(a.strength, b.strength))),
-    )
-
-
-def same_style(a: StyleReading, b: StyleReading) -> bool:
-    """Whether two backgrounds have the same texture and similar mean colours."""
-    return a.texture == b.texture and style_distance(a, b).colour <= MAX_COLOUR_DISTANCE
-
-
-def style_follows(style: StyleReading, source: StyleReading, reference: StyleReading) -> tuple[float, float]:
-    """How far a style has moved from the source's to the reference's: 0 at the source, 1 at the reference.
-
-    Returns:
-        Shares for mean colour and texture, from the projection onto the line through source and reference; NaN if
-        these two are equal.
-    """
-
-    def share(here, start, end) -> float:
-        way = np.subtract(end, start)
-        return float(np.dot(np.subtract(here, start), way) / np.dot(way, way)) if np.any(way) else math.nan
-
-    return share(style.mean, source.mean, reference.mean), share(style.strength, source.strength, reference.strength)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,21 +16,13 @@ Colour = tuple[float, float, float]  # red, green, blue in 0..255
 _NEIGHBOURS = np.ones((3, 3), bool)  # 8-connected
 
 
-class StyleReading(NamedTuple):
-    """A background's style, measured where no object covers it."""
-
-    mean: Colour  # of the whole background, from a model fitted to the visible part
-    ramp: tuple[Colour, Colour]  # change of colour from the left to the right edge, and from the top to the bottom edge
-    texture: str  # the world's word for the texture or lighting
-    strength: tuple[float, ...] = ()  # how strong each texture or the lighting is, as a share of brightness
-
-
 class SceneReading(NamedTuple):
-    """The objects and the style that a picture shows."""
+    """What a picture shows, as a world's reader recovers it; with an exact graph also a scene before it is drawn."""
 
-    graph: SceneGraph | None  # complete, objects listed from back to front; None if no object was found
-    stray_pixels: int  # pixels in an object's colour that belong to no object, scaled to a picture of 64 x 64
-    style: StyleReading
+    graph: SceneGraph | None  # complete, objects in the world's order; None if no object was found
+    stray_pixels: int = 0  # pixels in an object's colour that belong to no object, scaled to a picture of 64 x 64
+    style: Any = None  # of the world's own type
+    evidence: Any = None  # what else the world measured to decide whether a triple holds, of its own type
 
 
 def resize_to_cells(picture: Picture, cells: int) -> np.ndarray:

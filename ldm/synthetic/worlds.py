@@ -1,10 +1,10 @@
-"""Synthetic worlds: what each of them offers, and the table of their names."""
+"""Synthetic worlds: what each of them offers, and the tables of their names."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -12,17 +12,20 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
 from ldm.graph.vocab import Vocab
 from ldm.synthetic.readings import SceneReading
+from ldm.synthetic.rendered.world import RenderedWorld
 from ldm.synthetic.shapes import ShapesWorld
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.images import Picture
 
+T = TypeVar("T")
 
-class World(Protocol):
-    """A generator of scene graphs, a renderer, and a reader that recovers the graph from pixels.
 
-    Complete graphs list their objects from back to front; every object has a box and three attributes: its size, its
-    colour and its finish, in this order. A background belongs to no graph. It is the style of the picture, and its type
-    is the world's own.
+class WorldReader(Protocol):
+    """The words of a world, and a reader that recovers the graph and the style of a picture from its pixels.
+
+    This is what the checker needs; `World` also generates and draws. In a complete graph every object has a box, and as
+    attributes its size, then its colour and its finish, as far as its kind has a choice. A style belongs to no graph, and
+    its type is the world's own.
     """
 
     @property
@@ -31,11 +34,6 @@ class World(Protocol):
     @property
     def image_size(self) -> int:
         """Default side of a picture in pixels."""
-        ...
-
-    @property
-    def max_objects(self) -> int:
-        """Most objects in a generated scene."""
         ...
 
     @property
@@ -72,11 +70,55 @@ class World(Protocol):
         """How far an object changes the picture outside its box, as a share of the box's side."""
         ...
 
+    def read_scene(self, picture: Picture) -> SceneReading:
+        """Recovers objects, relations and style from the pixels of a picture of any size."""
+        ...
+
+    def triple_holds(self, reading: SceneReading, subject: int, predicate: str, object: int) -> bool:
+        """Whether a triple is true of two objects of a reading, be it the most evident one or not.
+
+        Args:
+            reading: of this world, with a graph.
+            subject, object: indices of objects of the reading's graph.
+        """
+        ...
+
+    @property
+    def style_parts(self) -> tuple[str, ...]:
+        """What a style consists of: the keys of `style_distance` and `style_follows`."""
+        ...
+
+    def same_style(self, a: Any, b: Any) -> bool:
+        """Whether two pictures have one style; `a` and `b` are styles that `read_scene` returned."""
+        ...
+
+    def style_distance(self, a: Any, b: Any) -> Mapping[str, float]:
+        """How much two styles differ, by part, in units of the part's own; 0 if they are equal."""
+        ...
+
+    def style_follows(self, style: Any, source: Any, reference: Any) -> Mapping[str, float]:
+        """How far a style has moved from the source's (0) to the reference's (1), by part; NaN where these are equal."""
+        ...
+
+
+class World(WorldReader, Protocol):
+    """A world that generates scene graphs and draws them.
+
+    Complete graphs list their objects from back to front, and every object has a size, a colour and a finish.
+    """
+
+    @property
+    def max_objects(self) -> int:
+        """Most objects in a generated scene."""
+        ...
+
     def random_graph(self, rng: random.Random) -> SceneGraph:
         """A complete graph with every triple that clearly holds; no two objects agree in both name and colour."""
         ...
 
-    def random_background(self, rng: random.Random) -> Any: ...
+    def random_background(self, rng: random.Random) -> Any:
+        """A background of any style."""
+        ...
 
     def render(self, graph: SceneGraph, background: Any, image_size: int = ...) -> Image.Image:
         """Draws a graph whose objects all have boxes; the default size is the world's.
@@ -84,10 +126,6 @@ class World(Protocol):
         Raises:
             GraphError: an object has an unknown name, no box or no colour.
         """
-        ...
-
-    def read_scene(self, picture: Picture) -> SceneReading:
-        """Recovers objects, relations and style from the pixels of a picture of any size."""
         ...
 
     def graph_from_boxes(
@@ -102,10 +140,6 @@ class World(Protocol):
 
     def back_to_front(self, graph: SceneGraph) -> list[int]:
         """Indices of the objects in drawing order."""
-        ...
-
-    def relation_holds(self, subject: Box, predicate: str, object: Box, in_front: bool) -> bool:
-        """Whether a triple is true of two measured boxes; `in_front`: the subject is drawn after the object."""
         ...
 
     def find_ambiguity(self, graph: SceneGraph) -> str | None:
@@ -124,14 +158,28 @@ class World(Protocol):
 WORLDS: dict[str, World] = {
     "shapes": ShapesWorld(),
 }
+READERS: dict[str, WorldReader] = {**WORLDS, "rendered": RenderedWorld()}  # all worlds whose pictures can be read
 
 
 def find_world(name: str) -> World:
-    """The world of this name.
+    """The world of this name, which can be drawn.
 
     Raises:
         UserError: there is none.
     """
-    if name not in WORLDS:
-        raise UserError(f"unknown world {name!r}: choose one of {', '.join(WORLDS)}{did_you_mean(name, WORLDS)}")
-    return WORLDS[name]
+    return _find(name, WORLDS)
+
+
+def find_reader(name: str) -> WorldReader:
+    """The reader of the world of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    return _find(name, READERS)
+
+
+def _find(name: str, known: Mapping[str, T]) -> T:
+    if name not in known:
+        raise UserError(f"unknown world {name!r}: choose one of {', '.join(known)}{did_you_mean(name, known)}")
+    return known[name]

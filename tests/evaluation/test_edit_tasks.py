@@ -7,7 +7,8 @@ from ldm.data.demo import DemoValidation
 from ldm.evaluation.edit_tasks import OPERATIONS, changed_boxes, make_task
 from ldm.evaluation.scene_changes import MIN_MOVE, SINGLE_OPERATIONS
 from ldm.graph.diff import Add, ChangeAttribute, ChangeRelation, Move, Remove, Replace, Resize, diff
-from ldm.synthetic.checker import read_scene, same_style
+from ldm.graph.scene_graph import SceneGraph
+from ldm.synthetic.readings import SceneReading
 from ldm.synthetic.worlds import WORLDS
 from ldm.util.errors import UserError
 from ldm.util.processes import single_thread
@@ -29,6 +30,13 @@ def make_tasks(scenes, operation):
     return [make_task(scenes, operation, FIRST + number) for number in range(COUNT)]
 
 
+def from_back_to_front(source):
+    """A source graph without triples, with its objects in the order of their ids, which are numbered from back to front."""
+    order = sorted(range(len(source.objects)), key=lambda i: source.ids[i])
+    fields = ([field[i] for i in order] for field in (source.objects, source.boxes, source.attributes))
+    return SceneGraph(*fields, ids=[source.ids[i] for i in order])
+
+
 @every_world
 @every_operation
 def test_a_task_does_not_depend_on_other_tasks(scenes, operation):
@@ -43,9 +51,8 @@ def test_the_source_graph_describes_a_held_out_scene_completely(scenes, operatio
     for task in make_tasks(scenes, operation):
         source = task.source
         assert all(source.boxes) and all(source.ids) and len(set(source.ids)) == len(source.ids)
-        order = sorted(range(len(source.objects)), key=lambda i: source.ids[i])  # ids are numbered from back to front
-        fields = ([field[i] for i in order] for field in (source.objects, source.boxes, source.attributes))
-        complete = world.graph_from_boxes(*fields)
+        ordered = from_back_to_front(source)
+        complete = world.graph_from_boxes(ordered.objects, ordered.boxes, ordered.attributes)
         assert world.find_ambiguity(complete) is None and len(complete.triples) == len(source.triples)
         assert task.picture.size == task.truth.size == (world.image_size,) * 2
     scene, background = DemoValidation(FIRST + 1, scenes=scenes).scene(FIRST)
@@ -110,11 +117,9 @@ def test_a_new_relation_leaves_the_box_open_and_does_not_hold_before(scenes):
         ends = [task.target.ids[relation[0]], task.target.ids[relation[2]]]
         operations = diff(task.source, task.target)
         assert [op for op in operations if isinstance(op, ChangeRelation) and op.target == relation]
-        boxes = [task.source.boxes[task.source.ids.index(end)] for end in ends]
-        assert not world.relation_holds(boxes[0], relation[1], boxes[1], ends[0] > ends[1])
-        subject, object = (task.truth_graph.ids.index(end) for end in ends)
-        boxes = [task.truth_graph.boxes[index] for index in (subject, object)]
-        assert world.relation_holds(boxes[0], relation[1], boxes[1], subject > object)
+        for graph, holds in ((from_back_to_front(task.source), False), (task.truth_graph, True)):
+            subject, object = (graph.ids.index(end) for end in ends)
+            assert world.triple_holds(SceneReading(graph), subject, relation[1], object) == holds
         others = [triple for triple in task.target.triples if moved not in (triple[0], triple[2])]
         assert set(others) <= set(task.source.triples)
 
@@ -124,8 +129,9 @@ def test_a_restyle_keeps_the_graph_and_changes_the_background(scenes):
     for task in make_tasks(scenes, "restyle"):
         assert task.source == task.target and not task.changed and task.reference is not None
         pictures = (task.picture, task.truth, task.reference)
-        before, after, wanted = (read_scene(scenes, picture).style for picture in pictures)
-        assert same_style(after, wanted) and not same_style(before, wanted)
+        world = WORLDS[scenes]
+        before, after, wanted = (world.read_scene(picture).style for picture in pictures)
+        assert world.same_style(after, wanted) and not world.same_style(before, wanted)
     assert make_task(scenes, "remove", FIRST).reference is None
 
 

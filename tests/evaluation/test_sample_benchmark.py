@@ -66,7 +66,7 @@ def test_a_summary_has_shares_means_and_medians():
     row = {"success": True, "objects": 2, "of_objects": 2, "triples": 0, "of_triples": 0, "style": True}
     rows = [row | {"towards_colour": value} for value in (0.0, 1.0, 5.0)]
     rows[0] |= {"success": False, "objects": 1, "style": False}
-    (summary,) = sample_benchmark.summarise([("all", "none", "same", i) for i in range(3)], rows)
+    (summary,) = sample_benchmark.summarise([("all", "none", "same", i) for i in range(3)], rows, ["colour"])
     assert (summary["boxes"], summary["layout"], summary["reference"], summary["scenes"]) == ("all", "none", "same", 3)
     assert summary["success"] == summary["all_objects"] == summary["style"] == pytest.approx(2 / 3)
     assert summary["objects"] == pytest.approx(5 / 6) and summary["triples"] is None

@@ -1,7 +1,6 @@
-"""Verdicts on pictures with a known graph, and distances between styles with closed-form answers."""
+"""Verdicts on pictures with a known graph."""
 
 import itertools
-import math
 import random
 
 import numpy as np
@@ -10,13 +9,13 @@ import pytest
 from ldm.data.demo import DemoValidation
 from ldm.graph.scene_graph import SceneGraph
 from ldm.synthetic.annotation import subsample_graph
-from ldm.synthetic.checker import assign, check, same_style, style_distance, style_follows
-from ldm.synthetic.readings import SceneReading, StyleReading
+from ldm.synthetic.checker import assign, check
+from ldm.synthetic.readings import SceneReading
 from ldm.synthetic.shapes import CELLS, Background, graph_from_boxes, read_scene, render
+from ldm.synthetic.worlds import READERS
 from ldm.util.errors import UserError
 
 PALE = Background((205, 215, 225), (230, 220, 205), 0.7, "dots")
-STYLE = StyleReading((200, 210, 220), ((0, 0, 0), (0, 0, 0)), "smooth", (0.0, 0.0, 0.0))
 
 
 def box(x, y, side) -> tuple[float, ...]:
@@ -45,7 +44,7 @@ def reordered(*order) -> SceneGraph:
 
 
 def reading(graph: SceneGraph | None, stray_pixels: int = 0) -> SceneReading:
-    return SceneReading(graph, stray_pixels, STYLE)
+    return SceneReading(graph, stray_pixels)
 
 
 # Verdicts ------------------------------------------------------------------------------------------------------------
@@ -174,35 +173,43 @@ def test_an_assignment_has_the_largest_total_similarity_of_all_assignments():
         assert sum(similarity[pair] for pair in pairs) == best and all(similarity[pair] > 0 for pair in pairs)
 
 
-# Style ---------------------------------------------------------------------------------------------------------------
+# Another world -------------------------------------------------------------------------------------------------------
 
 
-def style_of(background, graph=GRAPH) -> StyleReading:
-    return read_scene(render(graph, background)).style
+class Table:
+    """A reader of things on a table, of which some have no colour and some no material; stacks are told by evidence."""
+
+    sizes, colours, finishes = ("small", "large"), ("red", "green"), ("rubber", "wood")
+
+    def triple_holds(self, reading, subject, predicate, object):
+        return (subject, predicate, object) in reading.evidence
 
 
-def test_one_background_behind_different_objects_is_one_style():
-    for number in range(10):
-        graph, background = DemoValidation(10).scene(number)
-        assert same_style(style_of(background), style_of(background, graph))
+@pytest.fixture
+def on_a_table(monkeypatch):
+    """on_a_table(boxes, attributes, evidence) -> a reading of a mug and a sphere."""
+    monkeypatch.setitem(READERS, "table", Table())
+    return lambda boxes, words, evidence: SceneReading(
+        SceneGraph(("mug", "sphere"), boxes, words), evidence=frozenset(evidence)
+    )
 
 
-def test_another_texture_or_colour_is_another_style():
-    assert not same_style(style_of(PALE), style_of(PALE._replace(texture="lines")))
-    assert not same_style(style_of(PALE), style_of(PALE._replace(start=(200, 150, 160), end=(210, 160, 170))))
+WORDS = (("small", "red"), ("large", "wood"))
+PLACES = (box(4, 4, 16), box(40, 28, 24))
+ON = (0, "on", 1)
 
 
-def test_style_distances_are_euclidean():
-    other = StyleReading((203, 210, 224), ((0, 0, 6), (8, 0, 0)), "dots", (0.0, 0.1, 0.0))
-    assert style_distance(STYLE, STYLE) == (0, 0, 0)
-    assert style_distance(STYLE, other) == pytest.approx((5, 10, 0.1))
+def test_a_reader_decides_about_triples_by_what_it_measured(on_a_table):
+    target = SceneGraph(("sphere", "mug"), PLACES[::-1], WORDS[::-1], ((1, "on", 0),))
+    assert check(target, on_a_table(PLACES, WORDS, [ON]), "table").passed
+    verdict = check(target, on_a_table(PLACES, WORDS, []), "table")
+    assert not verdict.passed and verdict.triples == (False,) and all(verdict.objects)
 
 
-def test_style_follows_is_the_projection_onto_the_line_from_source_to_reference():
-    end = STYLE._replace(mean=(100, 210, 120), strength=(0.0, 0.14, 0.0))
-    middle = STYLE._replace(mean=(150, 210, 170), strength=(0.0, 0.07, 0.0))
-    assert style_follows(STYLE, STYLE, end) == (0, 0) and style_follows(end, STYLE, end) == (1, 1)
-    assert style_follows(middle, STYLE, end) == pytest.approx((0.5, 0.5))
-    aside = STYLE._replace(mean=(200, 250, 220))  # perpendicular to the line
-    assert style_follows(aside, STYLE, end) == (0, 0)
-    assert all(math.isnan(share) for share in style_follows(end, STYLE, STYLE))
+def test_an_object_without_a_colour_is_known_by_its_material(on_a_table):
+    target = SceneGraph(("mug", "sphere"), PLACES, WORDS)
+    verdict = check(target, on_a_table((PLACES[0], box(4, 40, 24)), WORDS, []), "table")
+    assert verdict.objects == (True, False) and verdict.extra == 0
+    assert "left" in verdict.complaints[0] and "large wood sphere" in verdict.complaints[0]
+    verdict = check(target, on_a_table(PLACES, (WORDS[0], ("large", "red", "rubber")), []), "table")
+    assert verdict.objects == (True, False) and verdict.extra == 0 and "is rubber" in verdict.complaints[0]

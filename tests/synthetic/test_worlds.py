@@ -1,13 +1,15 @@
 """Every world keeps the promises of the `World` protocol."""
 
+import math
 import pickle
 import random
 
 import numpy as np
 import pytest
 
-from ldm.synthetic.annotation import box_of, subsample_graph
-from ldm.synthetic.worlds import WORLDS, find_world
+from ldm.synthetic.annotation import subsample_graph
+from ldm.synthetic.readings import SceneReading
+from ldm.synthetic.worlds import READERS, WORLDS, find_reader, find_world
 from ldm.util.errors import UserError
 
 every_world = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS.keys())
@@ -33,10 +35,9 @@ def test_every_generated_triple_holds_and_its_converse_holds_from_the_other_end(
     for seed in range(10):
         graph = world.random_graph(random.Random(seed))
         for subject, predicate, object in graph.triples:
-            a, b = box_of(graph, subject), box_of(graph, object)
-            assert world.relation_holds(a, predicate, b, subject > object)
+            assert world.triple_holds(SceneReading(graph), subject, predicate, object)
             if predicate in world.converse:
-                assert world.relation_holds(b, world.converse[predicate], a, object > subject)
+                assert world.triple_holds(SceneReading(graph), object, world.converse[predicate], subject)
 
 
 @every_world
@@ -77,6 +78,24 @@ def test_a_subsampled_graph_uses_the_world_s_converses(world):
         assert {predicate for _, predicate, _ in graph.triples} <= vocab
 
 
-def test_an_unknown_world_is_an_error():
-    with pytest.raises(UserError, match="shapes"):
-        find_world("shpaes")
+@every_world
+def test_styles_compare_by_the_parts_that_the_world_names(world):
+    rng = random.Random(3)
+    graph, backgrounds = world.random_graph(rng), [world.random_background(rng) for _ in range(2)]
+    source, reference = (world.read_scene(world.render(graph, background)).style for background in backgrounds)
+    assert world.same_style(source, source) and not world.same_style(source, reference)
+    assert world.style_distance(source, source) == dict.fromkeys(world.style_parts, 0)
+    for style, position in ((source, 0), (reference, 1)):
+        follows = world.style_follows(style, source, reference)
+        assert tuple(follows) == world.style_parts
+        assert all(math.isnan(value) or value == pytest.approx(position) for value in follows.values())
+
+
+def test_every_world_that_can_be_drawn_can_be_read():
+    assert WORLDS.items() <= READERS.items()
+
+
+@pytest.mark.parametrize("find", [find_world, find_reader])
+def test_an_unknown_world_is_an_error(find):
+    with pytest.raises(UserError, match="did you mean 'shapes'"):
+        find("shpaes")

@@ -37,7 +37,8 @@ from ldm.synthetic.shapes.scenes import (
     relation_holds,
     resized_boxes,
 )
-from ldm.synthetic.shapes.vision import read_scene
+from ldm.synthetic.shapes.style import STYLE_PARTS, StyleReading, same_style, style_distance, style_follows
+from ldm.synthetic.shapes.vision import read_scene, triple_holds
 
 __all__ = [
     "CELLS",
@@ -51,11 +52,13 @@ __all__ = [
     "SIDES",
     "STRIPE_BRIGHTNESS",
     "STRIPE_HEIGHT",
+    "STYLE_PARTS",
     "TEXTURES",
     "TEXTURE_CONTRAST",
     "VOCAB",
     "Background",
     "ShapesWorld",
+    "StyleReading",
     "back_to_front",
     "find_ambiguity",
     "graph_from_boxes",
@@ -67,8 +70,12 @@ __all__ = [
     "relation_holds",
     "render",
     "resized_boxes",
+    "same_style",
+    "style_distance",
+    "style_follows",
     "subsample_graph",
     "texture_pattern",
+    "triple_holds",
 ]
 
 
@@ -93,13 +100,17 @@ class ShapesWorld:
     converse = CONVERSE
     flat = True
     shadow_reach = 0.0
+    style_parts = STYLE_PARTS
 
     render = staticmethod(render)
     read_scene = staticmethod(read_scene)
     random_background = staticmethod(random_background)
     graph_from_boxes = staticmethod(graph_from_boxes)
     back_to_front = staticmethod(back_to_front)
-    relation_holds = staticmethod(relation_holds)
+    triple_holds = staticmethod(triple_holds)
+    same_style = staticmethod(same_style)
+    style_distance = staticmethod(style_distance)
+    style_follows = staticmethod(style_follows)
     find_ambiguity = staticmethod(find_ambiguity)
     random_box = staticmethod(random_box)
     resized_boxes = staticmethod(resized_boxes)

@@ -20,7 +20,8 @@ import torch
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
-from ldm.synthetic.readings import SceneReading, StyleReading, dilate, erode, remove_thin, resize_to_cells
+from ldm.synthetic.annotation import box_of
+from ldm.synthetic.readings import SceneReading, dilate, erode, remove_thin, resize_to_cells
 from ldm.synthetic.shapes.rendering import (
     STRIPE_BRIGHTNESS,
     STRIPE_HEIGHT,
@@ -29,7 +30,17 @@ from ldm.synthetic.shapes.rendering import (
     TEXTURES,
     texture_pattern,
 )
-from ldm.synthetic.shapes.scenes import CELLS, COLOURS, SHAPES, SIDES, back_to_front, graph_from_boxes, shape_mask
+from ldm.synthetic.shapes.scenes import (
+    CELLS,
+    COLOURS,
+    SHAPES,
+    SIDES,
+    back_to_front,
+    graph_from_boxes,
+    relation_holds,
+    shape_mask,
+)
+from ldm.synthetic.shapes.style import StyleReading
 from ldm.util.images import Picture
 
 COLOUR_NAMES = tuple(COLOURS)
@@ -94,6 +105,13 @@ def read_scene(picture: Picture) -> SceneReading:
         covered |= match.mask()
     style = _read_style(pixels, ~dilate(covered, 2) & (label < 0))
     return SceneReading(_to_graph(matches, label, pixels), stray_pixels, style)
+
+
+def triple_holds(reading: SceneReading, subject: int, predicate: str, object: int) -> bool:
+    """Whether a triple is true of two objects of a reading, from their boxes and their depth order."""
+    assert reading.graph is not None
+    boxes = box_of(reading.graph, subject), box_of(reading.graph, object)
+    return relation_holds(boxes[0], predicate, boxes[1], in_front=subject > object)
 
 
 def _to_graph(matches: list[Match], label: np.ndarray, pixels: np.ndarray) -> SceneGraph | None:
