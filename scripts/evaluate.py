@@ -4,6 +4,7 @@
     python scripts/evaluate.py images --samples edits --reference originals --metrics psnr,ssim
     python scripts/evaluate.py edits --methods autoencoder,plain,sdedit,edit
     python scripts/evaluate.py edits --n 4 --operations remove,move --methods edit:graph_scale=3
+    python scripts/evaluate.py edits --scenes rendered --tasks datasets/rendered/test --methods truth,edit --seeds 3
     python scripts/evaluate.py scenes --boxes all,none
 
 images: FID and Inception Score against real images; with --paired also PSNR, SSIM and LPIPS, and the diversity of several
@@ -123,6 +124,13 @@ def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
     add("--style-scale", type=finite, default=2.0, help="their guidance scale of the style (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of methods that draw noise (default: %(default)s)")
     add(
+        "--seeds",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="how many seeds, from --seed on, methods that draw noise make each edit with (default: %(default)s)",
+    )
+    add(
         "--show",
         choices=["failures", "any"],
         default="failures",
@@ -169,19 +177,30 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser, unit: str) -> None:
     """The arguments that `edits` and `scenes` share."""
     add = parser.add_argument
     add_model_arguments(parser)
-    add("--scenes", default="shapes", help="synthetic world (default: %(default)s)")
-    add("--n", type=at_least(1), default=200, help=f"number of {unit} (default: %(default)s)")
+    add("--scenes", default="shapes", help="synthetic world: shapes or rendered (default: %(default)s)")
+    add(
+        "--tasks",
+        metavar="DIR",
+        help="for rendered scenes: folder that scripts/render_scenes.py wrote (for `edits` with --edits all)",
+    )
+    add(
+        "--n",
+        type=at_least(1),
+        default=200,
+        help=f"number of {unit}, or fewer if --tasks has no more (default: %(default)s)",
+    )
     add(
         "--seed-offset",
         type=at_least(0),
         default=0,
-        help="number of the first held-out scene; numbers that were not used for tuning give unseen scenes (default: "
+        help="number of the first held-out scene, or of the first in --tasks; numbers that were not used for tuning give unseen scenes (default: "
         "%(default)s)",
     )
     add(
         "--workers",
         type=at_least(1),
-        help="processes (default: one per hundred images, up to the number of cores; one on a GPU)",
+        help="processes (default: one per hundred images, up to the number of cores; one on a GPU, where more are faster "
+        "if its memory holds as many models)",
     )
     add("--outdir", metavar="DIR", help="folder of the results (default: outputs/COMMAND-SCENES-WEIGHTS)")
     add_verbose_argument(parser)
@@ -248,12 +267,13 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
 
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # editors of the user's, named as package.module.function
-    options = {key: getattr(arguments, key) for key in ("steps", "graph_scale", "style_scale", "seed")}
+    options = {key: getattr(arguments, key) for key in ("steps", "graph_scale", "style_scale")}
     report = edit_benchmark.run(
         benchmark_of(arguments, "edits"),
         arguments.methods,
         arguments.operations,
         options,
+        range(arguments.seed, arguments.seed + arguments.seeds),
         failures_first=arguments.show == "failures",
     )
     finish(report, arguments)
@@ -298,6 +318,7 @@ def benchmark_of(arguments: argparse.Namespace, name: str) -> Benchmark:
         device,
         arguments.workers,
         arguments.outdir,
+        arguments.tasks,
     )
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from ldm.evaluation.report import write_report
 from ldm.evaluation.runner import Job, Measure, run_jobs, source_digest
+from ldm.evaluation.task_sources import TaskSource, find_tasks
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.loading import fingerprint, load_model
 from ldm.util.config_merging import ConfigPaths
+from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, writable_folder
 from ldm.util.processes import available_cores
 
@@ -24,14 +26,15 @@ class Benchmark:
 
     Args:
         name: of the benchmark, for the default folder and the progress bar.
-        scenes: kind of synthetic scenes, a key of `ldm.synthetic.worlds.WORLDS`.
-        count: edits of each operation, or scenes of each kind.
+        scenes: kind of synthetic scenes, a key of `ldm.synthetic.worlds.READERS`.
+        count: edits of each operation, or scenes of each kind; fewer where a folder has no more.
         first: number of the first scene of the validation set.
         checkpoint: path of the weights; None for those of the config.
         config: path of the model's config, or several paths; None for the one stored in the checkpoint.
         device: where the model is run.
         workers: processes; None for a number that suits the number of jobs.
         outdir: folder of the results; None for one that is named after the scenes and the weights.
+        tasks: folder of rendered scenes and their edits, for scenes that cannot be drawn.
     """
 
     name: str
@@ -43,11 +46,27 @@ class Benchmark:
     device: str = "cpu"
     workers: int | None = None
     outdir: str | None = None
+    tasks: str | None = None
 
     @property
-    def numbers(self) -> range:
-        """Numbers of the scenes."""
-        return range(self.first, self.first + self.count)
+    def source(self) -> TaskSource:
+        """The scenes and tasks. Raises UserError, see `find_tasks`."""
+        return find_tasks(self.scenes, self.tasks)
+
+    def numbers(self, source: TaskSource, operation: str | None = None) -> range:
+        """Numbers of the scenes, or of the tasks of an operation.
+
+        Raises:
+            UserError: the source has none from the first one on.
+        """
+        known = source.count(operation)
+        last = self.first + self.count if known is None else min(self.first + self.count, known)
+        if last <= self.first:
+            kind = f"edits of the operation {operation!r}" if operation else "scenes"
+            raise UserError(
+                f"--tasks {self.tasks} has {known} {kind}, none from number {self.first} (--seed-offset) on"
+            )
+        return range(self.first, last)
 
     def load_model(self, graphs: Sequence[SceneGraph] = ()) -> LatentDiffusion:
         """Loads the model on the CPU.
@@ -87,6 +106,8 @@ class Benchmark:
         """
         weights = fingerprint(model)
         settings = {"scenes": self.scenes, "weights": weights, **options, "code of ldm/": source_digest()}
+        if tasks := self.source.identity():
+            settings["tasks"] = tasks
         default_folder = f"outputs/{self.name}-{self.scenes}-{weights[:8]}"
         folder = writable_folder(self.outdir or default_folder, "--outdir")
         useful_workers = 1 + len(jobs) // JOBS_PER_WORKER if self.device == "cpu" else 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,27 +15,28 @@ import numpy as np
 from PIL import Image
 
 from ldm.evaluation.benchmark import Benchmark, BenchmarkReport
-from ldm.evaluation.edit_tasks import OPERATIONS, EditTask, changed_boxes, make_task
+from ldm.evaluation.edit_report import CELL_PIXELS, MAX_PSNR, MEASURES, PRESERVATION, markdown, summarise
+from ldm.evaluation.edit_tasks import OPERATIONS, EditTask, changed_boxes, object_boxes
 from ldm.evaluation.editors import (
     Editor,
     EditResult,
     code_digest,
     describe_default_edit,
+    draws_noise,
     make_editor,
     parse_editor,
     reconstruct,
 )
-from ldm.evaluation.report import (
-    Column,
-    average,
-    group_rows,
-    percentage,
-    picture_sheet,
-    save_picture,
-    success_share,
-    summary_table,
-)
+from ldm.evaluation.report import picture_sheet, save_picture
 from ldm.evaluation.runner import Job, Measure, file_name
+from ldm.evaluation.task_sources import TaskSource
+from ldm.evaluation.truth_measures import (
+    Features,
+    changed_pixels,
+    compare_with_truth,
+    patch_features,
+    shadow_follows,
+)
 from ldm.models.loading import load_model
 from ldm.synthetic import checker
 from ldm.synthetic.checker import Verdict
@@ -45,52 +46,13 @@ from ldm.util import image_similarity
 from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError
 
-CELL_PIXELS = 8  # pixels per latent cell, in an image of the scenes' own size
-MAX_PSNR = 99.0  # dB, reported for equal pixels, whose PSNR is infinite
-PRESERVED_PSNR = 45.0  # dB from which pixels count as preserved
-
-# Definitions for the report.
-MEASURES = {
-    "success": "the edited image shows all of the target graph and nothing else; in a restyle also the reference's style. "
-    "success_95 is Wilson's 95 % interval",
-    "changed": "the change itself is right: the changed objects and the new relation, or the style",
-    "intact": "every object that the operation does not change is still recognised as before",
-    "graph": "the edited image shows all of the target graph and nothing else, whatever its style",
-    "psnr": f"dB, outside the changed boxes enlarged by {CELL_PIXELS} pixels, against the source image; equal pixels count "
-    f"as {MAX_PSNR}",
-    "ssim": "of the same pixels",
-    "preserved": f"share of edits with a psnr of at least {PRESERVED_PSNR}",
-    "psnr_autoencoder": "as psnr, against the autoencoder's reconstruction of the source image; likewise ssim_autoencoder",
-    "round_trip_error": "|z0' - z0| / |z0| of the latent after inversion and sampling without an edit",
-    "evaluations": "rows that the U-Net computed for one edit, those of guidance included",
-    "seconds": "for one edit, on one CPU thread or on the GPU; other workers may slow it down",
-}
-
-PRESERVATION = ("psnr", "ssim", "psnr_autoencoder", "ssim_autoencoder")
-AVERAGED = (*PRESERVATION, "round_trip_error", "evaluations", "seconds")
-
-COLUMNS = (
-    Column("method", "method"),
-    Column("operation", "operation"),
-    Column("edits", "edits", "d"),
-    percentage("success % (95 %)", "success", "success_95"),
-    percentage("changed %", "changed"),
-    percentage("intact %", "intact"),
-    Column("PSNR dB", "psnr", ".1f"),
-    Column("SSIM", "ssim", ".4f"),
-    percentage(f">= {PRESERVED_PSNR:.0f} dB %", "preserved"),
-    Column("PSNR to autoencoder", "psnr_autoencoder", ".1f"),
-    Column("round trip", "round_trip_error", ".1e"),
-    Column("U-Net rows", "evaluations", ".0f"),
-    Column("seconds", "seconds", ".2f"),
-)
-
 
 def run(
     benchmark: Benchmark,
     methods: Sequence[str],
     operations: Sequence[str] | None,
     options: dict,
+    seeds: Sequence[int] = (0,),
     failures_first: bool = True,
 ) -> BenchmarkReport:
     """Measures editors, or resumes doing so, and draws a sheet of pictures for each.
@@ -98,7 +60,8 @@ def run(
     Args:
         methods: editors with their options, as `ldm.evaluation.editors.parse_editor` reads them.
         operations: some of `OPERATIONS`; None for all.
-        options: steps, guidance scales and seed that the editors share.
+        options: steps and guidance scales that the editors share.
+        seeds: of editors that draw noise; others make each edit once.
         failures_first: whether the sheets begin with failures.
 
     Raises:
@@ -107,53 +70,76 @@ def run(
     for method in methods:
         parse_editor(method)
     digests = {method: code_digest(method) for method in methods}
-    operations = operations or OPERATIONS
-    model = benchmark.load_model([make_task(benchmark.scenes, name, benchmark.first).target for name in operations])
-    jobs = [(method, name, number) for number in benchmark.numbers for name in operations for method in methods]
+    operations, source = operations or OPERATIONS, benchmark.source
+    numbers = {name: benchmark.numbers(source, name) for name in operations}
+    model = benchmark.load_model([source.task(name, numbers[name][0]).target for name in operations])
+    jobs = list_jobs(methods, numbers, seeds)
     prepare_worker = partial(
-        prepare, benchmark.scenes, benchmark.checkpoint, benchmark.config, benchmark.device, options, digests
+        prepare, source, benchmark.checkpoint, benchmark.config, benchmark.device, options, digests
     )
     folder, protocol, rows = benchmark.measure(
         model, options, jobs, prepare_worker, lambda job, row: row.get("editor_code") == digests.get(job[0])
     )
     for method in methods:
-        sheet = sheet_of_method(folder, benchmark.scenes, method, jobs, rows, failures_first)
+        sheet = sheet_of_method(folder, source, method, jobs, rows, failures_first)
         save_picture(sheet, folder / f"sheet_{file_name(method)}.png")
     summaries = summarise(jobs, rows)
-    protocol |= {"edit": describe_default_edit(), "editor_code": digests, "measures": MEASURES}
+    protocol |= {"edit": describe_default_edit(), "seeds": list(seeds), "editor_code": digests, "measures": MEASURES}
     return BenchmarkReport(folder, protocol, summaries, markdown(summaries), _refusals(methods, jobs, rows))
 
 
+def list_jobs(methods: Sequence[str], numbers: Mapping[str, Sequence[int]], seeds: Sequence[int]) -> list[Job]:
+    """The jobs (method, operation, seed, number of the task), the first tasks of all kinds first.
+
+    Args:
+        numbers: of the tasks of each operation.
+    """
+    seeds_of = {method: seeds if draws_noise(method) else seeds[:1] for method in methods}
+    jobs = [
+        (method, operation, f"{seed}", number)
+        for operation, of_operation in numbers.items()
+        for number in of_operation
+        for method in methods
+        for seed in seeds_of[method]
+    ]
+    return sorted(jobs, key=lambda job: job[-1])
+
+
 def prepare(
-    scenes: str,
+    source: TaskSource,
     checkpoint: str | None,
     config: ConfigPaths | None,
     device: str,
     options: dict,
     digests: dict[str, str | None],
 ) -> Measure:
-    """Loads the model and returns the function that does a job (method, operation, number of the task)."""
+    """Loads the model and returns the function that does a job (method, operation, seed, number of the task)."""
     model = load_model(checkpoint, config, device)
-    editors: dict[str, Editor] = {}
+    editors: dict[tuple[str, str], Editor] = {}
+    features = patch_features(model)
 
     def measure_job(job: Job) -> tuple[dict, Image.Image | None]:
-        method, operation, index = job
-        if method not in editors:
-            editors[method] = make_editor(method, model, **options)
-        task = make_task(scenes, operation, index)
-        row, image = measure(task, editors[method], partial(reconstruct, model))
+        method, operation, seed, index = job
+        if (method, seed) not in editors:
+            editors[method, seed] = make_editor(method, model, seed=int(seed), **options)
+        task = source.task(operation, index)
+        row, image = measure(task, editors[method, seed], partial(reconstruct, model), features)
         return row | ({"editor_code": digests[method]} if digests[method] else {}), image
 
     return measure_job
 
 
 def measure(
-    task: EditTask, editor: Editor, reconstruct: Callable[[Image.Image], Image.Image] | None = None
+    task: EditTask,
+    editor: Editor,
+    reconstruct: Callable[[Image.Image], Image.Image] | None = None,
+    features: Features | None = None,
 ) -> tuple[dict, Image.Image | None]:
     """Makes one edit and compares it with the known answer.
 
     Args:
         reconstruct: passes an image through the autoencoder.
+        features: of an image's patches, for the distance to the true result.
 
     Returns:
         The row, and the edited image. An edit that the editor refuses with a UserError counts as a failure; its message
@@ -167,10 +153,16 @@ def measure(
     seconds = time.perf_counter() - started
     reading = checker.read_scene(task.scenes, result.image)
     verdict = checker.check(task.target, reading, task.scenes)
+    truth = _nearness_to_truth(task, result.image, features)
     judgement, complaints = _judge(task, reading, verdict)
+    if truth.get("shadow") is False and task.changed - set(task.target.ids):
+        judgement["success"] = False
+        complaints.append("a shadow or reflection of what was removed stays")
     row = {
         **judgement,
+        **truth,
         **_preservation(task, reading, result.image, reconstruct),
+        **_region_of(task, result),
         "round_trip_error": _round_trip_error(result),
         "evaluations": result.evaluations,
         "seconds": seconds,
@@ -197,9 +189,30 @@ def _judge(task: EditTask, reading: SceneReading, verdict: Verdict) -> tuple[dic
             if changed_ids & {ids[subject], ids[object]}
         )
         changed = objects_right and removal_right and (task.operation != "relation" or relations_right)
-    intact = all(right for right, id in zip(verdict.objects, task.target.ids) if id not in task.changed)
-    judgement = {"success": verdict.passed and changed, "changed": changed, "intact": intact, "graph": verdict.passed}
+    untouched = [right for right, id in zip(verdict.objects, task.target.ids) if id not in task.changed]
+    judgement = {"success": verdict.passed and changed, "changed": changed, "intact": all(untouched)}
+    judgement |= {"untouched": sum(untouched), "of_untouched": len(untouched), "graph": verdict.passed}
     return judgement, complaints
+
+
+def _nearness_to_truth(task: EditTask, image: Image.Image, features: Features | None) -> dict:
+    """Similarity to the true result where that differs from the source; empty for a relation, of which many are true."""
+    if task.operation == "relation":
+        return {}
+    changed = changed_pixels(task.picture, task.truth)
+    numbers = compare_with_truth(image, task.truth, changed, features)
+    if task.operation != "restyle":
+        numbers["shadow"] = shadow_follows(image, task.picture, task.truth, changed, object_boxes(task))
+    return numbers
+
+
+def _region_of(task: EditTask, result: EditResult) -> dict:
+    """How much of the image the editor's region covers, and whether all pixels outside it are the source's."""
+    if result.region is None or task.operation == "restyle":
+        return {}
+    before, after = (np.asarray(image.convert("RGB")) for image in (task.picture, result.image))
+    outside = result.region == 0
+    return {"outside": bool((before == after)[outside].all()), "region": float(1 - outside.mean())}
 
 
 def _preservation(task: EditTask, reading: SceneReading, image: Image.Image, reconstruct: Callable | None) -> dict:
@@ -226,46 +239,21 @@ def _round_trip_error(result: EditResult) -> float | None:
 # The report ----------------------------------------------------------------------------------------------------------
 
 
-def summarise(jobs: Sequence[Job], rows: Sequence[dict]) -> list[dict]:
-    """A summary for each method and operation, then one for all of the method's, in the order of the jobs."""
-    groups = group_rows(jobs, rows)
-    summaries = []
-    for method in dict.fromkeys(job[0] for job in jobs):
-        of_method = {operation: group for (name, operation), group in groups.items() if name == method}
-        of_method["all"] = [row for job, row in zip(jobs, rows) if job[0] == method]
-        summaries += [
-            {"method": method, "operation": operation, **_summarise_group(group)}
-            for operation, group in of_method.items()
-        ]
-    return summaries
-
-
-def _summarise_group(rows: Sequence[dict]) -> dict:
-    summary = {"edits": len(rows), "refused": sum(row.get("refused", False) for row in rows), **success_share(rows)}
-    for key in ("changed", "intact", "graph"):
-        summary[key] = sum(row.get(key) is True for row in rows) / len(rows)
-    summary |= {key: average(rows, key) for key in AVERAGED}
-    summary["preserved"] = average(rows, "psnr", lambda values: np.mean(np.array(values) >= PRESERVED_PSNR))
-    return summary
-
-
-def markdown(summaries: Sequence[dict]) -> str:
-    """The summaries as a table, and a sentence on the defaults of `edit`."""
-    return f"{summary_table(COLUMNS, summaries)}\n{describe_default_edit()}\n"
-
-
 def sheet_of_method(
-    folder: Path, scenes: str, method: str, jobs: Sequence[Job], rows: Sequence[dict], failures_first: bool
+    folder: Path, source: TaskSource, method: str, jobs: Sequence[Job], rows: Sequence[dict], failures_first: bool
 ) -> Image.Image:
     """Edits of one method, a line for each operation: source, true answer, and the edited image in its frame."""
 
     def context(job: Job) -> tuple[list[tuple[str, Image.Image]], str]:
-        _, operation, number = job
-        task = make_task(scenes, operation, number)
-        return [(f"{operation} {number}", task.picture), ("truth", task.truth)], "edited"
+        _, operation, _, number = job
+        task = source.task(operation, number)
+        pictures = [(f"{operation} {number}", task.picture), ("truth", task.truth)]
+        if task.reference is not None:
+            pictures.insert(1, ("style", task.reference))
+        return pictures, "edited"
 
     pairs = [(job, row) for job, row in zip(jobs, rows) if job[0] == method]
-    return picture_sheet(folder, [job for job, _ in pairs], [row for _, row in pairs], context, failures_first)
+    return picture_sheet(folder, [job for job, _ in pairs], [row for _, row in pairs], context, failures_first, names=2)
 
 
 def _refusals(methods: Sequence[str], jobs: Sequence[Job], rows: Sequence[dict]) -> tuple[str, ...]:

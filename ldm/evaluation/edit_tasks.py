@@ -9,7 +9,7 @@ scenes.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -72,15 +72,23 @@ def make_task(scenes: str, operation: str, index: int) -> EditTask:
         number += SUBSTITUTE_OFFSET
 
 
+def object_boxes(task: EditTask) -> list[Box]:
+    """Old and new boxes of the changed objects, as far as the graphs give them."""
+    return [
+        box
+        for graph in (task.source, task.target)
+        for box, id in zip(graph.boxes, graph.ids)
+        if id in task.changed and box is not None
+    ]
+
+
 def changed_boxes(task: EditTask, result: SceneGraph | None = None) -> list[Box]:
     """Old and new boxes of the changed objects, enlarged by the shadows that these cast.
 
     Args:
         result: what the edited image shows. It gives the new box in a 'relation', whose target graph leaves it open.
     """
-    boxes = []
-    for graph in (task.source, task.target):
-        boxes += [box for box, id in zip(graph.boxes, graph.ids) if id in task.changed and box is not None]
+    boxes = object_boxes(task)
     if task.operation == "relation" and result is not None:
         moved = [_appearance(task.target, i) for i, id in enumerate(task.target.ids) if id in task.changed]
         boxes += [box for i, box in enumerate(result.boxes) if _appearance(result, i) in moved]
@@ -120,7 +128,7 @@ def _try_scene(scenes: str, operation: str, index: int, number: int, rng: random
         ids.insert(rng.randint(0, len(ids)), id)
     target = _reordered(world, after, ids, number)
     if change.relation:
-        target = _with_relation_only(world, source, target, *change.relation)
+        target = with_relation_only(world.converse, source, target, *change.relation)
     picture, truth = world.render(before, background), world.render(after, new_background)
     return EditTask(scenes, operation, index, picture, source, target, truth, after, change.changed, reference)
 
@@ -140,14 +148,23 @@ def _draw_other_style(
             return new_background, reference
 
 
-def _with_relation_only(
-    world: World, source: SceneGraph, target: SceneGraph, moved_id: str, direction: str, fixed_id: str
+def with_relation_only(
+    converse: Mapping[str, str],
+    source: SceneGraph,
+    target: SceneGraph,
+    moved_id: str,
+    direction: str,
+    fixed_id: str,
 ) -> SceneGraph:
-    """The target graph with a single triple about the moved object, and without its box."""
+    """The target graph with a single triple about the moved object, and without its box.
+
+    Args:
+        converse: of each predicate that has one.
+    """
     moved, fixed = target.ids.index(moved_id), target.ids.index(fixed_id)
     relation = (moved, direction, fixed)
     if any((subject, object) == (fixed, moved) for subject, _, object in source.known_triples):
-        relation = (fixed, world.converse[direction], moved)  # subject and object as in the source graph
+        relation = (fixed, converse[direction], moved)  # subject and object as in the source graph
     triples = [triple for triple in source.known_triples if moved not in (triple[0], triple[2])]
     boxes = tuple(None if index == moved else box for index, box in enumerate(target.boxes))
     return SceneGraph(target.objects, boxes, target.attributes, (*triples, relation), target.ids)

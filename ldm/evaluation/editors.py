@@ -24,16 +24,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from ldm.editing import EditOptions, EditRequest, edit
 from ldm.editing.diagnostics import round_trip_error
-from ldm.editing.options import GLOBAL_METHOD, LOCAL_METHOD, default_sampler
-from ldm.editing.region import Region, paste
+from ldm.editing.options import GLOBAL_METHOD, LOCAL_METHOD, RANDOM_METHODS, default_sampler
+from ldm.editing.pipeline import planned_region
+from ldm.editing.plan import make_plan
+from ldm.editing.region import paste
 from ldm.evaluation.edit_tasks import EditTask
-from ldm.graph.diff import diff
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser, gaussian_noise, invert, sample
@@ -55,11 +57,13 @@ class EditResult(NamedTuple):
         evaluations: rows that the U-Net computed, those of guidance included.
         round_trip_error: |z0' - z0| / |z0| of an inversion and sampling without an edit, or a function that computes it
             outside the measured time; None for editors without inversion.
+        region: (H,W), 0 where the image is the source's; None for editors without a region.
     """
 
     image: Image.Image
     evaluations: int
     round_trip_error: float | Callable[[], float | None] | None = None
+    region: np.ndarray | None = None
 
 
 Editor = Callable[[EditTask], EditResult]
@@ -103,6 +107,14 @@ def parse_editor(name: str) -> tuple[EditorFunction, dict[str, Any]]:
         method = EditOptions(**options).method or LOCAL_METHOD
         inversion.get_method(method, options.get("sampler") or default_sampler(method))
     return function, options
+
+
+def draws_noise(name: str) -> bool:
+    """Whether edits by this method depend on a seed that the name does not give."""
+    function, options = parse_editor(name)
+    if "seed" in options or not accepts("seed", _option_types(function)):
+        return False
+    return function is not edit_by_graph or (options.get("method") or LOCAL_METHOD) in RANDOM_METHODS
 
 
 def code_digest(name: str) -> str | None:
@@ -165,8 +177,9 @@ def truth(model: LatentDiffusion, task: EditTask) -> EditResult:
     picture, cells = reconstruct(model, task.truth), (model.latent_size, model.latent_size)
     if task.reference is not None:
         return EditResult(picture, 0)
-    region = Region.of(diff(task.source, task.truth_graph), cells, picture.size)
-    return EditResult(paste(picture, task.picture, region.pixels), 0)
+    plan = make_plan(EditRequest(task.picture, task.truth_graph, task.source), EditOptions(), model)
+    region = planned_region(plan, cells, picture.size)
+    return EditResult(paste(picture, task.picture, region.pixels), 0, region=region.pixels)
 
 
 @torch.no_grad()
@@ -217,7 +230,8 @@ def edit_by_graph(model: LatentDiffusion, task: EditTask, seed: int = 0, **optio
     request = EditRequest(task.picture, task.target, task.source, task.reference)
     with counted_rows(model.unet) as rows:
         result = edit(model, request, EditOptions(seed=task_seed(seed, task), **options))
-    return EditResult(result.image, sum(rows), result.source and partial(round_trip_error, result.source))
+    error = result.source and partial(round_trip_error, result.source)
+    return EditResult(result.image, sum(rows), error, result.region)
 
 
 EDITORS: dict[str, EditorFunction] = {

@@ -20,6 +20,7 @@ from ldm.util.files import atomic_write
 from ldm.util.tables import markdown_table
 
 PICTURE_HEIGHT = 128  # pixels, on a sheet
+RESAMPLES = 1000  # of the bootstrap
 GREEN, RED = (30, 150, 60), (205, 40, 40)
 PACKAGES = ("torch", "torchvision", "pillow", "torch-fidelity", "lpips")
 
@@ -35,10 +36,16 @@ def group_rows(jobs: Sequence[Job], rows: Sequence[dict]) -> dict[tuple, list[di
     return groups
 
 
-def success_share(rows: Sequence[dict]) -> dict:
-    """The share of successful rows and its 95 % confidence interval."""
+def success_share(rows: Sequence[dict], repeats: float = 1) -> dict:
+    """The share of successful rows and its 95 % confidence interval.
+
+    Args:
+        repeats: rows of each task. The interval is that of as many rows as there are tasks, since repeats of a task
+            say little about other tasks.
+    """
     successes = sum(row["success"] for row in rows)
-    return {"success": successes / len(rows), "success_95": wilson_interval(successes, len(rows))}
+    interval = wilson_interval(successes / repeats, len(rows) / repeats)
+    return {"success": successes / len(rows), "success_95": interval}
 
 
 def average(rows: Iterable[dict], key: str, function: Callable[[list], Any] = np.mean) -> float | None:
@@ -47,7 +54,29 @@ def average(rows: Iterable[dict], key: str, function: Callable[[list], Any] = np
     return float(function(known)) if known else None
 
 
-def wilson_interval(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+def bootstrap_interval(rows: Sequence[dict], tasks: Sequence, key: str) -> tuple[float, float] | None:
+    """Confidence interval of 95 % of a number's mean, by drawing tasks with replacement (Efron 1979).
+
+    Args:
+        tasks: of each row its task; repeats of a task are drawn together.
+        key: rows without this number are left out.
+
+    Returns:
+        None if no row has the number.
+    """
+    values: dict[Any, list[float]] = {}
+    for row, task in zip(rows, tasks):
+        if row.get(key) is not None:
+            values.setdefault(task, []).append(float(row[key]))
+    if not values:
+        return None
+    sums, counts = np.array([(sum(group), len(group)) for group in values.values()]).T
+    draws = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
+    low, high = np.quantile(sums[draws].sum(1) / counts[draws].sum(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def wilson_interval(successes: float, count: float, z: float = 1.959964) -> tuple[float, float]:
     """Confidence interval of a share, by default of 95 % (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
     if count == 0:
         return 0.0, 1.0
@@ -113,6 +142,7 @@ def picture_sheet(
     rows: Sequence[dict],
     context: Callable[[Job], tuple[list[tuple[str, Image.Image]], str]],
     failures_first: bool = True,
+    names: int | None = None,
 ) -> Image.Image:
     """Stored results, one line for each group of jobs, in green or red frames above their first complaint.
 
@@ -120,11 +150,12 @@ def picture_sheet(
         folder: where `run_jobs` stored the pictures.
         context: returns the titled pictures that are shown before the result of a job, and the title of the result.
         failures_first: whether failures come before successes; else the order of the jobs counts.
+        names: how many of a job's first names its group consists of; None for all.
     """
     groups: dict[tuple, list[tuple[Job, dict]]] = {}
     for job, row in zip(jobs, rows):
         if picture_path(folder, job).exists():
-            groups.setdefault(job[:-1], []).append((job, row))
+            groups.setdefault(job[:-1][:names], []).append((job, row))
     cells = []
     for pairs in groups.values():
         if failures_first:

@@ -14,9 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ldm.data.demo import DemoValidation
 from ldm.evaluation.benchmark import Benchmark, BenchmarkReport
-from ldm.evaluation.edit_tasks import SUBSTITUTE_OFFSET
 from ldm.evaluation.editors import reconstruct
 from ldm.evaluation.report import (
     Column,
@@ -29,13 +27,14 @@ from ldm.evaluation.report import (
     summary_table,
 )
 from ldm.evaluation.runner import Job, Measure
+from ldm.evaluation.task_sources import TaskSource
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.loading import load_model
 from ldm.sampling.options import LAYOUTS, SampleOptions
 from ldm.sampling.sample import derive_seed, sample_images
 from ldm.synthetic import checker
-from ldm.synthetic.worlds import WorldReader, find_reader, find_world
+from ldm.synthetic.worlds import WorldReader, find_reader
 from ldm.util import image_similarity
 from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError, did_you_mean
@@ -94,12 +93,13 @@ def run(
     Raises:
         UserError: an unknown name or model, or a folder of other results.
     """
-    world = find_world(benchmark.scenes)
+    world, source = find_reader(benchmark.scenes), benchmark.source
     layouts = layouts or (["none", "search"] if world.flat else ["none"])
     _refuse_unknown("layout", layouts, LAYOUTS)
     _refuse_unknown("boxes", boxes, BOXES)
     _refuse_unknown("references", references or (), REFERENCES)
-    model = benchmark.load_model([DemoValidation(benchmark.first + 1, scenes=benchmark.scenes)[benchmark.first][1]])
+    numbers = benchmark.numbers(source)
+    model = benchmark.load_model([source.graph(numbers[0])])
     has_style = model.global_stage_model is not None
     references = references or (["same", "other"] if has_style else ["none"])
     if not has_style and list(references) != ["none"]:
@@ -108,7 +108,7 @@ def run(
             "follow a style; omit --references, or give none"
         )
     kinds = list_kinds(boxes, layouts, references)
-    jobs = [(*kind, number) for number in benchmark.numbers for kind in kinds]
+    jobs = [(*kind, number) for number in numbers for kind in kinds]
     settings = {
         "sampler": options.sampler,
         "steps": options.steps,
@@ -116,11 +116,9 @@ def run(
         "style_scale": options.style_scale,
         "seed": seed,
     }
-    prepare_worker = partial(
-        prepare, benchmark.scenes, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed
-    )
+    prepare_worker = partial(prepare, source, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed)
     folder, protocol, rows = benchmark.measure(model, settings, jobs, prepare_worker)
-    save_picture(sheet(folder, benchmark.scenes, jobs, rows), folder / "sheet.png")
+    save_picture(sheet(folder, source, jobs, rows), folder / "sheet.png")
     summaries = summarise(jobs, rows, world.style_parts)
     table = summary_table([*COLUMNS, *columns_of_style(world.style_parts), Column("PSNR dB", "psnr", ".1f")], summaries)
     return BenchmarkReport(folder, {**protocol, "measures": MEASURES}, summaries, table)
@@ -133,7 +131,12 @@ def _refuse_unknown(option: str, values: Sequence[str], known: Sequence[str]) ->
 
 
 def prepare(
-    scenes: str, checkpoint: str | None, config: ConfigPaths | None, device: str, options: SampleOptions, seed: int
+    source: TaskSource,
+    checkpoint: str | None,
+    config: ConfigPaths | None,
+    device: str,
+    options: SampleOptions,
+    seed: int,
 ) -> Measure:
     """Loads the model and returns the function that does a job (boxes, layout, reference, number of the scene)."""
     model = load_model(checkpoint, config, device)
@@ -141,8 +144,8 @@ def prepare(
     def measure_job(job: Job) -> tuple[dict, Image.Image]:
         boxes, layout, reference, number = job
         if boxes == AUTOENCODER:
-            return measure_reconstruction(model, scenes, number)
-        return measure_sample(model, scenes, boxes, reference, number, replace(options, layout=layout), seed)
+            return measure_reconstruction(model, source, number)
+        return measure_sample(model, source, boxes, reference, number, replace(options, layout=layout), seed)
 
     return measure_job
 
@@ -156,19 +159,24 @@ def list_kinds(boxes: Sequence[str], layouts: Sequence[str], references: Sequenc
     return [(AUTOENCODER, "none", "same"), *((*pair, reference) for pair in pairs for reference in references)]
 
 
-def measure_reconstruction(model: LatentDiffusion, scenes: str, index: int) -> tuple[dict, Image.Image]:
+def measure_reconstruction(model: LatentDiffusion, source: TaskSource, index: int) -> tuple[dict, Image.Image]:
     """Judges the autoencoder's reconstruction of a true image: an upper bound for samples."""
-    data = _scenes(scenes, index, "all")
-    picture = data.picture(index)
+    picture = source.picture(index)
     image = reconstruct(model, picture)
-    row = _judge(scenes, data[index][1], image)
-    reader = find_reader(scenes)
+    row = _judge(source.scenes, source.graph(index), image)
+    reader = find_reader(source.scenes)
     look, wanted = (reader.read_scene(each).style for each in (image, picture))
     return row | {"style": reader.same_style(look, wanted), "psnr": image_similarity.psnr(image, picture)}, image
 
 
 def measure_sample(
-    model: LatentDiffusion, scenes: str, boxes: str, reference: str, index: int, options: SampleOptions, seed: int
+    model: LatentDiffusion,
+    source: TaskSource,
+    boxes: str,
+    reference: str,
+    index: int,
+    options: SampleOptions,
+    seed: int,
 ) -> tuple[dict, Image.Image]:
     """Samples the graph of a scene and judges the image.
 
@@ -177,12 +185,12 @@ def measure_sample(
         reference: whose style the sample should have: 'same', 'other' or 'none'.
         seed: of the run; each scene derives its own from it.
     """
-    graph = _scenes(scenes, index, boxes)[index][1]
-    style = None if reference == "none" else _reference_image(scenes, reference, index)
+    graph = source.graph(index, boxes)
+    style = None if reference == "none" else _reference_image(source, reference, index)
     image = sample_images(model, [graph], [derive_seed(seed, index, 0)], options, style)[0]
-    row = _judge(scenes, graph, image)
+    row = _judge(source.scenes, graph, image)
     if style is not None:
-        row |= _judge_style(find_reader(scenes), image, style, _reference_image(scenes, "wrong", index))
+        row |= _judge_style(find_reader(source.scenes), image, style, _reference_image(source, "wrong", index))
     return row, image
 
 
@@ -196,13 +204,10 @@ def _judge_style(reader: WorldReader, image: Image.Image, reference: Image.Image
     return row | {f"towards_{part}": None if math.isnan(value) else value for part, value in positions.items()}
 
 
-def _scenes(scenes: str, index: int, boxes: str = "all") -> DemoValidation:
-    return DemoValidation(index + 1, scenes=scenes, boxes=boxes)
-
-
-def _reference_image(scenes: str, reference: str, index: int) -> Image.Image:
-    number = index + {"same": 0, "other": 1, "wrong": 2}[reference] * SUBSTITUTE_OFFSET
-    return _scenes(scenes, number).picture(number)
+def _reference_image(source: TaskSource, reference: str, index: int) -> Image.Image:
+    if reference == "same":
+        return source.picture(index)
+    return source.other_picture(index, {"other": 1, "wrong": 2}[reference])
 
 
 def _judge(scenes: str, graph: SceneGraph, image: Image.Image) -> dict:
@@ -247,14 +252,14 @@ def _summarise_group(rows: Sequence[dict], style_parts: Sequence[str]) -> dict:
     return summary | {key: average(rows, key) for key in ("style", "wrong_style", "psnr")}
 
 
-def sheet(folder: Path, scenes: str, jobs: Sequence[Job], rows: Sequence[dict]) -> Image.Image:
+def sheet(folder: Path, source: TaskSource, jobs: Sequence[Job], rows: Sequence[dict]) -> Image.Image:
     """Stored samples, a line for each kind, failures first: true image, style and the sample in its frame."""
 
     def context(job: Job) -> tuple[list[tuple[str, Image.Image]], str]:
         boxes, layout, reference, number = job
-        pictures = [(f"{boxes} {number}", _scenes(scenes, number).picture(number))]
+        pictures = [(f"{boxes} {number}", source.picture(number))]
         if reference == "other":
-            pictures.append(("style", _reference_image(scenes, reference, number)))
+            pictures.append(("style", _reference_image(source, reference, number)))
         return pictures, "sample" if layout == "none" else "laid out"
 
     return picture_sheet(folder, jobs, rows, context)

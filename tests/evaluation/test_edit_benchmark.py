@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.evaluation.edit_benchmark import MAX_PSNR, markdown, measure, summarise
+from ldm.evaluation.edit_benchmark import measure
+from ldm.evaluation.edit_report import MAX_PSNR, markdown, summarise
 from ldm.evaluation.edit_tasks import OPERATIONS, make_task
 from ldm.evaluation.editors import EditResult, describe_default_edit
 from ldm.synthetic.worlds import WORLDS

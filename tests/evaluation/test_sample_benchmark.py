@@ -4,6 +4,7 @@ import pytest
 
 from ldm.data.demo import DemoValidation
 from ldm.evaluation import sample_benchmark
+from ldm.evaluation.task_sources import DrawnTasks
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import apply_layout
 from ldm.synthetic.worlds import WORLDS
@@ -17,7 +18,9 @@ def test_a_sample_is_compared_with_its_graph_and_its_reference(monkeypatch, boxe
     index = INDEX + 1
     truth = DemoValidation(index + 1).picture(index)
     monkeypatch.setattr(sample_benchmark, "sample_images", lambda *arguments: [truth])
-    row, image = sample_benchmark.measure_sample(None, "shapes", boxes, reference, index, SampleOptions(), 0)
+    row, image = sample_benchmark.measure_sample(
+        None, DrawnTasks("shapes"), boxes, reference, index, SampleOptions(), 0
+    )
     assert row["success"] and row["objects"] == row["of_objects"] and row["triples"] == row["of_triples"]
     assert image is truth
     if reference == "same":
@@ -41,7 +44,7 @@ def test_layout_search_is_used_where_the_job_says_so_and_the_given_graph_is_the_
 
     monkeypatch.setattr(sample_benchmark, "load_model", lambda *arguments: None)
     monkeypatch.setattr(sample_benchmark, "sample_images", draw)
-    measure = sample_benchmark.prepare("shapes", None, None, "cpu", SampleOptions(), 0)
+    measure = sample_benchmark.prepare(DrawnTasks("shapes"), None, None, "cpu", SampleOptions(), 0)
     for job in (("none", "search", "none", INDEX), ("all", "none", "none", INDEX)):
         assert measure(job)[0]["success"]
     assert layouts == ["search", "none"]
@@ -58,7 +61,7 @@ def test_graphs_with_all_boxes_are_sampled_without_layout_search():
 
 def test_the_reconstruction_by_a_lossless_autoencoder_succeeds(monkeypatch):
     monkeypatch.setattr(sample_benchmark, "reconstruct", lambda model, picture: picture)
-    row, _ = sample_benchmark.measure_reconstruction(None, "shapes", INDEX)
+    row, _ = sample_benchmark.measure_reconstruction(None, DrawnTasks("shapes"), INDEX)
     assert row["success"] and row["style"] and row["psnr"] == math.inf
 
 
