@@ -81,14 +81,29 @@ class Detections(NamedTuple):
 
 @torch.no_grad()
 def detect(detector: Detector, pictures: Tensor) -> list[Detections]:
-    """Args: pictures (B,3,SIDE,SIDE) in 0..1, on the detector's device."""
-    maps = detector(pictures)
-    return decode(Maps(maps.things.float().cpu(), maps.style.float().cpu()))
+    """What pictures show, from the mean of the maps of each picture and of its mirror image.
+
+    Args:
+        pictures: (B,3,SIDE,SIDE) in 0..1, on the detector's device.
+    """
+    maps, mirrored = detector(pictures), mirror(detector(pictures.flip(-1)))
+    return decode(Maps(*((a + b).float().cpu() / 2 for a, b in zip(maps, mirrored))))
+
+
+def mirror(maps: Maps) -> Maps:
+    """The maps of the pictures in which left and right are exchanged."""
+    fields = split_fields(maps.things.flip(-1), 2)
+    x0, y0, x1, y1 = fields["box"].unbind(2)
+    right, away = fields["position"].unbind(2)
+    fields |= {"box": torch.stack([-x1, y0, -x0, y1], 2), "position": torch.stack([-right, away], 2)}
+    style = split_style(maps.style)
+    style["side"] = style["side"].flip(1)
+    return Maps(torch.cat(list(fields.values()), 2), torch.cat(list(style.values()), 1))
 
 
 def to_pixels(pictures: np.ndarray) -> Tensor:  # (B,SIDE,SIDE,3) 0..255 -> (B,3,SIDE,SIDE) 0..1
     assert pictures.shape[1:] == (SIDE, SIDE, 3)
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+    return torch.tensor(pictures).permute(0, 3, 1, 2).float() / 255
 
 
 def decode(maps: Maps) -> list[Detections]:

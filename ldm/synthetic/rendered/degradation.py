@@ -32,6 +32,7 @@ CHROMINANCE = (
     *((99,) * 8,) * 4,
 )
 TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 
 def degrade(pictures: Tensor, rng: random.Random) -> Tensor:
@@ -59,9 +60,11 @@ def compress(pictures: Tensor, quality: Tensor) -> Tensor:
     planes = torch.einsum("ij,bjhw->bihw", to_ycbcr, 255 * pictures)
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
     luma = _quantize(planes[:, :1] - 128, LUMINANCE, scale) + 128
-    chroma = F.interpolate(_quantize(F.avg_pool2d(planes[:, 1:], 2), CHROMINANCE, scale), scale_factor=2.0)
+    chroma = F.interpolate(
+        _quantize(F.avg_pool2d(planes[:, 1:], 2), CHROMINANCE, scale), scale_factor=2.0, mode="bilinear"
+    )
     planes = torch.cat([luma, chroma], 1)
-    return torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_ycbcr), planes).clamp(0, 255).round() / 255
+    return torch.einsum("ij,bjhw->bihw", pictures.new_tensor(TO_RGB), planes).clamp(0, 255).round() / 255
 
 
 def _quantize(planes: Tensor, table: tuple[tuple[int, ...], ...], scale: Tensor) -> Tensor:

@@ -113,6 +113,7 @@ def _missing(graph: SceneGraph, rng: random.Random) -> SceneGraph:
         objects=(*graph.objects, thing.kind),
         boxes=(*graph.boxes, (x, y, x + 0.15, y + 0.15)),
         attributes=(*graph.known_attributes, thing.words),
+        ids=(),
     )
 
 
@@ -126,6 +127,7 @@ def _extra(graph: SceneGraph, rng: random.Random) -> SceneGraph:
         boxes=tuple(graph.boxes[index] for index in kept),
         attributes=tuple(graph.known_attributes[index] for index in kept),
         triples=tuple((kept.index(s), p, kept.index(o)) for s, p, o in graph.known_triples if gone not in (s, o)),
+        ids=(),
     )
 
 
@@ -154,7 +156,7 @@ def faults_caught(records: Sequence[Record], readings: Sequence[SceneReading]) -
     caught: dict[str, list[bool]] = {fault: [] for fault in FAULTS}
     for record, reading in zip(records, readings):
         for fault, plant in FAULTS.items():
-            graph = plant(replace(record.graph(), ids=()), random.Random(f"fault/{fault}/{record.file}"))
+            graph = plant(record.graph(), random.Random(f"fault/{fault}/{record.file}"))
             if graph is not None:
                 caught[fault].append(not check(graph, reading, WORLD).passed)
     return {fault: float(np.mean(values)) for fault, values in caught.items() if values}

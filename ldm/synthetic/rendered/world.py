@@ -21,7 +21,7 @@ from ldm.synthetic.rendered.things import COLOURS, KINDS, MATERIALS, SIZES, VOCA
 from ldm.util.images import Picture
 
 WEIGHTS = Path(ldm.__file__).resolve().parents[1] / "data" / "demo" / "checker.safetensors"
-SLACK = 0.12  # error of a distance between two floor positions to allow, in scene units
+SLACK = 0.15  # error of a distance between two floor positions to allow, in scene units
 LEAST_SIDE = 1e-3  # of a box in a graph
 
 
