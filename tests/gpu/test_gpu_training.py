@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import yaml
+from noise_vg import training_config, write_noise_vg
 from paths import ROOT
 from tiny import adapted_model, demo_batch, losses_and_gradients
 from torch import distributed
@@ -146,15 +147,12 @@ def test_a_resumed_run_ends_exactly_where_the_uninterrupted_one_does(train, tiny
     assert all(torch.equal(moments["exp_avg_sq"], states[1][n]["exp_avg_sq"]) for n, moments in states[0].items())
 
 
-def test_a_run_on_cached_latents_keeps_the_encoders_on_the_cpu(train, tiny_config, tmp_path, load_script, device):
-    config = copy.deepcopy(tiny_config)
-    config["data"]["params"]["num_workers"] = 1
-    for split in ("train", "validation"):
-        config["data"]["params"][split]["params"]["reference"] = False
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config))
-    cache = load_script("cache_latents").main
-    words = ["--config", tmp_path / "tiny.yaml", "--out", tmp_path / "cache", "--num-workers", 0, "--device", device]
-    if cache([*map(str, words)]) != 0:
-        pytest.fail("the cache was not written")
+def test_a_run_on_cached_latents_trains_and_logs_samples(train, tiny_config, tmp_path, load_script, device):
+    """Its encoders stay on the CPU, and its batches are pinned by a loader's worker."""
+    data = training_config(write_noise_vg(tmp_path / "vg"))["data"]
+    data["params"]["num_workers"] = 1
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**tiny_config, "data": data}))
+    base = ["--config", tmp_path / "tiny.yaml", "--out", tmp_path / "cache", "--num-workers", 0, "--device", device]
+    assert load_script("cache_latents").main([*map(str, base)]) == 0
     folder = train("--base", tmp_path / "tiny.yaml", "--max_steps", 4, f"data.params.cache={tmp_path / 'cache'}")
     assert list(folder.glob("images/train/samples_gs-000004*"))
