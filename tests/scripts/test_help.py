@@ -15,7 +15,9 @@ SCRIPTS = (
     "evaluate",
     "export",
     "export_demo",
+    "render_scenes",
     "sample",
+    "train_checker",
 )
 PRINT_HELP = """
 import runpy, sys

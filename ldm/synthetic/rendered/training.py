@@ -146,7 +146,7 @@ class DetectorTraining:
         nn.utils.clip_grad_norm_(self.detector.parameters(), 10.0)
         self.optimizer.step()
         decay = min(EMA, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(*self._averaged, 1 - decay)
+        torch._foreach_lerp_(*self._averaged, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         return losses | {field: loss.detach() for field, loss in fields.items()}
 
     def _mix_reconstructions(self, pictures: Tensor, losses: dict[str, Tensor]) -> Tensor:

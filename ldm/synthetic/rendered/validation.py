@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from ldm.graph.scene_graph import SceneGraph
+from ldm.synthetic.annotation import box_of
 from ldm.synthetic.checker import check
 from ldm.synthetic.readings import SceneReading
-from ldm.synthetic.rendered.decoding import detect, to_pixels
+from ldm.synthetic.rendered.decoding import Detection, detect, to_pixels
 from ldm.synthetic.rendered.detector import STYLE, Detector
 from ldm.synthetic.rendered.records import Record
 from ldm.synthetic.rendered.relations import floor_position
@@ -73,7 +74,7 @@ def _inventory(graph: SceneGraph | None) -> list[tuple[str, ...]]:
     return sorted((name, *words) for name, words in zip(graph.objects, graph.known_attributes)) if graph else []
 
 
-def _nearest(record: Record, reading: SceneReading) -> Iterator[tuple[int, object]]:
+def _nearest(record: Record, reading: SceneReading) -> Iterator[tuple[int, Detection]]:
     """Each thing with the detection whose box is nearest, if that is near at all."""
     for index, box in enumerate(record.boxes):
         found = min(reading.evidence or (), key=lambda thing: np.abs(np.subtract(thing.box, box)).max(), default=None)
@@ -133,7 +134,7 @@ def _extra(graph: SceneGraph, rng: random.Random) -> SceneGraph:
 
 def _moved(graph: SceneGraph, rng: random.Random) -> SceneGraph:
     index = rng.randrange(len(graph.objects))
-    x0, y0, x1, y1 = graph.boxes[index]
+    x0, y0, x1, y1 = box_of(graph, index)
     dx, dy = rng.choice(((LEAST_MOVE, 0), (-LEAST_MOVE, 0), (0, LEAST_MOVE), (0, -LEAST_MOVE)))
     if min(x0 + dx, y0 + dy) < 0 or max(x1 + dx, y1 + dy) > 1:
         dx, dy = -dx, -dy

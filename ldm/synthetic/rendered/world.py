@@ -58,7 +58,7 @@ class RenderedWorld:
     directions = tuple(CONVERSE)
     converse = CONVERSE
     flat = False
-    shadow_reach = 0.5
+    shadow_reach = 0.5  # leaves 0.3 % of the pixels that an edit changes by more than 16 levels; 0.0 leaves 1.3 to 2 %
     style_parts = tuple(STYLE)
 
     @cached_property
