@@ -7,11 +7,16 @@ Flags of Lightning's Trainer work too, such as --val_check_interval 500; they ar
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+
 import argparse
 import sys
 
-from ldm.util.cli import add_verbose_argument, run_program, split_overrides
-from ldm.util.errors import did_you_mean
+from ldm.util.cli import Parser, add_verbose_argument, run_program, split_overrides
+from ldm.util.processes import end_with_launcher
 
 # Flags that are also keys of lightning.trainer; the flag wins.
 TRAINER_FLAGS = {
@@ -64,6 +69,7 @@ LIGHTNING_KEYS = (
     "callbacks",
     "checkpoint_callback",
 )
+LIGHTNING_FLAGS = tuple(f"--{key}" for key in LIGHTNING_KEYS)
 # Flags of other training programs -> what to use here.
 HINTS = {
     "--project": "--name, or --resume for an existing run",
@@ -87,15 +93,8 @@ IF_OUT_OF_MEMORY = (
 )
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong flag in one line."""
-
-    def error(self, message: str):
-        self.exit(2, f"trainer.py: {message}; --help lists all flags\n")
-
-
 def make_parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser("trainer.py", __doc__, takes_others=True, allow_abbrev=False)
     switch = {"type": boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
     add = parser.add_argument
     add(
@@ -153,17 +152,11 @@ def _as_overrides(words: list[str], parser: Parser) -> list[str]:
         key = flag.removeprefix("--")
         is_trainer_key = key in LIGHTNING_KEYS
         if not flag.startswith("--") or not (is_trainer_key or "." in key):
-            parser.error(f"unknown {'flag' if flag.startswith('-') else 'word'} {flag!r}{_hint(flag, parser)}")
+            parser.refuse(flag, f"; use {HINTS[flag]}" if flag in HINTS else "", LIGHTNING_FLAGS)
         if not equals:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
         overrides.append(f"{'lightning.trainer.' if is_trainer_key else ''}{key}={value}")
     return overrides
-
-
-def _hint(flag: str, parser: Parser) -> str:
-    if flag in HINTS:
-        return f"; use {HINTS[flag]}"
-    return did_you_mean(flag, [f"--{name}" for name in (*vars(parser.parse_args([])), *LIGHTNING_KEYS)])
 
 
 def boolean(word: str) -> bool:
@@ -178,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def train() -> int:
         # torch and Lightning are imported here, so that --help and mistakes in flags do not wait for them
+        end_with_launcher()
         from ldm.training.run import run
 
         return run(arguments, overrides)

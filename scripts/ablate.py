@@ -25,7 +25,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ldm.util.cli import at_least, positive, run_program, split_overrides
+from ldm.util.cli import Parser, at_least, positive, run_program, split_overrides
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, digest, writable_folder
 from ldm.util.tables import markdown_table
@@ -53,7 +53,7 @@ COLUMNS = (
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The options, and in `overrides` the words such as section.key=value."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("ablate.py", __doc__)
     add = parser.add_argument
     add(
         "--base",

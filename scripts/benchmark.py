@@ -32,7 +32,7 @@ import argparse
 import json
 import sys
 
-from ldm.util.cli import positive, run_program
+from ldm.util.cli import Parser, positive, run_program
 from ldm.util.files import atomic_write, writable_folder
 
 SECTIONS = (
@@ -53,7 +53,7 @@ SIZES = ("small", "vg", "sd1")
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("benchmark.py", __doc__)
     add = parser.add_argument
     add(
         "--size",

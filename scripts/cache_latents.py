@@ -24,12 +24,12 @@ import argparse
 import os
 import sys
 
-from ldm.util.cli import at_least, positive, run_program, split_overrides
+from ldm.util.cli import Parser, at_least, positive, run_program, split_overrides
 from ldm.util.files import writable_folder
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("cache_latents.py", __doc__)
     add = parser.add_argument
     add(
         "--config",

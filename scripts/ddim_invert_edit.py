@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ldm.editing.options import LOCAL_METHOD, EditOptions, default_guidance_scale, default_sampler
 from ldm.models.diffusion.samplers import SAMPLERS
-from ldm.util.cli import add_model_arguments, add_verbose_argument, positive, run_program
+from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, positive, run_program
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
@@ -38,7 +38,7 @@ SINGLE_EDIT_OPTIONS = ("source_sg", "mask", "n", "sweep", "previews", "attention
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(PROGRAM, __doc__)
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--sg", metavar="JSON", help="scene graph of what the edited image should show")
     target.add_argument(

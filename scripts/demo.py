@@ -8,8 +8,10 @@ import signal
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+    from ldm.util.cli import Parser
 
-import argparse
+    Parser("demo.py", __doc__).parse_args()  # --help answers before torch is imported; there are no other flags
+
 import os
 import subprocess
 import sys
@@ -44,8 +46,7 @@ FIRST_TASK = 20  # index of the first held-out scene that is edited
 SAMPLING = SampleOptions(steps=30, graph_scale=2.0, style_scale=2.0)
 
 
-def main(argv: list[str] | None = None) -> int:
-    argparse.ArgumentParser(description=__doc__).parse_args(argv)  # there are no options, but --help explains
+def main() -> int:
     return run_program(run, "demo.py", if_stopped="the next call starts from the beginning")
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldm.models.diffusion.samplers import SAMPLERS
-from ldm.util.cli import add_model_arguments, add_verbose_argument, at_least, finite, run_program
+from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, finite, run_program
 from ldm.util.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command's arguments; `report` is the function that carries it out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("evaluate.py", __doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     images = commands.add_parser("images", help="FID, IS, PSNR, SSIM, LPIPS and diversity of folders of images")
     images.set_defaults(report=report_on_images, resumable=False)

@@ -20,7 +20,7 @@ import json
 import sys
 from pathlib import Path
 
-from ldm.util.cli import add_verbose_argument, finite, positive, run_program
+from ldm.util.cli import Parser, add_verbose_argument, finite, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, writable_folder
 
@@ -33,7 +33,7 @@ PARTS = {
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("export.py", __doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, description in PARTS.items():
         command = commands.add_parser(name, help=description, description=description)

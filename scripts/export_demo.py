@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm.util.cli import at_least, positive, run_program
+from ldm.util.cli import Parser, at_least, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, digest, writable_folder
 
@@ -35,7 +35,7 @@ COLUMNS, SHEET_SIZE, GAP = 8, 64, 4  # of the contact sheet: columns, most pictu
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("export_demo.py", __doc__)
     add = parser.add_argument
     add("--scenes", default="shapes", help="synthetic world (default: %(default)s)")
     add("--split", choices=SPLITS, default="validation", help="default: %(default)s")

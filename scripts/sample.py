@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ldm.sampling.options import SampleOptions
-from ldm.util.cli import add_model_arguments, add_verbose_argument, positive, run_program
+from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
@@ -32,7 +32,7 @@ from ldm.util.score_option import add_min_score_argument
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("sample.py", __doc__)
     add = parser.add_argument
     graphs = parser.add_mutually_exclusive_group(required=True)
     graphs.add_argument("--sg", metavar="JSON", help="file with a scene graph or a list of them")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoints.errors import CheckpointError
-from ldm.checkpoints.folders import read_json
+from ldm.checkpoints.folders import read_json_object
 
 ENDS = {
     "embeddings.class_embedding": "class_embedding",
@@ -100,13 +100,13 @@ def read_tower_settings(weights: Path) -> TowerSettings | None:
     """
     folder = weights if weights.is_dir() else weights.parent
     if (path := folder / "open_clip_config.json").is_file() and not (folder / "config.json").is_file():
-        model = read_json(path).get("model_cfg")
+        model = read_json_object(path).get("model_cfg")
         if not isinstance(model, dict):
             raise CheckpointError(f"{path}: has no model_cfg; download it again")
         return TowerSettings(path, QUICK_GELU if model.get("quick_gelu") else GELU)
     if not (path := folder / "config.json").is_file():
         return None
-    config = read_json(path)
+    config = read_json_object(path)
     vision: Any = config.get("vision_config", config)
     if not isinstance(vision, dict) or not str(config.get("model_type")).startswith("clip"):
         return None  # of another model in the same folder

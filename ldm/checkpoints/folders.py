@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ldm.checkpoints.errors import CheckpointError, list_names
+from ldm.util.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[
     Raises:
         CheckpointError: the index is damaged, or a shard is missing or lacks tensors.
     """
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: not an index of weights (no weight_map of names to files); download it again")
     tensors: dict[str, Tensor] = {}
@@ -106,12 +106,9 @@ def read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[
     return tensors
 
 
-def read_json(path: Path) -> dict:
+def read_json_object(path: Path) -> dict:
     """A JSON file with an object. Raises CheckpointError."""
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a JSON file ({error}); download it again") from error
+    content = read_json(path, CheckpointError, "download it again")
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds no JSON object; download it again")
     return content

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ldm.checkpoints.errors import CheckpointError, list_names
-from ldm.checkpoints.folders import read_json
+from ldm.checkpoints.folders import read_json_object
 from ldm.checkpoints.reading import read_metadata, read_state_dict
 
 FILES = (
@@ -129,7 +129,7 @@ def layer_name(name: str, projection: str | None = None) -> str:
 def read_settings(path: Path) -> Mapping[str, Any]:
     """peft's settings of a LoRA: from adapter_config.json beside the file, or from the metadata that diffusers writes."""
     if path.stem == "adapter_model" and (config := path.with_name("adapter_config.json")).is_file():
-        return read_json(config)
+        return read_json_object(config)
     text = read_metadata(path).get(METADATA)
     try:
         values = json.loads(text) if text else {}

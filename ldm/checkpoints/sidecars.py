@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from ldm.checkpoints.errors import CheckpointError
-from ldm.checkpoints.folders import read_json
+from ldm.checkpoints.folders import read_json_object
 from ldm.checkpoints.reading import PARTS
 
 # Settings of diffusers' U-Nets that change the output but no key and no shape, with the values of LDM's U-Net.
@@ -133,7 +133,7 @@ def find_part(root: Path | None, part: str) -> Sidecar | None:
 
 
 def read_sidecar(path: Path) -> Sidecar | None:
-    return Sidecar(path, read_json(path)) if path.is_file() else None
+    return Sidecar(path, read_json_object(path)) if path.is_file() else None
 
 
 def differences(module: object, sidecar: Sidecar | None) -> list[str]:

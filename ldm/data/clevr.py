@@ -27,13 +27,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.files import find_file, read_json
+from ldm.data.files import find_file
 from ldm.data.values import real, require_count, whole
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, Triple
 from ldm.graph.vocab import Vocab
 from ldm.synthetic.annotation import CONVERSE
 from ldm.util.errors import UserError
+from ldm.util.files import read_json
 from ldm.util.images import find_image_errors, read_image, resize_square, to_tensor
 
 SHAPES = ("sphere", "cube", "cylinder")

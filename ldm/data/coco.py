@@ -62,6 +62,7 @@ class COCOTrain(Dataset):
         ConfigError: an option is unknown, or has an impossible value.
     """
 
+    published_params = UNSUPPORTED_OPTIONS
     published_vocabulary = (184, 7, 0)  # objects, predicates, attributes
 
     def __init__(

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image as PillowImage
 
-from ldm.data.files import read_json
 from ldm.data.values import composed, number, whole
 from ldm.graph.validation import Box
 from ldm.graph.vocab import GAP, IMAGE, IN_IMAGE, Vocab
 from ldm.util.errors import UserError
+from ldm.util.files import read_json
 
 PREDICATES = (IN_IMAGE, "left of", "right of", "above", "below", "inside", "surrounding")
 MAX_CATEGORY_ID = 10_000  # a category's id is its index in the vocabulary, whose size must stay bounded

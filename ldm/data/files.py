@@ -1,39 +1,11 @@
-"""Files of data sets: JSON annotations of any encoding that the format allows, and images whose names are in any Unicode form."""
+"""Files of data sets whose names are in any Unicode form."""
 
 from __future__ import annotations
 
-import json
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from ldm.util.errors import UserError
 
 FORMS = ("NFC", "NFD")
-
-
-def read_json(path: Path, error: type[UserError], remedy: str, object_hook: Callable[[dict], Any] | None = None) -> Any:
-    """Reads a UTF-8 JSON file, with or without byte order mark.
-
-    Args:
-        error: class of the exceptions.
-        remedy: what to do when the file is missing.
-        object_hook: see `json.loads`.
-
-    Raises:
-        UserError: of class `error`; the file is missing, or not JSON.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as reason:
-        raise error(f"{path} cannot be read ({reason.strerror}); {remedy}") from None
-    except ValueError as reason:  # not UTF-8, or a path that no file can have
-        raise error(f"{path} is broken ({reason}); download it again") from None
-    try:
-        return json.loads(text, object_hook=object_hook)
-    except (ValueError, RecursionError) as reason:
-        raise error(f"{path} is broken ({reason}); download it again") from None
 
 
 def find_file(folder: Path, name: str) -> Path:

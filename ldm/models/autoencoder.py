@@ -186,19 +186,13 @@ class VQModelInterface(Autoencoder):
     Args:
         embed_dim: channels of the latent.
         n_embed: number of codes in the codebook.
-        ddconfig: see Autoencoder.
-        lossconfig: see Autoencoder.
+        ddconfig, lossconfig, monitor, image_key, patch_size, hardest, warmup_steps: see Autoencoder.
         ckpt_path: checkpoint to load.
         ignore_keys: prefixes of its keys to leave out.
-        monitor: see Autoencoder.
-        image_key: see Autoencoder.
         init: 'random' for random weights.
-        patch_size: see Autoencoder.
         codebook_start: number of training batches in which the codebook is trained, but the decoder receives the
             latents before quantisation.
         restart_every: number of training batches between restarts of unused codes.
-        hardest: see Autoencoder.
-        warmup_steps: see Autoencoder.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -290,17 +284,11 @@ class AutoencoderKL(Autoencoder):
 
     Args:
         embed_dim: channels of the latent.
-        ddconfig: see Autoencoder.
-        lossconfig: see Autoencoder.
+        ddconfig, lossconfig, monitor, image_key, patch_size, hardest, warmup_steps: see Autoencoder.
         ckpt_path: checkpoint to load.
         ignore_keys: prefixes of its keys to leave out.
-        monitor: see Autoencoder.
-        image_key: see Autoencoder.
         init: 'random' for random weights.
-        patch_size: see Autoencoder.
         kl_weight: weight of the KL divergence from the standard normal, averaged over the elements of the latent.
-        hardest: see Autoencoder.
-        warmup_steps: see Autoencoder.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.

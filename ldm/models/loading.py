@@ -139,7 +139,7 @@ def _read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
     """A checkpoint of trainer.py or exported adapters; None for other weights, if there is a config to build them with."""
     remedy = "if these are published weights, name their config too, such as --config configs/sgdiff_vg.yaml"
     if Path(path).is_dir():
-        if config is None:
+        if not config:
             raise CheckpointError(f"{path}: no log folder of a run (it has no checkpoints/last.ckpt); {remedy}")
         find_weights(Path(path), PARTS["unet"].folders)  # raises for a folder of something else
         return None
@@ -153,7 +153,7 @@ def _read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
         saved = None
     if isinstance(saved, dict) and {"state_dict", "config", "vocab"} <= set(saved):
         return saved
-    if config is None:
+    if not config:
         raise CheckpointError(
             f"{path}: damaged, or neither a checkpoint of trainer.py nor adapters exported from one; {remedy}"
         )
@@ -161,12 +161,8 @@ def _read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
 
 
 def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config: ConfigPaths | None) -> DictConfig:
-    if config:
-        merged = read_configs(config)
-    elif saved:
-        merged = read_untrusted(saved["config"], f"{checkpoint}")
-    else:
-        raise CheckpointError("there is nothing to load a model from; name a run, a checkpoint or a config")
+    stored = saved["config"] if saved and not config else None
+    merged = read_configs(config or ()) if stored is None else read_untrusted(stored, f"{checkpoint}")
     for key in ("model.target", "model.params", "data.params.train"):
         if OmegaConf.select(merged, key) is None:
             source = config_name(config or checkpoint)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -96,14 +98,40 @@ def new_log_folder(logdir: str, name: str) -> Path:
 
 
 @contextmanager
-def removed_if_unused(folder: Path) -> Iterator[None]:
-    """Removes the folder, if it is still empty, when the block ends with an exception."""
+def removed_if_unused(folder: Path, is_used: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Removes what the block has added to a log folder, and then the folder if it is empty, when an exception ends the block.
+
+    Checkpoints stay.
+
+    Args:
+        is_used: whether a training has begun, so that everything is kept.
+    """
+    before = set(folder.glob("*"))
     try:
         yield
     except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
+        if rank_zero_only.rank == 0 and not is_used():
+            for added in set(folder.glob("*")) - before:
+                if not any(added.rglob("*.ckpt")):
+                    shutil.rmtree(added, ignore_errors=True)
+            with suppress(OSError):
+                folder.rmdir()
         raise
+
+
+class ConfigSaver(pl.Callback):
+    """Saves the config once the checkpoint is loaded: one that does not fit the checkpoint must not be kept.
+
+    Attributes:
+        training_began: whether that was.
+    """
+
+    def __init__(self, config: DictConfig, folder: Path):
+        self.config, self.folder, self.training_began = config, folder, False
+
+    def on_train_start(self, trainer, model):
+        self.training_began = True
+        save_config(self.config, self.folder)
 
 
 @rank_zero_only

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ldm.data.protocols import ImageFileDataset
 from ldm.graph.batch import Latents
 from ldm.models.encoders import FirstStage, checksums, make_encode_function
 from ldm.training.config import SECTIONS
-from ldm.util.config import as_config_error, plain, resolve
+from ldm.util.config import as_config_error, parameter_names, plain, resolve
 from ldm.util.config_merging import ConfigPaths, merge_configs, read_configs
 from ldm.util.errors import ConfigError, UserError, did_you_mean
 
@@ -63,10 +62,10 @@ def _require_known_params(section: str, config: Any) -> None:
     target = config.get("target")
     if isinstance(target, str) and isinstance(config.get("params"), DictConfig):
         try:
-            parameters = inspect.signature(resolve(target)).parameters
+            parameters = parameter_names(resolve(target))
         except (ConfigError, ValueError):  # reported if the class is built
-            parameters = {}
-        if parameters and not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            parameters = None
+        if parameters:
             _require_known(f"{section}.params" if section else "params", config.params, parameters)
     for key, value in config.items():
         _require_known_params(f"{section}.{key}" if section else str(key), value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 import traceback
 from argparse import Namespace
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ldm.data.datamodule import DataModuleFromConfig
@@ -21,7 +21,7 @@ from ldm.training import failures
 from ldm.training.callbacks import TrainingStopped
 from ldm.training.checkpointing import Interrupted
 from ldm.training.config import read_training_config
-from ldm.training.log_folder import find_checkpoint, folder_name, new_log_folder, removed_if_unused, save_config
+from ldm.training.log_folder import ConfigSaver, find_checkpoint, folder_name, new_log_folder, removed_if_unused
 from ldm.training.progress import Summary, parts_table, print_line, silence_libraries
 from ldm.training.protocols import HasVocab, dataset_splits
 from ldm.training.strategies import Sharded, refuse_to_shard
@@ -30,6 +30,9 @@ from ldm.training.weights import load_initial_weights
 from ldm.util.config import instantiate_from_config, plain
 from ldm.util.errors import ConfigError, UserError
 from ldm.util.files import writable_folder
+from ldm.util.processes import launching
+
+WAIT_FOR_REPORT = 3  # seconds in which the first process ends if it has failed too
 
 
 def run(arguments: Namespace, overrides: list[str]) -> int:
@@ -45,6 +48,7 @@ def run(arguments: Namespace, overrides: list[str]) -> int:
     try:
         return _run(arguments, overrides)
     except TrainingStopped as stop:
+        _let_first_process_report()
         return _report(f"{stop}", 1)
     except Interrupted as stop:
         # The other processes exit with 0, or Lightning would kill this one for their sake.
@@ -52,6 +56,7 @@ def run(arguments: Namespace, overrides: list[str]) -> int:
     except SystemExit:  # Lightning's, for a signal between two steps: a second Ctrl-C, or SIGTERM before the first step
         return _report("stopped at once", 128 + signal.SIGINT)
     except UserError:
+        _let_first_process_report()
         if arguments.debug:
             traceback.print_exc()
         raise
@@ -133,10 +138,9 @@ def train(
     print_model(model, config)
     print_line(f"{'resuming in' if checkpoint else 'log folder'}: {folder}")
     summary = Summary()
-    # The config is saved once the checkpoint is loaded: one that does not fit the checkpoint must not be kept.
-    save = LambdaCallback(on_train_start=lambda *_: save_config(config, folder))
-    trainer.callbacks += [summary, save]  # pyright: ignore[reportAttributeAccessIssue]
-    with removed_if_unused(folder), failures.of_training(trainer, folder):
+    saver = ConfigSaver(config, folder)
+    trainer.callbacks += [summary, saver]  # pyright: ignore[reportAttributeAccessIssue]
+    with removed_if_unused(folder, lambda: saver.training_began), launching(), failures.of_training(trainer, folder):
         trainer.fit(model, data, ckpt_path=checkpoint, weights_only=True)
         for line in summary.lines(trainer, f"{folder}/checkpoints/last.ckpt"):
             print_line(line)
@@ -181,6 +185,15 @@ def print_model(model: pl.LightningModule, config: DictConfig) -> None:
 def is_first_process() -> bool:
     """Whether this is the first of several training processes, or the only one."""
     return rank_zero_only.rank == 0
+
+
+def _let_first_process_report() -> None:
+    """Waits a moment in all processes but the first.
+
+    What stops one process usually stops all. The first one then reports it and ends, and its children end with it.
+    """
+    if not is_first_process():
+        time.sleep(WAIT_FOR_REPORT)
 
 
 def _report(sentence: str, exit_code: int) -> int:

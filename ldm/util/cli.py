@@ -12,10 +12,61 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
-from ldm.util.errors import UserError
+from ldm.util.errors import UserError, did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that reports a mistake in one line, and suggests flags that are like an unknown one.
+
+    Args:
+        prog: the program's file name, which begins each message.
+        description: what --help says, printed as it is.
+        takes_others: `parse_known_args` leaves unknown flags to its caller.
+        options: further arguments of ArgumentParser.
+    """
+
+    def __init__(self, prog: str, description: str | None = None, takes_others: bool = False, **options: Any):
+        layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(prog=prog, description=description, **layout | options)
+        self.takes_others = takes_others
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help lists all flags)\n")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.refuse(unknown[0])
+        return arguments
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        if not self.takes_others and not self._subparsers:
+            self._refuse_unknown_flags(words)
+        return super().parse_known_args(words, namespace)
+
+    def refuse(self, word: str, hint: str = "", more_flags: Iterable[str] = ()) -> NoReturn:
+        """Ends the program with a message about an unknown flag or word.
+
+        Args:
+            hint: what to use instead; by default, flags that are like it.
+            more_flags: flags that the program takes besides those of this parser.
+        """
+        flag = word.partition("=")[0]
+        kind = "flag" if flag.startswith("-") else "word"
+        self.error(f"unknown {kind} {flag!r}{hint or did_you_mean(flag, [*self._option_string_actions, *more_flags])}")
+
+    def _refuse_unknown_flags(self, words: Sequence[str]) -> None:
+        """Unknown flags come before what is missing, since a misspelt flag is missing too."""
+        for word in words[: words.index("--")] if "--" in words else words:
+            flag = word.partition("=")[0]
+            is_flag = word.startswith("--") and " " not in word
+            if is_flag and not any(known.startswith(flag) for known in self._option_string_actions):
+                self.refuse(word)
 
 
 def finite(text: str) -> float:

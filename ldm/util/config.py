@@ -6,12 +6,12 @@ import importlib
 import inspect
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -42,6 +42,13 @@ LIMIT_OF_VALUES, LIMIT_OF_DEPTH = 100_000, 64  # of a config; YAML aliases can m
 UNIONS = (Union, UnionType)
 EMPTY_LAYER = "Initializing zero-element tensors"  # how torch's warning begins
 CHECKED_PACKAGES = ("ldm.", "pytorch_lightning.")  # whose annotations are known to be right
+
+
+@runtime_checkable
+class HasPublishedParams(Protocol):
+    """Class with **kwargs that names what may be in them: parameters of published configs, of which it has one value only."""
+
+    published_params: ClassVar[Collection[str]]
 
 
 def instantiate_from_config(config: Mapping, **extra: Any) -> Any:
@@ -124,17 +131,26 @@ def refuse_unknown_params(build: Any, params: Mapping, target: str) -> None:
         signature = inspect.signature(build)
     except ValueError:  # some C functions have none
         return
-    known = signature.parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        for name in params:
-            if name not in known:
-                raise ConfigError(f"{target} takes no parameter {name!r}{did_you_mean(name, known)}")
+    known = parameter_names(build)
+    for name in params if known is not None else ():
+        if name not in known:
+            raise ConfigError(f"{target} takes no parameter {name!r}{did_you_mean(name, known)}")
     try:
         signature.bind(**params)
     except TypeError as error:
         raise ConfigError(f"{target}: {error}; add it under 'params:'") from error
     if f"{getattr(build, '__module__', '')}.".startswith(CHECKED_PACKAGES):
         _refuse_wrong_types(build, params, target)
+
+
+def parameter_names(build: Any) -> set[str] | None:
+    """The parameters that a class or function takes; None if it takes any in **kwargs. Raises ValueError without signature."""
+    parameters = inspect.signature(build).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return set(parameters)
+    if not isinstance(build, HasPublishedParams):
+        return None
+    return {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD} | set(build.published_params)
 
 
 def _refuse_wrong_types(build: Any, params: Mapping, target: str) -> None:
@@ -215,6 +231,8 @@ def as_config_error(source: str) -> Iterator[None]:
         OSError,
     ) as error:
         reason = str(error).split("\n")[0] or type(error).__name__
+        if "integer string conversion" in reason:  # Python's, which goes on about its own settings
+            reason = "has a whole number of more than 4300 digits; no option takes one"
         raise ConfigError(f"{source}: {reason}") from error
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ldm.util.errors import UserError
 
@@ -87,6 +89,45 @@ def read_text(path: str | Path) -> str:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         raise UserError(f"{path!s}: cannot be read ({getattr(error, 'strerror', error)})") from None
+
+
+def read_json(
+    path: str | os.PathLike,
+    error: type[UserError] = UserError,
+    remedy: str = "check the path",
+    if_broken: str = "download it again",
+    **hooks: Callable[[Any], Any] | None,
+) -> Any:
+    """The parsed content of a UTF-8 JSON file, with or without byte order mark.
+
+    Args:
+        error: class of the exceptions.
+        remedy: what to do when the file cannot be read.
+        if_broken: what to do when it is not JSON.
+        hooks: object_hook or object_pairs_hook, see `json.loads`; a UserError of theirs gets the path before it.
+
+    Raises:
+        UserError: of class `error`; the file cannot be read, or is not UTF-8 or JSON.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        raise error(f"{path}: byte {reason.start} is not UTF-8; save the file as UTF-8 text") from None
+    except (OSError, ValueError, TypeError) as reason:  # a path that no file can have, or none at all
+        raise error(f"{path}: cannot be read ({getattr(reason, 'strerror', None) or reason}); {remedy}") from None
+    try:
+        return json.loads(text, **hooks)
+    except json.JSONDecodeError as reason:
+        place = f"{path}: line {reason.lineno}, column {reason.colno}"
+        if reason.msg == "Extra data":
+            raise error(f"{place}: content after the end; remove it, or put everything into one list") from None
+        raise error(f"{place}: invalid JSON ({reason.msg}); {if_broken}") from None
+    except RecursionError:
+        raise error(f"{path}: lists are nested too deeply; {if_broken}") from None
+    except UserError as reason:
+        raise error(f"{path}: {reason}") from None
+    except ValueError:
+        raise error(f"{path}: an integer has more than 4300 digits; {if_broken}") from None
 
 
 def digest(content: bytes | str | Path) -> str:

@@ -56,6 +56,8 @@ def test_an_estimate_writes_nothing(cache_latents, config, tmp_path, capsys):
         (["data.params.trian.params.image_size=8"], "data.params.trian: there is no such key"),
         (["data.params.batchsize=8"], "did you mean 'batch_size'"),
         (["data.params.train.params.imagesize=8"], "did you mean 'image_size'"),
+        (["model.params.unet_config.params.num_head=8"], "did you mean 'num_heads'"),
+        (["model.params.timestep=1000"], "did you mean 'timesteps'"),
         (["modle.params.ckpt_path=a"], "did you mean 'model'"),
         (["model.params.global_stage_config.params.normalise=false"], "did you mean 'normalize'"),
         (["data.params.train.params.h5_path=/dev/null"], "/dev/null"),

@@ -176,7 +176,7 @@ def test_missing_and_broken_files_are_errors(tmp_path):
     for arguments, why in [
         ((tmp_path / "none", tmp_path / "broken.json"), "not a folder"),
         ((tmp_path, tmp_path / "none.json"), "cannot be read"),
-        ((tmp_path, tmp_path / "broken.json"), "is broken"),
+        ((tmp_path, tmp_path / "broken.json"), "invalid JSON"),
         ((tmp_path, tmp_path / "other.json"), "has no list of scenes"),
     ]:
         with pytest.raises(ClevrError, match=why):

@@ -193,13 +193,13 @@ def test_annotations_of_unlisted_images_are_left_out_and_reported(coco):
     "content, reason",
     [
         (None, "cannot be read"),
-        ("", "is broken"),
-        ('{"images": [', "is broken"),
+        ("", "invalid JSON"),
+        ('{"images": [', "invalid JSON"),
         ("[]", "has no list of images"),
         ('{"images": [], "annotations": {}, "categories": []}', "has no list of annotations"),
         ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "file_name"),
         ('{"images": [], "annotations": [], "categories": []}', "none of its 0 images"),
-        ("\udcff", "is broken"),
+        ("\udcff", "not UTF-8"),
     ],
 )
 def test_a_missing_or_broken_file_is_an_error_of_one_line(tmp_path, content, reason):

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 
@@ -209,3 +210,14 @@ def test_a_checkpoint_outside_a_log_folder_is_refused_before_anything_is_written
     assert_one_sentence(code, printed, "checkpoints/")
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("logs", "toy.yaml")] == ["elsewhere"]
     assert list(moved.parent.iterdir()) == [moved]
+
+
+def test_a_checkpoint_whose_optimizer_state_does_not_fit_leaves_the_log_folder_as_it_was(train):
+    _, folder, _ = train("-t", "--max_epochs", 1)
+    path = folder / "checkpoints" / "last.ckpt"
+    torch.save({**torch.load(path, weights_only=True), "optimizer_states": [{"state": {}, "param_groups": []}]}, path)
+    shutil.rmtree(folder / "tensorboard")
+    before = set(folder.rglob("*"))
+    code, _, printed = train("-t", "--resume", folder, "--max_epochs", 2)
+    assert_one_sentence(code, printed)
+    assert set(folder.rglob("*")) == before

@@ -257,6 +257,24 @@ def test_two_processes_train_one_model(two_processes, train):
     torch.testing.assert_close(a["state_dict"], b["state_dict"])
 
 
+def test_a_process_that_was_launched_ends_when_its_launcher_was_killed_before_they_connected(config, tmp_path):
+    """The second process starts after the first one was killed, so that it would wait for its connection."""
+    environment = {"LDM_LAUNCHER_PID": "1234567", "LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29999"}
+    flags = "--base", config, "--logdir", tmp_path / "logs", "-t", "--gpus", "cpu:2"
+    process = start(*flags, environment=environment)
+    assert process.communicate(timeout=60) == ("", "") and process.returncode == 1
+
+
+def test_what_stops_all_processes_is_reported_by_the_first_one_only(config, tmp_path):
+    flags = "--base", config, "--logdir", tmp_path / "logs", "-t", "--gpus", "cpu:2"
+    process = start(
+        *flags, "lightning.callbacks.fail={target: toy_run.FailAt, params: {step: 1, error: broken, rank: null}}"
+    )
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.count("broken") == 1, err
+
+
 def test_a_lost_process_is_explained_in_sentences_and_nothing_else_is_printed_on_stderr(two_processes):
     code, err, _ = two_processes
     assert code != 0 and "process" in err

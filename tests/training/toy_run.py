@@ -63,13 +63,13 @@ class Toy(pl.LightningModule):
 
 
 class FailAt(pl.Callback):
-    """Ends process `rank` after step `step`, with exit code `code` or by raising `error`."""
+    """Ends process `rank` (None: all of them) after step `step`, with exit code `code` or by raising `error`."""
 
-    def __init__(self, step: int, rank: int = 0, code: int | None = None, error: str = ""):
+    def __init__(self, step: int, rank: int | None = 0, code: int | None = None, error: str = ""):
         self.step, self.rank, self.code, self.error = step, rank, code, error
 
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+        if trainer.global_step == self.step and self.rank in (None, trainer.global_rank):
             if self.code is not None:
                 os._exit(self.code)
             raise RuntimeError(self.error)
@@ -93,12 +93,12 @@ CONFIG = {
 }
 
 
-def start(*flags, **kwargs) -> subprocess.Popen:
+def start(*flags, environment=None, **kwargs) -> subprocess.Popen:
     """Starts trainer.py in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "trainer.py", *map(str, flags)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1", **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,7 +9,7 @@ import sys
 import pytest
 from paths import ROOT
 
-from ldm.util.cli import add_verbose_argument, configure_logging, run_program
+from ldm.util.cli import Parser, add_verbose_argument, configure_logging, run_program
 from ldm.util.errors import UserError
 
 logger = logging.getLogger("ldm.some.module")
@@ -115,3 +115,39 @@ def test_a_closed_pipe_ends_a_program_with_one_sentence():
     program.stdout.close()
     assert len(program.stderr.read().decode().splitlines()) == 1
     assert program.wait() == 141
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--step", "3", "--gud", "2"], "program.py: unknown flag '--gud' (--help lists all flags)"),
+        (
+            ["--guidence=2"],
+            "program.py: unknown flag '--guidence'; did you mean '--guidance'? (--help lists all flags)",
+        ),
+        (["--steps"], "program.py: argument --steps: expected one argument (--help lists all flags)"),
+        (["--steps", "3", "a.png"], "program.py: unknown word 'a.png' (--help lists all flags)"),
+    ],
+)
+def test_a_mistake_in_flags_is_one_line_that_suggests_flags(capsys, words, message):
+    parser = Parser("program.py", "Draws.")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--guidance", type=float, required=True)
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(words)
+    assert capsys.readouterr().err == f"{message}\n"
+
+
+def test_an_unknown_flag_of_a_command_is_named_with_the_command(capsys):
+    parser = Parser("program.py", "Draws.")
+    parser.add_subparsers().add_parser("edits").add_argument("--methods")
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["edits", "--metods", "plain"])
+    assert capsys.readouterr().err.startswith("program.py edits: unknown flag '--metods'; did you mean '--methods'?")
+
+
+def test_every_program_leaves_ctrl_c_to_end_it_silently_while_it_imports():
+    programs = [*(ROOT / "scripts").glob("*.py"), ROOT / "trainer.py"]
+    for program in programs:
+        handled, first_import = (program.read_text().index(t) for t in ("signal.SIG_DFL", "from ldm"))
+        assert handled < first_import, program

@@ -176,3 +176,10 @@ def test_a_user_error_is_one_sentence_whichever_process_raises_it(workers):
     with pytest.raises(ConfigError) as refusal:
         next(iter(torch.utils.data.DataLoader(BrokenDataset(), num_workers=workers)))
     assert str(refusal.value) == "a.png: truncated; download it again"
+
+
+def test_a_number_of_thousands_of_digits_is_one_sentence_without_advice_about_python(tmp_path):
+    (tmp_path / "long.yaml").write_text(f"model: {{params: {{timesteps: {'1' * 5000}}}}}\n")
+    with pytest.raises(ConfigError, match="long.yaml: has a whole number of more than 4300 digits") as error:
+        read_config(tmp_path / "long.yaml")
+    assert "set_int_max_str_digits" not in str(error.value)

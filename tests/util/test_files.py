@@ -6,13 +6,14 @@ import threading
 
 import pytest
 
-from ldm.util.errors import UserError
+from ldm.util.errors import ConfigError, UserError
 from ldm.util.files import (
     ABANDONED_AFTER,
     HOST,
     atomic_write,
     digest,
     locked_folder,
+    read_json,
     read_text,
     remove_leftovers,
     writable_folder,
@@ -96,3 +97,26 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path)
     for name in ("file", "file/below", "dangling", "a\0b", "a" * 300):
         with pytest.raises(UserError, match="--outdir"):
             writable_folder(tmp_path / name, "--outdir")
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (None, "cannot be read .*; unpack it"),
+        (b"{", "line 1, column 2: invalid JSON .*; download it again"),
+        (b"{} {}", "content after the end"),
+        (b"\xff", "byte 0 is not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"1" * 5000, "more than 4300 digits"),
+    ],
+)
+def test_json_that_cannot_be_read_is_one_sentence_of_the_given_class(tmp_path, content, reason):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^[^\n]*a.json: {reason}[^\n]*$"):
+        read_json(tmp_path / "a.json", ConfigError, "unpack it")
+
+
+def test_json_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "a.json") == {"a": 1}

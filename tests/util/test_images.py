@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
 from ldm.util.images import (
     ImageError,
@@ -109,3 +110,12 @@ def test_resize_square_keeps_a_constant_image_constant():
     assert (
         np.asarray(resize_square(Image.new("RGB", (40, 9), (7, 8, 9)), 16)) == np.full((16, 16, 3), (7, 8, 9))
     ).all()
+
+
+@pytest.mark.parametrize("megabytes", [2, 65])
+def test_a_png_with_a_long_compressed_text_is_read_and_reported_by_neither_check(tmp_path, megabytes):
+    info = PngInfo()
+    info.add_text("comment", "a" * (megabytes << 20), zip=True)
+    Image.fromarray(RAMP).save(tmp_path / "text.png", pnginfo=info)
+    assert np.array_equal(np.asarray(read_image(tmp_path / "text.png").convert("L")), RAMP)
+    assert list(find_image_errors([tmp_path / "text.png"])) == []

@@ -141,6 +141,14 @@ def corners_of(x: Any, y: Any, width: Any, height: Any, place: str) -> Corners:
     return x0, y0, x0 + number(width, place), y0 + number(height, place)
 
 
+def box_of(record: dict, place: str) -> Corners | None:
+    """The box of an object that may have x, y and its size as w and h, or as width and height."""
+    if "x" not in record:
+        return None
+    width, height = record.get("w", record.get("width")), record.get("h", record.get("height"))
+    return corners_of(record["x"], record.get("y"), width, height, place)
+
+
 def declared_size(record: dict, place: str) -> Size | None:
     """Width and height that a JSON object says, or None if it says nothing; raises GraphError if they are impossible."""
     if record.get("width") is None or record.get("height") is None:

@@ -14,7 +14,7 @@ from ldm.graph.importers.entries import (
     Entry,
     RawGraph,
     Source,
-    corners_of,
+    box_of,
     declared_size,
     describe_left_out,
     id_text,
@@ -55,7 +55,7 @@ def _read(graph: dict, where: str) -> RawGraph:
         place = f"{where}, object {one_line(id_)}"
         record = mapping(record, place)
         names.append(text(record.get("name"), f"{place}, name"))
-        boxes.append(corners_of(*map(record.get, "xywh"), place) if "x" in record else None)
+        boxes.append(box_of(record, place))
         words = record.get("attributes")
         attributes.append(None if words is None else sequence(words, f"{place}, attributes"))
         relations = record.get("relations") or []

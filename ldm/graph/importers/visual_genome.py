@@ -17,7 +17,7 @@ from ldm.graph.importers.entries import (
     Entry,
     RawGraph,
     Source,
-    corners_of,
+    box_of,
     declared_size,
     describe_left_out,
     id_text,
@@ -83,10 +83,7 @@ class _Objects:
         if id_ not in self.position:
             names = record.get("names") or [record.get("name")]
             self.names.append(_word(sequence(names, f"{place}, names")[0], f"{place}, names"))
-            width, height = record.get("w", record.get("width")), record.get("h", record.get("height"))
-            self.boxes.append(
-                corners_of(record.get("x"), record.get("y"), width, height, place) if "x" in record else None
-            )
+            self.boxes.append(box_of(record, place))
             words = sequence(record.get("attributes") or [], f"{place}, attributes")
             self.attributes.append([_word(word, f"{place}, attributes") for word in words])
             self.ids.append(id_ if "object_id" in record else None)

@@ -97,6 +97,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         ValueError: a key or value is not supported.
     """
 
+    published_params = PUBLISHED_KEYS
     first_stage_model: Autoencoder
 
     def __init__(

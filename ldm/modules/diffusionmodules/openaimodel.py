@@ -92,6 +92,8 @@ class UNetModel(nn.Module):
         ValueError: for missing or unknown options, and for values that are not supported.
     """
 
+    published_params = FIXED_OPTIONS
+
     def __init__(
         self,
         image_size: int,
