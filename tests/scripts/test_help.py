@@ -16,11 +16,8 @@ SCRIPTS = (
     "evaluate",
     "export",
     "export_demo",
-<<<<<<< HEAD
     "render_scenes",
-=======
     "preprocess_vg",
->>>>>>> 6494b3b (Processes of a killed training end; flags are suggested everywhere; one reader of JSON)
     "sample",
     "train_checker",
 )

@@ -120,13 +120,13 @@ def test_a_closed_pipe_ends_a_program_with_one_sentence():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--step", "3", "--gud", "2"], "program.py: unknown flag '--gud' (--help lists all flags)"),
+        (["--step", "3", "--xyz", "2"], "program.py: unknown flag '--xyz' (--help lists all flags)"),
         (
             ["--guidence=2"],
             "program.py: unknown flag '--guidence'; did you mean '--guidance'? (--help lists all flags)",
         ),
         (["--steps"], "program.py: argument --steps: expected one argument (--help lists all flags)"),
-        (["--steps", "3", "a.png"], "program.py: unknown word 'a.png' (--help lists all flags)"),
+        (["--guidance", "3", "a.png"], "program.py: unknown word 'a.png' (--help lists all flags)"),
     ],
 )
 def test_a_mistake_in_flags_is_one_line_that_suggests_flags(capsys, words, message):

@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(tmp_path)
 def test_json_that_cannot_be_read_is_one_sentence_of_the_given_class(tmp_path, content, reason):
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=f"^[^\n]*a.json: {reason}[^\n]*$"):
+    with pytest.raises(ConfigError, match=f"^[^\n]*a.json: [^\n]*{reason}[^\n]*$"):
         read_json(tmp_path / "a.json", ConfigError, "unpack it")
 
 
