@@ -1,11 +1,14 @@
 """Train the checker of the rendered world: a detector that reads things, their words, boxes and places, and the style.
 
     python scripts/train_checker.py --data datasets/rendered/train --out data/demo/checker.safetensors
-    python scripts/train_checker.py --data datasets/rendered/train --held-out datasets/rendered/choose --out checker.safetensors --no-autoencoder
+    python scripts/train_checker.py --data datasets/rendered/train --out no_autoencoder.safetensors --no-autoencoder
+
+    python scripts/train_checker.py --check-only --held-out datasets/rendered/choose --out data/demo/checker.safetensors \\
+        --first-stage configs/demo/first_stage.yaml last.ckpt
 
 It learns from true renders alone (scripts/render_scenes.py), made worse at random as files and cameras do, and by a
 throw-away autoencoder that is trained beside it. An interrupted command goes on where it was: the state is kept in a file
-beside the result. At the end it reads the held-out pictures. 8000 steps take a few minutes on a GPU.
+beside the result. At the end it reads the held-out pictures; --check-only does just that. 8000 steps take a few minutes on a GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ HELD_OUT = 500  # pictures at the end of --data that validate, without --held-ou
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", metavar="DIR", required=True, help="folder of rendered scenes to train on; edits are left out")
+    add("--data", metavar="DIR", help="folder of rendered scenes to train on; edits are left out")
     add(
         "--held-out",
         metavar="DIR",
@@ -48,6 +51,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--limit", type=positive, metavar="N", help="use the first N pictures of --data only")
     add("--seed", type=at_least(0), default=0, help="seed of the training (default: %(default)s)")
     add("--no-autoencoder", action="store_true", help="train a checker that saw no autoencoder, to choose between some")
+    add(
+        "--check-only",
+        action="store_true",
+        help="train nothing: read the pictures of --held-out with the weights --out",
+    )
+    add(
+        "--first-stage",
+        nargs=2,
+        metavar=("YAML", "FILE"),
+        help="read the held-out pictures also through this first stage: its training config and its weights",
+    )
     return parser.parse_args(argv)
 
 
@@ -66,9 +80,25 @@ def run(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if value is not None and value <= 0:
             raise UserError(f"--{option} {value:g}: it is above 0")
+    if args.check_only and not args.held_out:
+        raise UserError("--check-only: name the pictures to read with --held-out")
+    if not args.check_only and not args.data:
+        raise UserError("--data: name a folder of rendered scenes; scripts/render_scenes.py writes them")
     out = Path(args.out)
     writable_folder(out.parent, "--out")
 
+    import torch
+
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    held_out = _read(*_scenes(args.held_out)) if args.check_only else _train(args, out, device)
+    _validate(out, *held_out, device)
+    if args.first_stage:
+        print(f"the same pictures through {args.first_stage[1]}:")
+        _validate(out, held_out[0], _reconstruct(*args.first_stage, held_out[1], device), device, "through_first_stage")
+
+
+def _train(args: argparse.Namespace, out: Path, device):
+    """Trains and writes the weights; gives the records and the pictures that are held out."""
     import torch
     from tqdm import tqdm
 
@@ -76,7 +106,6 @@ def run(args: argparse.Namespace) -> None:
     from ldm.synthetic.rendered.targets import to_tensors
     from ldm.synthetic.rendered.training import DetectorTraining, Pictures, TrainingOptions
 
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     (records, pictures), (held_records, held_pictures) = _load(args)
     print(f"{len(records)} pictures to train on, {len(held_records)} held out, on {device}", flush=True)
     options = TrainingOptions(
@@ -106,32 +135,61 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"{training.step} steps in {training.seconds / 60:.1f} minutes, {1000 * speed:.0f} ms a step; {out} is written"
     )
-    _validate(out, held_records, held_pictures, device)
+    return held_records, held_pictures
+
+
+def _scenes(folder: str):
+    """Records and paths of the pictures in a folder."""
+    from ldm.synthetic.rendered.pictures import read_scenes
+
+    return read_scenes(folder)
+
+
+def _read(records, paths):
+    """The records and the pictures (N,SIDE,SIDE,3)."""
+    from tqdm import tqdm
+
+    from ldm.synthetic.rendered.detector import SIDE
+    from ldm.synthetic.rendered.pictures import read_pictures
+
+    with tqdm(total=len(paths), unit="picture", desc="reading") as bar:
+        return records, read_pictures(paths, SIDE, bar.update)
 
 
 def _load(args: argparse.Namespace):
     """Records and pictures to train on, and those held out."""
-    from tqdm import tqdm
-
-    from ldm.synthetic.rendered.detector import SIDE
-    from ldm.synthetic.rendered.pictures import read_pictures, read_scenes
-
-    def read(records, paths):
-        with tqdm(total=len(paths), unit="picture", desc="reading") as bar:
-            return records, read_pictures(paths, SIDE, bar.update)
-
-    records, paths = read_scenes(args.data)
+    records, paths = _scenes(args.data)
     plain = [index for index, record in enumerate(records) if record.edit is None][: args.limit]
     held = [] if args.held_out else plain[-min(HELD_OUT, max(1, len(plain) // 10)) :]
     used = plain[: len(plain) - len(held)]
     if not used:
         raise UserError(f"{args.data}: too few pictures to train on; render more with scripts/render_scenes.py")
     training, validation = (([records[i] for i in part], [paths[i] for i in part]) for part in (used, held))
-    return read(*training), read(*(read_scenes(args.held_out) if args.held_out else validation))
+    return _read(*training), _read(*(_scenes(args.held_out) if args.held_out else validation))
 
 
-def _validate(weights: Path, records, pictures, device) -> None:
-    """Prints how well the weights, as written, read the held-out pictures, and writes it beside them."""
+def _reconstruct(config: str, weights: str, pictures, device):
+    """The pictures (N,S,S,3) uint8, encoded and decoded by a first stage."""
+    import numpy as np
+    import torch
+
+    from ldm.synthetic.rendered.decoding import to_pixels
+    from ldm.util.config import instantiate_from_config, plain, read_config
+
+    model = plain(read_config(config).model)
+    params = {**model["params"], "lossconfig": None, "ckpt_path": weights}
+    first_stage = instantiate_from_config({**model, "params": params}).to(device).eval()
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(pictures), 32):
+            images = 2 * to_pixels(pictures[start : start + 32]).to(device) - 1
+            images = first_stage.reconstruct(images)[0].clamp(-1, 1)
+            parts.append((127.5 * (images + 1)).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _validate(weights: Path, records, pictures, device, key: str = "held_out") -> None:
+    """Prints how well the weights, as written, read the held-out pictures, and adds it to a file beside them."""
     from ldm.synthetic.rendered.detector import load_detector
     from ldm.synthetic.rendered.validation import faults_caught, read_all, score
 
@@ -145,7 +203,10 @@ def _validate(weights: Path, records, pictures, device) -> None:
     print("planted faults that are caught:")
     for name, value in faults.items():
         print(f"  {name:20} {100 * value:.2f} %")
-    weights.with_suffix(".json").write_text(json.dumps({"scores": scores, "faults": faults}, indent=1))
+    path = weights.with_suffix(".json")
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results[key] = {"pictures": len(records), "scores": scores, "faults": faults}
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

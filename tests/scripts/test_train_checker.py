@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from ldm.synthetic.rendered.detector import load_detector
+from ldm.models.autoencoder import AutoencoderKL
+from ldm.synthetic.rendered.detector import Detector, load_detector, save_detector
 from ldm.synthetic.rendered.pictures import read_pictures, read_scenes
 from ldm.synthetic.rendered.targets import to_tensors
 from ldm.synthetic.rendered.training import DetectorTraining, Pictures, TrainingOptions
@@ -66,7 +68,28 @@ def test_the_program_trains_writes_and_validates(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "3 pictures to train on, 1 held out, on cpu" in printed and "planted faults that are caught" in printed
     load_detector(out)
-    assert 0 <= json.loads(out.with_suffix(".json").read_text())["scores"]["exact"] <= 1
+    assert 0 <= json.loads(out.with_suffix(".json").read_text())["held_out"]["scores"]["exact"] <= 1
+
+
+def test_the_program_reads_pictures_through_a_first_stage(tmp_path, capsys):
+    checker, first_stage, config = (tmp_path / name for name in ("c.safetensors", "kl.safetensors", "kl.yaml"))
+    save_detector(Detector(0.125), checker)
+    ddconfig = {"double_z": True, "z_channels": 4, "resolution": 128, "in_channels": 3, "out_ch": 3, "ch": 32}
+    ddconfig |= {"ch_mult": [1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
+    params = {"embed_dim": 4, "patch_size": 4, "ddconfig": ddconfig}
+    save_file(dict(AutoencoderKL(**params).state_dict()), first_stage)
+    config.write_text(json.dumps({"model": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": params}}))
+    arguments = ["--check-only", "--held-out", str(SCENES), "--out", str(checker), "--device", "cpu"]
+    assert train_checker.main([*arguments, "--first-stage", str(config), str(first_stage)]) == 0
+    assert f"the same pictures through {first_stage}" in capsys.readouterr().out
+    results = json.loads(checker.with_suffix(".json").read_text())
+    assert [results[name]["pictures"] for name in ("held_out", "through_first_stage")] == [4, 4]
+
+
+@pytest.mark.parametrize("option, missing", [("--check-only", "--held-out"), ("--no-autoencoder", "--data")])
+def test_a_missing_folder_of_pictures_is_named(option, missing, tmp_path, capsys):
+    assert train_checker.main([option, "--out", str(tmp_path / "c.safetensors")]) != 0
+    assert missing in capsys.readouterr().err
 
 
 def test_a_folder_without_scenes_or_with_too_few_is_an_error_in_one_line(tmp_path, capsys):
