@@ -125,6 +125,13 @@ class EditOptions:
     reach_objects: bool | None = option(
         None, "shadows and reflections reach into the boxes of other objects too", default_text="off"
     )
+    floor: tuple[float, float, float] | None = option(
+        None,
+        "a floor on which all objects stand: heights of its horizon, of its far and of its near end from the top of the "
+        "image, as shares of its height; places that are chosen are on it, and sizes follow the perspective",
+        metavar=("HORIZON", "FAR", "NEAR"),
+        default_text="what the graph's relations show",
+    )
     keep: bool = option(
         False,
         "objects that move keep their appearance, by attention to the photograph (MasaCtrl, prompt-to-prompt); doubles "
@@ -142,6 +149,9 @@ class EditOptions:
         validate(self)
         object.__setattr__(self, "interval", tuple(self.interval))
         object.__setattr__(self, "reach", self.reach and tuple(self.reach))
+        object.__setattr__(self, "floor", self.floor and tuple(self.floor))
+        if self.floor and not self.floor[0] < self.floor[1] < self.floor[2]:
+            raise UserError("floor: horizon, far and near end must be given from top to bottom, as in -0.1 0.5 0.9")
 
     def replace(self, **changes: object) -> EditOptions:
         """A copy with some options changed."""

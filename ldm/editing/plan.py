@@ -18,6 +18,7 @@ from ldm.editing.options import (
 from ldm.editing.region import touched_places
 from ldm.graph.diff import Operation, diff
 from ldm.graph.inheritance import drop_contradicted, share_known
+from ldm.graph.perspective import Floor
 from ldm.graph.placement import place_objects
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.spatial_relations import is_background
@@ -91,7 +92,8 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
     """
     options = options.or_defaults(model.edit_defaults)
     half_a_cell = 1 / (2 * model.latent_size)  # as fine as a U-Net can place
-    operations, graph, placement = understand(request.source_graph, request.graph, half_a_cell)
+    floor = options.floor and Floor(*options.floor)
+    operations, graph, placement = understand(request.source_graph, request.graph, half_a_cell, floor)
     everywhere = may_change_everywhere(request, options)
     method = options.method or default_method(request, options)
     sampler = options.sampler or default_sampler(method)
@@ -115,12 +117,13 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
 
 
 def understand(
-    source: SceneGraph | None, graph: SceneGraph, step: float = 0.0
+    source: SceneGraph | None, graph: SceneGraph, step: float = 0.0, floor: Floor | None = None
 ) -> tuple[list[Operation], SceneGraph, str]:
     """Finds the operations from one graph to another and a place for each object that needs one.
 
     Args:
         step: objects move by multiples of this share of the image's side; 0 for any distance.
+        floor: where objects stand, if it is known.
 
     Returns:
         The operations, the graph with the boxes that are known or were chosen and with the attributes and relations that
@@ -136,7 +139,7 @@ def understand(
     operations = diff(source, graph)
     if not operations:
         return [], graph, ""
-    graph, placement = place_objects(source, graph, operations, step)
+    graph, placement = place_objects(source, graph, operations, step, floor)
     if inherits_relations:
         graph = drop_contradicted(source, graph)
     return diff(source, graph), graph, placement

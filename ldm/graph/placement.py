@@ -15,6 +15,7 @@ import numpy as np
 
 from ldm.graph.diff import Add, AddRelation, ChangeRelation, Move, Operation
 from ldm.graph.object_sizes import DEFAULT_SIZE, expected_size
+from ldm.graph.perspective import Floor
 from ldm.graph.placement_scene import PlacementScene, check_positions, make_scene, other_end, stands_in_order
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.spatial_relations import (
@@ -33,7 +34,11 @@ from ldm.graph.validation import Box, GraphError, Triple
 
 
 def place_objects(
-    source: SceneGraph, target: SceneGraph, operations: Sequence[Operation], step: float = 1 / GRID
+    source: SceneGraph,
+    target: SceneGraph,
+    operations: Sequence[Operation],
+    step: float = 1 / GRID,
+    floor: Floor | None = None,
 ) -> tuple[SceneGraph, str]:
     """Chooses boxes for an edited graph from those of the source graph and from new relations.
 
@@ -49,6 +54,7 @@ def place_objects(
     Args:
         operations: `diff(source, target)`.
         step: of translations, as a fraction of the image's side; at least 1 / GRID.
+        floor: where objects stand, if it is known. What moves or is added stands on it alone and at the size that fits.
 
     Returns:
         The edited graph with all boxes that are known or chosen, and a description of the chosen ones, '' if there are
@@ -57,11 +63,11 @@ def place_objects(
     Raises:
         GraphError: a new relation is not spatial, or no position satisfies it.
     """
-    scene = make_scene(source, target, operations)
+    scene = make_scene(source, target, operations, floor)
     steps = sorted({max(step, 1 / GRID), 1 / GRID}, reverse=True)
     changed = [operation.target for operation in operations if isinstance(operation, ChangeRelation)]
     added = [operation.target for operation in operations if isinstance(operation, AddRelation)]
-    unmet = _unmet_relations(scene, changed, FAIR) + _unmet_relations(scene, added, BARE)
+    unmet = _unmet_relations(scene, changed, CLEAR if floor else FAIR) + _unmet_relations(scene, added, BARE)
     while unmet:
         move = _find_smallest_move(scene, unmet, steps)
         _apply(scene, move)
@@ -80,7 +86,7 @@ class _Move(NamedTuple):
     group: list[int]  # objects that move together
     boxes: np.ndarray  # (G,4), their new boxes
     triples: list[Triple]  # relations that the move satisfies
-    crowded: bool  # whether it overlaps unrelated objects
+    crowded: int  # whether it overlaps unrelated objects
 
 
 def _unmet_relations(scene: PlacementScene, triples: Sequence[Triple], level: int) -> list[Triple]:
@@ -111,7 +117,7 @@ def _unmet_relations(scene: PlacementScene, triples: Sequence[Triple], level: in
 
 def _find_smallest_move(scene: PlacementScene, unmet: Sequence[Triple], steps: Sequence[float]) -> _Move:
     movers, attempts = _attempts(scene, unmet)
-    for crowded, (level, mover) in product((False, True), attempts):
+    for crowded, level, mover in _tries(scene, attempts):
         triples = [triple for triple in unmet if mover in triple[::2]]
         groups = _groups(scene, mover, {other_end(triple, mover) for triple in triples})
         for group, step in product(groups, steps):
@@ -123,6 +129,27 @@ def _find_smallest_move(scene: PlacementScene, unmet: Sequence[Triple], steps: S
         f"no position within the image satisfies {claims}, and all other relations: "
         f"give object {movers[0]} of the edited graph a box, or change other relations too"
     )
+
+
+def _tries(scene: PlacementScene, attempts: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """How crowded it may be, the level and the object, in the order to try.
+
+    On a known floor an object may rather hide others than that its new relation is doubtful, and rather the object moves
+    whose box is open.
+    """
+    if not scene.plane:
+        for crowded, (level, mover) in product((0, 1), attempts):
+            yield crowded, level, mover
+        return
+    for without_box in (True, False):
+        group = [(level, mover) for level, mover in attempts if (scene.target.boxes[mover] is None) == without_box]
+        for most in ((0, 1), (2,), (3,)):
+            for level, mover in group:
+                if level < BARE:
+                    yield from ((crowded, level, mover) for crowded in most)
+        for level, mover in group:
+            if level == BARE:
+                yield 3, level, mover
 
 
 def _attempts(scene: PlacementScene, unmet: Sequence[Triple]) -> tuple[list[int], list[tuple[int, int]]]:
@@ -147,12 +174,15 @@ def _groups(scene: PlacementScene, mover: int, others: set[int]) -> Iterator[lis
 
 
 def _best_translation(
-    scene: PlacementScene, group: list[int], triples: Sequence[Triple], level: int, crowded: bool, step: float
+    scene: PlacementScene, group: list[int], triples: Sequence[Triple], level: int, crowded: int, step: float
 ) -> np.ndarray | None:  # (G,4)
     """New boxes of a group: with the feet in order of depth, the least overlap, and the smallest translation."""
     old = np.array([scene.boxes[index] for index in group])
     shifts = _lattice(-old[:, :2].min(0), 1 - old[:, 2:].max(0), step)
-    boxes = _translate(old, shifts, scene.growth)
+    if scene.plane and len(group) == 1:
+        boxes = _translate_on_floor(old[0], shifts, scene.plane, scene.feet[group[0]])
+    else:
+        boxes = _translate(old, shifts, scene.growth)
     allowed, covered = check_positions(scene, group, boxes, triples, level, crowded)
     allowed &= (np.abs(boxes - 0.5) <= 0.5 + ROUNDING).all((1, 2))
     if not allowed.any():
@@ -171,13 +201,20 @@ def _translate(boxes: np.ndarray, shifts: np.ndarray, growth: float) -> np.ndarr
     return np.concatenate([x - size[:, :1] / 2, foot - size[:, 1:], x + size[:, :1] / 2, foot], 1)[:, None]
 
 
+def _translate_on_floor(box: np.ndarray, shifts: np.ndarray, plane: Floor, foot: float) -> np.ndarray:  # -> (K,1,4)
+    """Translates an object that stands at the height `foot` of a floor, or on something there; its size follows."""
+    middle, feet = (box[0] + box[2]) / 2 + shifts[:, 0], box[3] + shifts[:, 1]
+    width, height = np.outer(box[2:] - box[:2], plane.scale(foot, feet).clip(0.3, 3))
+    return np.stack([middle - width / 2, feet - height, middle + width / 2, feet], -1)[:, None]
+
+
 def _apply(scene: PlacementScene, move: _Move) -> None:
     scene.pending -= set(move.triples)
     moves = []
     for index, box in zip(move.group, move.boxes):
         old, new = scene.boxes[index], _clip(box)
         assert old is not None
-        scene.boxes[index] = new
+        scene.boxes[index], scene.feet[index] = new, new[3]
         moves.append(str(Move(scene.source_index[index], index, scene.target.describe(index), (old, new))))
     overlap = " (overlapping other objects for lack of room)" if move.crowded else ""
     claims = " and ".join(map(scene.claim, move.triples))

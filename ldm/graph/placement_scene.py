@@ -9,7 +9,7 @@ import numpy as np
 
 from ldm.graph.diff import Add, AddRelation, ChangeRelation, Move, Operation, Resize
 from ldm.graph.matching import match_objects
-from ldm.graph.perspective import FLOOR_KINDS, shows_floor, size_growth
+from ldm.graph.perspective import FLOOR_KINDS, Floor, shows_floor, size_growth
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.spatial_relations import (
     BARE,
@@ -28,6 +28,11 @@ from ldm.graph.spatial_relations import (
 )
 from ldm.graph.validation import Box, Triple
 
+FLOOR_DISTANCE = 1.2, 1.0, 0.8, 0.0, 0.0  # at each of LEVELS, on a known floor, as a share of the half widths together
+MAX_HIDDEN_ON_FLOOR = 0.5  # largest covered share of a box on a known floor, where there is no other room
+# Least distance of two objects on a known floor, as a share of their half widths together, by how crowded it may be.
+TOUCHING = 1.1, 1.1, 1.1, 0.9
+
 
 @dataclass
 class PlacementScene:
@@ -42,6 +47,9 @@ class PlacementScene:
         pending: new relations that need not hold yet.
         floor: whether the source graph shows a floor (`perspective.shows_floor`).
         growth: how much larger an object on the floor looks the lower it stands (`perspective.size_growth`).
+        plane: the floor, if it is known.
+        feet: for each object with a box the height of the place on the floor where it stands; of an object on or inside
+            another one, that of the other one.
         messages: what was placed, as sentences.
     """
 
@@ -53,6 +61,8 @@ class PlacementScene:
     pending: set[Triple]
     floor: bool | None
     growth: float
+    plane: Floor | None = None
+    feet: dict[int, float] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
 
     def box(self, index: int) -> np.ndarray:
@@ -70,7 +80,30 @@ class PlacementScene:
         subject, predicate, object_ = triple
         kind = self.kind(predicate)
         assert kind is not None, predicate
-        return bool(relation_margin_holds(kind, self.box(subject), self.box(object_), level))
+        return bool(self.kind_holds(kind, subject, self.box(subject), object_, self.box(object_), level))
+
+    def kind_holds(
+        self, kind: str, subject: int, subject_box: np.ndarray, object_: int, object_box: np.ndarray, level: int
+    ) -> np.ndarray:
+        """Whether a relation holds for boxes (...,4) of two objects at a level; on a known floor, by floor positions."""
+        if self.plane is None or kind not in ("left", "right", "nearer", "farther"):
+            return relation_margin_holds(kind, subject_box, object_box, level)
+        feet = [self.feet_at(index, box) for index, box in ((subject, subject_box), (object_, object_box))]
+        first, second = (self.plane.positions(box, foot) for box, foot in zip((subject_box, object_box), feet))
+        widths = sum(self.plane.radii(box, foot) for box, foot in zip((subject_box, object_box), feet))
+        distance = (second - first)[..., 0 if kind in ("left", "right") else 1]
+        distance = distance if kind in ("left", "nearer") else -distance
+        return distance >= FLOOR_DISTANCE[level] * widths + ROUNDING
+
+    def feet_at(self, index: int, boxes: np.ndarray) -> np.ndarray:  # (...,4) -> (...)
+        """Where on the floor an object stands: where it always stood, or at the foot of another box."""
+        old = self.boxes[index]
+        moved = (
+            boxes[..., 3]
+            if old is None
+            else np.where(np.abs(boxes - np.array(old)).max(-1) > ROUNDING, boxes[..., 3], np.nan)
+        )
+        return np.where(np.isnan(moved), self.feet.get(index, np.nan), moved)
 
     def settled(self) -> list[Triple]:
         """Relations between objects with boxes that hold, or held in the source graph."""
@@ -104,10 +137,13 @@ class PlacementScene:
         return f"{self.target.describe(triple[0])!r} is {triple[1]} {self.target.describe(triple[2])!r}"
 
 
-def make_scene(source: SceneGraph, target: SceneGraph, operations: Sequence[Operation]) -> PlacementScene:
+def make_scene(
+    source: SceneGraph, target: SceneGraph, operations: Sequence[Operation], plane: Floor | None = None
+) -> PlacementScene:
     """The edited graph with the source's boxes, before anything is placed."""
     source_index = {j: i for i, j in match_objects(source, target).items()}
-    floor = shows_floor(source)
+    floor = True if plane else shows_floor(source)
+    feet = feet_on_floor(source)
     return PlacementScene(
         target=target,
         boxes=[
@@ -120,7 +156,24 @@ def make_scene(source: SceneGraph, target: SceneGraph, operations: Sequence[Oper
         pending={operation.target for operation in operations if isinstance(operation, (ChangeRelation, AddRelation))},
         floor=floor,
         growth=size_growth(source) if floor else 0.0,
+        plane=plane,
+        feet={j: feet[i] for j, i in source_index.items() if i in feet}
+        | {j: box[3] for j, box in enumerate(target.boxes) if box is not None and j not in source_index},
     )
+
+
+def feet_on_floor(graph: SceneGraph) -> dict[int, float]:
+    """For each object with a box, the height of the foot of what it stands on in the end, or of its own."""
+    support = {s: o for s, predicate, o in graph.known_triples if kind_of(predicate) in ("on", "inside")}
+    feet = {}
+    for index, box in enumerate(graph.boxes):
+        base = index
+        for _ in graph.objects:  # a chain of supports is no longer than that
+            base = support.get(base, base)
+        standing = graph.boxes[base] or box
+        if standing is not None:
+            feet[index] = standing[3]
+    return feet
 
 
 def other_end(triple: Triple, index: int) -> int:
@@ -133,7 +186,7 @@ def check_positions(
     boxes: np.ndarray,
     new: Sequence[Triple],
     level: int,
-    crowded: bool = False,
+    crowded: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which candidate positions of a group of objects the relations allow.
 
@@ -142,7 +195,8 @@ def check_positions(
         boxes: (K,G,4), K candidates for their boxes.
         new: relations that must hold at `level`; settled ones must hold as clearly as before.
         level: one of `spatial_relations.LEVELS`.
-        crowded: allows overlaps of objects without a relation, up to a share that leaves both visible.
+        crowded: from 1, allows overlaps of objects without a relation, up to a share that leaves both visible; from 2,
+            on a known floor, larger ones (an object hides less than its box does), and in the end objects that touch.
 
     Returns:
         (K,) bool, whether a candidate is allowed; and (K,), the largest share that unrelated objects cover of each other.
@@ -150,7 +204,11 @@ def check_positions(
     placed = {index: boxes[:, g] for g, index in enumerate(group)}
     related = _check_relations(scene, placed, new, level)
     clear, covered = _check_overlaps(scene, placed, new, level, crowded)
-    return related & clear & (covered <= MAX_HIDDEN[CLEAR]), covered
+    allowed = related & clear & (covered <= (MAX_HIDDEN[CLEAR] if crowded < 2 else MAX_HIDDEN_ON_FLOOR))
+    if scene.plane and len(group) == 1:
+        allowed &= scene.plane.holds(boxes[:, 0])
+        allowed &= _check_floor(scene, scene.plane, group[0], boxes[:, 0], TOUCHING[crowded])
+    return allowed, covered
 
 
 def _relations_to_others(scene: PlacementScene, placed: dict[int, np.ndarray], new: Sequence[Triple]) -> list[Triple]:
@@ -175,12 +233,13 @@ def _check_relations(
             continue
         required = level if triple in new else next((each for each in LEVELS if scene.holds(triple, each)), None)
         if required is not None:
-            allowed &= relation_margin_holds(kind, *_boxes_of(scene, placed, (subject, object_)), required)
+            first_box, second_box = _boxes_of(scene, placed, (subject, object_))
+            allowed &= scene.kind_holds(kind, subject, first_box, object_, second_box, required)
     return allowed
 
 
 def _check_overlaps(
-    scene: PlacementScene, placed: dict[int, np.ndarray], new: Sequence[Triple], level: int, crowded: bool
+    scene: PlacementScene, placed: dict[int, np.ndarray], new: Sequence[Triple], level: int, crowded: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(K,) bool: whether unrelated objects are apart; and (K,), the largest share that they cover of each other."""
     count = len(next(iter(placed.values())))
@@ -208,6 +267,19 @@ def _check_overlaps(
             else:
                 allowed &= pair.gap >= (min(GAP, max(gap_before, 0)) if level < BARE else 0) - ROUNDING
     return allowed, covered
+
+
+def _check_floor(scene: PlacementScene, plane: Floor, index: int, boxes: np.ndarray, touching: float) -> np.ndarray:
+    """(K,) bool: whether an object, at the candidates `boxes` (K,4), stands apart from all others on the floor."""
+    position, radius = plane.positions(boxes, boxes[:, 3]), plane.radii(boxes, boxes[:, 3])
+    apart = np.ones(len(boxes), bool)
+    for j, other in enumerate(scene.boxes):
+        if j == index or other is None or is_background(other):
+            continue
+        box, foot = np.array(other), np.array(scene.feet.get(j, other[3]))
+        distance = np.hypot(*(position - plane.positions(box, foot)).T)
+        apart &= distance >= touching * (radius + plane.radii(box, foot))
+    return apart
 
 
 def stands_in_order(
