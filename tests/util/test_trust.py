@@ -56,6 +56,7 @@ def test_classes_may_be_named_by_their_former_names():
         ("model.target", "${data.params.name}"),
         ("model.params.unet_config.target", "torch.nn.Identity"),
         ("model.params.first_stage_config.params.lossconfig.target", "taming.modules.losses.vqperceptual.LPIPS"),
+        ("model.params.lossconfig.params.tower.target", "torch.nn.Identity"),
         ("model.params.extra", [{"target": "torch.nn.Identity"}]),
         ("data.params.train.target", "ldm.evaluation.image_sets.Split"),
         ("data.params.train.target", "ldm.evaluation.image_sets.Folder"),
