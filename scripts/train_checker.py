@@ -2,13 +2,13 @@
 
     python scripts/train_checker.py --data datasets/rendered/train --out data/demo/checker.safetensors
     python scripts/train_checker.py --data datasets/rendered/train --out no_autoencoder.safetensors --no-autoencoder
-
     python scripts/train_checker.py --check-only --held-out datasets/rendered/choose --out data/demo/checker.safetensors \\
         --first-stage configs/demo/first_stage.yaml last.ckpt
 
 It learns from true renders alone (scripts/render_scenes.py), made worse at random as files and cameras do, and by a
 throw-away autoencoder that is trained beside it. An interrupted command goes on where it was: the state is kept in a file
-beside the result. At the end it reads the held-out pictures; --check-only does just that. 8000 steps take a few minutes on a GPU.
+beside the result. At the end it reads the held-out pictures; --check-only does just that.
+8000 steps take a few minutes on a GPU.
 """
 
 from __future__ import annotations
