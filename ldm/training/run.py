@@ -32,7 +32,7 @@ from ldm.util.errors import ConfigError, UserError
 from ldm.util.files import writable_folder
 from ldm.util.processes import launching
 
-WAIT_FOR_REPORT = 3  # seconds in which the first process ends if it has failed too
+WAIT_FOR_REPORT = 10  # seconds in which the first process ends if it has failed too
 
 
 def run(arguments: Namespace, overrides: list[str]) -> int:

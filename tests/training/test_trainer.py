@@ -17,6 +17,7 @@ from paths import ROOT
 from toy_run import CONFIG, read_checkpoint, start
 
 import trainer
+from ldm.training.run import WAIT_FOR_REPORT
 
 
 def test_a_run_leaves_the_log_folder_of_latent_diffusion(train):
@@ -266,13 +267,14 @@ def test_a_process_that_was_launched_ends_when_its_launcher_was_killed_before_th
     assert process.communicate(timeout=60) == ("", "") and process.returncode == 1
 
 
-def test_what_stops_all_processes_is_reported_by_the_first_one_only(config, tmp_path):
-    flags = "--base", config, "--logdir", tmp_path / "logs", "-t", "--gpus", "cpu:2"
-    process = start(
-        *flags, "lightning.callbacks.fail={target: toy_run.FailAt, params: {step: 1, error: broken, rank: null}}"
-    )
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 2 and err.count("broken") == 1, err
+@pytest.mark.parametrize("is_first", [True, False])
+def test_other_processes_wait_before_they_report_what_the_first_one_reports_too(train, monkeypatch, is_first):
+    waits = []
+    monkeypatch.setattr("ldm.training.run.is_first_process", lambda: is_first)
+    monkeypatch.setattr("ldm.training.run.time.sleep", waits.append)
+    code, _, printed = train("-t", "--precision", "7")
+    assert code == 2 and "precision" in printed.err
+    assert waits == ([] if is_first else [WAIT_FOR_REPORT])
 
 
 def test_a_lost_process_is_explained_in_sentences_and_nothing_else_is_printed_on_stderr(two_processes):

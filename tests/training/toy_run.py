@@ -63,13 +63,13 @@ class Toy(pl.LightningModule):
 
 
 class FailAt(pl.Callback):
-    """Ends process `rank` (None: all of them) after step `step`, with exit code `code` or by raising `error`."""
+    """Ends process `rank` after step `step`, with exit code `code` or by raising `error`."""
 
-    def __init__(self, step: int, rank: int | None = 0, code: int | None = None, error: str = ""):
+    def __init__(self, step: int, rank: int = 0, code: int | None = None, error: str = ""):
         self.step, self.rank, self.code, self.error = step, rank, code, error
 
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step and self.rank in (None, trainer.global_rank):
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
             if self.code is not None:
                 os._exit(self.code)
             raise RuntimeError(self.error)
