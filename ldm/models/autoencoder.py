@@ -288,6 +288,7 @@ class AutoencoderKL(Autoencoder):
         ckpt_path: checkpoint to load.
         ignore_keys: prefixes of its keys to leave out.
         init: 'random' for random weights.
+        freeze_encoder: train the decoder only, on the latents as they are, so that a backbone trained on them stays valid.
         kl_weight: weight of the KL divergence from the standard normal, averaged over the elements of the latent.
 
     Raises:
@@ -309,6 +310,7 @@ class AutoencoderKL(Autoencoder):
         kl_weight: float = 1e-4,
         hardest: float = 0.0,
         warmup_steps: int = 0,
+        freeze_encoder: bool = False,
     ):
         super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, hardest, warmup_steps)
         if not ddconfig.get("double_z", True):
@@ -317,6 +319,17 @@ class AutoencoderKL(Autoencoder):
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
         self.kl_weight = kl_weight
         self.load_weights(ckpt_path, ignore_keys, init)
+        self.freeze_encoder = freeze_encoder
+        if freeze_encoder:
+            for part in (self.encoder, self.quant_conv):
+                part.requires_grad_(False)
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The whole first stage, a frozen encoder included, since it is exported as one file."""
+        if not self.freeze_encoder:
+            return super().saved_state()
+        encoder = self.encoder.state_dict(prefix="encoder.") | self.quant_conv.state_dict(prefix="quant_conv.")
+        return encoder | super().saved_state()
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:  # (B,3,H,W) -> (B,4,H/8,W/8), (B,4,H/8,W/8)
         """Returns mean and log-variance of the latent."""

@@ -127,6 +127,19 @@ def test_the_discriminator_is_saved_and_trained_from_its_start_on_and_not_export
     assert torch.equal(continued.decoder.conv_out.weight, weight)  # with a new discriminator
 
 
+@pytest.mark.parametrize("run", ["kl"], indirect=True)
+def test_a_frozen_encoder_stays_and_is_saved_and_exported_with_the_decoder(run, config, train, tmp_path):
+    path, after = tmp_path / "before.safetensors", tmp_path / "after.safetensors"
+    export_part("first_stage", run[1] / "checkpoints" / "last.ckpt", path)
+    model = {**MODELS["kl"], "params": {**MODELS["kl"]["params"], "ckpt_path": str(path), "freeze_encoder": True}}
+    code, folder, printed = train("--base", config(model), "-t", base=False)
+    assert code == 0, printed.err
+    export_part("first_stage", folder / "checkpoints" / "last.ckpt", after)
+    before, trained = load_file(path), load_file(after)
+    same = {name for name, value in before.items() if torch.equal(value, trained[name])}
+    assert same == {name for name in before if name.startswith(("encoder.", "quant_conv."))}
+
+
 @pytest.mark.slow
 def test_two_processes_train_with_a_discriminator_as_one_does(config, tmp_path, train):
     """Two processes with two images each, or one with all four: the mean of the gradients is the same."""

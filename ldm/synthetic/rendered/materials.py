@@ -251,7 +251,14 @@ def _oak(graph: NodeGraph) -> bpy.types.Material:
     which = graph.node("Math", {0: planks.outputs[0], 1: 9.0}, operation="MULTIPLY").outputs[0]
     rings = graph.node(
         "TexNoise",
-        {0: graph.coordinates((0.5, 5, 5)), "W": which, "Scale": 1.6, "Detail": 6.0, "Roughness": 0.6, "Distortion": 1.0},
+        {
+            0: graph.coordinates((0.5, 5, 5)),
+            "W": which,
+            "Scale": 1.6,
+            "Detail": 6.0,
+            "Roughness": 0.6,
+            "Distortion": 1.0,
+        },
         noise_dimensions="4D",
     ).outputs[0]
     grain = graph.add(planks.outputs[0], rings, 0.28)

@@ -160,10 +160,7 @@ def smooth_profile(points: Profile, count: int) -> list[tuple[float, float]]:
         t = position - index
         p0, p1, p2, p3 = padded[index : index + 4]
         value = (
-            2 * p1
-            + (p2 - p0) * t
-            + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2
-            + (3 * p1 - p0 - 3 * p2 + p3) * t**3
+            2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
         ) / 2
         result.append((max(0.0, float(value[0])), float(value[1])))
     result[0], result[-1] = (0.0, result[0][1]), (0.0, result[-1][1])

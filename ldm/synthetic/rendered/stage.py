@@ -170,9 +170,7 @@ class Stage:
         for item, lamp in zip(self._lamps, light.lamps):
             azimuth, elevation = math.radians(direction * lamp.azimuth), math.radians(lamp.elevation)
             level = lamp.distance * math.cos(elevation)
-            place = Vector(
-                (level * math.sin(azimuth), -level * math.cos(azimuth), lamp.distance * math.sin(elevation))
-            )
+            place = Vector((level * math.sin(azimuth), -level * math.cos(azimuth), lamp.distance * math.sin(elevation)))
             item.location = place
             item.rotation_euler = (Vector((0, 0.3, 0.3)) - place).to_track_quat("-Z", "Y").to_euler()
             item.data.size, item.data.energy, item.data.color = lamp.size, lamp.power, lamp.colour

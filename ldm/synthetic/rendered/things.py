@@ -179,6 +179,4 @@ def footprint(thing: Thing) -> list[Circle]:
 
 def collide(a: Thing, b: Thing, gap: float = 0.06) -> bool:
     """Whether two footprints are closer than `gap`."""
-    return any(
-        math.hypot(p.x - q.x, p.y - q.y) < p.radius + q.radius + gap for p in footprint(a) for q in footprint(b)
-    )
+    return any(math.hypot(p.x - q.x, p.y - q.y) < p.radius + q.radius + gap for p in footprint(a) for q in footprint(b))
