@@ -62,5 +62,5 @@ def test_ctrl_c_ends_it_with_one_sentence(demo, monkeypatch, capsys):
 
     monkeypatch.setattr(demo.os, "chdir", lambda folder: None)
     monkeypatch.setattr(demo.shipped, "shipped_adapters", stop)
-    assert demo.main([]) == 130
+    assert demo.main() == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
