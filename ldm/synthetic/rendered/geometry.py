@@ -1,5 +1,6 @@
 """Truth about a rendered scene by casting rays at its meshes: which thing each pixel shows, boxes, visibility. Needs Blender."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from typing import NamedTuple
