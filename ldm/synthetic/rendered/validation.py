@@ -118,8 +118,10 @@ def _missing(graph: SceneGraph, rng: random.Random) -> SceneGraph:
     )
 
 
-def _extra(graph: SceneGraph, rng: random.Random) -> SceneGraph:
-    """The picture shows a thing that the graph lacks."""
+def _extra(graph: SceneGraph, rng: random.Random) -> SceneGraph | None:
+    """The picture shows a thing that the graph lacks; a graph must be left with one."""
+    if len(graph.objects) == 1:
+        return None
     gone = rng.randrange(len(graph.objects))
     kept = [index for index in range(len(graph.objects)) if index != gone]
     return replace(
