@@ -17,6 +17,7 @@ ROUNDING = {
     "fp16": 1e-2,  # 5e-4 for each operation
     "bf16": 6e-2,  # 4e-3 for each operation
 }
+TOKENS = 1e-5  # of the graph encoder in float32: 1e-7 from float64 on a CPU; GELU's tanh approximation is 1.1e-4 off
 TF32 = 1e-2  # torch's default for a GPU's convolutions: ten bits, as fp16
 
 
@@ -73,7 +74,7 @@ def test_the_encoders_give_the_cpus_latents_tokens_and_styles(reference, model, 
         latents, expected = model.encode(batch.image.to(device)), reference.encode(batch.image)
         assert distance(model.decode(expected.to(device)), reference.decode(expected)) < ROUNDING["fp32"]
     assert distance(latents, expected) < ROUNDING["fp32"]
-    assert distance(ours.tokens, theirs.tokens) < ROUNDING["fp32"]
+    assert distance(ours.tokens, theirs.tokens) < TOKENS
     assert distance(ours.style, theirs.style) < ROUNDING["fp32"]
     assert torch.equal(ours.mask.cpu(), theirs.mask)
 
