@@ -41,9 +41,9 @@ def assert_close(ours, theirs, tolerances: tuple[float, float, float]) -> None:
 def model_that_can_be_compared():
     """An adapted model whose FiLM multiplies by 0.48 to 1.52.
 
-    `adapted_model` has a channel that FiLM multiplies by -0.005, and the next norm divides it by its own deviation. There the
-    gradient is a peak as narrow as bfloat16's rounding of gamma, and is most of the norm of all gradients: gamma's neighbours
-    in bfloat16 change the norm by 0.13 to 0.92 of itself, so that only chance decides the result.
+    `adapted_model` has a channel that FiLM multiplies by -0.005, and the next norm divides it by its own deviation. There
+    gamma's gradient is a peak as narrow as bfloat16's rounding of gamma: the numbers next to it in bfloat16 change the
+    gradients of all parameters together by 0.13 to 0.92 of their norm, so that chance decides the result.
     """
     model = adapted_model()
     with torch.no_grad():
