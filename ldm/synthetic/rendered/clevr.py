@@ -11,7 +11,7 @@ import random
 from typing import Any
 
 from ldm.synthetic.rendered.relations import floor_position
-from ldm.synthetic.rendered.scenes import Camera, Geometry, Scene, Style, with_things
+from ldm.synthetic.rendered.scenes import SENSOR, Camera, Geometry, Scene, Style, with_things
 from ldm.synthetic.rendered.things import Thing
 
 DIAMETERS = {"small": 0.7, "large": 1.4}
@@ -36,7 +36,8 @@ GAP = 0.25  # least distance of two solids
 CLEAR = 0.4  # least difference to the right and in depth, so that relations are evident
 MIN_CELLS = 200 / (480 * 320) * 64**2  # least visible area, in cells of 1/64 of the picture's side
 CAMERA = (7.481, -6.508, 5.344)
-LENS = 36 * 35 / 32  # mm: CLEVR's 35 mm on a sensor of 32 mm
+LENS = SENSOR * 35 / 32  # mm: CLEVR's 35 mm on a sensor of 32 mm
+SHARP = 1e6  # f-number
 CAMERA_JITTER, LAMP_JITTER = 0.5, 1.0  # largest change of each coordinate
 TRIES, PLACES = 400, 50
 
@@ -88,7 +89,7 @@ def _jittered(place: tuple[float, ...], jitter: float, rng: random.Random) -> tu
 
 def _random_camera(rng: random.Random) -> Camera:
     x, y, z = _jittered(CAMERA, CAMERA_JITTER, rng)
-    return Camera((x, y, z), (0.0, 0.0, 0.0), LENS, focus=math.hypot(x, y, z), aperture=math.inf)
+    return Camera((x, y, z), (0.0, 0.0, 0.0), LENS, focus=math.hypot(x, y, z), aperture=SHARP)
 
 
 def _arrange(count: int, camera: Camera, rng: random.Random) -> tuple[Solid, ...] | None:

@@ -9,9 +9,8 @@ import numpy as np
 
 from ldm.synthetic.rendered.clevr import DIAMETERS
 from ldm.synthetic.rendered.relations import floor_position
-from ldm.synthetic.rendered.scenes import Camera, Scene
+from ldm.synthetic.rendered.scenes import SENSOR, Camera, Scene
 
-SENSOR = 36.0  # mm, width
 EPSILON = 0.2  # least difference of a relation in the generator, in scene units
 
 

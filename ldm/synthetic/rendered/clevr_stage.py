@@ -13,6 +13,7 @@ from mathutils import Vector
 from ldm.synthetic.rendered.clevr import COLOURS, lamp_places, random_clevr_scene
 from ldm.synthetic.rendered.clevr_files import clevr_fields
 from ldm.synthetic.rendered.materials import NodeGraph
+from ldm.synthetic.rendered.records import CLEVR_INDEX
 from ldm.synthetic.rendered.scenes import Scene
 from ldm.synthetic.rendered.stage import SAMPLES, Stage, set_material
 
@@ -49,7 +50,7 @@ class ClevrStage(Stage):
 
     def more_files(self, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         scenes = [clevr_fields(Scene.from_json(record["scene"]), record["file"], self.side) for record in records]
-        return {"CLEVR_scenes.json": {"scenes": scenes}}
+        return {CLEVR_INDEX: {"scenes": scenes}}
 
     def _show_surroundings(self, scene: Scene) -> None:
         for item, place in zip(self._lamps, lamp_places(scene.seed)):

@@ -12,10 +12,9 @@ from mathutils.bvhtree import BVHTree
 
 from ldm.synthetic.rendered.meshes import MeshBuilder
 from ldm.synthetic.rendered.models import MODELS
-from ldm.synthetic.rendered.scenes import Camera, Geometry, Scene, Visibility
+from ldm.synthetic.rendered.scenes import SENSOR, Camera, Geometry, Scene, Visibility
 from ldm.synthetic.rendered.things import Thing
 
-SENSOR = 36.0  # mm, width
 COARSE = 64  # pixels of a side when only visibility is asked for
 NEVER = np.inf
 

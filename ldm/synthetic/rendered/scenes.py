@@ -19,6 +19,7 @@ WALLS = ("cream", "sage", "slate", "blush", "white", "navy", "ochre")
 LIGHTS = ("studio", "daylight", "overcast", "evening", "lamplit")
 SIDES = ("left", "right")  # of the main lamp
 
+SENSOR = 36.0  # mm, width of the camera's sensor
 MIN_THINGS, MAX_THINGS = 2, 7
 REACH_X, REACH_Y = (-1.5, 1.5), (-1.1, 1.5)  # where things stand
 SUPPORTED = 0.5  # share of scenes in which one thing stands on or lies in another
@@ -29,7 +30,7 @@ TRIES = 400
 
 
 class Camera(NamedTuple):
-    """A camera with a horizontal sensor of 36 mm.
+    """A camera with a sensor of the width `SENSOR`.
 
     Args:
         location, target: points in the scene.

@@ -18,10 +18,10 @@ import bpy
 from mathutils import Vector
 from PIL import Image
 
-from ldm.synthetic.rendered.geometry import SENSOR, MeshGeometry, matrix_of
+from ldm.synthetic.rendered.geometry import MeshGeometry, matrix_of
 from ldm.synthetic.rendered.materials import Rgb, floor_material, part_material, thing_material, wall_material
 from ldm.synthetic.rendered.models import PARTS
-from ldm.synthetic.rendered.scenes import Scene, random_scene
+from ldm.synthetic.rendered.scenes import SENSOR, Scene, random_scene
 from ldm.synthetic.rendered.things import KINDS
 
 SAMPLES = 8  # per pixel; the denoiser does the rest at 128 px

@@ -23,14 +23,14 @@ from ldm.synthetic.rendered.things import Thing
 
 SHIPPED = ROOT / "tests" / "data" / "rendered"
 SIDE = 128
-# A cube before a sphere and a vase, and three things that nothing hides.
+# A cube before a sphere and a cylinder, and three things that nothing hides. Rubber shows no other thing as a mirror does.
 THINGS = (
     Thing("sphere", "large", "red", "rubber", 0.0, 0.6),
     Thing("cube", "small", "red", "rubber", -0.3, -0.4, turn=0.4),
-    Thing("vase", "small", "red", None, -0.5, 1.3),
+    Thing("cylinder", "small", "red", "rubber", -0.5, 1.3),
     Thing("donut", "small", "red", "rubber", 1.0, -0.6),
     Thing("cylinder", "small", "red", "rubber", 1.2, 0.9),
-    Thing("mug", "small", "red", None, -1.3, -0.3),
+    Thing("sphere", "small", "red", "rubber", -1.3, -0.3),
 )
 
 

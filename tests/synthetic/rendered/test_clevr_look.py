@@ -20,6 +20,8 @@ from ldm.synthetic.rendered.clevr import (
     scene_from_json,
 )
 from ldm.synthetic.rendered.clevr_files import clevr_fields, project
+from ldm.synthetic.rendered.pictures import read_scenes
+from ldm.synthetic.rendered.records import RenderedError
 from ldm.synthetic.rendered.relations import complete_graph, floor_position
 from ldm.synthetic.rendered.scenes import Camera
 
@@ -28,7 +30,7 @@ SCENES = [random_clevr_scene(seed, OpenGeometry()) for seed in range(40)]
 
 def test_a_seed_gives_the_same_scene_twice_and_json_keeps_it():
     assert random_clevr_scene(3, OpenGeometry()) == SCENES[3] != SCENES[4]
-    assert scene_from_json(json.loads(json.dumps(SCENES[3].to_json()))) == SCENES[3]
+    assert scene_from_json(json.loads(json.dumps(SCENES[3].to_json(), allow_nan=False))) == SCENES[3]
 
 
 def test_words_are_those_of_the_data_set():
@@ -84,3 +86,11 @@ def test_the_data_set_reads_the_scenes_file(tmp_path):
             right, away = np.subtract(places[subject], places[object])
             assert {"left of": -right, "right of": right, "behind": away, "in front of": -away}[predicate] > 0
         assert len(graph.known_triples) >= len(scene.things) - 1
+
+
+def test_the_checker_of_things_on_a_table_says_which_class_reads_a_folder_in_clevr_s_look(tmp_path):
+    for name in ("scenes.jsonl", "CLEVR_scenes.json"):
+        (tmp_path / "shard-00000").mkdir(exist_ok=True)
+        (tmp_path / "shard-00000" / name).touch()
+    with pytest.raises(RenderedError, match=r"ldm\.data\.clevr\.CLEVR"):
+        read_scenes(tmp_path)
