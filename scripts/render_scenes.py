@@ -18,16 +18,20 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
 
 import argparse
+import json
 import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from ldm.util.cli import Parser, at_least, positive, run_program
 from ldm.util.errors import UserError
-from ldm.util.files import remove_leftovers, writable_folder
+from ldm.util.files import atomic_write, read_json, remove_leftovers, writable_folder
 
 OPERATIONS = ("replace", "recolour", "remove", "add", "move", "resize", "relation", "restyle", "two")
+SETTINGS = "settings.json"
+COMMON = ("look", "side", "samples", "edits", "masks", "depth", "shard_size", "first seed")
 
 
 def _seeds(text: str) -> range:
@@ -96,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
     from ldm.synthetic.rendered.stage import Stage
 
     operations = OPERATIONS if "all" in args.edits else tuple(dict.fromkeys(args.edits))
+    _compare_settings(Path(out) / SETTINGS, {**vars(args), "edits": list(operations), "first seed": args.seeds[0]})
     extras = Extras(operations, args.masks, args.depth)
     stage = (ClevrStage if args.look == "clevr" else Stage)(args.side, args.samples, args.threads)
     shards = range(0, len(args.seeds), args.shard_size)[args.shard_index :: args.num_shards]
@@ -106,6 +111,23 @@ def run(args: argparse.Namespace) -> None:
             if folder.is_dir():
                 remove_leftovers(folder)
             write_shard(stage, seeds, folder, extras, bar.update)
+
+
+def _compare_settings(file: Path, settings: dict[str, Any]) -> None:
+    """Notes what the pictures of a folder have in common, so that later calls do not mix others with them.
+
+    Raises:
+        UserError: the folder was begun with other settings.
+    """
+    kept = {name: settings[name] for name in COMMON}
+    if not file.exists():
+        with atomic_write(file) as part:
+            part.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    earlier = read_json(file, if_broken="choose another --out")
+    for name, value in kept.items():
+        if not isinstance(earlier, dict) or earlier.get(name) != value:
+            was = earlier.get(name) if isinstance(earlier, dict) else earlier
+            raise UserError(f"{file.parent}: was begun with {name} {was}, not {value}; choose another --out")
 
 
 if __name__ == "__main__":

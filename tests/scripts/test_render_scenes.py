@@ -78,6 +78,17 @@ def test_machines_share_all_shards_without_overlap(written, tmp_path):
     assert sorted(seed for _, seeds, _, _ in written for seed in seeds) == list(range(50))
 
 
+def test_a_folder_holds_pictures_of_one_kind_and_can_be_continued(written, tmp_path, capsys):
+    words = ["--out", str(tmp_path), "--seeds", "0:20", "--shard-size", "10", "--edits", "move"]
+    assert render_scenes.main(words) == 0 and render_scenes.main([*words, "--seeds", "0:40", "--threads", "1"]) == 0
+    assert [name for _, _, name, _ in written[-2:]] == ["shard-00002", "shard-00003"]
+    capsys.readouterr()
+    others = [["--side", "64"], ["--samples", "4"], ["--edits", "add"], ["--masks"], ["--seeds", "5:20"]]
+    for other in others:
+        assert render_scenes.main([*words, *other]) == 2
+        assert "was begun with" in capsys.readouterr().err
+
+
 def test_the_look_chooses_the_stage(written, tmp_path):
     words = [
         "--out",
