@@ -29,6 +29,7 @@ from ldm.util.cli import Parser, at_least, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, read_json, remove_leftovers, writable_folder
 
+# Those of `ldm.synthetic.rendered.edits`, which imports torch; --help need not wait for it.
 OPERATIONS = ("replace", "recolour", "remove", "add", "move", "resize", "relation", "restyle", "two")
 SETTINGS = "settings.json"
 COMMON = ("look", "side", "samples", "edits", "masks", "depth", "shard_size", "first seed")

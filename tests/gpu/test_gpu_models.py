@@ -5,10 +5,9 @@ import copy
 import pytest
 import torch
 
-from ldm.checkpoints.shipped import shipped_adapters
 from ldm.data.demo import DemoValidation
 from ldm.graph.batch import collate
-from ldm.models.loading import choose_device, load_model
+from ldm.models.loading import choose_device
 from ldm.models.runtime import PRECISIONS, on_device, prepare_for_inference
 
 # Largest distance from the CPU's float32, as a share of its norm.
@@ -24,19 +23,6 @@ TF32 = 1e-2  # torch's default for a GPU's convolutions: ten bits, as fp16
 def distance(ours, theirs) -> float:
     """Norm of the difference, relative to the norm of `theirs`."""
     return float((ours.cpu().double() - theirs.double()).norm() / theirs.double().norm())
-
-
-@pytest.fixture(scope="module")
-def reference():
-    """The shipped model on the CPU, with plain convolutions."""
-    model = load_model(shipped_adapters())
-    prepare_for_inference(model, "cpu", low_memory=True)
-    return model
-
-
-@pytest.fixture(scope="module")
-def model(device):
-    return load_model(shipped_adapters(), device=device)
 
 
 @pytest.fixture(scope="module")

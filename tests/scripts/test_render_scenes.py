@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ldm.synthetic.rendered.edits import OPERATIONS
 from scripts import render_scenes
 
 WORDS = ["--out", "--seeds", "--edits", "--look", "--masks", "--depth", "--side", "--samples", "--threads"]
@@ -47,6 +48,10 @@ def written(monkeypatch):
     for name, fake in fakes.items():
         monkeypatch.setitem(sys.modules, name, fake)
     return shards
+
+
+def test_the_operations_of_the_help_are_those_of_the_edits():
+    assert render_scenes.OPERATIONS == OPERATIONS
 
 
 def test_seeds_are_split_into_shards_of_a_size(written, tmp_path):

@@ -12,7 +12,7 @@ from mathutils.bvhtree import BVHTree
 
 from ldm.synthetic.rendered.meshes import MeshBuilder
 from ldm.synthetic.rendered.models import MODELS
-from ldm.synthetic.rendered.scenes import SENSOR, Camera, Geometry, Scene, Visibility
+from ldm.synthetic.rendered.scenes import SENSOR, Camera, Scene, Visibility
 from ldm.synthetic.rendered.things import Thing
 
 COARSE = 64  # pixels of a side when only visibility is asked for
@@ -49,8 +49,8 @@ def camera_rotation(camera: Camera) -> np.ndarray:  # (3,3), camera to scene
     return np.array(direction.to_track_quat("-Z", "Y").to_matrix())
 
 
-class MeshGeometry(Geometry):
-    """Builds each kind's mesh once; answers where things are and what hides what."""
+class MeshGeometry:
+    """A `ldm.synthetic.rendered.scenes.Geometry`: builds each kind's mesh once; answers where things are and what hides what."""
 
     def __init__(self):
         self._meshes: dict[str, bpy.types.Mesh] = {}

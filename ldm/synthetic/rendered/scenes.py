@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ldm.synthetic.rendered.things import HELD, HOLDERS, KINDS, STANDING, Thing, collide, random_look, random_turn
 
@@ -84,15 +84,16 @@ class Visibility(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-class Geometry:
+class Geometry(Protocol):
     """What the sampler must know of the meshes; implemented with Blender in `ldm.synthetic.rendered.geometry`."""
 
     def visibility(self, scene: Scene) -> list[Visibility]:
-        raise NotImplementedError
+        """How well each thing of a scene is seen, in the scene's order."""
+        ...
 
     def resting_height(self, thing: Thing, support: Thing) -> float:
         """The z at which `thing`, lowered from above, touches `support`."""
-        raise NotImplementedError
+        ...
 
 
 def random_style(rng: random.Random) -> Style:
