@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SHARP = 0.2  # share of the pictures of which nothing but exposure and light is changed
 BLOCK = 8  # pixels of a side of JPEG's blocks
 # ITU-T T.81, tables K.1 and K.2, at quality 50
 LUMINANCE = (
@@ -41,12 +42,13 @@ def degrade(pictures: Tensor, rng: random.Random) -> Tensor:
     Args:
         rng: for what all pictures of the batch share.
     """
-    pictures = _expose(pictures)
+    pictures = exposed = _shade(_expose(pictures))
     pictures = _sometimes(0.3, pictures, _resample(pictures, rng.randrange(72, pictures.shape[-1], 4)))
     pictures = _sometimes(0.4, pictures, torch.lerp(pictures, blur(pictures), _uniform(pictures, 0, 1)))
     pictures = _sometimes(0.4, pictures, pictures + _uniform(pictures, 0, 0.04) * torch.randn_like(pictures))
     quality = _uniform(pictures, 40, 95)
-    return _sometimes(0.4, pictures, compress(pictures.clamp(0, 1), quality)).clamp(0, 1)
+    pictures = _sometimes(0.4, pictures, compress(pictures.clamp(0, 1), quality))
+    return _sometimes(SHARP, pictures, exposed).clamp(0, 1)
 
 
 def compress(pictures: Tensor, quality: Tensor) -> Tensor:
@@ -89,9 +91,18 @@ def blur(pictures: Tensor) -> Tensor:
 
 
 def _expose(pictures: Tensor) -> Tensor:
-    """A little lighter or darker, of more or less contrast, and with another white point; colour words still hold."""
-    gain = _uniform(pictures, 0.95, 1.05) * (1 + 0.04 * (torch.rand_like(pictures[:, :, :1, :1]) - 0.5))
-    return (gain * pictures).clamp(1e-4, 1) ** _uniform(pictures, 0.93, 1.07)
+    """A little lighter or darker, of more or less contrast and colour, with another white point; colour words still hold."""
+    gain = _uniform(pictures, 0.93, 1.07) * (1 + 0.04 * (torch.rand_like(pictures[:, :, :1, :1]) - 0.5))
+    exposed = (gain * pictures).clamp(1e-4, 1) ** _uniform(pictures, 0.92, 1.08)
+    grey = torch.einsum("j,bjhw->bhw", pictures.new_tensor(TO_YCBCR[0]), exposed)[:, None]
+    return torch.lerp(grey, exposed, _uniform(pictures, 0.85, 1.15)).clamp(0, 1)
+
+
+def _shade(pictures: Tensor) -> Tensor:
+    """Sometimes unevenly lit, by a smooth field of a tenth more or less light."""
+    light = 1 + 0.1 * (2 * torch.rand_like(pictures[:, :1, :4, :4]) - 1)
+    field = F.interpolate(light, size=pictures.shape[-2:], mode="bilinear", align_corners=True)
+    return _sometimes(0.3, pictures, field * pictures).clamp(0, 1)
 
 
 def _resample(pictures: Tensor, side: int) -> Tensor:

@@ -37,7 +37,7 @@ CHOICES = {  # of each field of `WORDS`, in the order of its channels
 }
 NOTHING = -100  # a class that F.cross_entropy leaves out
 NEAR = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))  # cells that learn properties
-LOSS_WEIGHTS = {"heat": 1.0, "size": 0.5, "relation": 0.5, "box": 2.0, "position": 2.0}  # of the others 1
+LOSS_WEIGHTS = {"kind": 1.5, "size": 0.5, "relation": 0.5, "box": 2.0, "position": 2.0}  # of the others 1
 
 
 class SceneTensors(NamedTuple):
@@ -46,18 +46,28 @@ class SceneTensors(NamedTuple):
     Args:
         words: (N,T,5) classes of the fields `WORDS`; NOTHING for the relation of a thing on the floor.
         layers: (N,T) 0 on the floor, 1 with a support.
+        supports: (N,T) slot of the support, -1 without one.
         boxes: (N,T,4) full boxes as shares of the side.
-        centres: (N,T,2) of the visible boxes.
+        visible_boxes: (N,T,4) boxes of the visible parts.
+        visible: (N,T) visible shares.
         positions: (N,T,2) floor positions.
-        style: (N,4) classes of the parts of `STYLE`.
+        placed: (N,T) whether the floor position is known.
+        style: (N,4) classes of the parts of `STYLE`; NOTHING for a style that is not known.
     """
 
     words: Tensor
     layers: Tensor
+    supports: Tensor
     boxes: Tensor
-    centres: Tensor
+    visible_boxes: Tensor
+    visible: Tensor
     positions: Tensor
+    placed: Tensor
     style: Tensor
+
+    @property
+    def centres(self) -> Tensor:  # (N,T,2), of the visible boxes
+        return (self.visible_boxes[..., :2] + self.visible_boxes[..., 2:]) / 2
 
     def select(self, index: Tensor) -> SceneTensors:
         return SceneTensors(*(values[index] for values in self))
@@ -72,15 +82,17 @@ class SceneTensors(NamedTuple):
             where: (N,) bool.
         """
         chosen = where[:, None, None]
-        x0, y0, x1, y1 = self.boxes.unbind(-1)
         side = list(STYLE).index("side")
         style = self.style.clone()
-        style[:, side] = torch.where(where, 1 - style[:, side], style[:, side])
+        style[:, side] = torch.where(where & (style[:, side] >= 0), 1 - style[:, side], style[:, side])
+
+        def mirror(boxes: Tensor) -> Tensor:
+            x0, y0, x1, y1 = boxes.unbind(-1)
+            return torch.where(chosen, torch.stack([1 - x1, y0, 1 - x0, y1], -1), boxes)
+
         return self._replace(
-            boxes=torch.where(chosen, torch.stack([1 - x1, y0, 1 - x0, y1], -1), self.boxes),
-            centres=torch.where(
-                chosen, self.centres * self.centres.new_tensor([-1, 1]) + self.centres.new_tensor([1, 0]), self.centres
-            ),
+            boxes=mirror(self.boxes),
+            visible_boxes=mirror(self.visible_boxes),
             positions=torch.where(chosen, self.positions * self.positions.new_tensor([-1, 1]), self.positions),
             style=style,
         )
@@ -89,22 +101,23 @@ class SceneTensors(NamedTuple):
 def to_tensors(records: Sequence[Record]) -> SceneTensors:
     count, slots = len(records), max(MAX_THINGS, *(len(record.scene.things) for record in records))
     words = np.full((count, slots, len(WORDS)), NOTHING, np.int64)
-    layers = np.full((count, slots), -1, np.int64)
-    boxes, centres = np.zeros((count, slots, 4), np.float32), np.zeros((count, slots, 2), np.float32)
-    positions = np.zeros((count, slots, 2), np.float32)
+    layers, supports = np.full((count, slots), -1, np.int64), np.full((count, slots), -1, np.int64)
+    boxes, visible_boxes = np.zeros((count, slots, 4), np.float32), np.zeros((count, slots, 4), np.float32)
+    visible, positions = np.zeros((count, slots), np.float32), np.zeros((count, slots, 2), np.float32)
     style = np.zeros((count, len(STYLE)), np.int64)
     for n, record in enumerate(records):
         for t, thing in enumerate(record.scene.things):
-            layers[n, t] = 0 if thing.support is None else 1
+            layers[n, t], supports[n, t] = (0, -1) if thing.support is None else (1, thing.support)
             for w, field in enumerate(WORDS):
                 if field != "relation" or thing.relation:
                     words[n, t, w] = CHOICES[field].index(getattr(thing, field))
             positions[n, t] = floor_position(thing, record.scene.camera)
         things = len(record.scene.things)
         boxes[n, :things] = record.boxes
-        centres[n, :things] = np.reshape(record.visible_boxes, (things, 2, 2)).mean(1)
+        visible_boxes[n, :things], visible[n, :things] = record.visible_boxes, record.visible
         style[n] = [STYLE[part].index(getattr(record.scene.style, part)) for part in STYLE]
-    return SceneTensors(*map(torch.from_numpy, (words, layers, boxes, centres, positions, style)))
+    arrays = words, layers, supports, boxes, visible_boxes, visible, positions, layers >= 0, style
+    return SceneTensors(*map(torch.from_numpy, arrays))
 
 
 def centre_cells(scenes: SceneTensors) -> Tensor:  # (N,T,2), column and row
@@ -167,11 +180,13 @@ def detector_loss(maps: Maps, scenes: SceneTensors) -> dict[str, Tensor]:
         losses[field] = (error.view_as(weight) * weight).sum() / count
     box = (scenes.boxes[:, :, None] - ((cells + 0.5) / CELLS).repeat(1, 1, 1, 2)) / BOX_UNIT
     position = scenes.positions[:, :, None] - scenes.positions.new_tensor([0, AWAY])
-    for field, wanted in (("box", box), ("position", position.expand(-1, -1, weight.shape[-1], -1))):
+    places = position.expand(-1, -1, weight.shape[-1], -1)
+    for field, wanted, known in (("box", box, present), ("position", places, present * scenes.placed)):
         error = F.smooth_l1_loss(found[field], wanted, beta=0.1, reduction="none").mean(-1)
-        losses[field] = (error * weight).sum() / count
+        losses[field] = (error * weight * known[..., None]).sum() / known.sum().clamp(min=1)
     for p, (part, logits) in enumerate(split_style(maps.style.float()).items()):
-        losses[part] = F.cross_entropy(logits, scenes.style[:, p])
+        error = F.cross_entropy(logits, scenes.style[:, p], ignore_index=NOTHING, reduction="sum")
+        losses[part] = error / (scenes.style[:, p] >= 0).sum().clamp(min=1)
     return {field: LOSS_WEIGHTS.get(field, 0.3 if field in STYLE else 1.0) * loss for field, loss in losses.items()}
 
 

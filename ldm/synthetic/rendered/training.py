@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ldm.synthetic.rendered.augmentation import transplant, zoom_and_shift
 from ldm.synthetic.rendered.degradation import ThrowawayAutoencoder, degrade, reconstruction_loss
 from ldm.synthetic.rendered.detector import Detector
 from ldm.synthetic.rendered.targets import SceneTensors, detector_loss
@@ -23,6 +24,9 @@ SAVE_EVERY = 60.0  # seconds between saved states
 EMA = 0.999
 LEAST_RATE = 0.01  # learning rate at the end, as a share of the highest
 MIXED = 4  # one picture in so many goes through the autoencoder
+ZOOMED = 0.5  # share of the pictures that are zoomed and shifted
+TRANSPLANTED = 0.8  # share of the pictures that get a window of another one, if one of those tried is possible
+CALM_FROM, CALM = 0.85, 0.3  # of the training: from there on, these shares are so much smaller
 
 
 @dataclass(frozen=True)
@@ -132,15 +136,20 @@ class DetectorTraining:
             group["lr"] = rate
         index = self._next_batch()
         pictures, scenes = self.data.pixels[index].float() / 255, self.data.scenes.select(index)
-        mirrored = torch.rand(len(index), device=self.device) < 0.5
+        mirrored = self._sometimes(0.5, len(index))
         pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
+        calm = CALM if self.progress >= CALM_FROM else 1.0
+        pictures, scenes = zoom_and_shift(
+            pictures, scenes.mirrored(mirrored), self._sometimes(calm * ZOOMED, len(index))
+        )
+        pictures, scenes = transplant(pictures, scenes, self._sometimes(calm * TRANSPLANTED, len(index)))
         losses: dict[str, Tensor] = {}
         if self.options.autoencoder:
             pictures = self._mix_reconstructions(pictures, losses)
         pictures = degrade(pictures, self.rng).contiguous(memory_format=torch.channels_last)
         with self._autocast():
             maps = self.detector(pictures)
-        fields = detector_loss(maps, scenes.mirrored(mirrored))
+        fields = detector_loss(maps, scenes)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(fields.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.detector.parameters(), 10.0)
@@ -169,6 +178,9 @@ class DetectorTraining:
         share = torch.rand(count, 1, 1, 1, device=self.device)
         mixed = torch.lerp(chosen, reconstruction.detach().clamp(0, 1), share)
         return torch.cat([mixed, pictures[count:]])
+
+    def _sometimes(self, share: float, count: int) -> Tensor:
+        return torch.rand(count, device=self.device) < share
 
     def _rate_factor(self) -> float:
         """Linear warm-up, then a cosine."""
