@@ -14,6 +14,7 @@ from ldm.synthetic.rendered.detector import (
     BOX_UNIT,
     CELLS,
     SIDE,
+    STRIDE,
     STYLE,
     Detector,
     Maps,
@@ -24,7 +25,7 @@ from ldm.synthetic.rendered.scenes import Style
 from ldm.synthetic.rendered.targets import CHOICES
 from ldm.synthetic.rendered.things import HOLDERS, KINDS, looks
 
-MIN_PEAK = 0.35  # probability from which on a peak is a thing
+MIN_PEAK = 0.25  # probability from which on a peak is a thing
 SAME_BOX = 0.6  # intersection over union from which on two peaks of one kind are one thing
 SUPPORT_REACH = 0.5  # scene units between the floor positions of a thing and of its support, at most
 LOOKS = [(kind, look) for kind in KINDS for look in looks(kind)]
@@ -81,13 +82,21 @@ class Detections(NamedTuple):
 
 @torch.no_grad()
 def detect(detector: Detector, pictures: Tensor) -> list[Detections]:
-    """What pictures show, from the mean of the maps of each picture and of its mirror image.
+    """What pictures show, from the mean of the maps of four views: each picture and the same a cell lower, and their
+    mirror images. Style and floor positions, which depend on the whole picture, are those of the views that are not lowered.
 
     Args:
         pictures: (B,3,SIDE,SIDE) in 0..1, on the detector's device.
     """
-    maps, mirrored = detector(pictures), mirror(detector(pictures.flip(-1)))
-    return decode(Maps(*((a + b).float().cpu() / 2 for a, b in zip(maps, mirrored))))
+    lowered = F.pad(pictures, (0, 0, STRIDE, 0), mode="replicate")[:, :, :SIDE]
+    views = torch.cat([pictures, lowered])
+    maps = Maps(*(values.float() for values in detector(torch.cat([views, views.flip(-1)]))))
+    direct, mirrored = (Maps(*values) for values in zip(*(values.chunk(2) for values in maps)))
+    mean = Maps(*((a + b).cpu() / 2 for a, b in zip(direct, mirror(mirrored))))
+    things, lower = mean.things.chunk(2)
+    raised = split_fields(torch.cat([lower[..., 1:, :], lower[..., -1:, :]], -2), 2)
+    raised["position"] = split_fields(things, 2)["position"]
+    return decode(Maps((things + torch.cat(list(raised.values()), 2)) / 2, mean.style[: len(pictures)]))
 
 
 def mirror(maps: Maps) -> Maps:

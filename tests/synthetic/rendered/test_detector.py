@@ -5,9 +5,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from ldm.synthetic.rendered.decoding import decode, detect, mirror
-from ldm.synthetic.rendered.detector import CELLS, STYLE, Detector, load_detector, save_detector, split_fields
+from ldm.synthetic.rendered.detector import (
+    CELLS,
+    FIELDS,
+    LAYERS,
+    SIDE,
+    STYLE,
+    Detector,
+    Maps,
+    load_detector,
+    save_detector,
+    split_fields,
+)
 from ldm.synthetic.rendered.pictures import read_scenes
 from ldm.synthetic.rendered.records import Record
 from ldm.synthetic.rendered.scenes import Camera, Scene, Style
@@ -130,6 +142,40 @@ def test_a_picture_and_its_mirror_image_show_the_same():
     probabilities, mirrored = (detect(detector, image)[0].probabilities for image in (picture, picture.flip(-1)))
     assert probabilities["floor"] == pytest.approx(mirrored["floor"])
     assert probabilities["side"] == pytest.approx(mirrored["side"][::-1])
+
+
+class EvenDetector(torch.nn.Module):
+    """Says the same of a cell wherever it is and in whichever mirror image: functions of its mean colours."""
+
+    def forward(self, pictures: torch.Tensor) -> Maps:
+        red, green, blue = F.avg_pool2d(pictures, SIDE // CELLS)[:, None].unbind(2)  # (B,1,CELLS,CELLS)
+        things = red.new_zeros(len(pictures), LAYERS, sum(FIELDS.values()), CELLS, CELLS)
+        fields = split_fields(things, 2)
+        fields["heat"][:] = 20 * red[:, None] - 10
+        fields["kind"][:, :, 3] = 5 * blue
+        fields["size"][:, :, 1] = green - 0.5
+        fields["box"][:] = torch.stack([-green, -blue, green, blue], 2)
+        fields["position"][:, :, 1] = green
+        return Maps(things, pictures.mean((2, 3)).new_zeros(len(pictures), sum(map(len, STYLE.values()))))
+
+
+def test_all_views_of_a_picture_agree_if_the_detector_does_not_depend_on_the_place():
+    torch.manual_seed(0)
+    pictures = torch.zeros(3, 3, SIDE, SIDE)
+    pictures[:, :, 16:-16, 16:-16] = torch.rand(3, 3, 24, 24).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    detector = EvenDetector()
+    for found, plain in zip(detect(detector, pictures), decode(detector(pictures))):
+        assert found.style == plain.style and len(found.things) == len(plain.things) > 2
+        for one, other in zip(found.things, plain.things):
+            assert (one.kind, one.size, one.relation, one.support) == (
+                other.kind,
+                other.size,
+                other.relation,
+                other.support,
+            )
+            assert (*one.box, *one.position, one.certainty) == pytest.approx(
+                (*other.box, *other.position, other.certainty), abs=1e-5
+            )
 
 
 def test_the_weights_are_small_and_come_back_from_their_file(tmp_path):
