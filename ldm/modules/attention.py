@@ -202,6 +202,9 @@ class BasicTransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the locations of a feature map, with a residual connection around them.
 
+    `linear_projections` (LDM's `use_linear`, diffusers' `use_linear_projection`) makes the projections around the blocks linear
+    layers, whose weights have two dimensions instead of a convolution's four.
+
     Attributes:
         layer: Number of this transformer in its U-Net, in forward order; set by the U-Net. An attention control and
             `Context.keys` use it as index.
@@ -216,27 +219,38 @@ class SpatialTransformer(nn.Module):
         depth: int = 1,
         linear: Callable[..., nn.Linear] = nn.Linear,
         box_bias: bool = False,
+        linear_projections: bool = False,
     ):
         super().__init__()
         inner = heads * dim_head
         self.layer = 0
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
-        self.proj_in = Conv2d(channels, inner, 1)
+        self.proj_in = nn.Linear(channels, inner) if linear_projections else Conv2d(channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(inner, context_dim, heads, dim_head, linear, box_bias) for _ in range(depth)
         )
-        self.proj_out = Conv2d(inner, channels, 1)
+        self.proj_out = nn.Linear(inner, channels) if linear_projections else Conv2d(inner, channels, 1)
 
     def forward(self, x: Tensor, context: Context, control: AttentionControl | None = None) -> Tensor:
         # (B,C,h,w) -> (B,C,h,w)
         h, w = x.shape[-2:]
         layer_control = None if control is None else control.at(self.layer, (h, w))
         preference = context.preference[h, w] if context.preference else None
-        y = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
+        if self.linear_projections:
+            y = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        else:
+            y = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
         keys_of_blocks = context.keys[self.layer] if context.keys else [None] * len(self.transformer_blocks)
         for block, keys in zip(self.transformer_blocks, keys_of_blocks):
             y = block(y, context, preference, layer_control, keys)
+        if self.linear_projections:
+            return x + rearrange(self.proj_out(y), "b (h w) c -> b c h w", h=h)
         return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=h))
+
+    @property
+    def linear_projections(self) -> bool:
+        """Whether the projections around the blocks are linear layers, as in SD 2 and SDXL, or 1 x 1 convolutions."""
+        return isinstance(self.proj_in, nn.Linear)
 
     def keys(self, context: Context) -> tuple[KeysValues, ...]:
         """Returns the keys and values of the context's tokens in each block."""

@@ -99,9 +99,11 @@ class BlockBuilder:
         learned_resampling: Whether up- and downsampling include a convolution (`conv_resample`).
         head_size: (number of heads, width of a head) for a number of channels.
         context_dim: Width of the cross-attention tokens.
-        transformer_depth: Transformer blocks per SpatialTransformer.
+        transformer_depth: Transformer blocks per SpatialTransformer of each level.
+        middle_depth: The same of the middle block.
         linear: Constructor of the cross-attention projections.
         box_bias: Whether cross-attention has a box bias.
+        linear_projections: Whether the projections around the transformer blocks are linear layers.
     """
 
     model_channels: int
@@ -113,9 +115,11 @@ class BlockBuilder:
     learned_resampling: bool
     head_size: Callable[[int], tuple[int, int]]
     context_dim: int
-    transformer_depth: int
+    transformer_depth: Sequence[int]
+    middle_depth: int
     linear: Callable[..., nn.Linear]
     box_bias: bool
+    linear_projections: bool = False
 
     def input_blocks(self, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
         """Returns the input blocks and the number of output channels of each."""
@@ -135,7 +139,9 @@ class BlockBuilder:
     def middle_block(self) -> TimestepEmbedSequential:
         """Returns the block at the lowest resolution, which has attention whatever `attention_resolutions` says."""
         c = self.widths[-1]
-        return TimestepEmbedSequential(self._res_block(c, c), self._transformer(c), self._res_block(c, c))
+        return TimestepEmbedSequential(
+            self._res_block(c, c), self._transformer(c, self.middle_depth), self._res_block(c, c)
+        )
 
     def output_blocks(self, skip_channels: Sequence[int]) -> tuple[nn.ModuleList, list[int]]:
         """Returns the output blocks and the number of output channels of each.
@@ -158,13 +164,19 @@ class BlockBuilder:
     def _level_layers(self, c_in: int, c_out: int, level: int) -> list[nn.Module]:
         layers: list[nn.Module] = [self._res_block(c_in, c_out)]
         if 2**level in self.attention_resolutions:
-            layers.append(self._transformer(c_out))
+            layers.append(self._transformer(c_out, self.transformer_depth[level]))
         return layers
 
     def _res_block(self, c_in: int, c_out: int) -> ResBlock:
         return ResBlock(c_in, c_out, self.time_dim, self.dropout)
 
-    def _transformer(self, channels: int) -> SpatialTransformer:
-        heads, dim_head = self.head_size(channels)
-        depth = self.transformer_depth
-        return SpatialTransformer(channels, self.context_dim, heads, dim_head, depth, self.linear, self.box_bias)
+    def _transformer(self, channels: int, depth: int) -> SpatialTransformer:
+        return SpatialTransformer(
+            channels,
+            self.context_dim,
+            *self.head_size(channels),
+            depth,
+            self.linear,
+            self.box_bias,
+            self.linear_projections,
+        )
