@@ -1,111 +1,90 @@
 """Which tokens of a text encoder stand for which characters of a text: CLIP's byte-level BPE, traced back to the text.
 
-The tokenizer (open_clip's `SimpleTokenizer`) repairs and lower-cases a text, splits it into words, and each word into tokens
-of one or more bytes. All of CLIP's text encoders in SD 1.x, 2.x and XL share it, and so do both towers of SDXL: a position is
-the same in each of them, whichever padding follows the text.
+The tokenizer (`ldm.modules.text_tokens`) normalises a text, splits it into words, and each word into tokens of one or more
+bytes. All of CLIP's text encoders in SD 1.x, 2.x and XL share it, and so do both towers of SDXL: a position is the same in each
+of them, whichever padding follows the text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import SequenceMatcher
-from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Protocol
 
-LENGTH = 77  # tokens of a text or of a chunk of it, the start and the end token included
+from ldm.modules.text_tokens import LENGTH, ROOM, SPECIAL, clip_tokenizer
 
 Characters = tuple[int, int]  # text[start:end]
 
 
-class Tokenizer(Protocol):
-    """The parts of open_clip's SimpleTokenizer that make tokens of a text."""
-
-    pat: Any  # compiled pattern of words
-    byte_encoder: dict[int, str]
-    clean_fn: Callable[[str], str]
-
-    def bpe(self, token: str) -> str:
-        """The tokens of a word whose bytes are written as `byte_encoder` says, separated by spaces."""
-        ...
-
-
-@lru_cache(maxsize=1)
-def clip_tokenizer() -> Tokenizer:
-    """The tokenizer of all of CLIP's text encoders, whose vocabulary comes with open_clip."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()
-
-
-def count_tokens(text: str, tokenizer: Tokenizer | None = None) -> int:
+def count_tokens(text: str) -> int:
     """Number of tokens of a text, the start and the end token included."""
-    return len(token_characters(text, tokenizer)) + 2
+    return len(token_characters(text)) + 2
 
 
-def token_characters(text: str, tokenizer: Tokenizer | None = None) -> list[Characters]:
+def token_characters(text: str) -> list[Characters]:
     """The characters of the text that each of its tokens stands for, without the start and the end token.
 
     A character of several bytes may be split into several tokens, which then all stand for it.
     """
-    tokenizer = tokenizer or clip_tokenizer()
-    cleaned = tokenizer.clean_fn(text)
-    origin = _origins(text, cleaned)
+    tokenizer = clip_tokenizer()
+    normalised = tokenizer.clean_fn(text)
+    origin = _origins(text, normalised)
     found = []
-    for word in tokenizer.pat.finditer(cleaned):
+    for word in tokenizer.pat.finditer(normalised):
         characters = [word.start() + i for i, c in enumerate(word.group()) for _ in c.encode()]  # of each byte
-        pieces = tokenizer.bpe("".join(tokenizer.byte_encoder[b] for b in word.group().encode())).split(" ")
-        ends = list(accumulate(len(piece.removesuffix("</w>")) for piece in pieces))
-        for start, end in zip([0, *ends], ends):
+        ends = [0, *accumulate(_byte_counts(word.group()))]
+        for start, end in zip(ends, ends[1:]):
             covered = [origin[i] for i in characters[start:end]]
             found.append((min(first for first, _ in covered), max(last for _, last in covered)))
     return found
 
 
-def token_positions(
-    text: str,
-    spans: Sequence[Characters],
-    chunked: bool = False,
-    length: int = LENGTH,
-    tokenizer: Tokenizer | None = None,
-) -> list[tuple[int, ...]]:
+def token_positions(text: str, spans: Sequence[Characters], chunked: bool = False) -> list[tuple[int, ...]]:
     """The positions of the tokens of each span among the tokens that a text encoder returns.
 
     Args:
         text: the whole text.
         spans: characters text[start:end].
-        chunked: whether a long text is read in chunks of `length`, each with a start and an end token; otherwise it is cut off.
-        length: tokens of a text or chunk, start and end token included.
-        tokenizer: CLIP's by default.
+        chunked: whether a long text is read in chunks of 77, each with a start and an end token; otherwise it is cut off.
 
     Returns:
         For each span the positions of all tokens that share a character with it; () for words that are cut off.
     """
-    inner = length - 2
-    characters = token_characters(text, tokenizer)
-    characters = characters if chunked else characters[:inner]
-
-    def position(number: int) -> int:
-        return number // inner * length + 1 + number % inner
-
+    characters = token_characters(text)
+    characters = characters if chunked else characters[:ROOM]
     return [
-        tuple(position(number) for number, (first, last) in enumerate(characters) if first < end and start < last)
+        tuple(_position(number) for number, (first, last) in enumerate(characters) if first < end and start < last)
         for start, end in spans
     ]
 
 
-def _origins(text: str, cleaned: str) -> list[Characters]:
-    """For each character of the cleaned text the characters of the text that it comes from."""
+def _position(number: int) -> int:
+    """The position of a token, of which the first of each chunk follows the start token."""
+    chunk, place = divmod(number, ROOM)
+    return chunk * LENGTH + 1 + place
+
+
+def _byte_counts(word: str) -> list[int]:
+    """How many bytes of a normalised word each of its tokens stands for."""
+    if word in SPECIAL:
+        return [len(word)]
+    tokenizer = clip_tokenizer()
+    pieces = tokenizer.bpe("".join(tokenizer.byte_encoder[byte] for byte in word.encode())).split(" ")
+    return [len(piece.removesuffix("</w>")) for piece in pieces]
+
+
+def _origins(text: str, normalised: str) -> list[Characters]:
+    """For each character of the normalised text the characters of the text that it comes from."""
     lower = [(c, i) for i, character in enumerate(text) for c in character.lower()]
-    if len(lower) == len(text) and text.lower() == cleaned:
+    if len(lower) == len(text) and text.lower() == normalised:
         return [(i, i + 1) for i in range(len(text))]
     origins: list[Characters] = []
-    matcher = SequenceMatcher(None, [c for c, _ in lower], list(cleaned), autojunk=False)
-    for kind, first, last, cleaned_first, cleaned_last in matcher.get_opcodes():
+    matcher = SequenceMatcher(None, [c for c, _ in lower], list(normalised), autojunk=False)
+    for kind, first, last, new_first, new_last in matcher.get_opcodes():
         if kind == "equal":
             origins += [(i, i + 1) for _, i in lower[first:last]]
-        else:  # characters that were repaired together come from all of what they replace
+        else:  # characters that were normalised together come from all that they replace
             start = lower[first][1] if first < len(lower) else len(text)
             end = lower[last - 1][1] + 1 if last > first else start
-            origins += [(start, end)] * (cleaned_last - cleaned_first)
+            origins += [(start, end)] * (new_last - new_first)
     return origins
