@@ -168,7 +168,7 @@ def variants(
     Raises:
         UserError: the method draws no noise, so all edits would be the same.
     """
-    method = options.or_defaults(model.edit_defaults).method or default_method(request, options)
+    method = options.or_defaults(model.edit_defaults).method or default_method(request, options, model)
     if count > 1 and method not in RANDOM_METHODS:
         raise UserError(
             f"the method {method} draws no noise, so {count} edits would be the same; use {' or '.join(RANDOM_METHODS)}"
@@ -264,7 +264,7 @@ def sample(
     """
     paired = control is not None or source.inverted.source_denoiser is not None  # source and target in one batch
     cond = conditioning.cat(source.conditioning, source.target) if paired else source.target
-    denoiser = _guided(model, cond, plan.options)
+    denoiser = _guided(model, cond, plan.options, inpainting_inputs(model, source, region))
     denoiser = partial(denoiser, control=control) if control else denoiser
     denoiser = previews.watch(denoiser, source.schedule) if previews else denoiser
     unrestricted = plan.everywhere and plan.request.mask is None
@@ -282,6 +282,11 @@ def sample(
             "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
         )
     return latent
+
+
+def inpainting_inputs(model: LatentDiffusion, source: SourceState, region: Region) -> Tensor | None:
+    """What an inpainting U-Net reads: the region, and the photograph without it; None for other U-Nets."""
+    return model.inpainting_inputs(source.image, (region.latent > 0).to(source.image)) if model.inpaints else None
 
 
 def next_pass(model: LatentDiffusion, latent: Tensor, source: SourceState, plan: EditPlan) -> SourceState:
@@ -316,8 +321,9 @@ def _source_branch(model: LatentDiffusion, known: Conditioning, options: EditOpt
     return SourceBranch(model.denoiser(known), guided, model.null_tokens, noise_generator(options.seed))
 
 
-def _guided(model: LatentDiffusion, cond: Conditioning, options: EditOptions) -> Denoiser:
-    return model.denoiser(cond, options.graph_scale, options.style_scale, options.interval, options.rescale)
+def _guided(model: LatentDiffusion, cond: Conditioning, options: EditOptions, inputs: Tensor | None = None) -> Denoiser:
+    scales = options.graph_scale, options.style_scale
+    return model.denoiser(cond, *scales, options.interval, options.rescale, inputs)
 
 
 def _silent(steps: Sequence[int], description: str) -> Sequence[int]:

@@ -27,6 +27,7 @@ from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.diffusion.schedule import DDIMSchedule
+from ldm.util.errors import UserError
 
 NO_REACH = (0.0, 0.0, 0.0, 0.0)
 
@@ -88,14 +89,19 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
 
     Raises:
         GraphError: a new relation is not spatial, or there is no room for it.
-        UserError: the method does not exist or does not work with the sampler, or the model's `edit_defaults` are invalid.
+        UserError: the method does not exist or does not work with the sampler or the model, or the model's `edit_defaults` are invalid.
     """
     options = options.or_defaults(model.edit_defaults)
     half_a_cell = 1 / (2 * model.latent_size)  # as fine as a U-Net can place
     floor = options.floor and Floor(*options.floor)
     operations, graph, placement = understand(request.source_graph, request.graph, half_a_cell, floor)
     everywhere = may_change_everywhere(request, options)
-    method = options.method or default_method(request, options)
+    method = options.method or default_method(request, options, model)
+    if model.inpaints and method != LOCAL_METHOD:
+        raise UserError(
+            f"the method {method} follows the photograph through noise levels that an inpainting U-Net was not trained for; use "
+            f"the method {LOCAL_METHOD}, or a U-Net that reads the latents alone"
+        )
     sampler = options.sampler or default_sampler(method)
     inversion.get_method(method, sampler)
     scale = default_guidance_scale(model)
@@ -152,9 +158,9 @@ def may_change_everywhere(request: EditRequest, options: EditOptions) -> bool:
     )
 
 
-def default_method(request: EditRequest, options: EditOptions) -> str:
-    """The inversion method where none is given."""
-    return GLOBAL_METHOD if may_change_everywhere(request, options) else LOCAL_METHOD
+def default_method(request: EditRequest, options: EditOptions, model: LatentDiffusion) -> str:
+    """The inversion method where none is given; an inpainting U-Net has one only."""
+    return GLOBAL_METHOD if may_change_everywhere(request, options) and not model.inpaints else LOCAL_METHOD
 
 
 def make_schedule(model: LatentDiffusion, options: EditOptions) -> DDIMSchedule:

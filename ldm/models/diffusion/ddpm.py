@@ -19,8 +19,10 @@ from ldm.graph.batch import Batch, GraphBatch
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.guidance import guided_denoiser
 from ldm.models.diffusion.image_logging import images_to_log
+from ldm.models.diffusion.prediction import predict_noise, with_inputs
 from ldm.models.diffusion.published import (
     check_defaults,
+    find_prediction,
     settle_scale_factor,
     settle_schedule,
     with_published_heads,
@@ -45,7 +47,6 @@ PUBLISHED_KEYS = {
     "conditioning_key": ("crossattn", None),  # The conditioning enters the U-Net by cross-attention.
     "cond_stage_forward": ("encode_graph_local_global", None),  # SGDiff's method that encodes a graph; here `forward`.
     "num_timesteps_cond": (1, None),  # The conditioning is not noised.
-    "parameterization": ("eps",),  # The U-Net predicts the noise.
     "loss_type": ("l2",),  # The loss is the mean squared error.
     "log_every_t": range(1, 1001),  # Interval of intermediate samples in LDM's image logs, which are not logged here.
 }
@@ -71,12 +72,19 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         linear_start: first beta of the noise schedule.
         linear_end: last beta of the noise schedule.
         beta_schedule: name of the noise schedule, 'linear'.
+        parameterization: what the U-Net predicts, 'eps' (the noise) or 'v' (v-prediction). By default what the weights in
+            ckpt_path or the files beside them state; for SD 2, whose files state nothing, what one evaluation shows; otherwise
+            'eps'.
+        rescale_betas_zero_snr: whether the noise schedule is rescaled so that its last timestep is pure noise (Lin et al.
+            2305.08891). By default as the weights state, otherwise not.
+        timestep_spacing: timesteps that samplers visit: 'published' (as in the scheduler_config.json beside the weights),
+            'leading', 'linspace' or 'trailing'. By default 'published' for models of v-prediction, otherwise each sampler's own.
         image_size: height and width of the latents.
         channels: channels of the latents.
         scale_factor: factor of the latents. By default the one that the U-Net in ckpt_path was trained with, if the
             file holds it, or the config.json of the first stage states it, otherwise 1.
-        defaults: timesteps, linear_start, linear_end, beta_schedule and scale_factor to use where neither the arguments
-            above nor the weights state them.
+        defaults: timesteps, linear_start, linear_end, beta_schedule, parameterization, rescale_betas_zero_snr and scale_factor
+            to use where neither the arguments above nor the weights state them.
         scale_by_std: sets scale_factor so that the latents of the first batch have a standard deviation of 1, unless it
             was read from ckpt_path.
         graph_drop: share of training rows whose graph is replaced by the learned null tokens, for classifier-free
@@ -115,6 +123,9 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         linear_start: float | None = None,
         linear_end: float | None = None,
         beta_schedule: str | None = None,
+        parameterization: str | None = None,
+        rescale_betas_zero_snr: bool | None = None,
+        timestep_spacing: str | None = None,
         image_size: int = 32,
         channels: int = 4,
         scale_factor: float | None = None,
@@ -143,6 +154,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
 
         unet = build_part(with_published_heads(unet_config, ckpt_path), frozen=freeze_unet)
         _refuse_other_channels(unet, channels)
+        self.inpaints = unet.in_channels != channels  # reads the inpainting mask and the masked latent as well
         unet.weights_from = f"random (init: {init})" if init else None
         self.model = nn.ModuleDict({"diffusion_model": unet})  # published checkpoints say model.diffusion_model
         self.first_stage_model = build_part(first_stage_config, frozen=True)  # pyright: ignore[reportAttributeAccessIssue]
@@ -155,7 +167,12 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
             "linear_start": linear_start,
             "linear_end": linear_end,
             "beta_schedule": beta_schedule,
+            "parameterization": parameterization,
+            "rescale_betas_zero_snr": rescale_betas_zero_snr,
+            "timestep_spacing": timestep_spacing,
         }
+        if parameterization is None and "parameterization" not in defaults:
+            trained = find_prediction(unet, trained, timesteps or 1000, channels)
         self.schedule = settle_schedule(stated, defaults, trained)
         self._settle_scale_factor(scale_factor, defaults, trained)
         if freeze_unet:
@@ -260,6 +277,23 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         """Returns the batch's cached latents, or encodes its images."""
         return self.encode(batch.image) if batch.latents is None else self.scale_factor * batch.latents.z.float()
 
+    @torch.no_grad()
+    def inpainting_inputs(self, image: Tensor, mask: Tensor) -> Tensor:  # (B,3,H,W), (B,1,h,w) -> (B,1+4,h,w)
+        """Returns what an inpainting U-Net reads beside the latents: the mask and the encoded image without the masked part.
+
+        Args:
+            image: in [-1,1].
+            mask: 1 where the image is to be painted anew, 0 where it is kept.
+        """
+        pixels = nn.functional.interpolate(mask.float(), image.shape[-2:], mode="nearest")
+        return torch.cat([mask.float(), self.encode(image * (pixels < 0.5))], dim=1)
+
+    def all_painted(self) -> Tensor:  # -> (1,1+4,h,w)
+        """Returns `inpainting_inputs` where the whole image is to be painted."""
+        size = self.latent_size * self.first_stage_model.downsampling
+        image = torch.zeros(1, 3, size, size, device=self.device)
+        return self.inpainting_inputs(image, image.new_ones(1, 1, self.latent_size, self.latent_size))
+
     # Conditioning ----------------------------------------------------------------------------------------------------
 
     def condition(
@@ -307,10 +341,12 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         style_scale: float = 1.0,
         interval: tuple[float, float] = (0.0, 1.0),
         rescale: float = 0.0,
+        inputs: Tensor | None = None,
     ) -> Denoiser:
         """Returns eps(x, t) under `cond` with classifier-free guidance (arguments as for `guidance.guided_denoiser`).
 
-        A style that the graph encoder computes is guided by `graph_scale`.
+        It is the noise whatever the U-Net predicts. A style that the graph encoder computes is guided by `graph_scale`. A U-Net
+        of inpainting reads `inputs` (`inpainting_inputs`); by default all of the image is painted.
 
         Raises:
             UserError: guidance needs a null conditioning that was not trained, or a value is out of range.
@@ -322,12 +358,15 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         if (graph_scale, style_scale) != (1, 1):
             _refuse_untrained_null("style", self.style_drop)
         timesteps = len(self.schedule)
-        return guided_denoiser(self.unet, timesteps, cond, self.null(), graph_scale, style_scale, interval, rescale)
+        predict = guided_denoiser(self.unet, timesteps, cond, self.null(), graph_scale, style_scale, interval, rescale)
+        if self.inpaints:
+            predict = with_inputs(predict, self.all_painted() if inputs is None else inputs)
+        return predict_noise(predict, self.schedule)
 
     # Training --------------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Returns the mean squared error of the predicted noise per image (B,), and the timesteps (B,) (DDPM eq. 14).
+        """Returns the mean squared error of the prediction per image (B,), and the timesteps (B,) (DDPM eq. 14).
 
         Args:
             batch: images or cached latents, with graphs and references.
@@ -343,8 +382,11 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         drop_graph = uniform[0] < self.graph_drop
         drop_style = drop_graph if self.global_stage_model is None else uniform[1] < self.style_drop
         cond = cond.drop(drop_graph, drop_style, self.null())
-        eps = self.unet(self.schedule.add_noise(z0, noise, t), t, cond)
-        return (eps.float() - noise.float()).square().mean((1, 2, 3)), t
+        x = self.schedule.add_noise(z0, noise, t)
+        if self.inpaints:
+            x = torch.cat([x, self.all_painted().to(x).expand(len(x), -1, -1, -1)], dim=1)
+        output, target = self.unet(x, t, cond), self.schedule.target(z0, noise, t)
+        return (output.float() - target.float()).square().mean((1, 2, 3)), t
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, t = self.losses(batch)
@@ -431,13 +473,14 @@ def _refuse_unsupported(init: str | None, freeze_first_stage: bool, published_ke
 
 
 def _refuse_other_channels(unet: nn.Module, channels: int) -> None:
-    """Raises ValueError for a U-Net that reads more than the latents, as those of inpainting and InstructPix2Pix do."""
+    """Raises ValueError for a U-Net that reads more than the latents, a mask and masked latents, as InstructPix2Pix does."""
     given = unet.in_channels
-    if given != channels:
+    if given not in (channels, 2 * channels + 1):
         kind = f", as of {INPUTS[given]}s," if given in INPUTS else ""
         raise ValueError(
             f"model.params.unet_config.params.in_channels: {given} channels{kind} do not fit latents of {channels} channels "
-            f"(model.params.channels); only U-Nets that read the latents alone are supported"
+            f"(model.params.channels); only U-Nets that read the latents alone, or an inpainting mask and masked latents beside "
+            "them, are supported"
         )
 
 
