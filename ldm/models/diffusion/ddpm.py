@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
@@ -15,7 +16,8 @@ from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.checkpoints.trained_with import TrainedWith
 from ldm.data.datamodule import DataModuleFromConfig
-from ldm.graph.batch import Batch, GraphBatch
+from ldm.graph.batch import Batch, GraphBatch, decode
+from ldm.graph.caption import caption
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.guidance import guided_denoiser
 from ldm.models.diffusion.image_logging import images_to_log
@@ -31,9 +33,11 @@ from ldm.models.encoders import build_frozen, checksums
 from ldm.models.lr_schedules import per_step, warmup_times_cosine
 from ldm.models.runtime import offload_encoders, on_device
 from ldm.modules import conditioning
-from ldm.modules.conditioning import Conditioning
+from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.ema import EMA
+from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.shallow_copy import with_submodules
+from ldm.modules.text_spans import count_tokens
 from ldm.util.config import instantiate_from_config
 from ldm.util.errors import UserError
 
@@ -58,7 +62,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
     Args:
         unet_config: `{target, params}` of the U-Net.
         first_stage_config: the same for the autoencoder.
-        cond_stage_config: the same for the graph encoder.
+        cond_stage_config: the same for the graph encoder. A model with a text encoder needs none.
         global_stage_config: the same for the image encoder. Without one, the style is the graph encoder's, if it
             computes one (CGIPModel does).
         ckpt_path: a published checkpoint (LDM, SGDiff or diffusers layout; a file, a folder, or a state dict), or one of
@@ -98,6 +102,9 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         edit_defaults: options of edits by name where an edit does not give them, such as `reach` or `steps`
             (`ldm.editing.options.EditOptions`).
         monitor: logged value by which the best checkpoint is chosen; by default the validation loss.
+        text_stage_config: the same for the text encoder of a U-Net that was trained on text (SD 1, 2, XL). Without a text, it
+            reads a caption of the graph.
+        text_drop: share of training rows whose text is replaced by the empty one.
         published_keys: the keys in PUBLISHED_KEYS.
 
     Raises:
@@ -112,7 +119,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         self,
         unet_config: dict,
         first_stage_config: dict,
-        cond_stage_config: dict,
+        cond_stage_config: dict | None = None,
         global_stage_config: dict | None = None,
         ckpt_path: str | dict | None = None,
         init: str | None = None,
@@ -140,6 +147,8 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         weight_decay: float = 0.01,
         edit_defaults: dict | None = None,
         monitor: str | None = None,
+        text_stage_config: dict | None = None,
+        text_drop: float = 0.1,
         **published_keys: Any,
     ):
         super().__init__()
@@ -148,6 +157,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         self.latent_size, self.channels, self.scale_by_std = image_size, channels, scale_by_std
         self.register_buffer("scale_factor", torch.tensor(1.0))
         self.graph_drop, self.style_drop = graph_drop, style_drop if global_stage_config else graph_drop
+        self.text_drop = text_drop
         self.warmup_steps, self.cosine, self.weight_decay = warmup_steps, cosine, weight_decay
         self.edit_defaults = dict(edit_defaults or {})
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
@@ -158,8 +168,13 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         unet.weights_from = f"random (init: {init})" if init else None
         self.model = nn.ModuleDict({"diffusion_model": unet})  # published checkpoints say model.diffusion_model
         self.first_stage_model = build_part(first_stage_config, frozen=True)  # pyright: ignore[reportAttributeAccessIssue]
-        self.cond_stage_model = build_part(cond_stage_config, frozen=not cond_stage_trainable)
+        self.cond_stage_model = (
+            build_part(cond_stage_config, frozen=not cond_stage_trainable) if cond_stage_config else NoGraphEncoder()
+        )
         self.global_stage_model = build_part(global_stage_config, frozen=True) if global_stage_config else None
+        self.text_stage_model = build_part(text_stage_config, frozen=True) if text_stage_config else None
+        if not (cond_stage_config or text_stage_config):
+            raise ValueError("model.params has neither a cond_stage_config nor a text_stage_config; name one of them")
         self._add_null_conditioning()
         trained = self._load_weights(ckpt_path, cond_stage_trainable) if ckpt_path else TrainedWith()
         stated = {
@@ -185,8 +200,9 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
 
     def _add_null_conditioning(self) -> None:
         """The learned null tokens and, if there are styles, the learned null style."""
-        null_tokens = torch.randn(1, 1, self.cond_stage_model.dim) * 0.02
-        self.null_tokens = nn.Parameter(null_tokens, requires_grad=self.graph_drop > 0)
+        count = 0 if isinstance(self.cond_stage_model, NoGraphEncoder) else 1
+        null_tokens = torch.randn(1, count, self.cond_stage_model.dim) * 0.02
+        self.null_tokens = nn.Parameter(null_tokens, requires_grad=self.graph_drop > 0 and count > 0)
         self.null_style = None
         if width := (self.global_stage_model or self.cond_stage_model).embedding_dim:
             self.null_style = nn.Parameter(torch.zeros(1, width), requires_grad=self.style_drop > 0)
@@ -198,6 +214,8 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
             load_part(self.first_stage_model, ckpt_path, "first_stage")
         if not cond_stage_trainable and self.cond_stage_model.weights_from is None:
             load_part(self.cond_stage_model, ckpt_path, "cond_stage")
+        if self.text_stage_model is not None and self.text_stage_model.weights_from is None:
+            self.text_stage_model.load_weights(ckpt_path)
         return report.trained_with
 
     def _settle_scale_factor(self, stated: float | None, defaults: dict, trained: TrainedWith) -> None:
@@ -254,6 +272,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
             "first stage": self.first_stage_model,
             "graph encoder": self.cond_stage_model,
             "image encoder": self.global_stage_model,
+            "text encoder": self.text_stage_model,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -297,19 +316,26 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
     # Conditioning ----------------------------------------------------------------------------------------------------
 
     def condition(
-        self, graph: GraphBatch, reference: Tensor | None = None, style: Tensor | None = None
+        self,
+        graph: GraphBatch,
+        reference: Tensor | None = None,
+        style: Tensor | None = None,
+        texts: Sequence[str] | None = None,
     ) -> Conditioning:
-        """Encodes graphs and styles.
+        """Encodes graphs, styles and texts.
 
         Args:
             graph: the scene graphs of B images.
             reference: images (B,3,H,W) whose style is used. A model without image encoder ignores it and `style`.
             style: embeddings (B,E) to use instead; without either, the learned null style is used.
+            texts: B texts; by default captions of the graphs. A model without text encoder ignores them.
 
         Raises:
             UserError: the null style is needed, but was not trained.
         """
         cond = self.cond_stage_model(graph)
+        if self.text_stage_model is not None:
+            cond = cond._replace(text=self.encode_texts(self.captions(graph) if texts is None else texts))
         if self.global_stage_model is None:
             return cond
         if style is not None:
@@ -324,9 +350,30 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         """Encodes the batch's graphs, and its references unless it holds cached styles."""
         return self.condition(batch.graph, batch.reference, batch.latents and batch.latents.style)
 
-    def null(self) -> Conditioning:
-        """Returns the learned null tokens and null style, one row."""
-        return Conditioning.from_tokens(self.null_tokens, self.null_style)
+    def captions(self, graph: GraphBatch) -> list[str]:
+        """Returns a caption of each graph that fits into the text encoder."""
+        graphs = decode(GraphBatch(*(None if part is None else part.cpu() for part in graph)), self.vocab)
+        return [caption(each, count_tokens=count_tokens).text for each in graphs]
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str], negative: bool = False) -> TextTokens:
+        """Encodes B texts.
+
+        Args:
+            texts: B of them.
+            negative: whether "" stands for no text, which is not the same in SDXL.
+        """
+        size = self.latent_size * self.first_stage_model.downsampling
+        with on_device(self.text_stage_model, self.device) as text_encoder:
+            encoded = text_encoder(texts, (size, size))
+            if negative and text_encoder.zero_if_empty and not any(texts):
+                encoded = text_encoder.without_text(encoded)
+        return encoded
+
+    def null(self, negative: str = "") -> Conditioning:
+        """Returns the learned null tokens and null style, and the encoded negative prompt, one row."""
+        text = None if self.text_stage_model is None else self.encode_texts([negative], negative=True)
+        return Conditioning.from_tokens(self.null_tokens, self.null_style, text)
 
     def unconditional(self, batch_size: int) -> Conditioning:
         """Returns the null conditioning for a batch. Raises UserError if it was not trained."""
@@ -342,11 +389,13 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         interval: tuple[float, float] = (0.0, 1.0),
         rescale: float = 0.0,
         inputs: Tensor | None = None,
+        negative: str = "",
     ) -> Denoiser:
         """Returns eps(x, t) under `cond` with classifier-free guidance (arguments as for `guidance.guided_denoiser`).
 
         It is the noise whatever the U-Net predicts. A style that the graph encoder computes is guided by `graph_scale`. A U-Net
-        of inpainting reads `inputs` (`inpainting_inputs`); by default all of the image is painted.
+        of inpainting reads `inputs` (`inpainting_inputs`); by default all of the image is painted. Text is guided with the graph,
+        away from the text `negative`.
 
         Raises:
             UserError: guidance needs a null conditioning that was not trained, or a value is out of range.
@@ -358,7 +407,9 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         if (graph_scale, style_scale) != (1, 1):
             _refuse_untrained_null("style", self.style_drop)
         timesteps = len(self.schedule)
-        predict = guided_denoiser(self.unet, timesteps, cond, self.null(), graph_scale, style_scale, interval, rescale)
+        predict = guided_denoiser(
+            self.unet, timesteps, cond, self.null(negative), graph_scale, style_scale, interval, rescale
+        )
         if self.inpaints:
             predict = with_inputs(predict, self.all_painted() if inputs is None else inputs)
         return predict_noise(predict, self.schedule)
@@ -377,11 +428,13 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         random = {"generator": generator, "device": self.device}
         t = torch.randint(0, len(self.schedule), (len(z0),), **random)
         noise = torch.randn(z0.shape, dtype=z0.dtype, **random)
-        uniform = torch.rand(2, len(z0), **random)
+        has_text = self.text_stage_model is not None
+        uniform = torch.rand(3 if has_text else 2, len(z0), **random)
         cond = self.batch_conditioning(batch)
         drop_graph = uniform[0] < self.graph_drop
         drop_style = drop_graph if self.global_stage_model is None else uniform[1] < self.style_drop
-        cond = cond.drop(drop_graph, drop_style, self.null())
+        drop_text = uniform[2] < self.text_drop if has_text else None
+        cond = cond.drop(drop_graph, drop_style, self.null(), drop_text)
         x = self.schedule.add_noise(z0, noise, t)
         if self.inpaints:
             x = torch.cat([x, self.all_painted().to(x).expand(len(x), -1, -1, -1)], dim=1)

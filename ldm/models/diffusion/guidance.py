@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.modules import conditioning
 from ldm.modules.attention_control import Control
-from ldm.modules.conditioning import Conditioning
+from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.diffusionmodules.openaimodel import PreparedConditioning
 from ldm.util.errors import UserError
 
@@ -82,7 +82,7 @@ class BranchBatch:
     Args:
         unet: the U-Net.
         conds: a conditioning of B rows for each branch.
-        has_graph: for each branch, whether its tokens are a graph's and not the null's.
+        has_graph: for each branch, whether its tokens (or its text) are a graph's and not the null's.
     """
 
     def __init__(self, unet: nn.Module, conds: Sequence[Conditioning], has_graph: Sequence[bool]):
@@ -136,7 +136,7 @@ class _Guidance:
             branches.append((style_scale, True, cond))
         self.weights, has_graph, conds = zip(*branches)
         self.has_null_branch = graph_scale != 1
-        self.null_style = None if cond.style is None else null.style
+        self.null_style, self.null_text = None if cond.style is None else null.style, null.text
         self.branches = BranchBatch(unet, conds, has_graph)
         self.branches_after_null = BranchBatch(unet, conds[1:], has_graph[1:])  # for calls that replace the null tokens
         self.conditional = BranchBatch(unet, (cond,), (True,))  # for timesteps outside the interval
@@ -173,5 +173,11 @@ class _Guidance:
         with torch.no_grad():
             others = self.branches_after_null(x, t, control)
         style = None if self.null_style is None else self.null_style.expand(len(x), -1)
-        null_branch = BranchBatch(self.unet, (Conditioning.from_tokens(null_tokens, style),), (False,))
+        if self.null_text is None:
+            null = Conditioning.from_tokens(null_tokens, style)
+        else:  # they are those of the text, beside no token of a graph
+            vector = self.null_text.vector
+            vector = None if vector is None else vector.expand(len(x), -1)
+            null = Conditioning.from_text(TextTokens.from_tokens(null_tokens, vector))._replace(style=style)
+        null_branch = BranchBatch(self.unet, (null,), (False,))
         return *null_branch(x, t, control, cache=False), *others

@@ -258,11 +258,13 @@ class UNetModel(nn.Module):
         return self.label_emb(vector.to(self._dtype))
 
     def context(self, x: Tensor, cond: Conditioning | None) -> Context:
-        """Returns the cross-attention context: the projected tokens, followed by the projected style as one more token."""
+        """Returns the cross-attention context: the text, or the projected tokens, followed by the projected style as one more."""
         dtype = self._dtype
         if cond is None:
             no_token = x.new_zeros(len(x), 1, dtype=torch.bool)
             return Context.from_tokens(x.new_zeros(len(x), 1, self.context_dim, dtype=dtype), no_token)
+        if cond.text is not None:
+            return Context.from_tokens(cond.text.tokens.to(dtype), cond.text.mask)
         tokens, mask, boxes = self.context_local_mlp(cond.tokens.to(dtype)), cond.mask, cond.boxes
         if cond.style is not None:
             style = self.context_global_mlp(cond.style.to(dtype))
