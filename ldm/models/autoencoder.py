@@ -50,6 +50,7 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
     """
 
     learning_rate = 1e-4  # default; the trainer sets it
+    scaled_latents = False  # whether latents have the U-Net's scale already (see ldm.models.tiny_autoencoder)
 
     def __init__(
         self,

@@ -14,9 +14,10 @@ from ldm.checkpoints.reading import CheckpointError
 from ldm.graph.batch import Latents
 from ldm.models.autoencoder import AutoencoderKL, VQModelInterface
 from ldm.models.runtime import set_memory_format
+from ldm.models.tiny_autoencoder import TinyAutoencoder
 from ldm.util.config import instantiate_from_config
 
-FirstStage = VQModelInterface | AutoencoderKL
+FirstStage = VQModelInterface | AutoencoderKL | TinyAutoencoder
 
 # Parts of a first stage that work on the latent and do not change it.
 DECODER_PREFIXES = ("decoder.", "post_quant_conv.", "quantize.", "loss.")

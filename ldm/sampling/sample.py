@@ -69,7 +69,7 @@ def sample_images(
     graphs = [apply_layout(graph, seed, options)[0] for graph, seed in zip(graphs, seeds)]
     rows = 1 if model.device.type == "cpu" else ROWS
     chunks = [slice(start, start + rows) for start in range(0, len(graphs), rows)]
-    with _worker_pool(model.device) as pool:
+    with worker_pool(model.device) as pool:
         plain = model.with_unet(merge_lora(model.unet))  # merged on one thread too, since bits depend on it
         passes = [pool.submit(_sample_pass, plain, graphs[c], seeds[c], options, style, rows) for c in chunks]
         return [image for future in passes for image in future.result()]
@@ -94,7 +94,7 @@ def _sample_pass(model, graphs, seeds, options: SampleOptions, style, rows: int)
 
 
 @contextmanager
-def _worker_pool(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+def worker_pool(device: torch.device) -> Iterator[ThreadPoolExecutor]:
     """On a CPU, as many workers as torch has threads, with one thread each: how a sum is split among threads shows in its
     last bit. On a GPU one worker, with deterministic kernels."""
     if device.type == "cpu":

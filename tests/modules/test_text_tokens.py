@@ -1,11 +1,9 @@
 """Tokens of texts are those of transformers' CLIPTokenizer, whose files are written here from open_clip's merges."""
 
-import gzip
-import json
-
 import pytest
 import torch
-from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode, default_bpe
+from open_clip.tokenizer import SimpleTokenizer
+from text_models import write_tokenizer
 
 from ldm.modules.text_tokens import END, LENGTH, START, tokenize
 
@@ -66,16 +64,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def tokenizer_files(tmp_path_factory):
-    """vocab.json and merges.txt as Hugging Face publishes them, from the merges that open_clip brings along."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    with gzip.open(default_bpe()) as file:
-        lines = file.read().decode().split("\n")[1 : 49152 - 256 - 2 + 1]
-    letters = list(bytes_to_unicode().values())
-    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(line.split()) for line in lines)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]) + "\n")
-    return folder
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module", params=["<|endoftext|>", "!"])
