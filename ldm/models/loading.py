@@ -18,20 +18,25 @@ from ldm.checkpoints import shipped
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.folders import find_weights
 from ldm.checkpoints.reading import PARTS, has_part
-from ldm.graph.vocab import Vocab
+from ldm.graph.vocab import OpenVocab, Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.finding import find_checkpoint, is_run, last_checkpoint
 from ldm.models.runtime import prepare_for_inference
+from ldm.models.tiny_autoencoder import TinyAutoencoder
 from ldm.models.vocabulary import training_vocab
+from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.lora_files import add_lora
-from ldm.util.config import instantiate_from_config, plain
+from ldm.util.config import instantiate_from_config, plain, resolve
 from ldm.util.config_merging import ConfigPaths, config_name, read_configs
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.trust import read_untrusted
 
 logger = logging.getLogger(__name__)
+
+# Parts of a model whose weights a published file or folder may hold -> their names in `PARTS`.
+STAGES = {"first_stage": "first_stage", "cond_stage": "cond_stage", "text_stage": "text_encoder"}
 
 
 def choose_device(requested: str | None = None) -> str:
@@ -85,7 +90,8 @@ def load_model(
     if saved:
         _load_trained(model, saved, f"{checkpoint}")
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
-    model.vocab = _find_vocab(saved, plain(merged.data.params.train))
+    reads_any_name = isinstance(model.cond_stage_model, NoGraphEncoder) and not (saved and saved["vocab"])
+    model.vocab = OpenVocab() if reads_any_name else _find_vocab(saved, plain(merged.data.params.train))
     model.setup("predict")
     for path, scale in loras:
         add_lora(model.unet, path, scale)
@@ -174,16 +180,16 @@ def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config
 def _load_all_parts_from(checkpoint: str | Path, params: DictConfig) -> None:
     """Takes every part's weights from one published file or folder, so that the files the config names need not exist.
 
-    A part that a folder, or a file of diffusers' U-Net, lacks keeps the file that the config names.
+    A part that a folder, or a file of diffusers' U-Net, lacks keeps the file that the config names, as does a tiny autoencoder.
     """
     params.ckpt_path = str(checkpoint)
     if Path(checkpoint).name.startswith("diffusion_pytorch_model"):
         return
-    kept = {
-        part for part in ("first_stage", "cond_stage") if Path(checkpoint).is_dir() and not has_part(checkpoint, part)
-    }
-    for part in {"first_stage", "cond_stage"} - kept:
-        params[f"{part}_config"].params.pop("ckpt_path", None)
+    for stage, part in STAGES.items():
+        config = params.get(f"{stage}_config")
+        in_no_subfolder = Path(checkpoint).is_dir() and not has_part(checkpoint, part)
+        if not (config is None or in_no_subfolder or resolve(config.target) is TinyAutoencoder):
+            config.get("params", {}).pop("ckpt_path", None)
 
 
 def _build(merged: DictConfig, source: str) -> LatentDiffusion:

@@ -35,10 +35,11 @@ from ldm.models.runtime import offload_encoders, on_device
 from ldm.modules import conditioning
 from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.ema import EMA
+from ldm.modules.encoders.modules import TextEncoder
 from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.shallow_copy import with_submodules
 from ldm.modules.text_spans import count_tokens
-from ldm.util.config import instantiate_from_config
+from ldm.util.config import instantiate_from_config, resolve
 from ldm.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ if TYPE_CHECKING:
 
 # Keys of published YAML files that select behaviour which this model always has, with the values accepted for them.
 PUBLISHED_KEYS = {
-    "first_stage_key": ("image",),  # The first stage encodes the batch's image.
-    "cond_stage_key": ("class_label", "graph", "caption"),  # The graph encoder reads the batch's scene graph.
+    "first_stage_key": ("image", "jpg"),  # The first stage encodes the batch's image.
+    # The graph encoder reads the batch's scene graph, the text encoder a caption of it.
+    "cond_stage_key": ("class_label", "graph", "caption", "txt"),
     "conditioning_key": ("crossattn", None),  # The conditioning enters the U-Net by cross-attention.
     "cond_stage_forward": ("encode_graph_local_global", None),  # SGDiff's method that encodes a graph; here `forward`.
     "num_timesteps_cond": (1, None),  # The conditioning is not noised.
@@ -62,7 +64,8 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
     Args:
         unet_config: `{target, params}` of the U-Net.
         first_stage_config: the same for the autoencoder.
-        cond_stage_config: the same for the graph encoder. A model with a text encoder needs none.
+        cond_stage_config: the same for the graph encoder. A model with a text encoder needs none; Stable Diffusion's own
+            configs have the text encoder here.
         global_stage_config: the same for the image encoder. Without one, the style is the graph encoder's, if it
             computes one (CGIPModel does).
         ckpt_path: a published checkpoint (LDM, SGDiff or diffusers layout; a file, a folder, or a state dict), or one of
@@ -105,6 +108,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         text_stage_config: the same for the text encoder of a U-Net that was trained on text (SD 1, 2, XL). Without a text, it
             reads a caption of the graph.
         text_drop: share of training rows whose text is replaced by the empty one.
+        preview_config: the same for a TinyAutoencoder that decodes previews of latents.
         published_keys: the keys in PUBLISHED_KEYS.
 
     Raises:
@@ -149,6 +153,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         monitor: str | None = None,
         text_stage_config: dict | None = None,
         text_drop: float = 0.1,
+        preview_config: dict | None = None,
         **published_keys: Any,
     ):
         super().__init__()
@@ -168,11 +173,14 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         unet.weights_from = f"random (init: {init})" if init else None
         self.model = nn.ModuleDict({"diffusion_model": unet})  # published checkpoints say model.diffusion_model
         self.first_stage_model = build_part(first_stage_config, frozen=True)  # pyright: ignore[reportAttributeAccessIssue]
+        if text_stage_config is None and is_text_encoder(cond_stage_config):  # as in Stable Diffusion's own configs
+            cond_stage_config, text_stage_config = None, cond_stage_config
         self.cond_stage_model = (
             build_part(cond_stage_config, frozen=not cond_stage_trainable) if cond_stage_config else NoGraphEncoder()
         )
         self.global_stage_model = build_part(global_stage_config, frozen=True) if global_stage_config else None
         self.text_stage_model = build_part(text_stage_config, frozen=True) if text_stage_config else None
+        self.preview_model = build_part(preview_config, frozen=True) if preview_config else None
         if not (cond_stage_config or text_stage_config):
             raise ValueError("model.params has neither a cond_stage_config nor a text_stage_config; name one of them")
         self._add_null_conditioning()
@@ -220,6 +228,13 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
 
     def _settle_scale_factor(self, stated: float | None, defaults: dict, trained: TrainedWith) -> None:
         """Takes the factor that the U-Net was trained with, since any other changes the noise level that it expects."""
+        if self.first_stage_model.scaled_latents:
+            if stated not in (None, 1):
+                raise ValueError(
+                    f"model.params.scale_factor: {stated}, but a tiny autoencoder scales its latents itself; remove it"
+                )
+            self.scale_by_std = False
+            return
         source = None if self.scale_by_std and trained.scale_factor is None else self.first_stage_model.weights_from
         factor, is_published = settle_scale_factor(stated, defaults, trained, source)
         self.scale_factor = factor
@@ -273,6 +288,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
             "graph encoder": self.cond_stage_model,
             "image encoder": self.global_stage_model,
             "text encoder": self.text_stage_model,
+            "preview decoder": self.preview_model,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -291,6 +307,14 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
     def decode(self, z: Tensor) -> Tensor:  # (B,4,h,w) -> (B,3,8h,8w) in about [-1,1]
         with on_device(self.first_stage_model, self.device) as first_stage:
             return first_stage.decode(z / self.scale_factor)
+
+    @torch.no_grad()
+    def preview(self, z: Tensor) -> Tensor:  # (B,4,h,w) -> (B,3,8h,8w) in about [-1,1]
+        """Decodes latents with the tiny autoencoder, if the config names one (`preview_config`)."""
+        if self.preview_model is None:
+            return self.decode(z)
+        with on_device(self.preview_model, self.device) as tiny:
+            return tiny.decode(z)  # its latents have the U-Net's scale
 
     def batch_latents(self, batch: Batch) -> Tensor:  # -> (B,4,h,w)
         """Returns the batch's cached latents, or encodes its images."""
@@ -356,18 +380,27 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         return [caption(each, count_tokens=count_tokens).text for each in graphs]
 
     @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str], negative: bool = False) -> TextTokens:
+    def encode_texts(
+        self,
+        texts: Sequence[str],
+        negative: bool = False,
+        size: tuple[int, int] | None = None,
+        chunked: bool = False,
+    ) -> TextTokens:
         """Encodes B texts.
 
         Args:
             texts: B of them.
             negative: whether "" stands for no text, which is not the same in SDXL.
+            size: height and width of the images in pixels, by default those of the model's training.
+            chunked: whether texts of more than 77 tokens are read in chunks instead of being cut.
         """
-        size = self.latent_size * self.first_stage_model.downsampling
+        side = self.latent_size * self.first_stage_model.downsampling
         with on_device(self.text_stage_model, self.device) as text_encoder:
-            encoded = text_encoder(texts, (size, size))
-            if negative and text_encoder.zero_if_empty and not any(texts):
-                encoded = text_encoder.without_text(encoded)
+            encoded = text_encoder(texts, size or (side, side), chunked)
+            if negative and text_encoder.zero_if_empty:
+                empty = torch.tensor([not text for text in texts], device=encoded.mask.device)
+                encoded = encoded.where(empty, text_encoder.without_text(encoded))
         return encoded
 
     def null(self, negative: str = "") -> Conditioning:
@@ -390,12 +423,13 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         rescale: float = 0.0,
         inputs: Tensor | None = None,
         negative: str = "",
+        null: Conditioning | None = None,
     ) -> Denoiser:
         """Returns eps(x, t) under `cond` with classifier-free guidance (arguments as for `guidance.guided_denoiser`).
 
         It is the noise whatever the U-Net predicts. A style that the graph encoder computes is guided by `graph_scale`. A U-Net
         of inpainting reads `inputs` (`inpainting_inputs`); by default all of the image is painted. Text is guided with the graph,
-        away from the text `negative`.
+        away from the text `negative`, or from `null`, a conditioning of one row or B.
 
         Raises:
             UserError: guidance needs a null conditioning that was not trained, or a value is out of range.
@@ -408,7 +442,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
             _refuse_untrained_null("style", self.style_drop)
         timesteps = len(self.schedule)
         predict = guided_denoiser(
-            self.unet, timesteps, cond, self.null(negative), graph_scale, style_scale, interval, rescale
+            self.unet, timesteps, cond, null or self.null(negative), graph_scale, style_scale, interval, rescale
         )
         if self.inpaints:
             predict = with_inputs(predict, self.all_painted() if inputs is None else inputs)
@@ -500,6 +534,12 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
     def log_images(self, batch: Batch, n: int = 8, steps: int = 50, guidance: float = 2.0) -> dict[str, Tensor]:
         """Returns images for the training log; see `image_logging.images_to_log`."""
         return images_to_log(self, batch, n, steps, guidance)
+
+
+def is_text_encoder(config: dict | None) -> bool:
+    """Whether a config's target is a text encoder."""
+    target = resolve(config["target"]) if config and isinstance(config.get("target"), str) else None
+    return isinstance(target, type) and issubclass(target, TextEncoder)
 
 
 def build_part(config: dict, frozen: bool) -> nn.Module:

@@ -90,6 +90,10 @@ class TextEncoder(nn.Module):
         """
         raise NotImplementedError
 
+    def without_text(self, text: TextTokens) -> TextTokens:
+        """What stands for no negative prompt, where `text` are the tokens of the empty one: the same, except in SDXL."""
+        return text
+
     def encode(self, texts: str | Sequence[str]) -> Tensor:  # -> (B,77,D)
         """LDM's method: the tokens alone."""
         return self([texts] if isinstance(texts, str) else texts).tokens
