@@ -16,6 +16,7 @@ from ldm.editing.options import (
     default_sampler,
 )
 from ldm.editing.region import touched_places
+from ldm.editing.text import GraphText, edit_texts
 from ldm.graph.diff import Operation, diff
 from ldm.graph.inheritance import drop_contradicted, share_known
 from ldm.graph.perspective import Floor
@@ -46,6 +47,7 @@ class EditPlan:
         everywhere: whether the whole image may change.
         options: all options, with defaults filled in.
         source_graph: the source graph, with the attributes and relations that only the edited graph says; None without one.
+        texts: captions of the source graph (None without one) and of the edited graph, for a model that reads text.
     """
 
     request: EditRequest
@@ -55,6 +57,13 @@ class EditPlan:
     everywhere: bool
     options: EditOptions
     source_graph: SceneGraph | None = None
+    texts: tuple[GraphText | None, GraphText] | None = None
+
+    @property
+    def words(self) -> tuple[list[str] | None, list[str] | None]:
+        """The captions of the source graph and of the edited graph, for `LatentDiffusion.condition`."""
+        first, second = self.texts or (None, None)
+        return first and [first.caption.text], second and [second.caption.text]
 
     @property
     def places(self) -> list:
@@ -119,7 +128,9 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
         reach_objects=bool(options.reach_objects),
     )
     source = request.source_graph and share_known(request.source_graph, request.graph)[0]
-    return EditPlan(request, tuple(operations), graph, placement, everywhere, complete, source)
+    reads_text = model.text_stage_model is not None
+    texts = edit_texts(source, graph, operations, complete.caption) if reads_text else None
+    return EditPlan(request, tuple(operations), graph, placement, everywhere, complete, source, texts)
 
 
 def understand(

@@ -7,11 +7,13 @@ U-Net computes from the conditionings alone is the same at every step; it is com
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ldm.models.diffusion.ddim import Denoiser
+from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.modules import conditioning
 from ldm.modules.attention_control import Control
 from ldm.modules.conditioning import Conditioning, TextTokens
@@ -64,6 +66,18 @@ def guided_denoiser(
     if (graph_scale, style_scale) == (1, 1):
         interval = (0.0, 1.0)  # guidance at scales of 1 is the conditional prediction, inside the interval and outside
     return _Guidance(unet, timesteps, cond, null, graph_scale, style_scale, interval, rescale).predict
+
+
+def controlled(denoiser: Denoiser, control: Control, schedule: NoiseSchedule) -> Denoiser:
+    """Returns eps(x, t, ...) under an attention control, which is told the noise level of each step."""
+    if not control.steering:
+        return partial(denoiser, control=control)
+
+    def predict(x: Tensor, t: Tensor, *null_tokens: Tensor) -> Tensor:
+        a = float(schedule.alphas_cumprod[int(t[0])])
+        return denoiser(x, t, *null_tokens, control=control.at_noise(((1 - a) / a) ** 0.5))
+
+    return predict
 
 
 def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> (B,C,H,W)
