@@ -87,8 +87,8 @@ def add_text_arguments(group: argparse._ActionsContainer) -> None:
     add_arguments(group, TextOptions, ("scale", "negative", "long_prompt", "quick_decode"))
     add, size = group.add_argument, "in pixels (default: that of the model's training)"
     add("--n_samples", type=positive, metavar="N", help="images per prompt (default: 1)")
-    add("--H", type=positive, dest="height", metavar="PIXELS", help=f"height {size}")
-    add("--W", type=positive, dest="width", metavar="PIXELS", help=f"width {size}")
+    add("--H", "--height", type=positive, dest="height", metavar="PIXELS", help=f"height {size}")
+    add("--W", "--width", type=positive, dest="width", metavar="PIXELS", help=f"width {size}")
     add("--ddim_steps", type=positive, dest="steps", metavar="N", help="the same as --steps")
     add("--ddim_eta", type=finite, dest="eta", metavar="ETA", help="the same as --eta")
     add("--plms", action="store_true", help="a sampler of LDM that is not here; --sampler dpm++ replaces it")
