@@ -29,7 +29,8 @@ OTHER_CLASSES = {
 DEFAULT_TARGETS = {"lightning.callbacks.image_logger": "ldm.training.callbacks.ImageLogger"}
 # Values that classes accept for keys of published configs, as their **kwargs.
 PUBLISHED_KEYS = {
-    "ldm.modules.diffusionmodules.openaimodel.UNetModel": {k: [v] for k, v in openaimodel.FIXED_OPTIONS.items()},
+    "ldm.modules.diffusionmodules.openaimodel.UNetModel": {k: [v] for k, v in openaimodel.FIXED_OPTIONS.items()}
+    | openaimodel.IGNORED_OPTIONS,
     "ldm.models.diffusion.ddpm.LatentDiffusion": ddpm.PUBLISHED_KEYS,
 }
 

@@ -106,8 +106,8 @@ class NoiseSchedule:
 
     @property
     def ends_in_noise(self) -> bool:
-        """Whether the last timestep is pure noise."""
-        return bool(self.alphas_cumprod[-1] <= NO_SIGNAL)
+        """Whether the last timestep is pure noise; False where the values are not known, on the meta device."""
+        return not self.alphas_cumprod.is_meta and bool(self.alphas_cumprod[-1] <= NO_SIGNAL)
 
     def __len__(self) -> int:
         return len(self.betas)
