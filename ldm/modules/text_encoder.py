@@ -94,15 +94,13 @@ class TextTower(nn.Module):
         scale = shape.width**-0.5
         self.text_projection = nn.Parameter(scale * torch.randn(shape.width, shape.embed_dim)) if pooled else None
         nn.init.normal_(self.token_embedding.weight, std=0.02)
-        mask = torch.full((LENGTH, LENGTH), float("-inf")).triu(1)
-        self.register_buffer("causal_mask", mask, persistent=False)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:  # (B,77) -> (B,77,D), (B,P)
         """Returns the tokens, and the pooled embedding or None."""
         x = self.token_embedding(ids) + self.positional_embedding
-        tokens = x
+        tokens, causal = x, x.new_full((LENGTH, LENGTH), float("-inf")).triu(1)
         for number, block in enumerate(self.transformer.resblocks, 1):
-            x = block(x, attn_mask=self.causal_mask)
+            x = block(x, attn_mask=causal)
             if number == self.read_layer:
                 tokens = x
         if self.ln_final is not None and self.final_norm:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from paths import ROOT
 from PIL import Image
-from text_models import QUICK, SHAPE, text_model, write_tokenizer
+from safetensors.torch import save_file
+from text_models import QUICK, SHAPE, ldm_clip_keys, text_model, write_tokenizer
 from tiny import DATA, MODEL
 
 sys.path.append(str(ROOT / "tests" / "checkpoints"))
@@ -291,6 +293,29 @@ def test_a_file_of_prompts_samples_each_and_a_seed_of_its_own_is_independent_of_
 def test_mistakes_are_one_sentence(script, capsys, tmp_path, words, message):
     code, text = run(script, capsys, *words, "--outdir", tmp_path)
     assert code == 2 and message in text and len(text.splitlines()) == 1
+
+
+def test_a_file_of_the_whole_model_needs_its_config_and_no_data(load_script, capsys, tmp_path):
+    """Stable Diffusion's layout in one file, as --ckpt; the data set that the config names is not there."""
+    torch.manual_seed(0)
+    whole, text = latent_diffusion("SD 1", None), text_model(hidden_act="quick_gelu")
+    state = {f"model.diffusion_model.{key}": value for key, value in whole.unet.state_dict().items()}
+    state |= {f"first_stage_model.{key}": value for key, value in whole.first_stage_model.state_dict().items()}
+    state |= ldm_clip_keys(text) | {"betas": whole.schedule.betas.float(), "scale_factor": torch.tensor(0.18215)}
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "v1.safetensors")
+    config = copy.deepcopy(whole.config)
+    params = config["model"]["params"]
+    params["text_stage_config"]["params"] = {"version": QUICK}
+    for part in (params, params["first_stage_config"]["params"]):
+        part["init"] = None
+    config["data"]["params"]["train"] = {"target": "ldm.data.vg.VGTrain", "params": {"vocab": "missing.json"}}
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "v1.yaml")
+    words = ["--ckpt", tmp_path / "v1.safetensors", "--config", tmp_path / "v1.yaml", "--device", "cpu"]
+    words += ["--prompt", "a cat", "--steps", "2", "--outdir", tmp_path / "out", "--n_samples", "1"]
+    assert load_script("sample").main([*map(str, words)]) == 0
+    printed = capsys.readouterr().out
+    assert "text_encoder: " in printed and "1 images in" in printed
+    assert (tmp_path / "out/images/000000_00.png").is_file()
 
 
 def test_a_model_without_text_encoder_says_so():

@@ -197,7 +197,7 @@ class FrozenCLIPEmbedder(ClipEmbedder):
                 "to 'hidden' with a layer_idx"
             )
         skip = 0 if layer_idx is None else shape.layers - abs(layer_idx)
-        tower = TextTower(shape, skip, final_norm=layer == "last")
+        tower = _build_tower(init, shape, skip, final_norm=layer == "last")
         super().__init__(tower, END, max_length, ckpt_path, init)
 
 
@@ -223,7 +223,7 @@ class FrozenOpenCLIPEmbedder(ClipEmbedder):
         init: str | None = None,
     ):
         _refuse_unless("FrozenOpenCLIPEmbedder", freeze=(freeze, True))
-        tower = TextTower(TowerShape.of(arch), _skip_of("FrozenOpenCLIPEmbedder", layer), final_norm=True)
+        tower = _build_tower(init, TowerShape.of(arch), _skip_of("FrozenOpenCLIPEmbedder", layer), final_norm=True)
         super().__init__(tower, 0, max_length, ckpt_path, init)
 
 
@@ -252,7 +252,7 @@ class FrozenOpenCLIPEmbedder2(ClipEmbedder):
         name = "FrozenOpenCLIPEmbedder2"
         pooled = (always_return_pooled, True)
         _refuse_unless(name, freeze=(freeze, True), always_return_pooled=pooled, legacy=(legacy, False))
-        tower = TextTower(TowerShape.of(arch), _skip_of(name, layer), final_norm=False, pooled=True)
+        tower = _build_tower(init, TowerShape.of(arch), _skip_of(name, layer), final_norm=False, pooled=True)
         super().__init__(tower, 0, max_length, ckpt_path, init)
 
 
@@ -323,6 +323,12 @@ def load_tower(embedder: ClipEmbedder, source: str | Path | Mapping[str, Tensor]
         _refuse_other_settings(embedder, settings)
     load_part(embedder.model, own, part, (), embedder.model.unread_keys(), prefer_ema=False, name=name)
     embedder.weights_from = name
+
+
+def _build_tower(init: str | None, shape: TowerShape, skip: int, final_norm: bool, pooled: bool = False) -> TextTower:
+    """A tower, on the meta device unless it is to be random: it takes the tensors of a file, which may be gigabytes, as they are."""
+    with torch.device("cpu") if init else torch.device("meta"):
+        return TextTower(shape, skip, final_norm, pooled)
 
 
 def _refuse_other_settings(embedder: ClipEmbedder, settings: TextSettings) -> None:
