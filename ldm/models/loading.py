@@ -23,6 +23,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.finding import find_checkpoint, is_run, last_checkpoint
+from ldm.models.published_models import build_published, published_architecture
 from ldm.models.runtime import prepare_for_inference
 from ldm.models.tiny_autoencoder import TinyAutoencoder
 from ldm.models.vocabulary import training_vocab
@@ -60,12 +61,14 @@ def load_model(
     config: ConfigPaths | None = None,
     device: str | torch.device = "cpu",
     loras: Sequence[tuple[str | Path, float]] = (),
+    prediction: str | None = None,
 ) -> LatentDiffusion:
     """Loads a model for inference: EMA weights, evaluation mode, no gradients.
 
     Args:
         checkpoint: the log folder of a run, a checkpoint of trainer.py, adapters that scripts/export.py wrote, or,
-            together with `config`, a published checkpoint of a whole model, which may be a folder of diffusers. With
+            together with `config`, a published checkpoint of a whole model, which may be a folder of diffusers. A whole Stable
+            Diffusion 1, 2 or XL needs no config; it reads graphs as text. With
             `config` alone, its frozen parts are loaded and its adapters are the identity; with neither, the weights that
             ship with the project are loaded.
         config: a YAML file, or several of which later ones override earlier ones (default: the config in the
@@ -73,6 +76,7 @@ def load_model(
             the checkout.
         device: where the model will run.
         loras: LoRA files for the U-Net's attention, in the layout of kohya, diffusers or peft, and their scales.
+        prediction: 'eps' or 'v', what the U-Net of a Stable Diffusion without config predicts; by default what its weights state.
 
     Raises:
         UserError: files are missing, damaged or do not fit, or the config cannot be built.
@@ -81,6 +85,12 @@ def load_model(
         checkpoint = find_checkpoint(config=config)
     elif is_run(checkpoint):
         checkpoint = last_checkpoint(checkpoint)
+    elif not config and (found := published_architecture(checkpoint)):
+        return _for_inference(build_published(checkpoint, found, prediction), device, loras)
+    if prediction:
+        raise UserError(
+            f"--prediction {prediction}: only for a Stable Diffusion without config; set model.params.parameterization there"
+        )
     source = config_name(config or checkpoint)
     saved = _read_trained(checkpoint, config) if checkpoint else None
     merged = _read_model_config(saved, checkpoint, config)
@@ -92,6 +102,12 @@ def load_model(
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
     reads_any_name = isinstance(model.cond_stage_model, NoGraphEncoder) and not (saved and saved["vocab"])
     model.vocab = OpenVocab() if reads_any_name else _find_vocab(saved, plain(merged.data.params.train))
+    return _for_inference(model, device, loras)
+
+
+def _for_inference(
+    model: LatentDiffusion, device: str | torch.device, loras: Sequence[tuple[str | Path, float]]
+) -> LatentDiffusion:
     model.setup("predict")
     for path, scale in loras:
         add_lora(model.unet, path, scale)

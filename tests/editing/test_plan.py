@@ -57,7 +57,7 @@ def test_the_default_method_depends_on_whether_everything_may_change(model, requ
     assert plan.everywhere == everywhere
     assert plan.options.method == (GLOBAL_METHOD if everywhere else LOCAL_METHOD)
     assert not plan.changes_nothing
-    assert [name for name, value in plan.options.as_dict().items() if value is None] == ["floor"]
+    assert [name for name, value in plan.options.as_dict().items() if value is None] == ["floor", "steer_peak"]
 
 
 def test_graphs_that_say_nothing_of_attributes_and_relations_change_nothing(model):

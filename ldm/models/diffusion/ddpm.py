@@ -118,6 +118,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
 
     published_params = PUBLISHED_KEYS
     first_stage_model: Autoencoder
+    decided: tuple[str, ...] = ()  # of a model without config: what was decided about it, and by what
 
     def __init__(
         self,
