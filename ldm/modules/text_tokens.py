@@ -94,7 +94,8 @@ def word_ids(word: str) -> tuple[int, ...]:
 def clip_tokenizer() -> SimpleTokenizer:
     """open_clip's tokenizer with the normalisation and the words of transformers' CLIPTokenizer."""
     tokenizer = SimpleTokenizer()
-    tokenizer.clean_fn, tokenizer.pat = normalise, regex.compile(WORDS)
+    tokenizer.clean_fn = normalise  # pyright: ignore[reportAttributeAccessIssue] - a function is expected whose argument is x
+    tokenizer.pat = regex.compile(WORDS)
     return tokenizer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from ldm.models.diffusion.samplers import get_sampler
 from ldm.models.preprocess import noise_generator
 from ldm.modules import conditioning
 from ldm.modules.conditioning import Conditioning
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.lora import merge_lora
 from ldm.sampling.sample import worker_pool
 from ldm.sampling.text_options import Prompt, TextOptions, words_of
@@ -26,7 +28,7 @@ ROWS, LARGE = 4, 64 * 64  # images of a forward pass on a GPU; latents of more p
 def image_size(model: LatentDiffusion, options: TextOptions) -> tuple[int, int]:
     """Height and width of the images in pixels. Raises UserError for a size that the U-Net's levels do not divide."""
     factor = model.first_stage_model.downsampling
-    step = factor * 2 ** (model.unet.levels - 1)
+    step = factor * 2 ** (cast(UNetModel, model.unet).levels - 1)
     default = model.latent_size * factor
     sizes = {"height": options.height or default, "width": options.width or default}
     for name, size in sizes.items():
