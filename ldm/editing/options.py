@@ -92,6 +92,11 @@ class EditOptions:
         "guidance scale of the graph; 1 is no guidance",
         default_text="2 for models trained with graph and style dropout, 7.5 for those that go by text alone, else 1",
     )
+    text_scale: float | None = option(
+        None,
+        "guidance scale of the text, for models that read graphs beside it; 1 is no guidance",
+        default_text="as --graph-scale",
+    )
     style_scale: float | None = option(
         None, "guidance scale of the style; 1 is no guidance", default_text="as --graph-scale"
     )

@@ -342,7 +342,8 @@ def _source_branch(model: LatentDiffusion, known: Conditioning, options: EditOpt
 
 def _guided(model: LatentDiffusion, cond: Conditioning, options: EditOptions, inputs: Tensor | None = None) -> Denoiser:
     scales = options.graph_scale, options.style_scale
-    return model.denoiser(cond, *scales, options.interval, options.rescale, inputs, options.negative)
+    rest = options.interval, options.rescale, inputs, options.negative
+    return model.denoiser(cond, *scales, *rest, text_scale=options.text_scale)
 
 
 def _silent(steps: Sequence[int], description: str) -> Sequence[int]:

@@ -114,12 +114,14 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
     sampler = options.sampler or default_sampler(method)
     inversion.get_method(method, sampler)
     scale = default_guidance_scale(model)
+    graph_scale = scale if options.graph_scale is None else options.graph_scale
     passes = options.passes or (RESTYLE_PASSES if method == GLOBAL_METHOD else 1)
     complete = options.replace(
         method=method,
         sampler=sampler,
         steps=SAMPLERS[sampler].default_steps if options.steps is None else options.steps,
-        graph_scale=scale if options.graph_scale is None else options.graph_scale,
+        graph_scale=graph_scale,
+        text_scale=options.text_scale if options.text_scale is not None else graph_scale,
         style_scale=scale if options.style_scale is None else options.style_scale,
         passes=1 if request.style is None else passes,
         margin=MARGIN if options.margin is None else options.margin,

@@ -72,6 +72,7 @@ def test_options_that_are_given_are_kept(model):
         method="direct",
         sampler="ddim",
         steps=7,
+        text_scale=2.5,
         graph_scale=1.5,
         style_scale=3.0,
         passes=2,

@@ -425,12 +425,13 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         inputs: Tensor | None = None,
         negative: str = "",
         null: Conditioning | None = None,
+        text_scale: float | None = None,
     ) -> Denoiser:
         """Returns eps(x, t) under `cond` with classifier-free guidance (arguments as for `guidance.guided_denoiser`).
 
         It is the noise whatever the U-Net predicts. A style that the graph encoder computes is guided by `graph_scale`. A U-Net
         of inpainting reads `inputs` (`inpainting_inputs`); by default all of the image is painted. Text is guided with the graph,
-        away from the text `negative`, or from `null`, a conditioning of one row or B.
+        or by `text_scale` where there are both, away from the text `negative`, or from `null`, a conditioning of one row or B.
 
         Raises:
             UserError: guidance needs a null conditioning that was not trained, or a value is out of range.
@@ -442,9 +443,9 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         if (graph_scale, style_scale) != (1, 1):
             _refuse_untrained_null("style", self.style_drop)
         timesteps = len(self.schedule)
-        predict = guided_denoiser(
-            self.unet, timesteps, cond, null or self.null(negative), graph_scale, style_scale, interval, rescale
-        )
+        null = null or self.null(negative)
+        scales = graph_scale, style_scale, interval, rescale
+        predict = guided_denoiser(self.unet, timesteps, cond, null, *scales, text_scale)
         if self.inpaints:
             predict = with_inputs(predict, self.all_painted() if inputs is None else inputs)
         return predict_noise(predict, self.schedule)

@@ -17,7 +17,10 @@ from ldm.modules.attention import AttentionControl, Context, SpatialTransformer
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.unet_blocks import (
     BlockBuilder,
+    context_projections,
     coordinate_features,
+    output_layers,
+    time_mlp,
     timestep_embedding,
 )
 from ldm.modules.diffusionmodules.unet_options import (
@@ -30,11 +33,12 @@ from ldm.modules.diffusionmodules.unet_options import (
     vector_width,
 )
 from ldm.modules.global_film import FiLMGenerator, modulate
-from ldm.modules.kernels.conv import Conv2d, skip_saving_inputs
+from ldm.modules.kernels.conv import skip_saving_inputs
 from ldm.modules.lora import LoRALinear
 
 # Components of the parameter names that no published U-Net has; `freeze_body` keeps these parameters trainable.
 ADAPTER_KEYS = {"film", "lora_A", "lora_B", "box_bias", "context_local_mlp", "context_global_mlp"}
+ADAPTER_KEYS |= {"to_k_graph", "to_v_graph"}  # of the attention to graphs beside the text
 
 FiLM = tuple[Tensor, Tensor]  # gamma and beta, (B,C) each
 
@@ -84,6 +88,8 @@ class UNetModel(nn.Module):
         lora_rank: Rank of LoRA on the cross-attention projections; None or 0 for none.
         lora_alpha: Scale of LoRA, applied as alpha / rank; by default the rank.
         box_bias: Whether cross-attention learns a preference for tokens whose box covers a location.
+        graph_attention: For a U-Net that reads text: whether it also attends to the graph's tokens and the style, by keys and
+            values of their own (IP-Adapter, Ye et al. 2308.06721). Without it, they are left out beside a text.
         coordinates: Number of frequencies of each location's x and y, appended to the input. For training from
             scratch, since published weights have none.
         defaults: num_heads or num_head_channels to use if neither is given. A LatentDiffusion prefers what the config.json
@@ -122,6 +128,7 @@ class UNetModel(nn.Module):
         lora_rank: int | None = None,
         lora_alpha: float | None = None,
         box_bias: bool = False,
+        graph_attention: bool = False,
         coordinates: int = 0,
         defaults: Mapping[str, int] | None = None,
         **fixed,
@@ -135,6 +142,7 @@ class UNetModel(nn.Module):
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
         self.model_channels, self.context_dim = model_channels, context_dim
         self.use_checkpoint, self.box_bias, self.coordinates = use_checkpoint, box_bias, coordinates
+        self.graph_attention = graph_attention
         self.levels, self.num_res_blocks = len(channel_mult), num_res_blocks
         self.attended = [level for level in range(self.levels) if 2**level in attention_resolutions]
         self.depths, middle_depth = depth_of_levels(
@@ -157,17 +165,18 @@ class UNetModel(nn.Module):
             linear=partial(LoRALinear, rank=lora_rank, alpha=lora_alpha) if lora_rank else nn.Linear,
             box_bias=box_bias,
             linear_projections=use_linear_in_transformer,
+            graph_attention=graph_attention,
         )
         self.widths = blocks.widths
         attending = sorted({*self.attended, self.levels - 1})
         self.heads = {level: blocks.head_size(self.widths[level])[0] for level in attending}
         self.linear_projections = use_linear_in_transformer
         # The order of construction determines the random initial weights for a seed.
-        self.time_embed = _time_embedding(model_channels, blocks.time_dim)
+        self.time_embed = time_mlp(model_channels, blocks.time_dim)
         self.label_emb = None
         if self.vector_dim:  # the published module is a sequence of one sequence
-            self.label_emb = nn.Sequential(_time_embedding(self.vector_dim, blocks.time_dim))
-        self.context_local_mlp, self.context_global_mlp = _context_projections(
+            self.label_emb = nn.Sequential(time_mlp(self.vector_dim, blocks.time_dim))
+        self.context_local_mlp, self.context_global_mlp = context_projections(
             context_dim, context_local_dim, film_embedding_dim
         )
         self.input_blocks, input_channels = blocks.input_blocks(in_channels + 4 * coordinates)
@@ -175,7 +184,7 @@ class UNetModel(nn.Module):
         self.output_blocks, output_channels = blocks.output_blocks(input_channels)
         for number, transformer in enumerate(self._transformers()):
             transformer.layer = number
-        self.out = _output_layers(output_channels[-1], out_channels)
+        self.out = output_layers(output_channels[-1], out_channels)
         self.film = None
         if film_embedding_dim is not None:
             middle_channels = input_channels[-1]
@@ -258,13 +267,20 @@ class UNetModel(nn.Module):
         return self.label_emb(vector.to(self._dtype))
 
     def context(self, x: Tensor, cond: Conditioning | None) -> Context:
-        """Returns the cross-attention context: the text, or the projected tokens, followed by the projected style as one more."""
-        dtype = self._dtype
+        """Returns the cross-attention context: the text, the graph's tokens and style, or the latter beside the text."""
         if cond is None:
             no_token = x.new_zeros(len(x), 1, dtype=torch.bool)
-            return Context.from_tokens(x.new_zeros(len(x), 1, self.context_dim, dtype=dtype), no_token)
-        if cond.text is not None:
-            return Context.from_tokens(cond.text.tokens.to(dtype), cond.text.mask)
+            return Context.from_tokens(x.new_zeros(len(x), 1, self.context_dim, dtype=self._dtype), no_token)
+        if cond.text is None:
+            return self._graph_context(x, cond)
+        context = Context.from_tokens(cond.text.tokens.to(self._dtype), cond.text.mask)
+        if not self.graph_attention or (cond.tokens.shape[1] == 0 and cond.style is None):
+            return context
+        return context._replace(graph=self._graph_context(x, cond))
+
+    def _graph_context(self, x: Tensor, cond: Conditioning) -> Context:
+        """The projected tokens of the graph, followed by the projected style as one more token."""
+        dtype = self._dtype
         tokens, mask, boxes = self.context_local_mlp(cond.tokens.to(dtype)), cond.mask, cond.boxes
         if cond.style is not None:
             style = self.context_global_mlp(cond.style.to(dtype))
@@ -327,19 +343,3 @@ class UNetModel(nn.Module):
         else:
             h = block(h, time, context, control)
         return h if film is None else modulate(h, *film)
-
-
-def _time_embedding(channels: int, time_dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(channels, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-
-
-def _context_projections(context_dim: int, token_dim: int | None, style_dim: int | None) -> tuple[nn.Module, nn.Module]:
-    """The projections of tokens (`context_local_mlp`) and of the style (`context_global_mlp`) to context_dim."""
-    tokens = nn.Identity() if token_dim is None else nn.Sequential(nn.Linear(token_dim, context_dim))
-    style = nn.Identity() if style_dim in (None, context_dim) else nn.Linear(style_dim, context_dim)
-    return tokens, style
-
-
-def _output_layers(channels: int, out_channels: int) -> nn.Sequential:
-    # Not initialised with zeros as in the published code: behind a zero layer that is frozen, no adapter gets a gradient.
-    return nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1))

@@ -104,6 +104,7 @@ class BlockBuilder:
         linear: Constructor of the cross-attention projections.
         box_bias: Whether cross-attention has a box bias.
         linear_projections: Whether the projections around the transformer blocks are linear layers.
+        graph_attention: Whether cross-attention to the graph's tokens is added to that of the text's.
     """
 
     model_channels: int
@@ -120,6 +121,7 @@ class BlockBuilder:
     linear: Callable[..., nn.Linear]
     box_bias: bool
     linear_projections: bool = False
+    graph_attention: bool = False
 
     def input_blocks(self, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
         """Returns the input blocks and the number of output channels of each."""
@@ -179,4 +181,23 @@ class BlockBuilder:
             self.linear,
             self.box_bias,
             self.linear_projections,
+            self.graph_attention,
         )
+
+
+def time_mlp(channels: int, time_dim: int) -> nn.Sequential:
+    """The layers of the time embedding (`time_embed`)."""
+    return nn.Sequential(nn.Linear(channels, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+
+
+def context_projections(context_dim: int, token_dim: int | None, style_dim: int | None) -> tuple[nn.Module, nn.Module]:
+    """The projections of tokens (`context_local_mlp`) and of the style (`context_global_mlp`) to context_dim."""
+    tokens = nn.Identity() if token_dim is None else nn.Sequential(nn.Linear(token_dim, context_dim))
+    style = nn.Identity() if style_dim in (None, context_dim) else nn.Linear(style_dim, context_dim)
+    return tokens, style
+
+
+def output_layers(channels: int, out_channels: int) -> nn.Sequential:
+    """The last layers (`out`)."""
+    # Not initialised with zeros as in the published code: behind a zero layer that is frozen, no adapter gets a gradient.
+    return nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1))
