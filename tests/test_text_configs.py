@@ -11,7 +11,7 @@ from ldm.util.config import instantiate_from_config, plain, read_config
 from ldm.util.config_merging import read_configs
 from ldm.util.trust import read_untrusted
 
-ADAPTERS = ("film_embedding_dim", "lora_rank")
+ADAPTERS = ("film_embedding_dim", "lora_rank", "context_local_dim", "graph_attention")
 # Parameters of the published networks; of SD 2's text encoder those of the layers that are read (Hugging Face's folder).
 PUBLISHED = {
     "sd1": {"unet": 859_520_964, "text_stage": 123_060_480, "first_stage": 83_653_863},
@@ -84,6 +84,9 @@ def test_the_u_net_reads_what_the_text_encoder_gives(name):
 def test_the_fragment_of_coco_replaces_the_data_and_keeps_the_size(name):
     files = [ROOT / "configs" / f"{name}_{data}.yaml" for data in ("vg", "coco")]
     vg, merged = read_config(files[0]), read_configs(files)
+    names = merged.model.params.cond_stage_config.params
+    assert (names.num_objs, names.num_preds, names.num_attributes) == (184, 7, 0)
+    merged.model.params.cond_stage_config = vg.model.params.cond_stage_config
     assert merged.model == vg.model
     for split in ("train", "validation"):
         data = merged.data.params[split]

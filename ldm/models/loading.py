@@ -100,8 +100,7 @@ def load_model(
     if saved:
         _load_trained(model, saved, f"{checkpoint}")
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
-    reads_any_name = isinstance(model.cond_stage_model, NoGraphEncoder) and not (saved and saved["vocab"])
-    model.vocab = OpenVocab() if reads_any_name else _find_vocab(saved, plain(merged.data.params.train))
+    model.vocab = _find_vocab(model, saved, plain(merged.data.params.train))
     return _for_inference(model, device, loras)
 
 
@@ -241,8 +240,18 @@ def _locate_weights(config: Any) -> Any:
     return [_locate_weights(value) for value in config] if isinstance(config, list) else config
 
 
-def _find_vocab(saved: dict | None, train: dict) -> Vocab:
-    """The checkpoint's vocabulary, or the training set's, read from its own file where the config names one."""
+def _find_vocab(model: LatentDiffusion, saved: dict | None, train: dict) -> Vocab:
+    """The checkpoint's vocabulary, or the training set's, read from its own file where the config names one.
+
+    A model of text alone takes any names, and so does one whose graph encoder is untrained if the data are not there.
+    """
     if saved and saved["vocab"]:
         return Vocab.from_json(saved["vocab"])
-    return training_vocab(train)
+    if isinstance(model.cond_stage_model, NoGraphEncoder):
+        return OpenVocab()
+    try:
+        return training_vocab(train)
+    except UserError:
+        if model.text_stage_model is None or saved:
+            raise
+        return OpenVocab()
