@@ -1,7 +1,7 @@
 """Sample images of scene graphs, from a file or from a split of the data set, or of texts.
 
     python scripts/sample.py --sg graph.json --n-per-graph 4
-    python scripts/sample.py --ckpt v1-5.safetensors --config configs/sd1_vg.yaml --prompt "a cat on a sofa" --n_samples 4
+    python scripts/sample.py --ckpt v1-5.safetensors --prompt "a cat on a red sofa" --n_samples 4
     torchrun --nproc-per-node 8 -- scripts/sample.py --run logs/<run> --split test --n 1000 --outdir outputs/test
 
 (Without the --, torchrun takes --run and --n for options of its own.)
@@ -70,6 +70,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_lora_argument(parser)
     add_min_score_argument(parser)
+    add(
+        "--prediction",
+        choices=("eps", "v"),
+        help="what the U-Net of a Stable Diffusion without --config predicts (default: as its weights state)",
+    )
     add("--n", type=positive, help="use the first N graphs or prompts (default: all)")
     add("--n-per-graph", type=positive, metavar="N", help="images per graph (default: 1)")
     add("--style", metavar="IMAGE", help="image to take the look from (default: none)")
@@ -141,7 +146,7 @@ def run_texts(arguments: argparse.Namespace) -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     folder, device = choose_folder(arguments.outdir, world), choose_device(arguments.device)
-    model = load_model(checkpoint, arguments.config, device, arguments.lora)
+    model = load_model(checkpoint, arguments.config, device, arguments.lora, arguments.prediction)
     provenance = {"device": device.partition(":")[0], "checkpoint": checkpoint and str(checkpoint)}
     provenance |= {"weights": fingerprint(model)} | ({"lora": arguments.lora} if arguments.lora else {})
     repeats = arguments.n_samples or 1
@@ -163,7 +168,7 @@ def run_graphs(arguments: argparse.Namespace) -> None:
     folder = choose_folder(arguments.outdir, world)
     style = arguments.style and read_image(arguments.style, upright=True)
     device = choose_device(arguments.device)
-    model = load_model(checkpoint, arguments.config, device, arguments.lora)
+    model = load_model(checkpoint, arguments.config, device, arguments.lora, arguments.prediction)
     scenes = choose_scenes(arguments, model, places)
     options = from_mapping(SampleOptions, {"layout": default_layout(model)} | given)
     provenance = {"style": arguments.style, "device": device.partition(":")[0]}

@@ -42,8 +42,8 @@ def refuse_without_text(model: LatentDiffusion) -> None:
     """Raises UserError for a model that reads no text."""
     if model.text_stage_model is None:
         raise UserError(
-            "this model has no text encoder (text_stage_config): sample from graphs with --sg, or use a model of text, such as "
-            "--config configs/sd1_vg.yaml"
+            "this model has no text encoder (text_stage_config): sample from graphs with --sg, or name a Stable Diffusion 1, 2 "
+            "or XL as --ckpt"
         )
 
 
