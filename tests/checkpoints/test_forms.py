@@ -31,6 +31,7 @@ from diffusers_models import (
 )
 from lora_files import outputs, pair, trained_unet, with_diffusers_lora
 from safetensors.torch import load_file, save_file
+from text_forms import TEXT_FORMS
 from tiny import DATA
 from toy import random_state
 
@@ -47,7 +48,7 @@ from ldm.modules.lora_files import add_lora, diffusers_lora, kohya_lora
 
 DOCS = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 WEIGHTS = "diffusion_pytorch_model"
-FORMS = {}
+FORMS = dict(TEXT_FORMS)
 KL_PARAMS = {"embed_dim": 4, "ddconfig": kl_ddconfig(KL), "init": "random"}
 RANDOM_FIRST_STAGE = {"first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": KL_PARAMS}}
 
