@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ldm.graph.caption import FORMS
 from ldm.models.diffusion.samplers import SAMPLERS
-from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.util.errors import UserError
 from ldm.util.options import from_mapping, option, validate
 
@@ -31,6 +29,7 @@ FAST_METHODS = ("noise", "direct")  # their default sampler is dpm++
 DEFAULT_GUIDANCE = 2.0  # for models that were trained for guidance
 TEXT_GUIDANCE = 7.5  # for models that read graphs as text alone, as Stable Diffusion is used
 RESTYLE_PASSES = 2  # after a single pass, too much of the photograph's own style remains
+FORMS = ("long", "short")  # those of ldm.graph.caption, whose import takes seconds
 
 
 @dataclass(frozen=True)
@@ -215,6 +214,8 @@ def default_sampler(method: str) -> str:
 
 def default_guidance_scale(model: LatentDiffusion) -> float:
     """The guidance scale of graph and style where none is given."""
+    from ldm.modules.graph_encoder import NoGraphEncoder  # imports torch, which --help must not wait for
+
     if isinstance(model.cond_stage_model, NoGraphEncoder):
         return TEXT_GUIDANCE
     return DEFAULT_GUIDANCE if model.graph_drop and model.style_drop else 1.0
