@@ -39,6 +39,7 @@ from ldm.modules.encoders.modules import TextEncoder
 from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.shallow_copy import with_submodules
 from ldm.modules.text_spans import count_tokens
+from ldm.modules.text_words import HasWordTables, start_from_text
 from ldm.util.config import instantiate_from_config, resolve
 from ldm.util.errors import UserError
 
@@ -108,6 +109,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         text_stage_config: the same for the text encoder of a U-Net that was trained on text (SD 1, 2, XL). Without a text, it
             reads a caption of the graph.
         text_drop: share of training rows whose text is replaced by the empty one.
+        names_from_text: starts the graph encoder's word tables, in training, from what the text encoder makes of each name.
         preview_config: the same for a TinyAutoencoder that decodes previews of latents.
         published_keys: the keys in PUBLISHED_KEYS.
 
@@ -154,6 +156,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         monitor: str | None = None,
         text_stage_config: dict | None = None,
         text_drop: float = 0.1,
+        names_from_text: bool = False,
         preview_config: dict | None = None,
         **published_keys: Any,
     ):
@@ -184,6 +187,11 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         self.preview_model = build_part(preview_config, frozen=True) if preview_config else None
         if not (cond_stage_config or text_stage_config):
             raise ValueError("model.params has neither a cond_stage_config nor a text_stage_config; name one of them")
+        self.names_from_text = names_from_text
+        if names_from_text and (not text_stage_config or not isinstance(self.cond_stage_model, HasWordTables)):
+            raise ValueError(
+                "model.params.names_from_text needs a text_stage_config, and a graph encoder with word tables"
+            )
         self._add_null_conditioning()
         trained = self._load_weights(ckpt_path, cond_stage_trainable) if ckpt_path else TrainedWith()
         stated = {
@@ -263,6 +271,10 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         encoder = self.cond_stage_model
         self._refuse_small_vocabulary("num_objs", encoder.num_objs, len(self.vocab.objects))
         self._refuse_small_vocabulary("num_preds", encoder.num_preds, len(self.vocab.predicates))
+        if self.names_from_text and stage == "fit":
+            start_from_text(encoder, self.vocab, self.text_stage_model)
+            if self.model_ema is not None:
+                self.model_ema.restart(self)
 
     def _refuse_small_vocabulary(self, key: str, configured: int, required: int) -> None:
         if configured < required:
