@@ -158,14 +158,15 @@ def find_prediction(unet: nn.Module, trained: TrainedWith, timesteps: int, chann
     Raises:
         CheckpointError: the evaluation does not tell.
     """
-    is_open = trained.prediction is None and bool(unet.weights_from) and not unet.weights_from.startswith("random")
+    weights = str(unet.weights_from or "random")
+    is_open = trained.prediction is None and not weights.startswith("random")
     if not is_open or CONTEXTS.get(unet.context_dim) != "Stable Diffusion 2" or unet.in_channels != channels:
         return trained
     prediction, correlation = probe_prediction(unet, timesteps, channels)
     source = f"one evaluation of the U-Net (correlation of its output with pure noise: {correlation:.2f})"
     if prediction is None:
         raise CheckpointError(
-            f"{unet.weights_from}: nothing states what this U-Net of Stable Diffusion 2 predicts, and {source} does not tell; "
+            f"{weights}: nothing states what this U-Net of Stable Diffusion 2 predicts, and {source} does not tell; "
             "set model.params.parameterization to eps (its base model) or v (its model for 768 pixels)"
         )
     logger.info("parameterization %s, by %s", prediction, source)
