@@ -17,8 +17,6 @@ from ldm.checkpoints.wrappers import unwrap_keys
 # Of the first and of the second tower: prefixes in a file of the whole model (LDM's and Stability's).
 PREFIXES = (("cond_stage_model.", "conditioner.embedders.0."), ("conditioner.embedders.1.",))
 TEXT_PARTS = ("text_encoder", "text_encoder_2")  # keys of PARTS
-# What stands between that prefix and the keys of the tower itself.
-WRAPPERS = ("transformer.text_model.", "transformer.text_projection", "model.")
 TEXT_MODEL = "text_model."
 ENDS = {
     "embeddings.token_embedding.weight": "token_embedding.weight",

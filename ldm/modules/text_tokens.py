@@ -75,7 +75,11 @@ def split_words(text: str) -> list[Word]:
 
 
 def normalise(text: str) -> str:
-    """Unicode NFC, every run of white space as one space, lower case character by character."""
+    """Unicode NFC, every run of white space as one space, lower case character by character.
+
+    Half a surrogate pair, which no text holds but JSON can, becomes the replacement character.
+    """
+    text = regex.sub("[\ud800-\udfff]", "\ufffd", text)
     text = regex.sub(r"\s+", " ", unicodedata.normalize("NFC", text))
     return "".join(character.lower() for character in text)  # str.lower changes a final sigma by its neighbours
 

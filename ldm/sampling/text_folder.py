@@ -78,6 +78,6 @@ def sheet(folder: Path, texts: Sequence[str], repeats: int) -> Image.Image:
     panels = []
     for index, text in enumerate(texts[:SHEET_GRAPHS]):
         for repeat in range(min(repeats, SHEET_REPEATS)):
-            title = text if len(text) <= TITLE else f"{text[:TITLE]} ..."
+            title = (text if len(text) <= TITLE else f"{text[:TITLE]} ...").encode("utf-8", "replace").decode()
             panels.append(plots.panel([(title, Image.open(folder / image_path(index, repeat)))], height=256))
     return plots.grid(panels, columns=min(repeats, SHEET_REPEATS) if repeats > 1 else 4)

@@ -130,3 +130,7 @@ def test_chunks_hold_all_tokens_in_order():
 def test_a_text_that_fits_is_the_same_in_chunks():
     for text in ("", "a cat", " ".join(["word"] * 75)):
         assert tokenize(text, chunked=True) == tokenize(text)
+
+
+def test_half_a_surrogate_pair_is_read_as_a_replacement_character():
+    assert tokenize("a \ud83d cat \udc31") == tokenize("a \ufffd cat \ufffd")

@@ -268,7 +268,7 @@ def test_ldms_flags_sample_images_and_the_same_command_completes_them(script, ca
 
 def test_a_file_of_prompts_samples_each_and_a_seed_of_its_own_is_independent_of_its_place(script, capsys, tmp_path):
     line = '{"prompt": "a fox", "seed": 5}'
-    (tmp_path / "two.jsonl").write_text(f'"a cat"\n{line}\n')
+    (tmp_path / "two.jsonl").write_text(f'"a cat \\ud83d"\n{line}\n')
     (tmp_path / "one.jsonl").write_text(line)
     for name in ("two", "one"):
         words = ["--prompts", tmp_path / f"{name}.jsonl", "--steps", "2", "--outdir", tmp_path / name]

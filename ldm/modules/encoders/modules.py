@@ -20,7 +20,7 @@ from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.reading import PARTS, read_state_dict
 from ldm.checkpoints.text_layout import TEXT_PARTS, TextSettings, read_text_settings, tower_state
-from ldm.modules.conditioning import TextTokens
+from ldm.modules.conditioning import TextTokens, cat_texts
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
 from ldm.modules.text_encoder import TextTower, TowerShape
 from ldm.modules.text_tokens import END, LENGTH, tokenize
@@ -94,8 +94,7 @@ class TextEncoder(nn.Module):
         """What stands for no negative prompt, where `text` are the tokens of the empty one: the same, except in SDXL."""
         return text
 
-    def encode(self, texts: str | Sequence[str]) -> Tensor:  # -> (B,77,D)
-        """LDM's method: the tokens alone."""
+    def encode(self, texts: str | Sequence[str]) -> Tensor:  # LDM's method: the tokens alone, (B,77,D)
         return self([texts] if isinstance(texts, str) else texts).tokens
 
     def train(self, mode: bool = True) -> TextEncoder:
@@ -144,18 +143,11 @@ class ClipEmbedder(TextEncoder):
                     text.lost,
                 )
         ids = [text.ids(self.padding) for text in tokenized]
-        device = self.model.positional_embedding.device
-        tokens, pooled = self.model(torch.cat(ids).to(device))
+        tokens, pooled = self.model(torch.cat(ids).to(self.model.positional_embedding.device))
         counts = [len(rows) for rows in ids]
-        rows = [TextTokens.from_tokens(part.flatten(0, 1)[None]) for part in tokens.split(counts)]
-        length = max(counts) * LENGTH
-        padded = [row.pad(length) for row in rows]
-        first = torch.tensor([sum(counts[:index]) for index in range(len(counts))], device=device)
-        return (
-            torch.cat([row.tokens for row in padded]),
-            torch.cat([row.mask for row in padded]),
-            None if pooled is None else pooled[first],
-        )
+        text = cat_texts([TextTokens.from_tokens(part.flatten(0, 1)[None]) for part in tokens.split(counts)])
+        first = [sum(counts[:index]) for index in range(len(counts))]
+        return text.tokens, text.mask, None if pooled is None else pooled[first]
 
 
 class FrozenCLIPEmbedder(ClipEmbedder):
@@ -163,8 +155,7 @@ class FrozenCLIPEmbedder(ClipEmbedder):
 
     Args:
         version: Hugging Face's name of the model, open_clip's name of an architecture, or a TowerShape's attributes.
-        device: ignored; published configs have this key.
-        max_length: 77.
+        device, max_length: ignored, and 77; published configs have these keys.
         freeze: must be true.
         layer: "last", with the final norm, or "hidden": the output of `layer_idx`, without.
         layer_idx: number of the block that "hidden" reads, counted from 1; SDXL reads 11 of 12.
