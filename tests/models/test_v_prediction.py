@@ -9,8 +9,11 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
 from diffusers_models import SD2, UNET, latent_diffusion, save_pipeline
+from tiny import demo_batch, tiny_model
 
 from ldm.checkpoints.reading import CheckpointError
+from ldm.editing.options import EditOptions, EditRequest
+from ldm.editing.pipeline import edit
 from ldm.models.diffusion import ddim, dpm_solver, inversion_paths
 from ldm.models.diffusion.guidance import rescale_guidance
 from ldm.models.diffusion.prediction import predict_noise, probe_prediction
@@ -365,8 +368,6 @@ def test_nothing_is_evaluated_where_the_prediction_is_known_or_the_model_is_not_
 
 
 def test_a_model_of_v_prediction_is_trained_to_predict_v(networks, tmp_path):
-    from tiny import demo_batch
-
     model = latent_diffusion(save_pipeline(tmp_path, networks, **V), SD2_UNET)
     batch, seen = demo_batch(2), {}
 
@@ -382,3 +383,23 @@ def test_a_model_of_v_prediction_is_trained_to_predict_v(networks, tmp_path):
     other = model.with_unet(Perfect())
     losses, _ = other.losses(batch, torch.Generator().manual_seed(0))
     assert losses.max() < 1e-3 and seen["x"].shape == (2, 4, 16, 16)
+
+
+# Edits
+
+
+@pytest.fixture(scope="module")
+def tiny_v():
+    torch.manual_seed(0)
+    return tiny_model(parameterization="v", rescale_betas_zero_snr=True).eval()
+
+
+@pytest.mark.parametrize("method", ["ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise"])
+@pytest.mark.filterwarnings("ignore:fixed-point inversion")
+def test_every_method_edits_with_a_model_of_zero_snr_from_pure_noise_on(method, tiny_v, scene):
+    photograph, source, graph = scene
+    result = edit(tiny_v, EditRequest(photograph, graph, source), EditOptions(method=method, steps=4, region="none"))
+    path = result.source.inverted.path
+    assert result.source.schedule.timesteps[-1] == 999
+    assert path.dtype == torch.float32 and path.isfinite().all() and path.abs().max() < 1e3
+    assert result.image.size == photograph.size and result.image != photograph
