@@ -97,7 +97,10 @@ def find_architecture(source: str | Path) -> Architecture | None:
     )
     texts = text_params(source, name, towers)
     scale = SCALES.get(name, SCALE)
-    return Architecture(name, params, first_stage_params(first_stage), texts, size, type(stated) is int, scale, decided)
+    autoencoder = first_stage_params(first_stage)
+    if name == "Stable Diffusion XL":  # its activations exceed the range of float16
+        autoencoder["force_upcast"] = True
+    return Architecture(name, params, autoencoder, texts, size, type(stated) is int, scale, decided)
 
 
 def kind_of(unet: Mapping[str, Any]) -> tuple[str, str]:
