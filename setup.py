@@ -37,6 +37,8 @@ setup(
     extras_require={
         "evaluate": EVALUATE,
         "docs": DOCS,
+        # Blender as a Python module: GPL-3, 374 MB, needs numpy<2; `ldm` imports it only to draw scenes
+        "render": ["bpy>=5.0,<5.1; python_version == '3.11'"],
         "test": ["pytest", "pytest-xdist", "hypothesis", *EVALUATE, *PEERS],
         "dev": ["ruff>=0.8", "pyright>=1.1.390", "import-linter>=2.1", "pre-commit", *DOCS],
     },

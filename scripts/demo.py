@@ -17,15 +17,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from ldm import plots
 from ldm.checkpoints import shipped
-from ldm.data.demo import DemoValidation
 from ldm.editing.options import EditRequest
 from ldm.editing.pipeline import edit
-from ldm.evaluation.edit_tasks import OPERATIONS, EditTask, make_task
+from ldm.evaluation.edit_tasks import OPERATIONS, EditTask
+from ldm.evaluation.task_sources import TaskSource, find_tasks
 from ldm.graph.diff import diff
 from ldm.graph.graph_files import write_graphs
 from ldm.models.diffusion.ddpm import LatentDiffusion
@@ -37,13 +38,43 @@ from ldm.synthetic.worlds import find_reader
 from ldm.util.cli import run_program
 from ldm.util.errors import UserError
 
-WEIGHTS = "flat"  # the frozen weights that ship for this world
-CONFIG = f"configs/{WEIGHTS}/adapters.yaml"
 FOLDER = Path("outputs/demo")
-WORLD = "shapes"
-SCENES = 8  # validation scenes that are sampled, before and after training
-FIRST_TASK = 20  # index of the first held-out scene that is edited
-SAMPLING = SampleOptions(steps=30, graph_scale=2.0, style_scale=2.0)
+SCENES = 8  # held-out scenes that are sampled, before and after training
+SAMPLING = SampleOptions(sampler="dpm++", steps=10, graph_scale=2.0, style_scale=2.0)
+
+
+class Demo(NamedTuple):
+    """What the demo shows.
+
+    Args:
+        scenes: name of the world.
+        weights: the set of frozen weights that ship for it.
+        configs: of the adapters' training.
+        folder: of held-out scenes and their edits, if these are not drawn.
+        first_task: number of the first edit, where they are drawn.
+    """
+
+    scenes: str
+    weights: str
+    configs: tuple[str, ...]
+    folder: str | None = None
+    first_task: int = 0
+
+    @property
+    def source(self) -> TaskSource:
+        return find_tasks(self.scenes, self.folder)
+
+    def task(self, operation: str) -> EditTask:
+        """The held-out edit of this kind that the demo makes."""
+        number = self.first_task + OPERATIONS.index(operation) if self.folder is None else 0
+        return self.source.task(operation, number)
+
+
+DEMOS = {
+    "rendered": Demo("rendered", "demo", ("configs/demo.yaml", "configs/demo/quick.yaml"), "data/demo/examples"),
+    "shapes": Demo("shapes", "flat", ("configs/flat/adapters.yaml",), first_task=20),
+}
+DEMO = DEMOS["shapes"]
 
 
 def main() -> int:
@@ -52,17 +83,17 @@ def main() -> int:
 
 def run() -> int:
     os.chdir(shipped.ROOT)  # configs and weights are named from there
-    shipped.shipped_adapters(WEIGHTS)
+    shipped.shipped_adapters(DEMO.weights)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    before = sample_scenes(load_model(config=CONFIG))
+    before = sample_scenes(load_model(config=DEMO.configs), DEMO.source)
     try:
         log_folder = train()
     except subprocess.CalledProcessError as error:  # the trainer has printed the reason
         return error.returncode
     model = load_model(log_folder)
-    compare(before, sample_scenes(model)).save(FOLDER / "samples.png")
+    compare(before, sample_scenes(model, DEMO.source), DEMO.source).save(FOLDER / "samples.png")
     print("\nOne edit of each kind, of images that no training saw:")
-    panels = [edit_and_judge(model, operation) for operation in OPERATIONS]
+    panels = [edit_and_judge(model, DEMO.task(operation)) for operation in OPERATIONS]
     plots.grid(panels, columns=2).save(FOLDER / "edits.png")
     print(f"\nSamples before and after training: {FOLDER}/samples.png")
     print(f"The edits, each with the checker's verdict: {FOLDER}/edits.png")
@@ -75,11 +106,11 @@ def run() -> int:
 def train() -> Path:
     """Trains the adapters by trainer.py, in a log folder of their own. Raises CalledProcessError."""
     logs = tempfile.mkdtemp(prefix="logs_", dir=FOLDER)
-    command = ["trainer.py", "--base", CONFIG, "-t", "--gpus", "cpu:2", "--logdir", logs]
+    command = ["trainer.py", "--base", *DEMO.configs, "-t", "--gpus", "cpu:2", "--logdir", logs]
     command += ["lightning.trainer.log_every_n_steps=10"]
     print(f"\n$ python {' '.join(command)}", flush=True)
     subprocess.run([sys.executable, *command], check=True)
-    log_folder = max(Path(logs).glob(f"????-??-??T??-??-??_{Path(CONFIG).stem}"))
+    log_folder = max(Path(logs).glob(f"????-??-??T??-??-??_{Path(DEMO.configs[-1]).stem}"))
     first, last = read_losses(log_folder)
     print(f"loss: {first:.3f} over the first tenth of the steps, {last:.3f} over the last")
     return log_folder
@@ -96,36 +127,34 @@ def read_losses(log_folder: Path) -> tuple[float, float]:
     return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
 
 
-def sample_scenes(model: LatentDiffusion) -> list[Image.Image]:
-    """Samples the first validation scenes, each from its graph, in its own image's style, with fixed noise."""
-    scenes = DemoValidation(SCENES)
-    return [sample_images(model, [scenes.scene(i)[0]], [i], SAMPLING, scenes.picture(i))[0] for i in range(SCENES)]
+def sample_scenes(model: LatentDiffusion, source: TaskSource) -> list[Image.Image]:
+    """Samples the first held-out scenes, each from its graph, in its own image's style, with fixed noise."""
+    return [sample_images(model, [source.graph(i)], [i], SAMPLING, source.picture(i))[0] for i in range(SCENES)]
 
 
-def compare(before: list[Image.Image], after: list[Image.Image]) -> Image.Image:
+def compare(before: list[Image.Image], after: list[Image.Image], source: TaskSource) -> Image.Image:
     """Prints how many samples show their graphs, and puts true images and samples side by side."""
-    scenes = DemoValidation(SCENES)
     for when, images in (("before", before), ("after", after)):
-        passed = sum(check(scenes.scene(i)[0], image, WORLD).passed for i, image in enumerate(images))
+        passed = sum(check(source.graph(i), image, source.scenes).passed for i, image in enumerate(images))
         print(f"samples {when} training: {passed} of {SCENES} show exactly their graph")
-    rows = [[("true image", scenes.picture(i)), ("before", before[i]), ("after", after[i])] for i in range(SCENES)]
+    rows = [[("true image", source.picture(i)), ("before", before[i]), ("after", after[i])] for i in range(SCENES)]
     return plots.grid([plots.panel(row, height=160) for row in rows], columns=2)
 
 
-def edit_and_judge(model: LatentDiffusion, operation: str) -> Image.Image:
+def edit_and_judge(model: LatentDiffusion, task: EditTask) -> Image.Image:
     """The panel of one edit, with the checker's verdict. Graphs and photograph are written to FOLDER."""
-    task = make_task(WORLD, operation, FIRST_TASK + OPERATIONS.index(operation))
+    operation = task.operation
     task.picture.save(FOLDER / f"{operation}.png")
     write_graphs(FOLDER / f"{operation}_source.json", [task.source])
     write_graphs(FOLDER / f"{operation}.json", [task.target])
     request = summarize([str(it) for it in diff(task.source, task.target)] or ["transfer the style of another image"])
-    images = [("photograph", task.picture), ("right answer", task.truth)]
+    images = [("before", task.picture), ("true result", task.truth)]
     try:
         result = edit(model, EditRequest(task.picture, task.target, task.source, task.reference))
     except UserError as error:
         verdict = f"refused: {error}"
     else:
-        images.insert(1, ("edited", result.image))
+        images.insert(1, ("after", result.image))
         faults = find_faults(task, result.image)
         verdict = f"wrong: {summarize(faults)}" if faults else "right"
     print(f"  {operation:9} {request}\n{'':11} checker: {verdict}", flush=True)
@@ -136,9 +165,9 @@ def edit_and_judge(model: LatentDiffusion, operation: str) -> Image.Image:
 
 def find_faults(task: EditTask, image: Image.Image) -> list[str]:
     """What the checker finds wrong with an edit; nothing if the image shows exactly the target graph and style."""
-    reader = find_reader(WORLD)
+    reader = find_reader(task.scenes)
     reading = reader.read_scene(image)
-    faults = list(check(task.target, reading, WORLD).complaints)
+    faults = list(check(task.target, reading, task.scenes).complaints)
     if task.reference and not reader.same_style(reading.style, reader.read_scene(task.reference).style):
         faults.append("the background does not have the reference's style")
     return faults

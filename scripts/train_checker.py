@@ -24,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-from ldm.util.cli import at_least, finite, positive, run_program
+from ldm.util.cli import Parser, at_least, finite, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
 
@@ -32,7 +32,7 @@ HELD_OUT = 500  # pictures at the end of --data that validate, without --held-ou
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("train_checker.py", __doc__)
     add = parser.add_argument
     add("--data", metavar="DIR", help="folder of rendered scenes to train on; edits are left out")
     add(

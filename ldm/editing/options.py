@@ -124,13 +124,18 @@ class EditOptions:
     reach: tuple[float, float, float, float] | None = option(
         None,
         "how far shadows and reflections of what is new, gone or elsewhere reach beyond its box, as shares of the box's "
-        "longer side; the region covers them, except in the boxes of other objects",
+        "longer side; the region covers them, except on other objects (see --spare)",
         minimum=0,
         metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
         default_text="0 0 0 0",
     )
-    reach_objects: bool | None = option(
-        None, "shadows and reflections reach into the boxes of other objects too", default_text="off"
+    spare: float | None = option(
+        None,
+        "share of the sides of other objects' boxes, about their middle, within which shadows and reflections change "
+        "nothing; 0 lets them fall on other objects too",
+        minimum=0,
+        maximum=1,
+        default_text="1",
     )
     floor: tuple[float, float, float] | None = option(
         None,

@@ -23,7 +23,7 @@ from ldm.editing.attention import appearance_control, attention_maps
 from ldm.editing.diagnostics import Previews, Reconstruction, autoencoder_only, reconstruct
 from ldm.editing.options import RANDOM_METHODS, EditOptions, EditRequest
 from ldm.editing.plan import EditPlan, default_method, make_plan, make_schedule
-from ldm.editing.region import Region, paste
+from ldm.editing.region import Region, paste, shrunk
 from ldm.editing.restyle import next_source
 from ldm.editing.text import steering
 from ldm.models.diffusion import inversion
@@ -234,10 +234,10 @@ def planned_region(
 ) -> Region:
     """The region of the plan's operations, with the plan's options; arguments are those of `Region.of`."""
     options = plan.options
-    assert options.margin is not None and options.feather is not None and options.reach is not None
+    assert None not in (options.margin, options.feather, options.reach, options.spare)
     region = Region.of(plan.operations, cells, size, attention, options.margin, options.feather)
     if any(options.reach):
-        spared = [] if options.reach_objects else plan.untouched_boxes
+        spared = [shrunk(box, options.spare) for box in plan.untouched_boxes] if options.spare else []
         region = region.with_reach(plan.operations, options.reach, spared, options.feather)
     return region
 

@@ -127,7 +127,7 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
         margin=MARGIN if options.margin is None else options.margin,
         feather=FEATHER if options.feather is None else options.feather,
         reach=options.reach or NO_REACH,
-        reach_objects=bool(options.reach_objects),
+        spare=1.0 if options.spare is None else options.spare,
     )
     source = request.source_graph and share_known(request.source_graph, request.graph)[0]
     reads_text = model.text_stage_model is not None

@@ -127,6 +127,12 @@ def grown(box: Box, reach: Reach) -> Box:
     return box[0] - left, box[1] - top, box[2] + right, box[3] + bottom
 
 
+def shrunk(box: Box, share: float) -> Box:
+    """The box with a share of its sides, about its middle."""
+    x, y, width, height = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]
+    return x - share * width / 2, y - share * height / 2, x + share * width / 2, y + share * height / 2
+
+
 def touched_places(operations: Sequence[Operation]) -> list[Place]:
     """What the operations change in the image: boxes, or indices of source objects without one, or None where unknown."""
     return [place for operation in operations for place in touched(operation, operations)]

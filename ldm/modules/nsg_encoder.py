@@ -83,7 +83,7 @@ class NSGEncoder(nn.Module):
         self.told_subject, self.told_object = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.norm = nn.LayerNorm(dim)
         layer = nn.TransformerEncoderLayer(
-            dim, heads, int(mlp_ratio * dim), dropout, activation="gelu", batch_first=True, norm_first=True
+            dim, heads, int(mlp_ratio * dim), dropout, activation=_exact_gelu, batch_first=True, norm_first=True
         )
         self.transformer = nn.TransformerEncoder(layer, depth, nn.LayerNorm(dim), enable_nested_tensor=False)
         for name, parameter in self.named_parameters():
@@ -153,6 +153,11 @@ class NSGEncoder(nn.Module):
         shape = graph.num_images, self.max_tokens
         mask = _place(torch.ones_like(slot, dtype=torch.bool), image, slot, shape, False)
         return TokenLayout(slot[:count], slot[count:], mask)
+
+
+def _exact_gelu(x: Tensor) -> Tensor:
+    """GELU, as a function that torch does not know: its fused layer, for evaluation, approximates F.gelu on a GPU by tanh."""
+    return F.gelu(x)
 
 
 def _add_rows(table: Tensor, index: Tensor, rows: Tensor) -> Tensor:  # (O,D), (M,), (M,D) -> (O,D)

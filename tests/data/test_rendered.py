@@ -94,7 +94,11 @@ def test_boxes_that_reach_beyond_the_picture_are_cut_at_its_edge(copied):
 def test_things_on_and_inside_others_keep_their_triple_in_every_epoch():
     train = RenderedTrain(ROOT)
     for train.epoch in range(20):
-        assert [sum(p in ("on", "inside") for _, p, _ in train.graph(index).known_triples) for index in range(3)] == [1, 1, 1]
+        assert [sum(p in ("on", "inside") for _, p, _ in train.graph(index).known_triples) for index in range(3)] == [
+            1,
+            1,
+            1,
+        ]
 
 
 @pytest.mark.parametrize("boxes, share", [("all", 1), ("none", 0)])

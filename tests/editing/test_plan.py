@@ -79,7 +79,7 @@ def test_options_that_are_given_are_kept(model):
         margin=0.5,
         feather=0.0,
         reach=(0.0, 0.1, 0.2, 0.3),
-        reach_objects=True,
+        spare=0.5,
         floor=(-0.1, 0.5, 0.9),
     )
     plan = make_plan(EditRequest(PHOTOGRAPH, AFTER, BEFORE, style=PHOTOGRAPH), options, model)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.editing.region import Region, from_attention, grown, in_cells, in_pixels, object_maps, paste, touched
+from ldm.editing.region import Region, from_attention, grown, in_cells, in_pixels, object_maps, paste, shrunk, touched
 from ldm.graph.diff import diff
 from ldm.graph.scene_graph import SceneGraph
 from ldm.plots import draw_heatmap
@@ -184,6 +184,10 @@ def test_shadows_spare_the_boxes_of_other_objects_but_not_what_the_region_covers
     assert np.array_equal(wide.pixels[inside], region.pixels[inside])
     assert wide.pixels[int(0.6 * 64), int(0.6 * 96)] == 1 and region.pixels[int(0.6 * 64), int(0.6 * 96)] == 0
     assert torch.equal(wide.latent[0, 0, 2:4, 2:4], region.latent[0, 0, 2:4, 2:4])
+
+
+def test_a_box_shrinks_about_its_middle():
+    assert shrunk((0.25, 0.5, 0.5, 1.0), 0.5) == (0.3125, 0.625, 0.4375, 0.875)
 
 
 def test_another_colour_casts_no_other_shadow():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.evaluation.edit_benchmark import measure
+from ldm.evaluation.edit_benchmark import list_jobs, measure
 from ldm.evaluation.edit_report import MAX_PSNR, markdown, summarise
 from ldm.evaluation.edit_tasks import OPERATIONS, make_task
 from ldm.evaluation.editors import EditResult, describe_default_edit
@@ -115,3 +115,43 @@ def test_a_summary_counts_and_averages_the_rows_of_each_operation_and_of_all():
 
 def test_the_table_ends_with_the_defaults_of_edit():
     assert markdown([]).splitlines()[-1] == describe_default_edit()
+
+
+def test_methods_that_draw_noise_make_every_edit_with_every_seed():
+    jobs = list_jobs(["edit", "edit:seed=4", "ddim", "sdedit"], {"move": range(2), "add": range(1)}, [5, 6])
+    assert {job[2] for job in jobs if job[0] == "edit"} == {job[2] for job in jobs if job[0] == "sdedit"} == {"5", "6"}
+    assert {job[2] for job in jobs if job[0] in ("ddim", "edit:seed=4")} == {"5"}
+    assert len(jobs) == 3 * (2 + 1 + 1 + 2) and [job[-1] for job in jobs] == sorted(job[-1] for job in jobs)
+
+
+def test_several_seeds_of_a_task_do_not_make_the_interval_narrower():
+    def rows_of(seeds):
+        jobs = [("edit", "move", seed, number) for number in range(20) for seed in seeds]
+        rows = [{"success": number > 3, "truth_psnr": 30.0 + number} for _, _, _, number in jobs]
+        return summarise(jobs, rows)[0]
+
+    one, three = rows_of("0"), rows_of("012")
+    assert one["success"] == three["success"] == 0.8 and three["edits"] == 60
+    assert one["success_95"] == pytest.approx(three["success_95"])
+    assert one["truth_psnr_95"] == pytest.approx(three["truth_psnr_95"])
+    assert one["truth_psnr_95"][0] < one["truth_psnr"] == 39.5 < one["truth_psnr_95"][1]
+
+
+def test_a_shadow_of_what_was_removed_that_stays_is_a_fault(monkeypatch):
+    task = make_task("shapes", "remove", FIRST)
+    monkeypatch.setattr("ldm.evaluation.edit_benchmark.shadow_follows", lambda *arguments: False)
+    row, _ = measure(task, true_answer)
+    assert not row["success"] and row["changed"] and "shadow" in row["complaints"][-1]
+    row, _ = measure(make_task("shapes", "add", FIRST), true_answer)
+    assert row["success"] and row["shadow"] is False
+
+
+def test_pixels_outside_the_editors_region_are_compared_with_the_source():
+    task = make_task("shapes", "recolour", FIRST)
+    before, after = np.asarray(task.picture), np.asarray(task.truth)
+    region = (before != after).any(-1).astype(np.float32)
+    row, _ = measure(task, lambda task: EditResult(task.truth, 0, region=region))
+    assert row["outside"] and row["region"] == pytest.approx(region.mean())
+    region[tuple(np.argwhere(region)[0])] = 0
+    row, _ = measure(task, lambda task: EditResult(task.truth, 0, region=region))
+    assert not row["outside"]

@@ -7,6 +7,10 @@ import pytest
 import torch
 from tiny import DATA, MODEL
 
+from ldm.checkpoints.shipped import shipped_adapters
+from ldm.models.loading import load_model
+from ldm.models.runtime import prepare_for_inference
+
 REHEARSAL = "GPU_TESTS_DEVICE"
 
 
@@ -32,6 +36,19 @@ def device() -> str:
     if REHEARSAL not in os.environ and not torch.cuda.is_available():
         pytest.skip(f"needs a GPU that torch can use; {REHEARSAL}=cpu rehearses it on the CPU")
     return os.environ.get(REHEARSAL, "cuda:0")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The shipped model on the CPU, with plain convolutions."""
+    model = load_model(shipped_adapters())
+    prepare_for_inference(model, "cpu", low_memory=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(device):
+    return load_model(shipped_adapters(), device=device)
 
 
 @pytest.fixture(scope="session")

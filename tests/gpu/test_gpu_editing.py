@@ -9,13 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.checkpoints.shipped import FOLDER, ROOT, shipped_adapters
+from ldm.checkpoints.shipped import FOLDER, ROOT
 from ldm.editing import Edit, EditOptions, EditRequest, edit
 from ldm.graph.graph_files import read_graph
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.inversion import ANY_SAMPLER, METHODS, SourceBranch
 from ldm.models.diffusion.samplers import SAMPLERS, get_sampler
-from ldm.models.loading import load_model
 from ldm.models.preprocess import encode_graph, noise_generator, to_model_input
 from ldm.models.runtime import prepare_for_inference
 from ldm.profiling.workload import Workload
@@ -32,19 +31,6 @@ STEPS = 5
 PIXELS = {"fp32": 0.5, "fp16": 2.0, "bf16": 4.0}
 
 WAYS = [(method, sampler) for method in METHODS for sampler in (SAMPLERS if method in ANY_SAMPLER else ("ddim",))]
-
-
-@pytest.fixture(scope="module")
-def reference():
-    """The shipped model on the CPU, with plain convolutions."""
-    model = load_model(shipped_adapters())
-    prepare_for_inference(model, "cpu", low_memory=True)
-    return model
-
-
-@pytest.fixture(scope="module")
-def model(device):
-    return load_model(shipped_adapters(), device=device)
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,9 @@ import copy
 import pytest
 import torch
 
-from ldm.checkpoints.shipped import shipped_adapters
 from ldm.data.demo import DemoValidation
 from ldm.graph.batch import collate
-from ldm.models.loading import choose_device, load_model
+from ldm.models.loading import choose_device
 from ldm.models.runtime import PRECISIONS, on_device, prepare_for_inference
 
 # Largest distance from the CPU's float32, as a share of its norm.
@@ -17,25 +16,13 @@ ROUNDING = {
     "fp16": 1e-2,  # 5e-4 for each operation
     "bf16": 6e-2,  # 4e-3 for each operation
 }
+TOKENS = 1e-5  # of the graph encoder in float32: 1e-7 from float64 on a CPU; GELU's tanh approximation is 1.1e-4 off
 TF32 = 1e-2  # torch's default for a GPU's convolutions: ten bits, as fp16
 
 
 def distance(ours, theirs) -> float:
     """Norm of the difference, relative to the norm of `theirs`."""
     return float((ours.cpu().double() - theirs.double()).norm() / theirs.double().norm())
-
-
-@pytest.fixture(scope="module")
-def reference():
-    """The shipped model on the CPU, with plain convolutions."""
-    model = load_model(shipped_adapters())
-    prepare_for_inference(model, "cpu", low_memory=True)
-    return model
-
-
-@pytest.fixture(scope="module")
-def model(device):
-    return load_model(shipped_adapters(), device=device)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +60,7 @@ def test_the_encoders_give_the_cpus_latents_tokens_and_styles(reference, model, 
         latents, expected = model.encode(batch.image.to(device)), reference.encode(batch.image)
         assert distance(model.decode(expected.to(device)), reference.decode(expected)) < ROUNDING["fp32"]
     assert distance(latents, expected) < ROUNDING["fp32"]
-    assert distance(ours.tokens, theirs.tokens) < ROUNDING["fp32"]
+    assert distance(ours.tokens, theirs.tokens) < TOKENS
     assert distance(ours.style, theirs.style) < ROUNDING["fp32"]
     assert torch.equal(ours.mask.cpu(), theirs.mask)
 

@@ -11,31 +11,49 @@ from paths import ROOT
 from tiny import adapted_model, demo_batch, losses_and_gradients
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
-from torch.nn.utils import get_total_norm
 
 import trainer
 from ldm.models.runtime import prepare_for_training
 from ldm.training.callbacks import frozen_checksums
 from ldm.training.strategies import shard_frozen
 
-# Largest distance of losses and of gradients from the CPU's in float32, as a share of their norm. The gradients pass back
-# through a U-Net whose adapters are noise, which amplifies rounding: on a CPU, bfloat16 changes them by 0.26, float16 by 0.03.
-STEP = {"32": (1e-4, 1e-3), "bf16-mixed": (5e-3, 0.4), "16-mixed": (1e-3, 0.08)}
-SAME_DEVICE = 1e-4, 1e-3  # a compiler fuses and so rounds less often; kernels depend on addresses, which shards change
+# Largest distance of losses, of all gradients and of each parameter's from the CPU's in float32, as a share of their norm.
+# On a CPU, bfloat16 changes them by 6e-4, 0.035 and 0.14, float16 by 1e-4, 0.004 and 0.014: its rounding is 8 times finer.
+STEP = {"32": (1e-4, 1e-3, 4e-3), "bf16-mixed": (5e-3, 0.1, 0.4), "16-mixed": (1e-3, 0.0125, 0.05)}
+SAME_DEVICE = STEP["32"]  # a compiler fuses and so rounds less often; kernels depend on addresses, which shards change
 TYPES = {"32": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def assert_close(ours, theirs, tolerances: tuple[float, float]) -> None:
+def assert_close(ours, theirs, tolerances: tuple[float, float, float]) -> None:
     """Compares (losses, {name: gradient})."""
+    loss, total, each = tolerances
+    errors, norms = {}, {}
     assert ours[1].keys() == theirs[1].keys()
-    pairs = [([ours[0]], [theirs[0]]), (list(ours[1].values()), [theirs[1][name] for name in ours[1]])]
-    for (a, b), tolerance in zip(pairs, tolerances):
-        a, b = ([tensor.cpu().float() for tensor in each] for each in (a, b))
-        assert get_total_norm([x - y for x, y in zip(a, b)]) < tolerance * get_total_norm(b)
+    for name, expected in {"losses": theirs[0], **theirs[1]}.items():
+        result = ours[0] if name == "losses" else ours[1][name]
+        errors[name] = float((result.cpu().float() - expected.cpu().float()).norm())
+        norms[name] = float(expected.norm())
+    assert errors.pop("losses") < loss * norms.pop("losses")
+    assert math.hypot(*errors.values()) < total * math.hypot(*norms.values())
+    assert not {name: errors[name] / norms[name] for name in errors if errors[name] > each * norms[name]}
+
+
+def model_that_can_be_compared():
+    """An adapted model whose FiLM multiplies by 0.48 to 1.52.
+
+    `adapted_model` has a channel that FiLM multiplies by -0.005, and the next norm divides it by its own deviation. There
+    gamma's gradient is a peak as narrow as bfloat16's rounding of gamma: the numbers next to it in bfloat16 change the
+    gradients of all parameters together by 0.13 to 0.92 of their norm, so that chance decides the result.
+    """
+    model = adapted_model()
+    with torch.no_grad():
+        for parameter in model.unet.film.net[-1].parameters():
+            parameter.mul_(0.5)
+    return model
 
 
 def prepared_model(device, precision="32", **settings):
-    model = adapted_model()
+    model = model_that_can_be_compared()
     prepare_for_training(model.unet, device, precision, **settings)
     return model.to(device)
 
@@ -45,6 +63,7 @@ def batch():
     return demo_batch(4)
 
 
+@pytest.mark.timeout(600)  # of pytest-timeout, where it limits the tests: compiling took 367 s on a busy CPU
 def test_a_compiled_model_has_the_losses_and_gradients_of_the_plain_one(device, batch):
     expected = losses_and_gradients(prepared_model(device), batch.to(device))
     compiled = losses_and_gradients(prepared_model(device, compiled=True), batch.to(device))
@@ -54,7 +73,7 @@ def test_a_compiled_model_has_the_losses_and_gradients_of_the_plain_one(device, 
 
 @pytest.mark.parametrize("precision", STEP)
 def test_losses_and_gradients_are_the_cpus(device, batch, numbers_of_the_cpu, precision):
-    expected = losses_and_gradients(adapted_model(), batch)
+    expected = losses_and_gradients(model_that_can_be_compared(), batch)
     model = prepared_model(device, precision)
     results = losses_and_gradients(model, batch.to(device), TYPES[precision])
     assert all(str(gradient.device) == device for gradient in results[1].values())

@@ -29,5 +29,5 @@ def test_the_progress_bar_counts_every_run(monkeypatch):
 
 
 def test_scaling_is_left_out_on_a_gpu_with_a_remark():
-    assert "scaling" in sections.remarks(("scaling",), SimpleNamespace(device="cuda"))[0]
+    assert any("scaling" in remark for remark in sections.remarks(("scaling",), SimpleNamespace(device="cuda")))
     assert sections.remarks(("scaling",), Workload()) == []

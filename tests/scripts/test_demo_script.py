@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ldm.evaluation.edit_tasks import OPERATIONS, make_task
+from ldm.evaluation.edit_tasks import OPERATIONS
 from ldm.util.errors import UserError
 
 
@@ -18,14 +18,14 @@ def demo(load_script, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_right_answer_has_no_faults_and_the_photograph_has_some(demo, operation):
-    task = make_task("shapes", operation, demo.FIRST_TASK + OPERATIONS.index(operation))
+    task = demo.DEMOS["shapes"].task(operation)
     assert demo.find_faults(task, task.truth) == []
     assert demo.find_faults(task, task.picture) != []
 
 
 def test_an_edit_is_shown_with_its_verdict_and_its_files_are_written(demo, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(demo, "edit", lambda model, request: SimpleNamespace(image=request.photograph))
-    assert demo.edit_and_judge(None, "remove").width > 500
+    assert demo.edit_and_judge(None, demo.DEMOS["shapes"].task("remove")).width > 500
     printed = capsys.readouterr().out
     assert "remove '" in printed and "checker: wrong" in printed
     assert {path.name for path in tmp_path.iterdir()} == {"remove.png", "remove.json", "remove_source.json"}
@@ -36,7 +36,8 @@ def test_a_refused_edit_is_a_verdict_and_does_not_end_the_demo(demo, monkeypatch
         raise UserError("there is no room")
 
     monkeypatch.setattr(demo, "edit", refuse)
-    assert all(demo.edit_and_judge(None, operation).width > 300 for operation in OPERATIONS)
+    tasks = [demo.DEMOS["shapes"].task(operation) for operation in OPERATIONS]
+    assert all(demo.edit_and_judge(None, task).width > 300 for task in tasks)
     assert capsys.readouterr().out.count("checker: refused: there is no room\n") == len(OPERATIONS)
 
 
@@ -61,5 +62,5 @@ def test_ctrl_c_ends_it_with_one_sentence(demo, monkeypatch, capsys):
 
     monkeypatch.setattr(demo.os, "chdir", lambda folder: None)
     monkeypatch.setattr(demo.shipped, "shipped_adapters", stop)
-    assert demo.main([]) == 130
+    assert demo.main() == 130
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,5 +1,6 @@
 """Truth about a rendered scene by casting rays at its meshes: which thing each pixel shows, boxes, visibility. Needs Blender."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -11,10 +12,9 @@ from mathutils.bvhtree import BVHTree
 
 from ldm.synthetic.rendered.meshes import MeshBuilder
 from ldm.synthetic.rendered.models import MODELS
-from ldm.synthetic.rendered.scenes import Camera, Geometry, Scene, Visibility
+from ldm.synthetic.rendered.scenes import SENSOR, Camera, Scene, Visibility
 from ldm.synthetic.rendered.things import Thing
 
-SENSOR = 36.0  # mm, width
 COARSE = 64  # pixels of a side when only visibility is asked for
 NEVER = np.inf
 
@@ -49,8 +49,8 @@ def camera_rotation(camera: Camera) -> np.ndarray:  # (3,3), camera to scene
     return np.array(direction.to_track_quat("-Z", "Y").to_matrix())
 
 
-class MeshGeometry(Geometry):
-    """Builds each kind's mesh once; answers where things are and what hides what."""
+class MeshGeometry:
+    """A `ldm.synthetic.rendered.scenes.Geometry`: builds each kind's mesh once; answers where things are and what hides what."""
 
     def __init__(self):
         self._meshes: dict[str, bpy.types.Mesh] = {}

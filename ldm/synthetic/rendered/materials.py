@@ -1,5 +1,6 @@
 """Materials as Blender shader nodes: the surfaces of things, floors and walls. Needs Blender."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -4,6 +4,7 @@ A profile is a list of points (radius, height); turning it about the vertical ax
 material: 0 for the one that graphs name, higher ones for fixed parts such as stems.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import math
@@ -134,20 +135,21 @@ class MeshBuilder:
 
 def rounded(profile: Profile, radius: float, steps: int = 4) -> list[tuple[float, float]]:
     """The profile with its inner corners rounded by quadratic Bezier curves."""
-    result = [tuple(profile[0])]
+    result = [profile[0]]
     for before, corner, after in zip(profile, profile[1:], profile[2:]):
         before, corner, after = (np.asarray(point, float) for point in (before, corner, after))
         to_before, to_after = before - corner, after - corner
         lengths = np.linalg.norm(to_before), np.linalg.norm(to_after)
         to_before, to_after = to_before / lengths[0], to_after / lengths[1]
         if abs(to_before[0] * to_after[1] - to_before[1] * to_after[0]) < 0.05:  # nearly straight
-            result.append(tuple(corner))
+            result.append((float(corner[0]), float(corner[1])))
             continue
         cut = min(radius, 0.45 * lengths[0], 0.45 * lengths[1])
         start, end = corner + cut * to_before, corner + cut * to_after
         for t in np.linspace(0, 1, steps + 1):
-            result.append(tuple((1 - t) ** 2 * start + 2 * t * (1 - t) * corner + t**2 * end))
-    return [*result, tuple(profile[-1])]
+            x, y = (1 - t) ** 2 * start + 2 * t * (1 - t) * corner + t**2 * end
+            result.append((float(x), float(y)))
+    return [*result, profile[-1]]
 
 
 def smooth_profile(points: Profile, count: int) -> list[tuple[float, float]]:

@@ -16,6 +16,7 @@ from ldm.synthetic.rendered.things import KINDS, SIZES, VOCAB, Thing
 from ldm.util.errors import UserError
 
 INDEX = "scenes.jsonl"
+CLEVR_INDEX = "CLEVR_scenes.json"
 REMEDY = "delete this file and render the shard again with scripts/render_scenes.py"
 
 
@@ -68,9 +69,11 @@ def read_records(shard: Path) -> Iterator[Record]:
     """The pictures of a shard, edits included.
 
     Raises:
-        RenderedError: the index cannot be read, or a line of it is damaged.
+        RenderedError: the index cannot be read, a line of it is damaged, or the scenes are in CLEVR's look.
     """
     path = shard / INDEX
+    if (shard / CLEVR_INDEX).exists():
+        raise RenderedError(f"{shard} has scenes in CLEVR's look; ldm.data.clevr.CLEVR reads its {CLEVR_INDEX}")
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:

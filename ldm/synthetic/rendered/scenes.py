@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ldm.synthetic.rendered.things import HELD, HOLDERS, KINDS, STANDING, Thing, collide, random_look, random_turn
 
@@ -19,6 +19,7 @@ WALLS = ("cream", "sage", "slate", "blush", "white", "navy", "ochre")
 LIGHTS = ("studio", "daylight", "overcast", "evening", "lamplit")
 SIDES = ("left", "right")  # of the main lamp
 
+SENSOR = 36.0  # mm, width of the camera's sensor
 MIN_THINGS, MAX_THINGS = 2, 7
 REACH_X, REACH_Y = (-1.5, 1.5), (-1.1, 1.5)  # where things stand
 SUPPORTED = 0.5  # share of scenes in which one thing stands on or lies in another
@@ -29,7 +30,7 @@ TRIES = 400
 
 
 class Camera(NamedTuple):
-    """A camera with a horizontal sensor of 36 mm.
+    """A camera with a sensor of the width `SENSOR`.
 
     Args:
         location, target: points in the scene.
@@ -83,15 +84,16 @@ class Visibility(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-class Geometry:
+class Geometry(Protocol):
     """What the sampler must know of the meshes; implemented with Blender in `ldm.synthetic.rendered.geometry`."""
 
     def visibility(self, scene: Scene) -> list[Visibility]:
-        raise NotImplementedError
+        """How well each thing of a scene is seen, in the scene's order."""
+        ...
 
     def resting_height(self, thing: Thing, support: Thing) -> float:
         """The z at which `thing`, lowered from above, touches `support`."""
-        raise NotImplementedError
+        ...
 
 
 def random_style(rng: random.Random) -> Style:

@@ -9,6 +9,7 @@
         scenes.jsonl           a line for each picture: scene, boxes, visibility, edit
         graphs.json            scene graphs in sg2im's form, with boxes and attributes
         instances.json         boxes in COCO's form, in pixels
+        CLEVR_scenes.json      CLEVR's own form, for scenes of its look
 
 A shard is complete when scenes.jsonl stands; pictures that an interrupted run left are kept.
 """
@@ -28,7 +29,7 @@ from ldm.graph.graph_files import write_graphs
 from ldm.synthetic.rendered.edits import Edit, edit_scene
 from ldm.synthetic.rendered.geometry import Truth
 from ldm.synthetic.rendered.relations import complete_graph
-from ldm.synthetic.rendered.scenes import Scene, random_scene
+from ldm.synthetic.rendered.scenes import Scene
 from ldm.synthetic.rendered.stage import Stage
 from ldm.synthetic.rendered.things import KINDS
 from ldm.util.files import atomic_write
@@ -67,12 +68,14 @@ def write_shard(
     graphs = [_graph_of(record) for record in records]
     write_graphs(folder / "graphs.json", graphs)
     _write(folder / "instances.json", json.dumps(_coco(records, stage.side)))
+    for name, content in stage.more_files(records).items():
+        _write(folder / name, json.dumps(content))
     _write(index, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def _write_scene(stage: Stage, seed: int, folder: Path, extras: Extras) -> Iterator[dict[str, Any]]:
     """Renders a scene and its edits; gives a record for each picture."""
-    scene = random_scene(seed, stage.geometry)
+    scene = stage.random_scene(seed)
     name = f"{seed:06d}"
     yield _write_picture(stage, scene, folder, name, extras)
     for operation in extras.operations:
@@ -82,7 +85,7 @@ def _write_scene(stage: Stage, seed: int, folder: Path, extras: Extras) -> Itera
         record = _write_picture(stage, edit.scene, folder, f"{name}_{operation}", extras)
         record["edit"] = _edit_fields(edit, operation, f"{name}.webp")
         if operation == "restyle":
-            other = random_scene(seed + STYLE_OFFSET, stage.geometry)
+            other = stage.random_scene(seed + STYLE_OFFSET)
             style = _write_picture(
                 stage, replace(other, style=edit.scene.style), folder, f"{name}_restyle_style", extras
             )

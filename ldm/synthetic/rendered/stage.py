@@ -4,22 +4,24 @@ The same scene gives the same pixels, in any order and on any number of threads:
 caustics are off, and nothing persists between pictures. Meshes and materials are built once and objects are pooled.
 """
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import bpy
 from mathutils import Vector
 from PIL import Image
 
-from ldm.synthetic.rendered.geometry import SENSOR, MeshGeometry, matrix_of
+from ldm.synthetic.rendered.geometry import MeshGeometry, matrix_of
 from ldm.synthetic.rendered.materials import Rgb, floor_material, part_material, thing_material, wall_material
 from ldm.synthetic.rendered.models import PARTS
-from ldm.synthetic.rendered.scenes import Scene
+from ldm.synthetic.rendered.scenes import SENSOR, Scene, random_scene
 from ldm.synthetic.rendered.things import KINDS
 
 SAMPLES = 8  # per pixel; the denoiser does the rest at 128 px
@@ -121,6 +123,18 @@ class Stage:
         self._lamps = [self._add(name, bpy.data.lights.new(name, "AREA")) for name in ("key", "fill", "rim")]
         self._sky, self._background = _add_sky(self.scene)
 
+    def random_scene(self, seed: int) -> Scene:
+        """The scene of a seed."""
+        return random_scene(seed, self.geometry)
+
+    def more_files(self, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What a shard holds besides its usual files: names and what to write there as JSON.
+
+        Args:
+            records: the lines of scenes.jsonl.
+        """
+        return {}
+
     def render(self, scene: Scene) -> Image.Image:
         """The picture of a scene, RGB."""
         self._show(scene)
@@ -138,15 +152,18 @@ class Stage:
 
     def _show(self, scene: Scene) -> None:
         self._show_things(scene)
-        floor = self._floor_material(scene.style.floor)
-        wall = self._wall_material(scene.style.wall)
-        for item, material in ((self._floor, floor), (self._edge, floor), (self._wall, wall)):
-            _set_material(item, 0, material)
+        self._show_surroundings(scene)
         camera, item = scene.camera, self._camera
         direction = Vector(camera.target) - Vector(camera.location)
         item.location, item.rotation_euler = camera.location, direction.to_track_quat("-Z", "Y").to_euler()
         item.data.lens, item.data.dof.focus_distance = camera.lens, camera.focus
         item.data.dof.aperture_fstop = camera.aperture
+
+    def _show_surroundings(self, scene: Scene) -> None:
+        floor = self._floor_material(scene.style.floor)
+        wall = self._wall_material(scene.style.wall)
+        for item, material in ((self._floor, floor), (self._edge, floor), (self._wall, wall)):
+            set_material(item, 0, material)
         self._light(LIGHTS[scene.style.light], 1 if scene.style.side == "right" else -1)
 
     def _show_things(self, scene: Scene) -> None:
@@ -162,9 +179,9 @@ class Stage:
                 item.data = mesh
             item.matrix_world = matrix_of(thing)
             surface = thing.material or KINDS[thing.kind].surface
-            _set_material(item, 0, self._material(surface, thing.colour))
+            set_material(item, 0, self._material(surface, thing.colour))
             for slot, part in enumerate(PARTS.get(thing.kind, ()), 1):
-                _set_material(item, slot, self._part(part))
+                set_material(item, slot, self._part(part))
 
     def _light(self, light: Light, direction: int) -> None:
         for item, lamp in zip(self._lamps, light.lamps):
@@ -179,7 +196,7 @@ class Stage:
         self.scene.view_settings.exposure = light.exposure
 
 
-def _set_material(item: bpy.types.Object, slot: int, material: bpy.types.Material) -> None:
+def set_material(item: bpy.types.Object, slot: int, material: bpy.types.Material) -> None:
     item.material_slots[slot].link = "OBJECT"
     item.material_slots[slot].material = material
 

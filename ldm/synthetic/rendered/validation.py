@@ -118,8 +118,10 @@ def _missing(graph: SceneGraph, rng: random.Random) -> SceneGraph:
     )
 
 
-def _extra(graph: SceneGraph, rng: random.Random) -> SceneGraph:
-    """The picture shows a thing that the graph lacks."""
+def _extra(graph: SceneGraph, rng: random.Random) -> SceneGraph | None:
+    """The picture shows a thing that the graph lacks; a graph must be left with one."""
+    if len(graph.objects) == 1:
+        return None
     gone = rng.randrange(len(graph.objects))
     kept = [index for index in range(len(graph.objects)) if index != gone]
     return replace(
@@ -153,9 +155,11 @@ FAULTS: dict[str, Callable[[SceneGraph, random.Random], SceneGraph | None]] = {
 
 
 def faults_caught(records: Sequence[Record], readings: Sequence[SceneReading]) -> dict[str, float]:
-    """Share of planted faults for which the check fails, by fault: one of each in every scene."""
+    """Share of planted faults for which the check fails, by fault: one of each in every scene that passes without."""
     caught: dict[str, list[bool]] = {fault: [] for fault in FAULTS}
     for record, reading in zip(records, readings):
+        if not check(record.graph(), reading, WORLD).passed:
+            continue
         for fault, plant in FAULTS.items():
             graph = plant(record.graph(), random.Random(f"fault/{fault}/{record.file}"))
             if graph is not None:

@@ -1,12 +1,14 @@
 """The reader of the world 'rendered': relations, boxes and style from detections, and planted faults."""
 
 import math
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ldm.graph.scene_graph import SceneGraph
 from ldm.synthetic.checker import check
 from ldm.synthetic.rendered.decoding import Detection, Detections, decode
 from ldm.synthetic.rendered.detector import STYLE, Detector, save_detector
@@ -50,6 +52,14 @@ def test_exact_readings_pass_the_check_and_planted_faults_do_not(truth):
     assert scores.pop("box") == pytest.approx(0, abs=1e-5) and scores.pop("position") == pytest.approx(0, abs=1e-5)
     assert set(scores.values()) == {1.0}
     assert faults_caught(records, readings) == dict.fromkeys(FAULTS, 1.0)
+
+
+def test_a_graph_of_one_thing_cannot_lack_another(truth):
+    graph = truth[0][0].graph()
+    alone = SceneGraph(graph.objects[:1], graph.boxes[:1], graph.attributes[:1], ())
+    planted = {fault: plant(alone, random.Random(0)) for fault, plant in FAULTS.items()}
+    assert planted.pop("extra") is None
+    assert all(graph is None or graph.objects for graph in planted.values())
 
 
 def test_relations_follow_from_places_on_the_floor():
