@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.data.protocols import GraphDataset, HasStyleReferences, ImageFileDataset
+from ldm.data.protocols import DrawnDataset, GraphDataset, HasStyleReferences, ImageFileDataset
 from ldm.data.values import composed
 from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Latents
@@ -172,9 +172,11 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"{shard:05}.npy"
 
 
-def require_image_files(dataset: object) -> ImageFileDataset:
-    """Returns `dataset`. Raises CacheError if it is not one of image files, such as one that generates its images."""
-    if not isinstance(dataset, ImageFileDataset):
+def require_image_files(dataset: object) -> ImageFileDataset | DrawnDataset:
+    """Returns `dataset`. Raises CacheError unless it is one of image files, or of pictures that are the same in every epoch."""
+    if isinstance(dataset, DrawnDataset):
+        dataset.prepare()
+    elif not isinstance(dataset, ImageFileDataset):
         raise CacheError(
             f"{type(dataset).__name__} has no image files, so its images cannot be cached; leave data.params.cache out"
         )
@@ -196,7 +198,7 @@ class CachedDataset(DatasetWrapper):
         CacheError: the cache is missing, stale or incomplete, or `dataset` cannot be cached.
     """
 
-    dataset: ImageFileDataset
+    dataset: ImageFileDataset | DrawnDataset
 
     def __init__(self, dataset: GraphDataset, folder: str | Path):
         super().__init__(require_image_files(dataset))

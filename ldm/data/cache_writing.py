@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ldm.data.cache import INDEX, CacheError, CacheIndex, read_index, require_image_files, shard_path
 from ldm.data.datamodule import ignore_signals
-from ldm.data.protocols import GraphDataset, ImageFileDataset
+from ldm.data.protocols import DrawnDataset, GraphDataset, ImageFileDataset
 from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Latents
 from ldm.util.errors import UserError
@@ -59,10 +59,12 @@ class CacheEstimate(NamedTuple):
 class ImagesWithSizes(DatasetWrapper):
     """Samples are (image (3,S,S), (width, height) of its file)."""
 
-    dataset: ImageFileDataset
+    dataset: ImageFileDataset | DrawnDataset
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = self.dataset[index][0]
+        if isinstance(self.dataset, DrawnDataset):
+            return image, torch.tensor(self.dataset.drawn_size(index))
         path = self.dataset.image_path(index)
         try:
             with Image.open(path) as file:
@@ -151,7 +153,7 @@ def estimate_cache(
 
 
 def _describe(
-    images: ImageFileDataset, encode: Encoder, encoders: Mapping[str, str], mirrored: bool, shard_size: int
+    images: ImageFileDataset | DrawnDataset, encode: Encoder, encoders: Mapping[str, str], mirrored: bool, shard_size: int
 ) -> CacheIndex:
     """The index of the cache; one image is encoded to find the shapes of its records."""
     example = _encode_records(
@@ -179,7 +181,7 @@ def _write_index(folder: Path, index: CacheIndex) -> None:
 
 
 def _read_batches(
-    images: ImageFileDataset, index: CacheIndex, shards: list[int], batch_size: int, num_workers: int
+    images: ImageFileDataset | DrawnDataset, index: CacheIndex, shards: list[int], batch_size: int, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images and file sizes of the shards, one shard after the other; no batch spans two shards."""
     rows = [index.rows(shard) for shard in shards]
@@ -219,7 +221,7 @@ def _write_shard(folder: Path, shard: int, index: CacheIndex, records: np.ndarra
         np.save(temporary, records)
 
 
-def _require_fixed_images(images: ImageFileDataset) -> None:
+def _require_fixed_images(images: ImageFileDataset | DrawnDataset) -> None:
     """Raises CacheError if the images depend on the epoch, as random crops do; some images in three epochs show that."""
     sample: Any = copy.copy(images)  # so that the data set keeps its epoch
     epochs = []

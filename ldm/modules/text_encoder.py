@@ -12,9 +12,7 @@ import torch
 from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
 
-from ldm.modules.text_tokens import END, LENGTH
-
-VOCABULARY = 49408  # entries of CLIP's
+from ldm.modules.text_tokens import END, LENGTH, VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -28,6 +26,7 @@ class TowerShape:
         embed_dim: P, width of the pooled embedding.
         quick_gelu: whether the activation is QuickGELU (OpenAI's weights), otherwise it is GELU.
         mlp_ratio: width of the hidden layer of each block, as a multiple of D.
+        vocabulary: rows of the token table.
     """
 
     width: int
@@ -36,6 +35,7 @@ class TowerShape:
     embed_dim: int
     quick_gelu: bool = False
     mlp_ratio: float = 4.0
+    vocabulary: int = VOCABULARY
 
     @classmethod
     def of(cls, architecture: str | Mapping[str, Any]) -> TowerShape:
@@ -49,7 +49,8 @@ class TowerShape:
                 return cls(**architecture)
             except TypeError as error:
                 raise ValueError(
-                    f"a text tower is described by width, layers, heads, embed_dim, quick_gelu and mlp_ratio ({error})"
+                    "a text tower is described by width, layers, heads, embed_dim, quick_gelu, mlp_ratio and vocabulary "
+                    f"({error})"
                 ) from error
         config = open_clip.get_model_config(architecture)
         if config is None or "width" not in config.get("text_cfg", {}):
@@ -80,7 +81,7 @@ class TextTower(nn.Module):
         self.shape, self.final_norm, self.pooled = shape, final_norm, pooled
         self.read_layer = shape.layers - skip
         activation = QuickGELU if shape.quick_gelu else nn.GELU
-        self.token_embedding = nn.Embedding(VOCABULARY, shape.width)
+        self.token_embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(LENGTH, shape.width))
         self.transformer = Transformer(
             shape.width,

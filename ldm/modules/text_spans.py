@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from itertools import accumulate
 
-from ldm.modules.text_tokens import LENGTH, ROOM, SPECIAL, clip_tokenizer
+from ldm.modules.text_tokens import LENGTH, ROOM, SPECIAL, clip_tokenizer, split_words
 
 Characters = tuple[int, int]  # text[start:end]
 
 
 def count_tokens(text: str) -> int:
     """Number of tokens of a text, the start and the end token included."""
-    return len(token_characters(text)) + 2
+    return sum(len(word.ids) for word in split_words(text)) + 2
 
 
 def token_characters(text: str) -> list[Characters]:

@@ -21,8 +21,10 @@ from torch import Tensor
 
 LENGTH = 77  # tokens that a tower reads at a time, the start and the end token included
 ROOM = LENGTH - 2
+VOCABULARY = 49408  # tokens of CLIP's
 START, END = 49406, 49407
 SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
+Texts = Sequence[str] | Tensor  # B of them, or their tokens (B,77) as `token_ids` returns them
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
@@ -66,6 +68,16 @@ def tokenize(text: str, chunked: bool = False) -> TokenizedText:
     if chunked:
         return TokenizedText(tuple(ids[first : first + ROOM] for first in range(0, len(ids), ROOM)) or ((),))
     return TokenizedText((ids[:ROOM],), _lost_words(words))
+
+
+def token_ids(text: str) -> Tensor:  # -> (77,)
+    """The tokens of a text, cut to the length of one chunk, with END behind them: how batches hold texts."""
+    return tokenize(text).ids(END)[0]
+
+
+def pad_with(ids: Tensor, padding: int) -> Tensor:  # (B,77) -> (B,77)
+    """Texts of `token_ids` as a text tower with another padding reads them."""
+    return torch.where((ids == END).cumsum(1) > 1, padding, ids)
 
 
 def split_words(text: str) -> list[Word]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ldm.data.cache import require_image_files
 from ldm.data.cache_writing import estimate_cache, write_cache
 from ldm.data.datamodule import build_datasets
-from ldm.data.protocols import ImageFileDataset
+from ldm.data.protocols import DrawnDataset, ImageFileDataset
 from ldm.graph.batch import Latents
 from ldm.models.encoders import FirstStage, checksums, make_encode_function
 from ldm.training.config import SECTIONS
@@ -71,7 +71,7 @@ def _require_known_params(section: str, config: Any) -> None:
         _require_known_params(f"{section}.{key}" if section else str(key), value)
 
 
-def build_split_datasets(config: DictConfig, split: str, source: str) -> dict[str, ImageFileDataset]:
+def build_split_datasets(config: DictConfig, split: str, source: str) -> dict[str, ImageFileDataset | DrawnDataset]:
     """Builds the data sets of a config.
 
     Args:
@@ -98,7 +98,7 @@ def build_split_datasets(config: DictConfig, split: str, source: str) -> dict[st
 
 
 def estimate_caches(
-    datasets: Mapping[str, ImageFileDataset], encode: Callable[[Tensor], Latents], mirrored: bool, batch_size: int
+    datasets: Mapping[str, ImageFileDataset | DrawnDataset], encode: Callable[[Tensor], Latents], mirrored: bool, batch_size: int
 ) -> Iterator[str]:
     """Yields a sentence per split: the size of its cache, and how long encoding takes (see `estimate_cache`)."""
     for split, dataset in datasets.items():
@@ -108,7 +108,7 @@ def estimate_caches(
 
 
 def write_caches(
-    datasets: Mapping[str, ImageFileDataset],
+    datasets: Mapping[str, ImageFileDataset | DrawnDataset],
     folder: Path,
     encoders: tuple[FirstStage, nn.Module | None],
     mirrored: bool = True,

@@ -22,6 +22,7 @@ _TEXT_ENCODERS = tuple(
     f"ldm.modules.encoders.modules.{name}"
     for name in ("FrozenCLIPEmbedder", "FrozenOpenCLIPEmbedder", "FrozenOpenCLIPEmbedder2", "SDXLTextEncoder")
 )
+_TEXT_ENCODERS += ("ldm.modules.encoders.small.SmallTextEncoder",)
 _TINY_AUTOENCODER = "ldm.models.tiny_autoencoder.TinyAutoencoder"
 _DATA_SETS = tuple(
     f"ldm.data.{name}"
@@ -30,6 +31,7 @@ _DATA_SETS = tuple(
         "clevr.CLEVRValidation",
         "coco.COCOTrain",
         "coco.COCOValidation",
+        "demo.DemoFixed",
         "demo.DemoTrain",
         "demo.DemoValidation",
         "rendered.RenderedTrain",

@@ -23,7 +23,7 @@ from ldm.checkpoints.text_layout import TEXT_PARTS, TextSettings, read_text_sett
 from ldm.modules.conditioning import TextTokens, cat_texts
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
 from ldm.modules.text_encoder import TextTower, TowerShape
-from ldm.modules.text_tokens import END, LENGTH, tokenize
+from ldm.modules.text_tokens import END, LENGTH, Texts, pad_with, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ SIZES = 6  # height and width of the original, top and left of the crop, height 
 
 
 class TextEncoder(nn.Module):
-    """Base of the text encoders: frozen, always in evaluation mode.
+    """Base of the text encoders: frozen unless a model unfreezes it, always in evaluation mode.
 
     Attributes:
         dim: D, width of the tokens.
@@ -80,11 +80,11 @@ class TextEncoder(nn.Module):
             load_tower(tower, source, number, name)
         self.weights_from = name
 
-    def forward(self, texts: Sequence[str], size: tuple[int, int] | None = None, chunked: bool = False) -> TextTokens:
+    def forward(self, texts: Texts, size: tuple[int, int] | None = None, chunked: bool = False) -> TextTokens:
         """Encodes B texts.
 
         Args:
-            texts: B of them; what does not fit is said in a warning, unless `chunked`.
+            texts: B of them, or their tokens; what does not fit is said in a warning, unless `chunked`.
             size: height and width of the images in pixels, which SDXL's U-Net reads; the others ignore it.
             chunked: whether longer texts are read in chunks of 77 tokens.
         """
@@ -125,29 +125,31 @@ class ClipEmbedder(TextEncoder):
     def towers(self) -> list[ClipEmbedder]:
         return [self]
 
-    def forward(self, texts: Sequence[str], size: tuple[int, int] | None = None, chunked: bool = False) -> TextTokens:
+    def forward(self, texts: Texts, size: tuple[int, int] | None = None, chunked: bool = False) -> TextTokens:
         tokens, mask, _ = self.encode_with_pooled(texts, chunked)
         return TextTokens(tokens, mask)
 
-    @torch.no_grad()
     def encode_with_pooled(
-        self, texts: Sequence[str], chunked: bool = False, warn: bool = True
+        self, texts: Texts, chunked: bool = False, warn: bool = True
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns tokens (B,M,D), their mask (B,M), and the pooled embedding of each text's first chunk (B,P) or None."""
+        if isinstance(texts, Tensor):
+            tokens, pooled = self.model(self.table_rows(pad_with(texts, self.padding)))
+            return tokens, torch.ones_like(texts, dtype=torch.bool), pooled
         tokenized = [tokenize(text, chunked) for text in texts]
-        for text in tokenized if warn else ():
-            if text.lost:
-                logger.warning(
-                    "the prompt is longer than %d tokens; lost: %s (--long-prompt chunk reads all of it)",
-                    LENGTH,
-                    text.lost,
-                )
+        for lost in [text.lost for text in tokenized if warn and text.lost]:
+            what = "the prompt is longer than %d tokens; lost: %s (--long-prompt chunk reads all of it)"
+            logger.warning(what, LENGTH, lost)
         ids = [text.ids(self.padding) for text in tokenized]
-        tokens, pooled = self.model(torch.cat(ids).to(self.model.positional_embedding.device))
+        tokens, pooled = self.model(self.table_rows(torch.cat(ids)).to(self.model.positional_embedding.device))
         counts = [len(rows) for rows in ids]
         text = cat_texts([TextTokens.from_tokens(part.flatten(0, 1)[None]) for part in tokens.split(counts)])
         first = [sum(counts[:index]) for index in range(len(counts))]
         return text.tokens, text.mask, None if pooled is None else pooled[first]
+
+    def table_rows(self, ids: Tensor) -> Tensor:
+        """The row of each token in the tower's table: its id in CLIP's vocabulary."""
+        return ids
 
 
 class FrozenCLIPEmbedder(ClipEmbedder):
@@ -279,8 +281,7 @@ class SDXLTextEncoder(TextEncoder):
     def towers(self) -> list[ClipEmbedder]:
         return [tower for tower in self.embedders if isinstance(tower, ClipEmbedder)]
 
-    @torch.no_grad()
-    def forward(self, texts: Sequence[str], size: tuple[int, int] | None = None, chunked: bool = False) -> TextTokens:
+    def forward(self, texts: Texts, size: tuple[int, int] | None = None, chunked: bool = False) -> TextTokens:
         first, second = self.towers()
         tokens, mask, _ = first.encode_with_pooled(texts, chunked)
         more, _, pooled = second.encode_with_pooled(texts, chunked, warn=False)  # the same words are lost
