@@ -7,6 +7,9 @@ A cache folder has a subfolder per split, which holds
                              size   (2,) int32            width and height of the image file, which graphs may need
                              z      (1 or 2,4,h,w) half   unscaled latent of the image, and of the flipped image
                              style  (1 or 2,E) half       image embeddings, if the model has an image encoder
+                             text   (1 or 2,M,D) half     captions of the graph and of its mirror image, if the model has a
+                             text_vector (1 or 2,A) half  text encoder; graphs that are drawn anew in each epoch keep the
+                                                          caption of the first
 
 Shards are structured arrays in the .npy format, which numpy maps into memory: a sample reads 10 to 20 kB of one file, and
 processes share the pages. A shard is renamed to its final name when it is complete, so an interrupted run leaves no
@@ -36,6 +39,8 @@ from ldm.util.errors import UserError
 
 FORMAT = 2  # to be raised when the records or the preprocessing of images change
 INDEX = "index.json"
+IN_RECORD = Latents._fields
+TEXT_ENCODER = "text encoder"  # its name in the index, if the records hold captions
 REMEDY = "resume with the scripts/cache_latents.py command that began this cache"
 
 
@@ -229,11 +234,11 @@ class CachedDataset(DatasetWrapper):
         return self._latents(index, 1)
 
     def _latents(self, index: int, side: int) -> Latents:
-        z = _to_tensor(self._record(index)["z"][side])
-        if "style" not in self.index.fields:
-            return Latents(z)
-        shown_by = self.dataset.style_reference(index) if isinstance(self.dataset, HasStyleReferences) else index
-        return Latents(z, _to_tensor(self._record(shown_by)["style"][side]))
+        record = self._record(index)
+        latents = Latents(**{name: _to_tensor(record[name][side]) for name in self.index.fields if name in IN_RECORD})
+        if latents.style is None or not isinstance(self.dataset, HasStyleReferences):
+            return latents
+        return latents._replace(style=_to_tensor(self._record(self.dataset.style_reference(index))["style"][side]))
 
     def _record(self, index: int) -> np.void:
         shard, row = divmod(int(self.rows[index]), self.index.shard_size)

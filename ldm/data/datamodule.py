@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from ldm.data.cache import CachedDataset, read_index
+from ldm.data.cache import TEXT_ENCODER, CachedDataset, read_index
 from ldm.data.captions import CaptionedDataset, collate_captioned, require_forms
 from ldm.data.flips import RandomFlipDataset
 from ldm.data.protocols import GraphDataset, SeededDataset
@@ -136,9 +136,14 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def _require_same_encoders(self, cache: Path, model: pl.LightningModule) -> None:
         if not isinstance(model, TrainsOnLatents):
             raise ConfigError(f"data.params.cache: {type(model).__name__} trains on images; leave cache out")
-        encoders = model.encoder_checksums()
+        encoders = dict(model.encoder_checksums())
+        text = encoders.pop(TEXT_ENCODER, None)
         for split in self.loader_datasets:
-            read_index(cache / split).require(cache / split, encoders=encoders)
+            index = read_index(cache / split)
+            # A cache without captions does, as the model then encodes them; one with captions does without a text encoder.
+            cached = index.encoders.get(TEXT_ENCODER)
+            captions = {TEXT_ENCODER: text or cached} if cached else {}
+            index.require(cache / split, encoders={**encoders, **captions})
 
     @property
     def vocab(self) -> Vocab | None:

@@ -2,64 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from ldm.checkpoints.errors import CheckpointError
-from ldm.checkpoints.kinds import INPUTS
-from ldm.checkpoints.loading import load_part
-from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.checkpoints.trained_with import TrainedWith
 from ldm.data.datamodule import DataModuleFromConfig
-from ldm.graph.batch import Batch, GraphBatch, decode
-from ldm.graph.caption import caption
+from ldm.graph.batch import Batch, GraphBatch
+from ldm.models.diffusion import assembly, text_conditioning
+from ldm.models.diffusion.assembly import PUBLISHED_KEYS
 from ldm.models.diffusion.ddim import Denoiser
-from ldm.models.diffusion.guidance import guided_denoiser
+from ldm.models.diffusion.guidance import guided_denoiser, refuse_untrained_null
 from ldm.models.diffusion.image_logging import images_to_log
+from ldm.models.diffusion.inpainting import inpainting_inputs, refuse_other_channels
 from ldm.models.diffusion.prediction import predict_noise, with_inputs
-from ldm.models.diffusion.published import (
-    check_defaults,
-    find_prediction,
-    settle_scale_factor,
-    settle_schedule,
-    with_published_heads,
-)
-from ldm.models.encoders import build_frozen, checksums
-from ldm.models.lr_schedules import per_step, warmup_times_cosine
+from ldm.models.diffusion.published import check_defaults, find_prediction, settle_schedule, with_published_heads
+from ldm.models.diffusion.training import DiffusionTraining
+from ldm.models.encoders import checksums, is_text_encoder
 from ldm.models.runtime import offload_encoders, on_device
 from ldm.modules import conditioning
 from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.ema import EMA
-from ldm.modules.encoders.modules import TextEncoder
 from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.shallow_copy import with_submodules
-from ldm.modules.text_spans import count_tokens
+from ldm.modules.text_tokens import Texts
 from ldm.modules.text_words import HasWordTables, start_from_text
-from ldm.util.config import instantiate_from_config, resolve
-from ldm.util.errors import UserError
 
 if TYPE_CHECKING:
     from ldm.models.autoencoder import Autoencoder
 
-# Keys of published YAML files that select behaviour which this model always has, with the values accepted for them.
-PUBLISHED_KEYS = {
-    "first_stage_key": ("image", "jpg"),  # The first stage encodes the batch's image.
-    # The graph encoder reads the batch's scene graph, the text encoder a caption of it.
-    "cond_stage_key": ("class_label", "graph", "caption", "txt"),
-    "conditioning_key": ("crossattn", None),  # The conditioning enters the U-Net by cross-attention.
-    "cond_stage_forward": ("encode_graph_local_global", None),  # SGDiff's method that encodes a graph; here `forward`.
-    "num_timesteps_cond": (1, None),  # The conditioning is not noised.
-    "loss_type": ("l2",),  # The loss is the mean squared error.
-    "log_every_t": range(1, 1001),  # Interval of intermediate samples in LDM's image logs, which are not logged here.
-}
 
-
-class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
+class LatentDiffusion(DiffusionTraining):
     """Predicts noise in the latent space of a first stage, conditioned on a scene graph and a reference image.
 
     Args:
@@ -111,7 +85,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         text_drop: share of training rows whose text is replaced by the empty one.
         names_from_text: starts the graph encoder's word tables, in training, from what the text encoder makes of each name.
         preview_config: the same for a TinyAutoencoder that decodes previews of latents.
-        published_keys: the keys in PUBLISHED_KEYS.
+        published_keys: the keys in assembly.PUBLISHED_KEYS.
 
     Raises:
         CheckpointError: a frozen part has no weights, or the config states something else than the weights.
@@ -161,7 +135,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         **published_keys: Any,
     ):
         super().__init__()
-        _refuse_unsupported(init, freeze_first_stage, published_keys)
+        assembly.refuse_unsupported(init, freeze_first_stage, published_keys)
         defaults = check_defaults(defaults)
         self.latent_size, self.channels, self.scale_by_std = image_size, channels, scale_by_std
         self.register_buffer("scale_factor", torch.tensor(1.0))
@@ -171,29 +145,21 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         self.edit_defaults = dict(edit_defaults or {})
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
 
-        unet = build_part(with_published_heads(unet_config, ckpt_path), frozen=freeze_unet)
-        _refuse_other_channels(unet, channels)
+        unet = assembly.build_part(with_published_heads(unet_config, ckpt_path), frozen=freeze_unet)
+        refuse_other_channels(unet, channels)
         self.inpaints = unet.in_channels != channels  # reads the inpainting mask and the masked latent as well
         unet.weights_from = f"random (init: {init})" if init else None
         self.model = nn.ModuleDict({"diffusion_model": unet})  # published checkpoints say model.diffusion_model
-        self.first_stage_model = build_part(first_stage_config, frozen=True)  # pyright: ignore[reportAttributeAccessIssue]
-        if text_stage_config is None and is_text_encoder(cond_stage_config):  # as in Stable Diffusion's own configs
-            cond_stage_config, text_stage_config = None, cond_stage_config
-        self.cond_stage_model = (
-            build_part(cond_stage_config, frozen=not cond_stage_trainable) if cond_stage_config else NoGraphEncoder()
-        )
-        self.global_stage_model = build_part(global_stage_config, frozen=True) if global_stage_config else None
-        self.text_stage_model = build_part(text_stage_config, frozen=True) if text_stage_config else None
-        self.preview_model = build_part(preview_config, frozen=True) if preview_config else None
-        if not (cond_stage_config or text_stage_config):
-            raise ValueError("model.params has neither a cond_stage_config nor a text_stage_config; name one of them")
+        self.first_stage_model = assembly.build_part(first_stage_config, frozen=True)  # pyright: ignore[reportAttributeAccessIssue]
+        self._build_encoders(cond_stage_config, cond_stage_trainable, global_stage_config, text_stage_config)
+        self.preview_model = assembly.build_optional(preview_config)
         self.names_from_text = names_from_text
-        if names_from_text and (not text_stage_config or not isinstance(self.cond_stage_model, HasWordTables)):
+        if names_from_text and (self.text_stage_model is None or not isinstance(self.cond_stage_model, HasWordTables)):
             raise ValueError(
                 "model.params.names_from_text needs a text_stage_config, and a graph encoder with word tables"
             )
         self._add_null_conditioning()
-        trained = self._load_weights(ckpt_path, cond_stage_trainable) if ckpt_path else TrainedWith()
+        trained = assembly.load_weights(self, ckpt_path, cond_stage_trainable) if ckpt_path else TrainedWith()
         stated = {
             "timesteps": timesteps,
             "linear_start": linear_start,
@@ -206,14 +172,27 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         if parameterization is None and "parameterization" not in defaults:
             trained = find_prediction(unet, trained, timesteps or 1000, channels)
         self.schedule = settle_schedule(stated, defaults, trained)
-        self._settle_scale_factor(scale_factor, defaults, trained)
+        self.scale_factor, self.scale_by_std = assembly.find_scale_factor(self, scale_factor, defaults, trained)
         if freeze_unet:
             unet.freeze_body()
-        self._refuse_frozen_without_weights()
+        assembly.refuse_frozen_without_weights(self)
         self.model_ema = EMA(self, ema_decay) if use_ema else None
-        self._keep_frozen_out_of_ddp()
+        assembly.keep_frozen_out_of_ddp(self)
 
     # Construction ----------------------------------------------------------------------------------------------------
+
+    def _build_encoders(
+        self, graph: dict | None, graph_is_trained: bool, image: dict | None, text: dict | None
+    ) -> None:
+        """Builds the encoders of graphs, images and texts from their configs."""
+        if text is None and is_text_encoder(graph):  # as in Stable Diffusion's own configs
+            graph, text = None, graph
+        if not (graph or text):
+            raise ValueError("model.params has neither a cond_stage_config nor a text_stage_config; name one of them")
+        self.cond_stage_model = assembly.build_part(graph, frozen=not graph_is_trained) if graph else NoGraphEncoder()
+        self.global_stage_model = assembly.build_optional(image)
+        self.text_stage_model = assembly.build_optional(text)
+        self._no_text: dict[torch.device, TextTokens] = {}  # encoded, by device
 
     def _add_null_conditioning(self) -> None:
         """The learned null tokens and, if there are styles, the learned null style."""
@@ -224,64 +203,15 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         if width := (self.global_stage_model or self.cond_stage_model).embedding_dim:
             self.null_style = nn.Parameter(torch.zeros(1, width), requires_grad=self.style_drop > 0)
 
-    def _load_weights(self, ckpt_path: str | dict, cond_stage_trainable: bool) -> TrainedWith:
-        """Loads the U-Net, and the other frozen parts that have no weights yet."""
-        report = load_part(self.unet, ckpt_path, "unet")
-        if self.first_stage_model.weights_from is None:
-            load_part(self.first_stage_model, ckpt_path, "first_stage")
-        if not cond_stage_trainable and self.cond_stage_model.weights_from is None:
-            load_part(self.cond_stage_model, ckpt_path, "cond_stage")
-        if self.text_stage_model is not None and self.text_stage_model.weights_from is None:
-            self.text_stage_model.load_weights(ckpt_path)
-        return report.trained_with
-
-    def _settle_scale_factor(self, stated: float | None, defaults: dict, trained: TrainedWith) -> None:
-        """Takes the factor that the U-Net was trained with, since any other changes the noise level that it expects."""
-        if self.first_stage_model.scaled_latents:
-            if stated not in (None, 1):
-                raise ValueError(
-                    f"model.params.scale_factor: {stated}, but a tiny autoencoder scales its latents itself; remove it"
-                )
-            self.scale_by_std = False
-            return
-        source = None if self.scale_by_std and trained.scale_factor is None else self.first_stage_model.weights_from
-        factor, is_published = settle_scale_factor(stated, defaults, trained, source)
-        self.scale_factor = factor
-        self.scale_by_std = self.scale_by_std and not is_published
-
-    def _refuse_frozen_without_weights(self) -> None:
-        for name, part in self.parts().items():
-            is_frozen = not all(p.requires_grad for p in part.parameters())
-            if is_frozen and part.weights_from is None:
-                raise CheckpointError(
-                    f"the {name} is frozen and has no weights: name a checkpoint (ckpt_path) in its config, "
-                    "or set `init: random` there for random weights"
-                )
-
-    def _keep_frozen_out_of_ddp(self) -> None:
-        """Excludes frozen parts and buffers from DDP; every process builds the same ones from files or seeds."""
-        frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
-        buffers = [name for name, _ in self.named_buffers()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, frozen + buffers)
-
     def setup(self, stage: str) -> None:
         """Raises UserError if the vocabulary of the data is larger than the graph encoder's."""
         if self.vocab is None:
             return
-        encoder = self.cond_stage_model
-        self._refuse_small_vocabulary("num_objs", encoder.num_objs, len(self.vocab.objects))
-        self._refuse_small_vocabulary("num_preds", encoder.num_preds, len(self.vocab.predicates))
+        assembly.refuse_small_vocabulary(self.cond_stage_model, self.vocab)
         if self.names_from_text and stage == "fit":
-            start_from_text(encoder, self.vocab, self.text_stage_model)
+            start_from_text(self.cond_stage_model, self.vocab, self.text_stage_model)
             if self.model_ema is not None:
                 self.model_ema.restart(self)
-
-    def _refuse_small_vocabulary(self, key: str, configured: int, required: int) -> None:
-        if configured < required:
-            raise UserError(
-                f"cond_stage_config.params.{key} is {configured}, but the vocabulary of the data has {required}: "
-                f"set it to {required}"
-            )
 
     # Parts -----------------------------------------------------------------------------------------------------------
 
@@ -306,8 +236,8 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         return {name: part for name, part in parts.items() if part is not None}
 
     def encoder_checksums(self) -> dict[str, str]:
-        """Returns checksums of the frozen encoders, which cached latents and styles depend on, by name."""
-        return checksums(self.first_stage_model, self.global_stage_model)
+        """Returns checksums of the frozen encoders, which cached latents, styles and texts depend on, by name."""
+        return checksums(self.first_stage_model, self.global_stage_model, self.text_stage_model)
 
     # Latents ---------------------------------------------------------------------------------------------------------
 
@@ -335,14 +265,8 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
 
     @torch.no_grad()
     def inpainting_inputs(self, image: Tensor, mask: Tensor) -> Tensor:  # (B,3,H,W), (B,1,h,w) -> (B,1+4,h,w)
-        """Returns what an inpainting U-Net reads beside the latents: the mask and the encoded image without the masked part.
-
-        Args:
-            image: in [-1,1].
-            mask: 1 where the image is to be painted anew, 0 where it is kept.
-        """
-        pixels = nn.functional.interpolate(mask.float(), image.shape[-2:], mode="nearest")
-        return torch.cat([mask.float(), self.encode(image * (pixels < 0.5))], dim=1)
+        """Returns what an inpainting U-Net reads beside the latents (see `inpainting.inpainting_inputs`)."""
+        return inpainting_inputs(self.encode, image, mask)
 
     def all_painted(self) -> Tensor:  # -> (1,1+4,h,w)
         """Returns `inpainting_inputs` where the whole image is to be painted."""
@@ -357,7 +281,7 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         graph: GraphBatch,
         reference: Tensor | None = None,
         style: Tensor | None = None,
-        texts: Sequence[str] | None = None,
+        texts: Texts | TextTokens | None = None,
     ) -> Conditioning:
         """Encodes graphs, styles and texts.
 
@@ -365,56 +289,46 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
             graph: the scene graphs of B images.
             reference: images (B,3,H,W) whose style is used. A model without image encoder ignores it and `style`.
             style: embeddings (B,E) to use instead; without either, the learned null style is used.
-            texts: B texts; by default captions of the graphs. A model without text encoder ignores them.
+            texts: B texts, their tokens (B,77), or both encoded; by default captions of the graphs. A model without text
+                encoder ignores them.
 
         Raises:
             UserError: the null style is needed, but was not trained.
         """
         cond = self.cond_stage_model(graph)
         if self.text_stage_model is not None:
-            cond = cond._replace(text=self.encode_texts(self.captions(graph) if texts is None else texts))
+            texts = self.captions(graph) if texts is None else texts
+            cond = cond._replace(text=texts if isinstance(texts, TextTokens) else self.encode_texts(texts))
         if self.global_stage_model is None:
             return cond
         if style is not None:
             return cond._replace(style=style.float())
         if reference is None:
-            _refuse_untrained_null("style", self.style_drop)
+            refuse_untrained_null("style", self.style_drop)
             return cond._replace(style=self.null_style.expand(len(cond.tokens), -1))
         with on_device(self.global_stage_model, self.device) as image_encoder:
             return cond._replace(style=image_encoder(reference))
 
     def batch_conditioning(self, batch: Batch) -> Conditioning:
-        """Encodes the batch's graphs, and its references unless it holds cached styles."""
-        return self.condition(batch.graph, batch.reference, batch.latents and batch.latents.style)
+        """Encodes the batch's graphs, and its references and captions unless it holds what the encoders made of them."""
+        style = batch.latents and batch.latents.style
+        return self.condition(batch.graph, batch.reference, style, text_conditioning.batch_texts(batch))
 
     def captions(self, graph: GraphBatch) -> list[str]:
         """Returns a caption of each graph that fits into the text encoder."""
-        graphs = decode(GraphBatch(*(None if part is None else part.cpu() for part in graph)), self.vocab)
-        return [caption(each, count_tokens=count_tokens).text for each in graphs]
+        return text_conditioning.captions(graph, self.vocab)
 
-    @torch.no_grad()
     def encode_texts(
         self,
-        texts: Sequence[str],
+        texts: Texts,
         negative: bool = False,
         size: tuple[int, int] | None = None,
         chunked: bool = False,
     ) -> TextTokens:
-        """Encodes B texts.
-
-        Args:
-            texts: B of them.
-            negative: whether "" stands for no text, which is not the same in SDXL.
-            size: height and width of the images in pixels, by default those of the model's training.
-            chunked: whether texts of more than 77 tokens are read in chunks instead of being cut.
-        """
+        """Encodes B texts (see `text_conditioning.encode_texts`); `size` is by default that of the model's training."""
         side = self.latent_size * self.first_stage_model.downsampling
         with on_device(self.text_stage_model, self.device) as text_encoder:
-            encoded = text_encoder(texts, size or (side, side), chunked)
-            if negative and text_encoder.zero_if_empty:
-                empty = torch.tensor([not text for text in texts], device=encoded.mask.device)
-                encoded = encoded.where(empty, text_encoder.without_text(encoded))
-        return encoded
+            return text_conditioning.encode_texts(text_encoder, texts, size or (side, side), chunked, negative)
 
     def null(self, negative: str = "") -> Conditioning:
         """Returns the learned null tokens and null style, and the encoded negative prompt, one row."""
@@ -423,8 +337,8 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
 
     def unconditional(self, batch_size: int) -> Conditioning:
         """Returns the null conditioning for a batch. Raises UserError if it was not trained."""
-        _refuse_untrained_null("graph", self.graph_drop)
-        _refuse_untrained_null("style", self.style_drop)
+        refuse_untrained_null("graph", self.graph_drop)
+        refuse_untrained_null("style", self.style_drop)
         return conditioning.cat(*[self.null()] * batch_size)
 
     def denoiser(
@@ -451,9 +365,9 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
         if self.global_stage_model is None:
             style_scale = graph_scale
         if graph_scale != 1:
-            _refuse_untrained_null("graph", self.graph_drop)
+            refuse_untrained_null("graph", self.graph_drop)
         if (graph_scale, style_scale) != (1, 1):
-            _refuse_untrained_null("style", self.style_drop)
+            refuse_untrained_null("style", self.style_drop)
         timesteps = len(self.schedule)
         null = null or self.null(negative)
         scales = graph_scale, style_scale, interval, rescale
@@ -464,136 +378,34 @@ class LatentDiffusion(SavesTrainableParameters, pl.LightningModule):
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def losses(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Returns the mean squared error of the prediction per image (B,), and the timesteps (B,) (DDPM eq. 14).
-
-        Args:
-            batch: images or cached latents, with graphs and references.
-            generator: source of timesteps, noise and dropped conditions; torch's global one by default.
-        """
-        batch = Batch.of(batch)
-        z0 = self.batch_latents(batch)
-        random = {"generator": generator, "device": self.device}
-        t = torch.randint(0, len(self.schedule), (len(z0),), **random)
-        noise = torch.randn(z0.shape, dtype=z0.dtype, **random)
+    def training_conditioning(self, batch: Batch, rows: int, random: dict[str, Any]) -> Conditioning:
+        """Encodes a batch; in some rows graph, style or text, each by itself, are replaced by the null conditioning."""
         has_text = self.text_stage_model is not None
-        uniform = torch.rand(3 if has_text else 2, len(z0), **random)
+        uniform = torch.rand(3 if has_text else 2, rows, **random)
         cond = self.batch_conditioning(batch)
         drop_graph = uniform[0] < self.graph_drop
         drop_style = drop_graph if self.global_stage_model is None else uniform[1] < self.style_drop
         drop_text = uniform[2] < self.text_drop if has_text else None
-        cond = cond.drop(drop_graph, drop_style, self.null(), drop_text)
-        x = self.schedule.add_noise(z0, noise, t)
+        return cond.drop(drop_graph, drop_style, self._training_null(), drop_text)
+
+    def _training_null(self) -> Conditioning:
+        """`null`, which encodes its text only once, since the text encoder does not change."""
+        if self.text_stage_model is None:
+            return self.null()
+        if self.device not in self._no_text:
+            self._no_text[self.device] = self.encode_texts([""], negative=True)
+        return Conditioning.from_tokens(self.null_tokens, self.null_style, self._no_text[self.device])
+
+    def prediction(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         if self.inpaints:
             x = torch.cat([x, self.all_painted().to(x).expand(len(x), -1, -1, -1)], dim=1)
-        output, target = self.unet(x, t, cond), self.schedule.target(z0, noise, t)
-        return (output.float() - target.float()).square().mean((1, 2, 3)), t
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses, t = self.losses(batch)
-        self._log_losses("train/loss_simple", losses, t)
-        return losses.mean()
-
-    @torch.no_grad()
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        # The same noise in each validation, so that epochs, and weights and their average, can be compared.
-        seed = batch_idx * self.trainer.world_size + self.global_rank
-        self._log_losses("val/loss_simple", *self.losses(batch, torch.Generator(self.device).manual_seed(seed)))
-        if self.model_ema is not None:
-            with self.model_ema.applied(self):
-                losses, t = self.losses(batch, torch.Generator(self.device).manual_seed(seed))
-                self._log_losses("val/loss_simple_ema", losses, t)
-
-    def _log_losses(self, name: str, losses: Tensor, t: Tensor) -> None:
-        """Logs the mean, and the mean of each quarter of the timesteps, of which q1 has the least noise."""
-        training = name.startswith("train")
-        self.log(name, losses.mean(), prog_bar=True, batch_size=len(losses), sync_dist=not training)
-        interval = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] - set by a connector
-        if training and (self.trainer.global_step + 1) % interval:
-            return  # nothing is logged in this step, and reading values would synchronise the GPU
-        quarter = t * 4 // len(self.schedule)
-        for q in quarter.unique().tolist():
-            chosen = losses[quarter == q]
-            self.log(f"{name}_q{q + 1}", chosen.mean(), batch_size=len(chosen), rank_zero_only=True)
+        return self.unet(x, t, cond)
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] - set by a connector
         if isinstance(data, DataModuleFromConfig) and data.cache:  # the encoders are then needed for image logs only
             offload_encoders(self)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self.scale_by_std and self.global_step == batch_idx == 0:
-            self.scale_factor.fill_(1.0)
-            std = self.trainer.strategy.reduce(self.batch_latents(Batch.of(batch)).std(), reduce_op="mean")
-            self.scale_factor.fill_(1 / std)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        if self.model_ema is not None:
-            self.model_ema.update(self)
-
-    def configure_optimizers(self) -> dict:
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
-        # Lightning does not clip gradients if a fused optimizer unscales them by itself.
-        optimizer._step_supports_amp_scaling = False
-        total = self.trainer.estimated_stepping_batches
-        return per_step(optimizer, warmup_times_cosine(self.warmup_steps, total, self.cosine))
-
-    def saved_state(self) -> dict[str, Tensor]:
-        """The trainable parameters, their averages and the scale factor."""
-        ema = {} if self.model_ema is None else self.model_ema.state_dict(prefix="model_ema.")
-        return {**super().saved_state(), **ema, "scale_factor": self.scale_factor}
-
     def log_images(self, batch: Batch, n: int = 8, steps: int = 50, guidance: float = 2.0) -> dict[str, Tensor]:
         """Returns images for the training log; see `image_logging.images_to_log`."""
         return images_to_log(self, batch, n, steps, guidance)
-
-
-def is_text_encoder(config: dict | None) -> bool:
-    """Whether a config's target is a text encoder."""
-    target = resolve(config["target"]) if config and isinstance(config.get("target"), str) else None
-    return isinstance(target, type) and issubclass(target, TextEncoder)
-
-
-def build_part(config: dict, frozen: bool) -> nn.Module:
-    return build_frozen(config) if frozen else instantiate_from_config(config)
-
-
-def _refuse_unsupported(init: str | None, freeze_first_stage: bool, published_keys: dict[str, Any]) -> None:
-    """Raises ValueError for values of `model.params` that this model does not support, and for unknown keys."""
-    for key, value in published_keys.items():
-        if key not in PUBLISHED_KEYS:
-            raise ValueError(
-                f"model.params.{key} is not a parameter of LatentDiffusion: remove it or correct its spelling"
-            )
-        if value not in PUBLISHED_KEYS[key]:
-            raise ValueError(
-                f"model.params.{key}: {value!r} is not supported; set it to {PUBLISHED_KEYS[key][0]!r} or remove it"
-            )
-    if init not in (None, "random"):
-        raise ValueError(f"model.params.init: {init!r} is not supported; set it to 'random' or remove it")
-    if not freeze_first_stage:
-        raise ValueError(
-            "model.params.freeze_first_stage: the first stage must be frozen; train it in a run of its own"
-        )
-
-
-def _refuse_other_channels(unet: nn.Module, channels: int) -> None:
-    """Raises ValueError for a U-Net that reads more than the latents, a mask and masked latents, as InstructPix2Pix does."""
-    given = unet.in_channels
-    if given not in (channels, 2 * channels + 1):
-        kind = f", as of {INPUTS[given]}s," if given in INPUTS else ""
-        raise ValueError(
-            f"model.params.unet_config.params.in_channels: {given} channels{kind} do not fit latents of {channels} channels "
-            f"(model.params.channels); only U-Nets that read the latents alone, or an inpainting mask and masked latents beside "
-            "them, are supported"
-        )
-
-
-def _refuse_untrained_null(kind: str, drop: float) -> None:
-    if drop == 0:
-        raise UserError(
-            f"guidance, and inversion without a source graph, need a null {kind}, but this model was trained with "
-            f"{kind}_drop: 0: set the scales to 1 and name a source graph, or train with {kind}_drop: 0.1"
-        )

@@ -97,6 +97,15 @@ def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tenso
     return share * guided * (conditional_std / guided_std) + (1 - share) * guided
 
 
+def refuse_untrained_null(kind: str, drop: float) -> None:
+    """Raises UserError if the null graph or style (`kind`), which needs training rows without one, was not trained."""
+    if drop == 0:
+        raise UserError(
+            f"guidance, and inversion without a source graph, need a null {kind}, but this model was trained with "
+            f"{kind}_drop: 0: set the scales to 1 and name a source graph, or train with {kind}_drop: 0.1"
+        )
+
+
 class BranchBatch:
     """Evaluates the U-Net under several conditionings in one batch.
 
