@@ -42,6 +42,8 @@ SETTINGS = (
     "padding_mode",
     "dilation",
     "approximate",
+    "read_layer",
+    "final_norm",
 )
 
 
@@ -73,7 +75,9 @@ def build_encoders(params: Mapping, with_text: bool = True) -> Encoders:
     text_encoder = None if text_stage is None else cast(TextEncoder, build_frozen(text_stage))
     if text_encoder is not None and text_encoder.weights_from is None:
         if not params.get("ckpt_path"):
-            raise CheckpointError("text_stage_config: the text encoder has no weights; name a checkpoint as its ckpt_path")
+            raise CheckpointError(
+                "text_stage_config: the text encoder has no weights; name a checkpoint as its ckpt_path"
+            )
         text_encoder.load_weights(params["ckpt_path"])
     return Encoders(first_stage, image_encoder, text_encoder)
 

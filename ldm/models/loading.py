@@ -20,7 +20,7 @@ from ldm.checkpoints.folders import find_weights
 from ldm.checkpoints.reading import PARTS, has_part
 from ldm.graph.vocab import OpenVocab, Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
+from ldm.models.encoders import Encoders, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.finding import find_checkpoint, is_run, last_checkpoint
 from ldm.models.published_models import build_published, published_architecture
@@ -114,14 +114,18 @@ def _for_inference(
     return model
 
 
-def load_encoders(config: DictConfig) -> tuple[FirstStage, nn.Module | None]:
-    """Builds the first stage and, if there is one, the image encoder of a config's model, without its U-Net.
+def load_encoders(config: DictConfig, with_text: bool = True) -> Encoders:
+    """Builds the frozen encoders of a config's model, without its U-Net.
+
+    Args:
+        config: with model.params.
+        with_text: whether the text encoder is built too, if there is one.
 
     Raises:
         UserError: weights are missing, or the config cannot be built.
     """
     try:
-        return build_encoders(_locate_weights(plain(config.model.params)))
+        return build_encoders(_locate_weights(plain(config.model.params)), with_text)
     except UserError:
         raise
     except (KeyError, ValueError, TypeError, OSError) as error:
