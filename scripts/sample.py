@@ -38,6 +38,9 @@ from ldm.util.score_option import add_min_score_argument
 GRAPH_FLAGS = {
     "--graph-scale": ("graph_scale", "use --scale"),
     "--style-scale": ("style_scale", "leave it out"),
+    "--text-scale": ("text_scale", "use --scale"),
+    "--steer": ("steer", "leave it out"),
+    "--steer-peak": ("steer_peak", "leave it out"),
     "--layout": ("layout", "leave it out"),
     "--style": ("style", "leave it out"),
     "--n-per-graph": ("n_per_graph", "use --n_samples"),
@@ -161,7 +164,7 @@ def run_graphs(arguments: argparse.Namespace) -> None:
     places, checkpoint = read_checked_graphs(arguments)
     from ldm.models.loading import choose_device, fingerprint, load_model
     from ldm.sampling.folder import sample_all
-    from ldm.sampling.sample import default_layout
+    from ldm.sampling.sample import default_options
     from ldm.util.images import read_image
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -170,7 +173,7 @@ def run_graphs(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.device)
     model = load_model(checkpoint, arguments.config, device, arguments.lora, arguments.prediction)
     scenes = choose_scenes(arguments, model, places)
-    options = from_mapping(SampleOptions, {"layout": default_layout(model)} | given)
+    options = from_mapping(SampleOptions, default_options(model) | given)
     provenance = {"style": arguments.style, "device": device.partition(":")[0]}
     provenance |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
     provenance |= {"lora": arguments.lora} if arguments.lora else {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.editing.region import Region, object_maps
-from ldm.editing.text import GraphText, shared_tokens, text_maps
+from ldm.editing.text import shared_tokens, text_maps
 from ldm.graph.diff import MIN_BOX_CHANGE, Add, ChangeAttribute, Move, Operation, Remove, Replace, Resize
 from ldm.graph.matching import match_objects
 from ldm.graph.scene_graph import SceneGraph
@@ -19,6 +19,7 @@ from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import encode_graph
 from ldm.modules.attention_control import AttentionStore, Control, MutualSelfAttention, RowPair, TokenInjection
 from ldm.modules.conditioning import Conditioning
+from ldm.modules.graph_text import GraphText
 
 MAP_LEVELS = 8  # noise levels at which attention maps are read
 MAP_SHARE = 0.7  # of all noise levels, from the lowest on: above, there is little of the photograph to attend to

@@ -25,7 +25,6 @@ from ldm.editing.options import RANDOM_METHODS, EditOptions, EditRequest
 from ldm.editing.plan import EditPlan, default_method, make_plan, make_schedule
 from ldm.editing.region import Region, paste, shrunk
 from ldm.editing.restyle import next_source
-from ldm.editing.text import steering
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.ddpm import LatentDiffusion
@@ -36,6 +35,7 @@ from ldm.models.preprocess import encode_graph, noise_generator, to_image_like, 
 from ldm.modules import conditioning
 from ldm.modules.attention_control import Control
 from ldm.modules.conditioning import Conditioning
+from ldm.modules.graph_text import steering
 from ldm.modules.lora import merge_lora
 from ldm.util.errors import UserError
 from ldm.util.images import to_rgb

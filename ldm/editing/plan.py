@@ -16,7 +16,7 @@ from ldm.editing.options import (
     default_sampler,
 )
 from ldm.editing.region import touched_places
-from ldm.editing.text import GraphText, edit_texts
+from ldm.editing.text import edit_texts
 from ldm.graph.diff import Operation, diff
 from ldm.graph.inheritance import drop_contradicted, share_known
 from ldm.graph.perspective import Floor
@@ -28,6 +28,7 @@ from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.diffusion.schedule import DDIMSchedule
+from ldm.modules.graph_text import GraphText
 from ldm.util.errors import UserError
 
 NO_REACH = (0.0, 0.0, 0.0, 0.0)

@@ -12,11 +12,12 @@ from ldm.editing.options import METHODS, EditOptions, EditRequest
 from ldm.editing.outputs import measurements, sentences
 from ldm.editing.pipeline import attention_control, describe_source, edit, steered
 from ldm.editing.plan import make_plan, make_schedule
-from ldm.editing.text import GraphText, edit_texts, shared_tokens, steering, text_maps, touched_objects
+from ldm.editing.text import edit_texts, shared_tokens, text_maps, touched_objects
 from ldm.graph.diff import diff
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import OpenVocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.modules.graph_text import GraphText, steering
 
 FOX = SceneGraph(
     ("fox", "hat", "tree"),
