@@ -71,7 +71,8 @@ def find_architecture(source: str | Path) -> Architecture | None:
             raise
         return None
     if (kind := describe_kind(unet, "unet")) and (is_refused(kind) or STEM not in unet):
-        raise CheckpointError(f"{source}: this is {kind}; {SUPPORTED}")
+        refused = ", which is not supported" if is_refused(kind) else ""
+        raise CheckpointError(f"{source}: this is {kind}{refused}; {SUPPORTED}")
     if STEM not in unet or not any(".attn2.to_k." in key for key in unet):
         return None
     towers = [_tower(source, number) for number in range(2)]

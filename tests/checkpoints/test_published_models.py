@@ -12,9 +12,11 @@ from text_models import ldm_clip_keys, open_clip_keys, text_model
 from ldm.checkpoints.architecture import find_architecture, kind_of, unet_params
 from ldm.checkpoints.diffusers_layout import to_ldm_unet, to_ldm_vae
 from ldm.checkpoints.errors import CheckpointError
+from ldm.checkpoints.kinds import CONTEXTS
 from ldm.graph.batch import encode
 from ldm.graph.graph_files import write_graphs
 from ldm.graph.scene_graph import SceneGraph
+from ldm.models.diffusion import published
 from ldm.models.loading import load_model
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.util.config import instantiate_from_config, plain, read_config
@@ -51,6 +53,17 @@ def sd2_folder(path, **scheduler):
     folder = save_pipeline(path, networks(SD2), **scheduler)
     text_model(hidden_act="gelu", **TOWER).save_pretrained(folder / "text_encoder")
     return folder
+
+
+def sd2_file(path):
+    """A file of Stability's, which states nothing beside the weights, and its text tower."""
+    unet, vae = networks(SD2)
+    tower = text_model(hidden_act="gelu", **TOWER)
+    state = ldm_state((unet, vae, tower))
+    state = {key: value for key, value in state.items() if not key.startswith("cond_stage")}
+    state |= {key: value.clone() for key, value in open_clip_keys(tower, "cond_stage_model.model.").items()}
+    save_file(state, path)
+    return path, tower
 
 
 def ldm_state(parts) -> dict:
@@ -138,6 +151,16 @@ def test_the_option_decides_where_nothing_is_stated(folder, parts, tmp_path):
     assert "prediction eps: that of Stable Diffusion 1, since nothing states another" in plain_model.decided
 
 
+def test_an_sd2_that_nothing_decides_asks_for_the_option(tmp_path, monkeypatch):
+    """The U-Net of the real width is not built; the tokens of this one are taken for it."""
+    monkeypatch.setitem(CONTEXTS, 24, "Stable Diffusion 2")
+    monkeypatch.setattr(published, "probe_prediction", lambda *args: (None, 0.7))
+    path, _ = sd2_file(tmp_path / "v2.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not tell; pass --prediction eps \(its base model\) or v"):
+        load_model(path)
+    assert load_model(path, prediction="v").schedule.prediction == "v"
+
+
 def test_a_mark_in_the_file_decides(parts, tmp_path):
     save_file(ldm_state(parts) | {"v_pred": torch.tensor([])}, tmp_path / "model.safetensors")
     model = load_model(tmp_path / "model.safetensors")
@@ -162,6 +185,14 @@ def test_models_of_other_kinds_are_refused_by_name(tmp_path):
     save_file({"lora_unet_mid_block.lora_up.weight": torch.zeros(2, 2)}, tmp_path / "lora.safetensors")
     with pytest.raises(CheckpointError, match="this is a LoRA"):
         load_model(tmp_path / "lora.safetensors")
+    torch.manual_seed(0)
+    refiner = diffusers.UNet2DConditionModel(**UNET | {"cross_attention_dim": 1280})
+    state = {f"model.diffusion_model.{key}": value for key, value in to_ldm_unet(refiner.state_dict()).items()}
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "refiner.safetensors")
+    refiner.save_pretrained(tmp_path / "folder" / "unet")
+    for path in (tmp_path / "refiner.safetensors", tmp_path / "folder"):
+        with pytest.raises(CheckpointError, match="this is the refiner of Stable Diffusion XL, which is not supported"):
+            load_model(path)
 
 
 def test_the_option_prediction_is_for_models_without_a_config(checkpoint):
@@ -189,13 +220,8 @@ def test_sdxl_is_built_with_both_text_towers(tmp_path):
 
 
 def test_a_file_of_sd2_has_one_layer_more_than_its_folder(tmp_path):
-    unet, vae = networks(SD2)
-    tower = text_model(hidden_act="gelu", **TOWER)
-    state = ldm_state((unet, vae, tower))
-    state = {key: value for key, value in state.items() if not key.startswith("cond_stage")}
-    state |= {key: value.clone() for key, value in open_clip_keys(tower, "cond_stage_model.model.").items()}
-    save_file(state, tmp_path / "v2.safetensors")
-    found = find_architecture(tmp_path / "v2.safetensors")
+    path, tower = sd2_file(tmp_path / "v2.safetensors")
+    found = find_architecture(path)
     assert found.text["arch"]["layers"] == tower.config.num_hidden_layers == 3
     assert find_architecture(sd2_folder(tmp_path / "folder")).text["arch"]["layers"] == 4
 

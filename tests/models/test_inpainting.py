@@ -1,6 +1,7 @@
 """U-Nets of inpainting: the mask and the masked latent as further inputs, diffusers' latents, and edits with them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,18 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
 from diffusers_models import INPAINTING, KL, latent_diffusion, save_pipeline
+from text_models import text_model, write_tokenizer
 from tiny import demo_batch, tiny_model
 
+from ldm.checkpoints.sidecars import read_sidecars
+from ldm.checkpoints.trained_with import spacing_of
 from ldm.editing.options import EditOptions, EditRequest
 from ldm.editing.pipeline import edit
 from ldm.editing.plan import make_plan
 from ldm.models.diffusion.prediction import with_inputs
+from ldm.models.diffusion.samplers import get_sampler
+from ldm.models.diffusion.spacing import Spacing
+from ldm.models.loading import load_model
 from ldm.modules.conditioning import Conditioning
 from ldm.util.errors import UserError
 
@@ -76,6 +83,49 @@ def test_mask_and_masked_latent_are_diffusers_and_give_its_latents(networks, mod
     assert (sampled(inputs) - theirs).abs().max() <= 1e-4
     for wrong in (inputs.roll(1, dims=1), torch.cat([1 - small, masked], dim=1), None):  # negative controls
         assert (sampled(wrong) - theirs).abs().max() > 1e-2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_the_whole_inpainting_pipeline_of_diffusers_gives_the_same_latents(sampler, tmp_path):
+    """With its masked latent as the mode, which this project takes where diffusers draws one at random."""
+    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(**INPAINTING | {"cross_attention_dim": 32}).eval()
+    vae, tower = diffusers.AutoencoderKL(**KL).eval(), text_model(hidden_act="quick_gelu")
+    pad = {"pad_token": "<|endoftext|>", "model_max_length": 77}
+    parts = {"tokenizer": transformers.CLIPTokenizer.from_pretrained(write_tokenizer(tmp_path), **pad)}
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    if sampler == "ddim":
+        scheduler = diffusers.DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    else:
+        scheduler = diffusers.DPMSolverMultistepScheduler(**betas)
+    parts |= {"unet": unet, "vae": vae, "text_encoder": tower, "scheduler": scheduler}
+    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipeline = diffusers.StableDiffusionInpaintPipeline(**parts, **none)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    model = load_model(tmp_path / "pipeline")
+    spacing = Spacing(**spacing_of(read_sidecars(tmp_path / "pipeline").scheduler))
+
+    generator = torch.Generator().manual_seed(1)
+    image, noise = torch.rand(1, 3, 16, 16, generator=generator) * 2 - 1, torch.randn(1, 4, 8, 8, generator=generator)
+    mask = painted_box()
+    masked = vae.encode(image * (mask < 0.5)).latent_dist.mode() * SCALE
+    arguments = {"height": 16, "width": 16, "strength": 1.0, "num_inference_steps": 4, "guidance_scale": 5.0}
+    arguments |= {"mask_image": mask, "masked_image_latents": masked, "latents": noise, "output_type": "latent"}
+    theirs = pipeline("a cat", image, negative_prompt="blurry", **arguments).images
+
+    def sampled(inputs):
+        cond = Conditioning.from_text(model.encode_texts(["a cat"]))
+        denoiser = model.denoiser(cond, 5.0, 5.0, inputs=inputs, negative="blurry")
+        method = get_sampler(sampler)
+        schedule = method.make_schedule(replace(model.schedule, spacing=spacing), 4)
+        return method.sample(denoiser, schedule, noise, 0.0, None)
+
+    inputs = model.inpainting_inputs(image, torch.nn.functional.interpolate(mask, size=(8, 8)))
+    assert (sampled(inputs) - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+    assert (sampled(None) - theirs).abs().max() > 1e-2 * theirs.abs().max()  # negative control
 
 
 @torch.no_grad()

@@ -347,7 +347,9 @@ class Known(nn.Module):
 def test_one_evaluation_at_the_last_timestep_tells_what_sd_2_predicts(share, prediction):
     assert probe_prediction(Known(share), 1000, 4)[0] == prediction
     if prediction is None:
-        with pytest.raises(CheckpointError, match="v2.safetensors: nothing states.*set model.params.parameterization"):
+        with pytest.raises(
+            CheckpointError, match="v2.safetensors: nothing states.*pass --prediction eps .* or v .*in a config$"
+        ):
             find_prediction(Known(share), latent_trained(), 1000, 4)
     else:
         found = find_prediction(Known(share), latent_trained(), 1000, 4)

@@ -167,7 +167,8 @@ def find_prediction(unet: nn.Module, trained: TrainedWith, timesteps: int, chann
     if prediction is None:
         raise CheckpointError(
             f"{weights}: nothing states what this U-Net of Stable Diffusion 2 predicts, and {source} does not tell; "
-            "set model.params.parameterization to eps (its base model) or v (its model for 768 pixels)"
+            "pass --prediction eps (its base model) or v (its model for 768 pixels), or set model.params.parameterization to it in "
+            "a config"
         )
     logger.info("parameterization %s, by %s", prediction, source)
     name = next(name for name, ours in PREDICTIONS.items() if ours == prediction)
