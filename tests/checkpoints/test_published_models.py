@@ -9,6 +9,7 @@ from paths import ROOT
 from safetensors.torch import save_file
 from text_models import ldm_clip_keys, open_clip_keys, text_model
 
+from ldm.checkpoints import architecture
 from ldm.checkpoints.architecture import find_architecture, kind_of, unet_params
 from ldm.checkpoints.diffusers_layout import to_ldm_unet, to_ldm_vae
 from ldm.checkpoints.errors import CheckpointError
@@ -152,8 +153,9 @@ def test_the_option_decides_where_nothing_is_stated(folder, parts, tmp_path):
 
 
 def test_an_sd2_that_nothing_decides_asks_for_the_option(tmp_path, monkeypatch):
-    """The U-Net of the real width is not built; the tokens of this one are taken for it."""
+    """The U-Net of the real widths is not built; those of this one are taken for them."""
     monkeypatch.setitem(CONTEXTS, 24, "Stable Diffusion 2")
+    monkeypatch.setattr(architecture, "HEAD_WIDTH", 16)
     monkeypatch.setattr(published, "probe_prediction", lambda *args: (None, 0.7))
     path, _ = sd2_file(tmp_path / "v2.safetensors")
     with pytest.raises(CheckpointError, match=r"does not tell; pass --prediction eps \(its base model\) or v"):
