@@ -48,5 +48,7 @@ def require_forms(place: str, forms: Collection[str] | None) -> list[str]:
     unknown = [form for form in forms or () if form not in FORMS]
     if unknown or isinstance(forms, str):
         given = forms if isinstance(forms, str) else unknown[0]
-        raise ConfigError(f"{place} is {given!r}; give a list of some of {', '.join(FORMS)}{did_you_mean(given, FORMS)}")
+        raise ConfigError(
+            f"{place} is {given!r}; give a list of some of {', '.join(FORMS)}{did_you_mean(given, FORMS)}"
+        )
     return list(forms or ())

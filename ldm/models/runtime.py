@@ -112,9 +112,14 @@ def set_memory_format(module: nn.Module, device: str | torch.device) -> None:
 # Offloading ---------------------------------------------------------------------------------------------------------
 
 
-def offload_encoders(model: LatentDiffusion) -> None:
-    """Moves the first stage and the encoders to the CPU; `on_device` moves them back while they run."""
-    for part in (model.first_stage_model, model.global_stage_model, model.text_stage_model, model.preview_model):
+def offload_encoders(model: LatentDiffusion, texts: bool = True) -> None:
+    """Moves the first stage and the encoders to the CPU; `on_device` moves them back while they run.
+
+    Args:
+        texts: whether the text encoder moves too.
+    """
+    text_encoder = model.text_stage_model if texts else None
+    for part in (model.first_stage_model, model.global_stage_model, text_encoder, model.preview_model):
         if part is not None:
             part.to("cpu")
     if model.device.type == "cuda":

@@ -83,6 +83,7 @@ class LatentDiffusion(DiffusionTraining):
         text_stage_config: the same for the text encoder of a U-Net that was trained on text (SD 1, 2, XL). Without a text, it
             reads a caption of the graph.
         text_drop: share of training rows whose text is replaced by the empty one.
+        text_stage_trainable: trains the text encoder, with a U-Net that is trained from scratch.
         names_from_text: starts the graph encoder's word tables, in training, from what the text encoder makes of each name.
         preview_config: the same for a TinyAutoencoder that decodes previews of latents.
         published_keys: the keys in assembly.PUBLISHED_KEYS.
@@ -130,6 +131,7 @@ class LatentDiffusion(DiffusionTraining):
         monitor: str | None = None,
         text_stage_config: dict | None = None,
         text_drop: float = 0.1,
+        text_stage_trainable: bool = False,
         names_from_text: bool = False,
         preview_config: dict | None = None,
         **published_keys: Any,
@@ -152,6 +154,9 @@ class LatentDiffusion(DiffusionTraining):
         self.model = nn.ModuleDict({"diffusion_model": unet})  # published checkpoints say model.diffusion_model
         self.first_stage_model = assembly.build_part(first_stage_config, frozen=True)  # pyright: ignore[reportAttributeAccessIssue]
         self._build_encoders(cond_stage_config, cond_stage_trainable, global_stage_config, text_stage_config)
+        self.text_stage_trainable = text_stage_trainable
+        if self.text_stage_model is not None:
+            self.text_stage_model.requires_grad_(text_stage_trainable)
         self.preview_model = assembly.build_optional(preview_config)
         self.names_from_text = names_from_text
         if names_from_text and (self.text_stage_model is None or not isinstance(self.cond_stage_model, HasWordTables)):
@@ -389,8 +394,8 @@ class LatentDiffusion(DiffusionTraining):
         return cond.drop(drop_graph, drop_style, self._training_null(), drop_text)
 
     def _training_null(self) -> Conditioning:
-        """`null`, which encodes its text only once, since the text encoder does not change."""
-        if self.text_stage_model is None:
+        """`null`, which encodes its text only once if the text encoder does not change."""
+        if self.text_stage_model is None or self.text_stage_trainable:
             return self.null()
         if self.device not in self._no_text:
             self._no_text[self.device] = self.encode_texts([""], negative=True)
@@ -404,7 +409,7 @@ class LatentDiffusion(DiffusionTraining):
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] - set by a connector
         if isinstance(data, DataModuleFromConfig) and data.cache:  # the encoders are then needed for image logs only
-            offload_encoders(self)
+            offload_encoders(self, texts=not (self.text_stage_trainable or data.captions))
 
     def log_images(self, batch: Batch, n: int = 8, steps: int = 50, guidance: float = 2.0) -> dict[str, Tensor]:
         """Returns images for the training log; see `image_logging.images_to_log`."""

@@ -20,7 +20,6 @@ def captions(graph: GraphBatch, vocab: Vocab) -> list[str]:
     return [caption(each, count_tokens=count_tokens).text for each in graphs]
 
 
-@torch.no_grad()
 def encode_texts(
     text_encoder: TextEncoder,
     texts: Texts,
