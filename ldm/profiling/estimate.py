@@ -42,7 +42,7 @@ HEADER = (
     "text",
     "first stage",
     "U-Net step",
-    "decode",
+    "encode, decode",
     "edit",
     "edit, --low-memory",
     "training step",
@@ -241,9 +241,9 @@ def size_of(module: nn.Module) -> int:
 
 
 def table(estimates: list[Estimate]) -> str:
-    """One row for each backbone and precision, in GB (10^9 bytes)."""
+    """One row for each backbone and precision, in GB (10^9 bytes): parameters, activations, and the peaks of both together."""
     rows = []
     for each in estimates:
-        steps = each.unet_step, each.decode, each.edit, each.low_memory_edit, each.training_step
+        steps = each.unet_step, max(each.encode, each.decode), each.edit, each.low_memory_edit, each.training_step
         rows.append((each.name, each.precision, *(f"{size / 1e9:.1f}" for size in (*each.parameters.values(), *steps))))
     return markdown_table(HEADER, rows, text_columns=2)

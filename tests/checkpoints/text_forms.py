@@ -1,6 +1,9 @@
 """Forms of text encoders and tiny autoencoders for the table in docs/checkpoints.md; see test_forms.py."""
 
+import shutil
+
 import torch
+from diffusers_models import save_pipeline
 from safetensors.torch import save_file
 from text_models import (
     PROMPTS,
@@ -12,7 +15,9 @@ from text_models import (
     xl_encoder,
 )
 
+from ldm.models.loading import load_model
 from ldm.models.tiny_autoencoder import TinyAutoencoder
+from ldm.modules.conditioning import Conditioning
 from ldm.modules.text_tokens import END, tokenize
 
 
@@ -118,7 +123,28 @@ def tiny_half(folder, networks):
     TinyAutoencoder(ckpt_path=str(folder / "taesd_encoder.pth"))
 
 
+def without_config(folder, networks):
+    """A pipeline whose folder alone tells all: the U-Net's output for a text is diffusers'."""
+    tower = text_model(hidden_act="quick_gelu", hidden_size=24, intermediate_size=96)
+    save_pipeline(folder, networks)
+    tower.save_pretrained(folder / "text_encoder")
+    model, ids = load_model(folder), tokenize("a cat").ids(END)
+    x, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([500])
+    with torch.no_grad():
+        ours = model.unet(x, t, Conditioning.from_text(model.encode_texts(["a cat"])))
+        return error(ours, networks[0](x, t, tower(ids).last_hidden_state).sample)
+
+
+def half_without_config(folder, networks):
+    save_pipeline(folder, networks)
+    shutil.rmtree(folder / "vae")
+    text_model(hidden_act="quick_gelu", hidden_size=24, intermediate_size=96).save_pretrained(folder / "text_encoder")
+    load_model(folder)
+
+
 TEXT_FORMS = {
+    "as --ckpt, without --config: Stable Diffusion 1, 2 or XL, a file or folder of all parts": without_config,
+    "as --ckpt, without --config: a U-Net and text encoder without first stage": half_without_config,
     "text encoder of LDM: cond_stage_model.* of Stable Diffusion 1 and 2": of_ldm,
     "text encoders of Stability's SDXL: conditioner.embedders.*": of_sdxl,
     "text encoders of diffusers: text_encoder/ and text_encoder_2/, folder or file (.safetensors, .bin)": of_diffusers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -110,7 +110,14 @@ def keep_frozen_out_of_ddp(model: nn.Module) -> None:
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen + buffers)
 
 
-def refuse_small_vocabulary(encoder: nn.Module, vocab: Vocab) -> None:
+class HasVocabularySize(Protocol):
+    """Graph encoder for a number of objects and of predicates."""
+
+    num_objs: int
+    num_preds: int
+
+
+def refuse_small_vocabulary(encoder: HasVocabularySize, vocab: Vocab) -> None:
     """Raises UserError if the vocabulary of the data is larger than the graph encoder's."""
     sizes = {"num_objs": (encoder.num_objs, vocab.objects), "num_preds": (encoder.num_preds, vocab.predicates)}
     for key, (configured, names) in sizes.items():
