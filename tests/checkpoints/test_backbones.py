@@ -4,15 +4,17 @@ import pytest
 import torch
 from diffusers_models import BACKBONES, SD2, SDXL, UNET, build_unet
 from parity import assert_close_to_published
+from paths import ROOT
 from safetensors.torch import save_file
 
-from ldm.checkpoints.diffusers_layout import to_diffusers_names, to_ldm_unet
+from ldm.checkpoints.diffusers_layout import to_diffusers_names, to_ldm_unet, to_ldm_vae
 from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.reading import CheckpointError
 from ldm.checkpoints.sidecars import Sidecar, differences
 from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
+from ldm.util.config import instantiate_from_config, plain, read_config
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -278,3 +280,15 @@ def test_a_full_size_backbone_has_exactly_diffusers_keys_shapes_and_settings(nam
     extra = (in_channels - 4) * 320 * 9  # weights of the first convolution
     assert sum(parameter.numel() for parameter in unet.parameters()) == count + extra
     assert not differences(unet, Sidecar(tmp_path, dict(other.config)))
+
+
+def test_the_full_size_first_stage_has_exactly_diffusers_keys_and_shapes():
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    settings = {**blocks, "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
+    config = plain(read_config(ROOT / "configs" / "sd1_vg.yaml").model.params.first_stage_config)
+    with torch.device("meta"):
+        ours, theirs = instantiate_from_config(config), diffusers.AutoencoderKL(**settings)
+    state = to_ldm_vae(theirs.state_dict())
+    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+        key: value.shape for key, value in state.items()
+    }
