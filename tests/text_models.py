@@ -8,13 +8,13 @@ import pytest
 import torch
 from open_clip.tokenizer import bytes_to_unicode, default_bpe
 
+from ldm.graph.text_tokens import END
 from ldm.modules.encoders.modules import (
     FrozenCLIPEmbedder,
     FrozenOpenCLIPEmbedder,
     FrozenOpenCLIPEmbedder2,
     SDXLTextEncoder,
 )
-from ldm.modules.text_tokens import END
 
 SHAPE = {"width": 32, "layers": 3, "heads": 2, "embed_dim": 24}
 QUICK = {**SHAPE, "quick_gelu": True}

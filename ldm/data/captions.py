@@ -12,9 +12,9 @@ from ldm.data.protocols import GraphDataset
 from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Batch, collate
 from ldm.graph.caption import FORMS, caption
+from ldm.graph.text_spans import count_tokens
+from ldm.graph.text_tokens import token_ids
 from ldm.graph.vocab import Vocab
-from ldm.modules.text_spans import count_tokens
-from ldm.modules.text_tokens import token_ids
 from ldm.util.errors import ConfigError, did_you_mean
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from ldm.graph.caption import Span
 from ldm.graph.diff import Add, AddRelation, Operation, Remove, RemoveRelation
 from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.text_tokens import LENGTH
 from ldm.modules.graph_text import GraphText
-from ldm.modules.text_tokens import LENGTH
 
 
 def edit_texts(

@@ -15,11 +15,11 @@ from ldm.data.cache import TEXT_ENCODER
 from ldm.graph.batch import Latents
 from ldm.graph.caption import caption
 from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.text_spans import count_tokens
 from ldm.models.autoencoder import AutoencoderKL, VQModelInterface
 from ldm.models.runtime import set_memory_format
 from ldm.models.tiny_autoencoder import TinyAutoencoder
 from ldm.modules.encoders.modules import TextEncoder
-from ldm.modules.text_spans import count_tokens
 from ldm.util.config import instantiate_from_config, resolve
 
 FirstStage = VQModelInterface | AutoencoderKL | TinyAutoencoder

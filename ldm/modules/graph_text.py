@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ldm.graph.caption import Caption, Span, caption
 from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.text_spans import count_tokens, token_positions
+from ldm.graph.text_tokens import LENGTH
 from ldm.modules.attention_control import BoxSteering
-from ldm.modules.text_spans import count_tokens, token_positions
-from ldm.modules.text_tokens import LENGTH
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
 
-from ldm.modules.text_tokens import END, LENGTH, VOCABULARY
+from ldm.graph.text_tokens import END, LENGTH, VOCABULARY
 
 
 @dataclass(frozen=True)

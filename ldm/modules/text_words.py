@@ -8,10 +8,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from ldm.graph.text_spans import count_tokens
+from ldm.graph.text_tokens import LENGTH
 from ldm.graph.vocab import Vocab
 from ldm.modules.encoders.modules import TextEncoder
-from ldm.modules.text_spans import count_tokens
-from ldm.modules.text_tokens import LENGTH
 
 BATCH = 64  # names that are encoded at a time
 STD = 0.02  # of the values, as of the other tables of an NSGEncoder

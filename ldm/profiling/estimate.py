@@ -21,12 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ldm.graph.text_tokens import LENGTH
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.models.runtime import PRECISIONS
 from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.encoders.modules import TextEncoder
-from ldm.modules.text_tokens import LENGTH
 from ldm.profiling.workload import ROOT, with_defaults
 from ldm.util.config import instantiate_from_config, plain, read_config
 from ldm.util.tables import markdown_table

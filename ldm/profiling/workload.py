@@ -15,11 +15,11 @@ from ldm.checkpoints.shipped import FOLDER, ROOT
 from ldm.graph.batch import Batch, GraphBatch, Latents, encode
 from ldm.graph.graph_files import read_graphs
 from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.text_tokens import LENGTH
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.kernels.conv import skip_saving_inputs, use_winograd
-from ldm.modules.text_tokens import LENGTH
 from ldm.synthetic.shapes import VOCAB
 from ldm.util.config import instantiate_from_config, plain, read_config
 

@@ -10,12 +10,12 @@ from test_backbones import FULL
 from text_models import PROMPTS
 
 from ldm.checkpoints.diffusers_layout import to_ldm_unet, to_ldm_vae
+from ldm.graph.text_tokens import END, tokenize
 from ldm.models.autoencoder import AutoencoderKL
 from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
 from ldm.modules.encoders.modules import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder
-from ldm.modules.text_tokens import END, tokenize
 from ldm.profiling.memory import peak_resident_memory
 
 diffusers = pytest.importorskip("diffusers")

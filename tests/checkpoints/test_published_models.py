@@ -120,7 +120,7 @@ def test_a_folder_and_a_file_of_ldm_give_the_same_model(folder, parts, tmp_path)
 
 
 def transformers_ids(text):
-    from ldm.modules.text_tokens import END, tokenize
+    from ldm.graph.text_tokens import END, tokenize
 
     return tokenize(text).ids(END)
 

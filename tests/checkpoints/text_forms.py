@@ -15,10 +15,10 @@ from text_models import (
     xl_encoder,
 )
 
+from ldm.graph.text_tokens import END, tokenize
 from ldm.models.loading import load_model
 from ldm.models.tiny_autoencoder import TinyAutoencoder
 from ldm.modules.conditioning import Conditioning
-from ldm.modules.text_tokens import END, tokenize
 
 
 def clip():

@@ -11,7 +11,7 @@ from ldm.data.demo import DemoValidation
 from ldm.data.flips import mirror_graph
 from ldm.graph.batch import decode
 from ldm.graph.caption import caption
-from ldm.modules.text_tokens import token_ids
+from ldm.graph.text_tokens import token_ids
 from ldm.synthetic.shapes import VOCAB
 from ldm.util.errors import ConfigError
 

@@ -8,8 +8,8 @@ from test_export import save_checkpoint
 from tiny import MODEL, demo_batch, randomize_trainable, tiny_model
 
 from ldm.graph.batch import Batch
+from ldm.graph.text_tokens import token_ids
 from ldm.models.export import export_part
-from ldm.modules.text_tokens import token_ids
 from ldm.synthetic.shapes import VOCAB
 
 WORDS = ["circle", "square", "triangle", "red", "blue", "small", "large", "plain", "striped", ","]

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_models import PROMPTS
 
+from ldm.graph.text_spans import count_tokens, token_characters
+from ldm.graph.text_tokens import END, START, pad_with, token_ids, tokenize
 from ldm.modules.encoders.modules import FrozenCLIPEmbedder
 from ldm.modules.encoders.small import SmallTextEncoder
-from ldm.modules.text_spans import count_tokens, token_characters
-from ldm.modules.text_tokens import END, START, pad_with, token_ids, tokenize
 
 WORDS = ["red", "blue", "square", "triangle", ","]
 

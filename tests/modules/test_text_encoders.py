@@ -15,9 +15,9 @@ from text_models import (
     xl_second,
 )
 
+from ldm.graph.text_tokens import END, LENGTH, tokenize
 from ldm.modules.encoders.modules import FrozenCLIPEmbedder, FrozenOpenCLIPEmbedder, FrozenOpenCLIPEmbedder2
 from ldm.modules.text_encoder import TextTower, TowerShape
-from ldm.modules.text_tokens import END, LENGTH, tokenize
 
 TOLERANCE = 1e-5
 

@@ -17,8 +17,8 @@ from tiny import DATA, MODEL
 sys.path.append(str(ROOT / "tests" / "checkpoints"))
 from diffusers_models import KL, SD2, SDXL, UNET, kl_ddconfig, unet_params
 
+from ldm.graph.text_tokens import END
 from ldm.graph.vocab import OpenVocab
-from ldm.modules.text_tokens import END
 from ldm.sampling.text_options import Prompt, TextOptions, read_prompts
 from ldm.sampling.text_to_image import sample_latents, sample_texts
 from ldm.util.config import instantiate_from_config

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ldm.checkpoints.trained_with import TrainedWith
 from ldm.data.datamodule import DataModuleFromConfig
 from ldm.graph.batch import Batch, GraphBatch
+from ldm.graph.text_tokens import Texts
 from ldm.models.diffusion import assembly, text_conditioning
 from ldm.models.diffusion.assembly import PUBLISHED_KEYS
 from ldm.models.diffusion.ddim import Denoiser
@@ -26,7 +27,6 @@ from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.ema import EMA
 from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.shallow_copy import with_submodules
-from ldm.modules.text_tokens import Texts
 from ldm.modules.text_words import HasWordTables, start_from_text
 
 if TYPE_CHECKING:

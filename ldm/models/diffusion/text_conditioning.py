@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ldm.graph.batch import Batch, GraphBatch, decode
 from ldm.graph.caption import caption
+from ldm.graph.text_spans import count_tokens
+from ldm.graph.text_tokens import Texts
 from ldm.graph.vocab import Vocab
 from ldm.modules.conditioning import TextTokens
 from ldm.modules.encoders.modules import TextEncoder
-from ldm.modules.text_spans import count_tokens
-from ldm.modules.text_tokens import Texts
 
 
 def captions(graph: GraphBatch, vocab: Vocab) -> list[str]:

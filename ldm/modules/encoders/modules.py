@@ -20,10 +20,10 @@ from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.reading import PARTS, read_state_dict
 from ldm.checkpoints.text_layout import TEXT_PARTS, TextSettings, read_text_settings, tower_state
+from ldm.graph.text_tokens import END, LENGTH, Texts, pad_with, tokenize
 from ldm.modules.conditioning import TextTokens, cat_texts
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
 from ldm.modules.text_encoder import TextTower, TowerShape
-from ldm.modules.text_tokens import END, LENGTH, Texts, pad_with, tokenize
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldm.graph.text_tokens import END, LENGTH, START, VOCABULARY, split_words
 from ldm.modules.encoders.modules import ClipEmbedder
 from ldm.modules.text_encoder import TextTower, TowerShape
-from ldm.modules.text_tokens import END, LENGTH, START, VOCABULARY, split_words
 
 
 class SmallTextEncoder(ClipEmbedder):

@@ -1,6 +1,6 @@
 """Which tokens of a text encoder stand for which characters of a text: CLIP's byte-level BPE, traced back to the text.
 
-The tokenizer (`ldm.modules.text_tokens`) normalises a text, splits it into words, and each word into tokens of one or more
+The tokenizer (`ldm.graph.text_tokens`) normalises a text, splits it into words, and each word into tokens of one or more
 bytes. All of CLIP's text encoders in SD 1.x, 2.x and XL share it, and so do both towers of SDXL: a position is the same in each
 of them, whichever padding follows the text.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from itertools import accumulate
 
-from ldm.modules.text_tokens import LENGTH, ROOM, SPECIAL, clip_tokenizer, split_words
+from ldm.graph.text_tokens import LENGTH, ROOM, SPECIAL, clip_tokenizer, split_words
 
 Characters = tuple[int, int]  # text[start:end]
 

@@ -6,8 +6,8 @@ import json
 import pytest
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 
-from ldm.modules.text_spans import count_tokens, token_characters, token_positions
-from ldm.modules.text_tokens import tokenize
+from ldm.graph.text_spans import count_tokens, token_characters, token_positions
+from ldm.graph.text_tokens import tokenize
 
 TOKENIZER = SimpleTokenizer()
 TEXTS = [

@@ -5,7 +5,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from text_models import write_tokenizer
 
-from ldm.modules.text_tokens import END, LENGTH, START, tokenize
+from ldm.graph.text_tokens import END, LENGTH, START, tokenize
 
 PROMPTS = [
     "",
