@@ -23,12 +23,14 @@ INTRODUCTION = Path(__file__).with_name("configuration_introduction.md")
 OTHER_CLASSES = {
     "ldm.data.clevr.CLEVR": "data.params.train",
     "ldm.data.clevr.CLEVRValidation": "data.params.validation",
+    "ldm.models.tiny_autoencoder.TinyAutoencoder": "model.params.preview_config",
 }
 # Targets that trainer.py adds where a config states none.
 DEFAULT_TARGETS = {"lightning.callbacks.image_logger": "ldm.training.callbacks.ImageLogger"}
 # Values that classes accept for keys of published configs, as their **kwargs.
 PUBLISHED_KEYS = {
-    "ldm.modules.diffusionmodules.openaimodel.UNetModel": {k: [v] for k, v in openaimodel.FIXED_OPTIONS.items()},
+    "ldm.modules.diffusionmodules.openaimodel.UNetModel": {k: [v] for k, v in openaimodel.FIXED_OPTIONS.items()}
+    | openaimodel.IGNORED_OPTIONS,
     "ldm.models.diffusion.ddpm.LatentDiffusion": ddpm.PUBLISHED_KEYS,
 }
 

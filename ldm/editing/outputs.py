@@ -78,11 +78,27 @@ def sentences(edit: Edit, request: EditRequest) -> list[str]:
     """The operations in words, and which places were chosen."""
     if request.source_graph is None:
         whole = ", so the whole image may change" if edit.region.all() else ""
-        return [f"without a source graph nothing is known about the photograph{whole}"]
+        unknown = f"without a source graph nothing is known about the photograph{whole}"
+        return [unknown, *text_sentences(edit.plan)]
     plan = edit.plan
     lines = [str(operation) for operation in plan.operations]
     lines += [f"chosen: {plan.placement}"] if plan.placement else []
-    return (lines or ["the two graphs are the same"]) + _assumed(request.source_graph, plan)
+    return (lines or ["the two graphs are the same"]) + _assumed(request.source_graph, plan) + text_sentences(plan)
+
+
+def text_sentences(plan: EditPlan) -> list[str]:
+    """The captions by which a model that reads text goes, and what they leave out; nothing for other models."""
+    if plan.texts is None:
+        return []
+    lines = []
+    for name, text in zip(("photograph", "edit"), plan.texts):
+        if text is None:
+            lines.append(f"goes by text; {name}: the empty text")
+            continue
+        lines.append(f"goes by text; {name}: {text.caption.text!r}")
+        if text.caption.dropped:
+            lines.append(f"no room in the caption of the {name} for: {', '.join(text.caption.dropped)}")
+    return lines
 
 
 def _assumed(graph: SceneGraph, plan: EditPlan) -> list[str]:
@@ -110,6 +126,7 @@ def measurements(edit: Edit) -> dict:
         "operations": [str(operation) for operation in plan.operations],
         "chosen": plan.placement,
         "graph": plan.graph.to_json(),
+        **({} if plan.texts is None else {"captions": [text and text.caption.text for text in plan.texts]}),
         "region_share": round(float(edit.region.mean()), 4),
         **{name: None if value == math.inf else value for name, value in figures.items()},  # of equal images
     }

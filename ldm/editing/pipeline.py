@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -29,12 +28,14 @@ from ldm.editing.restyle import next_source
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.guidance import controlled
 from ldm.models.diffusion.inversion import Inversion, SourceBranch
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import encode_graph, noise_generator, to_image_like, to_model_input, to_style_input
 from ldm.modules import conditioning
 from ldm.modules.attention_control import Control
 from ldm.modules.conditioning import Conditioning
+from ldm.modules.graph_text import steering
 from ldm.modules.lora import merge_lora
 from ldm.util.errors import UserError
 from ldm.util.images import to_rgb
@@ -168,7 +169,7 @@ def variants(
     Raises:
         UserError: the method draws no noise, so all edits would be the same.
     """
-    method = options.or_defaults(model.edit_defaults).method or default_method(request, options)
+    method = options.or_defaults(model.edit_defaults).method or default_method(request, options, model)
     if count > 1 and method not in RANDOM_METHODS:
         raise UserError(
             f"the method {method} draws no noise, so {count} edits would be the same; use {' or '.join(RANDOM_METHODS)}"
@@ -184,14 +185,15 @@ def describe_source(model: LatentDiffusion, plan: EditPlan, schedule: DDIMSchedu
     """Encodes the photograph, and conditions the model on both graphs and styles."""
     request = plan.request
     image = to_model_input(model, request.photograph)
-    in_own_style = model.condition(encode_graph(plan.graph, model), image)
+    source_words, words = plan.words
+    in_own_style = model.condition(encode_graph(plan.graph, model), image, texts=words)
     if plan.source_graph is None:
         known = model.unconditional(1)
     else:
-        known = model.condition(encode_graph(plan.source_graph, model), style=in_own_style.style)
+        known = model.condition(encode_graph(plan.source_graph, model), style=in_own_style.style, texts=source_words)
     target = in_own_style
     if request.style is not None:
-        target = model.condition(encode_graph(plan.graph, model), to_style_input(model, request.style))
+        target = model.condition(encode_graph(plan.graph, model), to_style_input(model, request.style), texts=words)
     branch = _source_branch(model, known, plan.options)
     return SourceState(image, model.encode(image), known, target, branch, schedule, plan.options.method)
 
@@ -211,8 +213,9 @@ def object_attention(model: LatentDiffusion, source: SourceState, plan: EditPlan
     graph = plan.source_graph
     known = (plan.graph, source.target) if graph is None else (graph, source.conditioning)
     if graph is None and plan.request.style is not None:
-        known = plan.graph, model.condition(encode_graph(plan.graph, model), source.image)
-    return attention_maps(model, *known, source.schedule, source.inverted)
+        known = plan.graph, model.condition(encode_graph(plan.graph, model), source.image, texts=plan.words[1])
+    text = plan.texts and plan.texts[graph is None]
+    return attention_maps(model, *known, source.schedule, source.inverted, text)
 
 
 def locate(source: SourceState, plan: EditPlan, attention: Tensor | None = None) -> Region:
@@ -244,8 +247,22 @@ def attention_control(model: LatentDiffusion, plan: EditPlan) -> Control | None:
     if not plan.options.keep or plan.source_graph is None:
         return None
     return appearance_control(
-        model, plan.source_graph, plan.graph, plan.operations, plan.everywhere, plan.request.style is not None
+        model,
+        plan.source_graph,
+        plan.graph,
+        plan.operations,
+        plan.everywhere,
+        plan.request.style is not None,
+        plan.texts,
     )
+
+
+def steered(control: Control | None, plan: EditPlan, row: int) -> Control | None:
+    """The control with what draws the words of the edited graph to their boxes in a batch row (the option `steer`)."""
+    if plan.texts is None or not plan.options.steer:
+        return control
+    rows = [None] * row + [plan.texts[1]]
+    return (control or Control())._replace(steering=steering(rows, plan.options.steer, plan.options.steer_peak))
 
 
 def sample(
@@ -264,8 +281,9 @@ def sample(
     """
     paired = control is not None or source.inverted.source_denoiser is not None  # source and target in one batch
     cond = conditioning.cat(source.conditioning, source.target) if paired else source.target
-    denoiser = _guided(model, cond, plan.options)
-    denoiser = partial(denoiser, control=control) if control else denoiser
+    denoiser = _guided(model, cond, plan.options, inpainting_inputs(model, source, region))
+    control = steered(control, plan, row=int(paired))
+    denoiser = controlled(denoiser, control, model.schedule) if control else denoiser
     denoiser = previews.watch(denoiser, source.schedule) if previews else denoiser
     unrestricted = plan.everywhere and plan.request.mask is None
     steps = progress or _silent
@@ -282,6 +300,11 @@ def sample(
             "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
         )
     return latent
+
+
+def inpainting_inputs(model: LatentDiffusion, source: SourceState, region: Region) -> Tensor | None:
+    """What an inpainting U-Net reads: the region, and the photograph without it; None for other U-Nets."""
+    return model.inpainting_inputs(source.image, (region.latent > 0).to(source.image)) if model.inpaints else None
 
 
 def next_pass(model: LatentDiffusion, latent: Tensor, source: SourceState, plan: EditPlan) -> SourceState:
@@ -312,12 +335,15 @@ def _unedited_maps(model: LatentDiffusion, source: SourceState, plan: EditPlan) 
 
 
 def _source_branch(model: LatentDiffusion, known: Conditioning, options: EditOptions) -> SourceBranch:
-    guided = _guided(model, known, options)
-    return SourceBranch(model.denoiser(known), guided, model.null_tokens, noise_generator(options.seed))
+    guided, null = _guided(model, known, options), model.null(options.negative)
+    null_tokens = null.tokens if null.text is None else null.text.tokens
+    return SourceBranch(model.denoiser(known), guided, null_tokens, noise_generator(options.seed))
 
 
-def _guided(model: LatentDiffusion, cond: Conditioning, options: EditOptions) -> Denoiser:
-    return model.denoiser(cond, options.graph_scale, options.style_scale, options.interval, options.rescale)
+def _guided(model: LatentDiffusion, cond: Conditioning, options: EditOptions, inputs: Tensor | None = None) -> Denoiser:
+    scales = options.graph_scale, options.style_scale
+    rest = options.interval, options.rescale, inputs, options.negative
+    return model.denoiser(cond, *scales, *rest, text_scale=options.text_scale)
 
 
 def _silent(steps: Sequence[int], description: str) -> Sequence[int]:

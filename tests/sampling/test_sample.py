@@ -23,11 +23,11 @@ from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import (
     ROWS,
     _sample_pass,
-    _worker_pool,
     apply_layout,
     default_layout,
     derive_seed,
     sample_images,
+    worker_pool,
 )
 from ldm.util.errors import UserError
 from ldm.util.image_folder import save_image, write_index
@@ -357,7 +357,7 @@ def test_the_index_is_written_once_all_images_exist(tmp_path):
 
 def test_sampling_on_a_gpu_uses_deterministic_kernels_of_cudnn():
     before = torch.backends.cudnn.allow_tf32
-    with _worker_pool(torch.device("cuda")):
+    with worker_pool(torch.device("cuda")):
         assert torch.backends.cudnn.enabled and torch.backends.cudnn.deterministic
         assert torch.backends.cudnn.allow_tf32 == before and not torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.deterministic
