@@ -1,8 +1,9 @@
 """Batches with the tokens of captions, made by the loader's processes."""
 
+import copy
+
 import pytest
 import torch
-from omegaconf import OmegaConf
 from tiny import DATA
 
 from ldm.data.captions import CaptionedDataset
@@ -21,7 +22,7 @@ def ids_of(graph, form="long"):
 
 
 def module(**changes):
-    return DataModuleFromConfig(**{**OmegaConf.to_container(OmegaConf.create(DATA["params"])), **changes})
+    return DataModuleFromConfig(**copy.deepcopy(DATA["params"]) | changes)
 
 
 def test_each_sample_is_followed_by_the_tokens_of_a_caption_of_its_graph():
