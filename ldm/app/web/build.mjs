@@ -24,14 +24,14 @@ async function bundle() {
     metafile: true,
     minify: true,
     format: "esm",
-    target: ["es2022", "chrome111", "firefox113", "safari16.4"],
+    target: ["es2022", "chrome123", "firefox120", "safari17.5"],
     jsx: "automatic",
     jsxImportSource: "preact",
     legalComments: "none",
     charset: "utf8",
-    loader: { ".svg": "dataurl" },
   });
   const made = new Map(outputFiles.map((file) => [relative(join(here, "out"), file.path), Buffer.from(file.contents)]));
+  made.set("icon.svg", await readFile(join(here, "src", "icon.svg")));
   made.set("index.html", await readFile(join(here, "index.html")));
   made.set("LICENSES.txt", Buffer.from(await licences(metafile)));
   made.set("sources.json", Buffer.from(JSON.stringify(await digests(), null, 1) + "\n"));

@@ -4,7 +4,6 @@ import { fromJson } from "../src/model/graph";
 import { layoutGraph, type Size } from "../src/model/layout";
 import { begin, LIMIT, record, redo, undo } from "../src/model/timeline";
 import { treePlaces } from "../src/model/tree";
-import { complete, editDistance, known } from "../src/model/words";
 
 test("undo returns every earlier value in turn, and redo every later one", () => {
   let line = begin(0);
@@ -40,25 +39,6 @@ test("in a history, branches have lanes of their own and generations columns", (
   assert.deepEqual(Object.fromEntries([...places].map(([id, { column, lane }]) => [id, [column, lane]])), {
     a: [0, 0], b: [1, 0], d: [2, 0], e: [2, 1], c: [1, 2], f: [2, 2], x: [0, 3],
   });
-});
-
-test("completion ranks equal, leading, inner and misspelt names in this order", () => {
-  const names = ["cart", "car", "scar", "race car", "cat", "tree"];
-  assert.deepEqual(complete("car", names), ["car", "cart", "race car", "scar", "cat"]);
-  assert.deepEqual(complete("", names, 2), ["cart", "car"]);
-  assert.deepEqual(complete("tringle", ["circle", "square", "triangle"]), ["triangle"]);
-  assert.deepEqual(complete("xyz", names), []);
-  assert.equal(known("  Race  CAR ", names), "race car");
-  assert.equal(known("caf\u00e9", ["cafe\u0301"]), "cafe\u0301");
-  assert.equal(known("ca", names), null);
-});
-
-test("the edit distance counts insertions, deletions, replacements and swaps", () => {
-  const cases: [string, string, number][] = [["", "abc", 3], ["abc", "abc", 0], ["kitten", "sitting", 3], ["form", "from", 1]];
-  for (const [a, b, distance] of cases) {
-    assert.equal(editDistance(a, b), distance);
-    assert.equal(editDistance(b, a), distance);
-  }
 });
 
 const PANEL = { width: 480, height: 480 };

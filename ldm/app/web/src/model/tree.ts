@@ -1,8 +1,8 @@
 /** Places of the nodes of a history: a column per generation, a lane per branch. */
 
-export interface TreeItem {
-  id: string;
-  parent: string | null;
+export interface TreeItem<Id> {
+  id: Id;
+  parent: Id | null;
 }
 
 export interface TreePlace {
@@ -14,17 +14,17 @@ export interface TreePlace {
  *
  * @param items parents before their children.
  */
-export function treePlaces(items: readonly TreeItem[]): Map<string, TreePlace> {
-  const children = new Map<string | null, string[]>();
+export function treePlaces<Id>(items: readonly TreeItem<Id>[]): Map<Id, TreePlace> {
+  const children = new Map<Id | null, Id[]>();
   const ids = new Set(items.map((item) => item.id));
   for (const item of items) {
     const parent = item.parent !== null && ids.has(item.parent) ? item.parent : null;
     children.set(parent, [...(children.get(parent) ?? []), item.id]);
   }
-  const places = new Map<string, TreePlace>();
+  const places = new Map<Id, TreePlace>();
   let lanes = 0;
   const roots = children.get(null) ?? [];
-  const stack: { id: string; column: number; lane: number | null }[] = roots
+  const stack: { id: Id; column: number; lane: number | null }[] = roots
     .map((id) => ({ id, column: 0, lane: null }))
     .reverse();
   while (stack.length) {
