@@ -78,6 +78,7 @@ export interface State {
   sweep: SweepInput | null;
   job: Job | null;
   ownJob: number | null; // the edit that this page asked for last; its result is compared at once
+  ownDraft: Graph | null; // what it was asked to carry out
   preview: Preview | null;
 
   comparison: { before: number; after: number } | null; // nodes on the two sides of the slider
@@ -115,6 +116,7 @@ let state: State = {
   sweep: null,
   job: null,
   ownJob: null,
+  ownDraft: null,
   preview: null,
   comparison: null,
   picking: undefined,

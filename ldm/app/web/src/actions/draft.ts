@@ -182,6 +182,12 @@ async function send(): Promise<void> {
   }
 }
 
+/** The server forgets an unfinished graph; undo still knows it, and then it is saved again. */
+export async function dropSavedDraft({ node, source }: Doc): Promise<void> {
+  saved.set(node, { source, draft: source ?? g.EMPTY });
+  await api.setNodeDraft(node, null);
+}
+
 /** Whether there is anything to plan. */
 export function hasChange(): boolean {
   const at = doc(getState());

@@ -42,7 +42,7 @@ export async function runEdit(): Promise<void> {
     await save();
     return api.edit(state.session!.id, body);
   });
-  if (job) setState({ job: getState().job?.id === job.id ? getState().job : job, ownJob: job.id });
+  if (job) setState({ job: getState().job?.id === job.id ? getState().job : job, ownJob: job.id, ownDraft: doc(state)!.draft });
 }
 
 export async function cancelJob(): Promise<void> {

@@ -7,7 +7,7 @@ import { fromJson, type Graph } from "../model/graph";
 import { begin, record } from "../model/timeline";
 import { type Doc, doc, getState, isCanvas, nodeOf, openedDoc, setState } from "../store";
 import { remember, remembered, t } from "../texts";
-import { changeDoc, markSaved, replan, setSource } from "./draft";
+import { changeDoc, dropSavedDraft, markSaved, replan, setSource } from "./draft";
 import { attempt, toast, wordsOf } from "./toasts";
 
 let events: Events | null = null;
@@ -145,6 +145,7 @@ export function adopt(session: Session): void {
     const made = current.job !== null && current.job === state.ownJob && nodeOf(state, here.node)?.image;
     const opened = openedDoc(current);
     markSaved(opened);
+    if (made && here.draft === state.ownDraft) void attempt(() => dropSavedDraft(here)); // it is carried out
     setState({
       line: record(state.line, opened),
       live: null,

@@ -131,7 +131,7 @@ export const en = {
   removeThis: "Remove {name}",
   place: "Place",
   forgetPlace: "Leave open",
-  placeFollows: "Open: its relations decide.",
+  placeFollows: "its relations decide",
   givePlace: "Give it one",
 
   whatWillBeDone: "What will be done",

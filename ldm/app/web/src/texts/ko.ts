@@ -133,7 +133,7 @@ export const ko: Record<TextKey, string> = {
   removeThis: "{name} 제거",
   place: "위치",
   forgetPlace: "비워 두기",
-  placeFollows: "비어 있음: 관계에 따라 정해집니다.",
+  placeFollows: "관계에 따라 정해집니다",
   givePlace: "정하기",
 
   whatWillBeDone: "할 일",

@@ -21,10 +21,9 @@ export function Attributes({ object }: { object: SceneObject }) {
   const rows = few ? [...groups, rest].filter((row) => row.length) : [];
   const foreign = few ? own.filter((name) => !all.includes(name)) : own;
   return (
-    <div class="field">
-      <span class="field-label">{t("attributes")}</span>
+    <div class="field" role="group" aria-label={t("attributes")}>
       {rows.map((row) => (
-        <div class="chips" role="group" aria-label={t("attributes")} key={row[0]}>
+        <div class="chips" key={row[0]}>
           {row.map((name) => (
             <button key={name} class="chip" aria-pressed={own.includes(name)} onClick={() => (own.includes(name) ? remove(name) : add(name))}>
               <Swatch name={name} />

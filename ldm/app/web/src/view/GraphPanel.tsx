@@ -230,6 +230,7 @@ function NodeShape({ object, at, size, change, selected, hovered }: NodeProps) {
         onClick={() => gone && restoreObject(object.id)}
       >
         <rect class="body" x={-width / 2} y={-height / 2} width={width} height={height} rx="9" />
+        {(change === "changed" || change === "new") && <circle class="mark-changed" cx={-width / 2 + 3} cy={-height / 2 + 3} r="6" />}
         <circle class="dot" cx={-width / 2 + 15} cy={words.length ? -8 : 0} r="4.5" />
         <text class="name" x={-width / 2 + 26} y={words.length ? -3.5 : 4.5}>
           {shortened(object.name, width - 40, `600 13px ${FONT}`)}

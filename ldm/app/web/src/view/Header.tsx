@@ -103,7 +103,7 @@ function Settings() {
         <Icon name={theme === "dark" ? "moon" : "sun"} />
       </button>
       <button class="tool language" lang={language === "en" ? "ko" : "en"} aria-label={language === "en" ? "한국어로 보기" : "Show in English"} onClick={() => chooseLanguage(language === "en" ? "ko" : "en")}>
-        {language === "en" ? "한" : "EN"}
+        {language === "en" ? "KO" : "EN"}
       </button>
       <button class="tool" aria-label={t("help")} title={`${t("help")} (?)`} onClick={() => setState({ dialog: "help" })}>
         <Icon name="help" />

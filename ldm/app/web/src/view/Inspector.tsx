@@ -68,16 +68,6 @@ function ObjectForm({ graph, object }: { graph: g.Graph; object: g.SceneObject }
     <section class="inspector card" style={{ "--hue": hueOf(object.id) }}>
       <div class="title-row">
         <i class="dot" />
-        <h2>{g.describe(object)}</h2>
-        <button class="tool small" aria-label={t("delete")} title={`${t("delete")} (Del)`} onClick={removeSelected}>
-          <Icon name="trash" size={16} />
-        </button>
-        <button class="tool small" aria-label={t("deselect")} title={`${t("deselect")} (Esc)`} onClick={() => setState({ selection: null })}>
-          <Icon name="close" size={16} />
-        </button>
-      </div>
-      <div class="field">
-        <span class="field-label">{t("name")}</span>
         <Combobox
           key={object.id}
           kind="object"
@@ -85,6 +75,12 @@ function ObjectForm({ graph, object }: { graph: g.Graph; object: g.SceneObject }
           value={object.name}
           onChoose={(name) => changeGraph((draft) => g.changeObject(draft, object.id, { name }))}
         />
+        <button class="tool small" aria-label={t("delete")} title={`${t("delete")} (Del)`} onClick={removeSelected}>
+          <Icon name="trash" size={16} />
+        </button>
+        <button class="tool small" aria-label={t("deselect")} title={`${t("deselect")} (Esc)`} onClick={() => setState({ selection: null })}>
+          <Icon name="close" size={16} />
+        </button>
       </div>
       <Attributes object={object} />
       <Relations graph={graph} object={object} />
@@ -96,8 +92,7 @@ function ObjectForm({ graph, object }: { graph: g.Graph; object: g.SceneObject }
 function Relations({ graph, object }: { graph: g.Graph; object: g.SceneObject }) {
   const own = (graph.triples ?? []).filter(([s, , o]) => s === object.id || o === object.id);
   return (
-    <div class="field">
-      <span class="field-label">{t("relations")}</span>
+    <div class="field" role="group" aria-label={t("relations")}>
       <ul class="relations">
         {own.map((triple) => (
           <RelationRow key={g.tripleKey(triple)} graph={graph} triple={triple} from={object.id} />
@@ -182,12 +177,11 @@ const percent = (share: number) => Math.round(100 * share);
 function Place({ object }: { object: g.SceneObject }) {
   const { box } = object;
   return (
-    <div class="field place">
-      <span class="field-label">{t("place")}</span>
+    <div class="place">
       {box ? (
         <p>
           <span class="numbers">
-            {percent(box[0])}, {percent(box[1])} – {percent(box[2])}, {percent(box[3])} %
+            {t("place")}: {percent(box[0])}, {percent(box[1])} – {percent(box[2])}, {percent(box[3])} %
           </span>
           <button class="link" onClick={() => setBox(object.id, null)}>
             {t("forgetPlace")}
@@ -195,7 +189,9 @@ function Place({ object }: { object: g.SceneObject }) {
         </p>
       ) : (
         <p>
-          <span>{t("placeFollows")}</span>
+          <span>
+            {t("place")}: {t("placeFollows")}
+          </span>
           <button class="link" onClick={() => setBox(object.id, MIDDLE)}>
             {t("givePlace")}
           </button>

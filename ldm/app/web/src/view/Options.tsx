@@ -60,15 +60,15 @@ function Option({ spec, explained = false }: { spec: OptionSpec; explained?: boo
   const shown = explained || asked;
   return (
     <div class={`option ${spec.type}${value !== undefined ? " changed" : ""}${asked ? " asked" : ""}`}>
-      <div class="option-head">
-        <label for={id}>{label}</label>
+      <label for={id}>{label}</label>
+      <div class="field-row">
+        <Field spec={spec} id={id} value={value} used={used} />
         {!explained && (
-          <button class="info" aria-expanded={asked} aria-label={t("helpFor", { name: label })} onClick={() => setAsked(!asked)}>
+          <button class="info" aria-expanded={asked} aria-label={t("helpFor", { name: label })} title={help} onClick={() => setAsked(!asked)}>
             ?
           </button>
         )}
       </div>
-      <Field spec={spec} id={id} value={value} used={used} />
       <p id={`${id}-help`} class="help" hidden={!shown}>
         {help}
         {spec.default_text && (
@@ -128,12 +128,12 @@ function Field({ spec, id, value, used }: FieldProps) {
   );
   if (spec.name !== "seed") return number;
   return (
-    <div class="with-button">
+    <>
       {number}
       <button class="tool small" aria-label={t("randomSeed")} title={t("randomSeed")} onClick={() => set(Math.floor(Math.random() * 1e6))}>
         <Icon name="dice" size={16} />
       </button>
-    </div>
+    </>
   );
 }
 
