@@ -188,6 +188,13 @@ export async function dropSavedDraft({ node, source }: Doc): Promise<void> {
   await api.setNodeDraft(node, null);
 }
 
+/** Whether there are changes that the server does not have yet. */
+export function hasUnsaved(): boolean {
+  const at = doc(getState());
+  const known = at && saved.get(at.node);
+  return !!at && (known?.source !== at.source || known?.draft !== at.draft);
+}
+
 /** Whether there is anything to plan. */
 export function hasChange(): boolean {
   const at = doc(getState());

@@ -50,8 +50,11 @@ export async function cancelJob(): Promise<void> {
   if (job) await attempt(() => api.cancel(job.id));
 }
 
-/** Goes to a node of the history, as a step that can be undone. */
-export async function goToNode(id: number): Promise<void> {
+/** Goes to a node of the history, as a step that can be undone.
+ *
+ * @param compared whether it is shown beside the picture before it.
+ */
+export async function goToNode(id: number, compared = false): Promise<void> {
   const state = getState();
   const node = nodeOf(state, id);
   if (!state.session || !state.line || !node || state.line.present.node === id) return;
@@ -63,7 +66,7 @@ export async function goToNode(id: number): Promise<void> {
     live: null,
     prompt: null,
     selection: null,
-    comparison: null,
+    comparison: compared && node.parent !== null && nodeOf(state, node.parent)?.image ? { before: node.parent, after: id } : null,
     mode: node.kind === "canvas" || node.graph ? "change" : "describe",
   });
   replan();

@@ -7,7 +7,7 @@ import { fromJson, type Graph } from "../model/graph";
 import { begin, record } from "../model/timeline";
 import { type Doc, doc, getState, isCanvas, nodeOf, openedDoc, setState } from "../store";
 import { remember, remembered, t } from "../texts";
-import { changeDoc, dropSavedDraft, markSaved, replan, setSource } from "./draft";
+import { changeDoc, dropSavedDraft, hasUnsaved, markSaved, replan, setSource } from "./draft";
 import { attempt, toast, wordsOf } from "./toasts";
 
 let events: Events | null = null;
@@ -75,7 +75,7 @@ export function openSession(session: Session): void {
     mode: defaultMode(opened, node.kind === "canvas"),
   });
   document.title = `${session.title} – ${t("appName")}`;
-  events = watch(session.id, onEvent, (connection) => setState({ connection }));
+  events = watch(session.id, onEvent, (connection) => setState(connection === "refused" ? { phase: "token" } : { connection }));
   replan();
 }
 
@@ -165,11 +165,11 @@ export function adopt(session: Session): void {
 /** The graph of the picture was changed by another browser. */
 function takeSource(source: Graph): void {
   const { line } = getState();
-  if (!line || JSON.stringify(line.present.source) === JSON.stringify(source)) return;
+  if (!line || hasUnsaved() || JSON.stringify(line.present.source) === JSON.stringify(source)) return;
   const untouched = JSON.stringify(line.present.source) === JSON.stringify(line.present.draft);
   const next = { ...line.present, source, draft: untouched ? source : line.present.draft };
   markSaved(next);
-  setState({ line: record(line, next) });
+  setState({ line: { ...line, present: next } });
   replan();
 }
 
@@ -224,13 +224,17 @@ export async function openFiles(files: File[]): Promise<void> {
 
 /** A graph file says what the picture shows, if nothing does yet; else what it should show. */
 export async function openGraphFile(file: File): Promise<void> {
-  const image = nodeOf(getState(), doc(getState())?.node)?.image?.id;
-  const read = await attempt(() => api.readGraphFile(file, file.name, image), t("opening"));
+  const editor = getState().phase === "editor";
+  const describes = editor && getState().mode === "describe" && !isCanvas(getState());
+  const node = editor ? doc(getState())?.node : undefined;
+  const image = nodeOf(getState(), node)?.image?.id;
+  const of = { ...(image && { image }), ...(node !== undefined && !describes && { node }) };
+  const read = await attempt(() => api.readGraphFile(file, file.name, of), t("opening"));
   const json = read?.graphs[0];
   if (!read || !json) return;
   const graph = fromJson(json);
-  if (getState().phase !== "editor") await openCanvas(graph);
-  else if (getState().mode === "describe" && !isCanvas(getState())) setSource(graph);
+  if (!editor) await openCanvas(graph);
+  else if (describes) setSource(graph);
   else changeDoc({ draft: graph });
   const notes = [read.note, read.graphs.length > 1 ? t("firstOf", { count: read.graphs.length }) : "", ...read.unknown];
   toast(notes.filter(Boolean).join(" "), read.unknown.length ? "error" : "info");

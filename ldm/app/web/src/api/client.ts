@@ -81,8 +81,9 @@ export const resolve = (kind: t.WordKind, text: string, signal?: AbortSignal) =>
   get<t.Resolution>(query("api/resolve", { kind, text, limit: 8 }), signal);
 
 export const uploadImage = (file: Blob) => post<t.Picture>("api/images", file);
-export const readGraphFile = (file: Blob, name: string, image?: string) =>
-  post<t.ReadGraphs>(query("api/graphs", { name, image }), file);
+/** @param of the picture that the graph describes, or the node whose edited graph it is. */
+export const readGraphFile = (file: Blob, name: string, of: { image?: string; node?: number }) =>
+  post<t.ReadGraphs>(query("api/graphs", { name, ...of }), file);
 
 export const sessions = () => get<{ sessions: t.SessionSummary[] }>("api/sessions");
 export const session = (id: string) => get<t.Session>(`api/sessions/${id}`);

@@ -3,7 +3,7 @@
 import { eventsAddress } from "./client";
 import type { ServerEvent } from "./types";
 
-export type Connection = "connecting" | "open" | "lost";
+export type Connection = "connecting" | "open" | "lost" | "refused";
 
 const FIRST_DELAY = 300;
 const LONGEST_DELAY = 5000;
@@ -34,7 +34,9 @@ export function watch(
     };
     socket.onmessage = (message) => onEvent(JSON.parse(message.data as string) as ServerEvent);
     socket.onclose = (event) => {
-      if (closed || event.code === 4404 || event.code === 4401) return;
+      if (closed) return;
+      if (event.code === 4404) return onEvent({ type: "deleted", session });
+      if (event.code === 4401 || event.code === 4403) return onConnection("refused");
       onConnection("lost");
       timer = window.setTimeout(open, delay);
       delay = Math.min(2 * delay, LONGEST_DELAY);

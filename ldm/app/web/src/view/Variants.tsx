@@ -3,7 +3,7 @@
 import { thumbnail } from "../api/client";
 import type { SceneNode } from "../api/types";
 import { goToNode, variantsOf } from "../actions/edits";
-import { currentNode, setState, useStore } from "../store";
+import { currentNode, getState, setState, useStore } from "../store";
 import { optionLabel, t } from "../texts";
 
 export function VariantStrip() {
@@ -35,8 +35,9 @@ function Variant({ variant, current, height }: { variant: SceneNode; current: bo
 }
 
 async function choose(id: number): Promise<void> {
+  const compared = getState().comparison !== null;
   setState({ grid: false });
-  await goToNode(id);
+  await goToNode(id, compared);
 }
 
 /** What the checker of the world says of a picture. */
