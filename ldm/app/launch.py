@@ -16,6 +16,7 @@ from ldm.app.server import create_app
 from ldm.util.errors import UserError
 
 DEFAULT_PORT = 8765
+LAST_PORT = 65535
 PORTS = 20  # that are tried from the default one on
 EVERYWHERE = ("0.0.0.0", "::")
 GRACE = 3  # seconds that open connections have when the server stops
@@ -88,6 +89,8 @@ def bind(host: str, port: int | None) -> socket.socket:
     reason: OSError | None = None
     for number in ports:
         try:
+            if number > LAST_PORT:  # getaddrinfo takes it modulo 65536
+                raise OSError(f"ports end at {LAST_PORT}")
             family, kind, protocol, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
             bound = socket.socket(family, kind, protocol)
             try:
@@ -98,8 +101,8 @@ def bind(host: str, port: int | None) -> socket.socket:
                 raise
             bound.set_inheritable(True)
             return bound
-        except (OSError, OverflowError) as error:
-            reason = error if isinstance(error, OSError) else OSError(str(error))
+        except OSError as error:
+            reason = error
     where = f"--host {host}" if port is None else f"--host {host} --port {port}"
     raise UserError(f"{where}: cannot be used ({reason and (reason.strerror or reason)}); name another one")
 

@@ -168,7 +168,7 @@ class Store:
         with self.database.transaction() as connection:
             self.session(id)
             used = [row[0] for row in connection.execute(
-                "SELECT DISTINCT picture FROM uses JOIN nodes ON nodes.id = uses.node WHERE session = ?", (id,)
+                "SELECT DISTINCT uses.picture FROM uses JOIN nodes ON nodes.id = uses.node WHERE session = ?", (id,)
             )]
             connection.execute("DELETE FROM sessions WHERE id = ?", (id,))
             self._delete_pictures(used)
