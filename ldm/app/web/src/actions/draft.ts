@@ -69,7 +69,8 @@ export function addObject(name: string, box: Box | null): void {
   const taken = [...at.draft.objects, ...(at.source?.objects ?? [])].map((object) => object.id);
   const id = g.freeId(taken);
   changeGraph((graph) => g.addObject(graph, { id, name, box, attributes: [] }));
-  setState({ selection: { kind: "object", id }, tool: "select", prompt: null });
+  const tool = describes(getState().mode) ? getState().tool : "select"; // who describes draws one box after the other
+  setState({ selection: { kind: "object", id }, tool, prompt: null });
 }
 
 export function removeSelected(): void {

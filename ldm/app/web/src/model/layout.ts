@@ -2,7 +2,7 @@
 
 import { forceLink, forceSimulation, forceX, forceY, type SimulationNodeDatum } from "d3-force";
 import { centre, type Point } from "./geometry";
-import type { Graph } from "./graph";
+import type { Graph, Triple } from "./graph";
 
 export interface Size {
   width: number;
@@ -15,12 +15,15 @@ interface Node extends SimulationNodeDatum {
   anchor: Point | null;
 }
 
-const GAP = 14; // pixels between two nodes
+const GAP = 10; // pixels between two nodes
+const LABELLED_GAP = 44; // above one another, if they are related: room for the label of their edge
+const LETTER = 6.5; // width of a letter of a label
 const LINK = 120; // pixels between the centres of related nodes, where boxes do not tell
 
 /** Centres of the nodes in a panel, in pixels.
  *
  * @param sizes of the nodes, in pixels.
+ * @param labelled whether edges have labels, for which related nodes keep a distance.
  * @param before places that stand already; they keep the picture calm while a box is dragged.
  */
 export function layoutGraph(
@@ -28,6 +31,7 @@ export function layoutGraph(
   panel: Size,
   sizes: ReadonlyMap<string, Size>,
   before: ReadonlyMap<string, Point> = new Map(),
+  labelled = true,
 ): Map<string, Point> {
   const nodes: Node[] = graph.objects.map((object, i) => {
     const size = sizes.get(object.id) ?? { width: 80, height: 32 };
@@ -38,7 +42,8 @@ export function layoutGraph(
   const ids = new Set(nodes.map((node) => node.id));
   const links = (graph.triples ?? [])
     .filter(([s, , o]) => ids.has(s) && ids.has(o))
-    .map(([source, , target]) => ({ source, target }));
+    .map(([source, , target]) => ({ source, target }) as { source: string; target: string });
+  const gaps = gapsOf(nodes, labelled ? (graph.triples ?? []) : []);
   const simulation = forceSimulation(nodes)
     .stop()
     .alphaDecay(0)
@@ -53,12 +58,19 @@ export function layoutGraph(
         .distance(LINK)
         .strength(({ source, target }) => ((source as Node).anchor && (target as Node).anchor ? 0 : 0.2)),
     );
-  for (let tick = 0; tick < (before.size ? 24 : 80); tick++) {
+  for (let tick = 0; tick < (before.size ? 8 : 80); tick++) {
     simulation.tick();
-    separate(nodes, panel);
+    separate(nodes, gaps, panel);
   }
-  for (let pass = 0; pass < 12; pass++) separate(nodes, panel);
+  for (let pass = 0; pass < (before.size ? 4 : 12); pass++) separate(nodes, gaps, panel);
   return new Map(nodes.map((node) => [node.id, { x: node.x!, y: node.y! }]));
+}
+
+/** Whether nodes of these sizes would lie so close that there is no room for what is between them. */
+export function isCrowded(sizes: ReadonlyMap<string, Size>, panel: Size): boolean {
+  let area = 0;
+  for (const { width, height } of sizes.values()) area += (width + LABELLED_GAP) * (height + LABELLED_GAP);
+  return area > 0.6 * panel.width * panel.height;
 }
 
 /** A point of the image on the panel, and back. */
@@ -72,17 +84,35 @@ function spiral(index: number, panel: Size): Point {
   return { x: panel.width / 2 + radius * Math.cos(angle), y: panel.height / 2 + radius * Math.sin(angle) };
 }
 
+/** What each pair of nodes keeps apart, across and down: more where an edge between them has a label. */
+function gapsOf(nodes: Node[], triples: readonly Triple[]): { x: Float64Array; y: Float64Array } {
+  const count = nodes.length;
+  const index = new Map(nodes.map((node, i) => [node.id, i]));
+  const gaps = { x: new Float64Array(count * count).fill(GAP), y: new Float64Array(count * count).fill(GAP) };
+  for (const [s, predicate, o] of triples) {
+    const [i, j] = [index.get(s), index.get(o)];
+    if (i === undefined || j === undefined) continue;
+    for (const pair of [i * count + j, j * count + i]) {
+      gaps.x[pair] = Math.max(gaps.x[pair]!, LETTER * predicate.length + 32);
+      gaps.y[pair] = LABELLED_GAP;
+    }
+  }
+  return gaps;
+}
+
 /** Pushes overlapping nodes apart along the axis of the smaller overlap, and all of them into the panel. */
-function separate(nodes: Node[], panel: Size): void {
-  for (let i = 0; i < nodes.length; i++) {
-    for (let j = i + 1; j < nodes.length; j++) {
-      const a = nodes[i]!;
+function separate(nodes: Node[], gaps: { x: Float64Array; y: Float64Array }, panel: Size): void {
+  const count = nodes.length;
+  for (let i = 0; i < count; i++) {
+    const a = nodes[i]!;
+    for (let j = i + 1; j < count; j++) {
       const b = nodes[j]!;
       const dx = b.x! - a.x!;
       const dy = b.y! - a.y!;
-      const overlapX = (a.size.width + b.size.width) / 2 + GAP - Math.abs(dx);
-      const overlapY = (a.size.height + b.size.height) / 2 + GAP - Math.abs(dy);
-      if (overlapX <= 0 || overlapY <= 0) continue;
+      const overlapY = (a.size.height + b.size.height) / 2 + gaps.y[i * count + j]! - Math.abs(dy);
+      if (overlapY <= 0) continue;
+      const overlapX = (a.size.width + b.size.width) / 2 + gaps.x[i * count + j]! - Math.abs(dx);
+      if (overlapX <= 0) continue;
       if (overlapX < overlapY) {
         const shift = (overlapX / 2) * (dx < 0 ? -1 : 1);
         a.x! -= shift;

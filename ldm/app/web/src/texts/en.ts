@@ -170,6 +170,7 @@ export const en = {
   options: "Options",
   moreOptions: "All options",
   automatic: "automatic",
+  auto: "auto",
   automaticIs: "automatic ({value})",
   defaultIs: "Default: {value}.",
   helpFor: "About {name}",

@@ -172,6 +172,7 @@ export const ko: Record<TextKey, string> = {
   options: "옵션",
   moreOptions: "모든 옵션",
   automatic: "자동",
+  auto: "자동",
   automaticIs: "자동 ({value})",
   defaultIs: "기본값: {value}.",
   helpFor: "{name} 설명",

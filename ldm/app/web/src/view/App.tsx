@@ -22,8 +22,7 @@ import { FailedPage, Start, TokenPage } from "./Start";
 
 export function App() {
   const phase = useStore((s) => s.phase);
-  useStore((s) => s.language); // every text is drawn again
-  useStore((s) => s.theme);
+  const language = useStore((s) => s.language);
   useKeys();
   const over = useFiles();
   return (
@@ -33,7 +32,7 @@ export function App() {
       {phase === "token" && <TokenPage />}
       {phase === "failed" && <FailedPage />}
       {phase === "loading" && <main class="start narrow" aria-busy="true" />}
-      {phase === "editor" && <Editor />}
+      {phase === "editor" && <Editor key={language} /> /* every text anew */}
       <Dialogs />
       <Toasts />
       {over && (

@@ -14,6 +14,7 @@ interface Props {
   places: ReadonlyMap<string, Point>;
   sizes: ReadonlyMap<string, Size>;
   panel: Size;
+  quiet: boolean; // labels only where something is selected, hovered or new
 }
 
 interface Edge {
@@ -28,7 +29,7 @@ const LABEL_HEIGHT = 20;
 const LABEL_FONT = `500 11.5px ${FONT}`;
 const BEND = 16; // pixels by which two opposite edges keep apart
 
-export function Edges({ graph, source, places, sizes, panel }: Props) {
+export function Edges({ graph, source, places, sizes, panel, quiet }: Props) {
   const selection = useStore((s) => s.selection);
   const hover = useStore((s) => s.hover);
   const dropped = useStore((s) => (s.plan.status === "ready" || s.plan.status === "stale" ? s.plan.plan?.dropped : undefined)) ?? [];
@@ -47,6 +48,7 @@ export function Edges({ graph, source, places, sizes, panel }: Props) {
           edge={edge}
           name={edgeWords(graph, source, edge.triple)}
           selected={selection?.kind === "triple" && sameTriple(selection.triple, edge.triple)}
+          quiet={quiet}
           near={[chosen, hover].some((id) => id !== null && (edge.triple[0] === id || edge.triple[2] === id))}
         />
       ))}
@@ -139,9 +141,10 @@ interface EdgeProps {
   name: string;
   selected: boolean;
   near: boolean;
+  quiet: boolean;
 }
 
-function EdgeShape({ edge, name, selected, near }: EdgeProps) {
+function EdgeShape({ edge, name, selected, near, quiet }: EdgeProps) {
   const { triple, path, label, width, state } = edge;
   const select = () => setState({ selection: { kind: "triple", triple } });
 
@@ -166,9 +169,10 @@ function EdgeShape({ edge, name, selected, near }: EdgeProps) {
 
   return (
     <g class={`edge ${state}${selected ? " selected" : ""}${near ? " near" : ""}`} style={{ "--hue": hueOf(triple[0]) }}>
-      <path d={path} marker-end="url(#arrow)" />
+      <path d={path} marker-end="url(#arrow)" onClick={ask} />
       <g
-        tabIndex={state === "gone" ? -1 : 0}
+        class={quiet && !near && !selected && state === "same" ? "hidden-label" : ""}
+        tabindex={state === "gone" ? -1 : 0}
         role="button"
         aria-pressed={selected}
         aria-label={t("edgeLabel", { name })}

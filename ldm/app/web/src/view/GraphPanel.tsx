@@ -5,28 +5,36 @@ import { leaveComparison, removeSelected, restoreObject, setBox, showLive } from
 import * as geo from "../model/geometry";
 import type { Box, Point } from "../model/geometry";
 import * as g from "../model/graph";
-import { layoutGraph, type Size } from "../model/layout";
+import { isCrowded, layoutGraph, type Size } from "../model/layout";
 import { doc, getState, isCanvas, selectedObject, setState, shownGraph, useStore } from "../store";
 import { t } from "../texts";
 import { Edges } from "./Edges";
 import { FONT, hueOf, textWidth, useFrame, useSize } from "./hooks";
+import { memo } from "./memo";
 import { PredicatePrompt } from "./PredicatePrompt";
 
-export const NODE_HEIGHT = { plain: 34, attributes: 48 };
+const NODE_HEIGHT = { plain: 34, attributes: 48, small: 28 };
 const MAX_WIDTH = 200;
 
 type Drag =
   | { kind: "node"; id: string; from: Point; box: Box | null; moved: boolean }
   | { kind: "edge"; id: string };
 
-export function nodeSize(object: g.SceneObject): Size {
+function nodeSize(object: g.SceneObject): Size {
   const words = object.attributes ?? [];
-  const name = textWidth(object.name, `600 13px ${FONT}`) + 44;
+  const name = nameWidth(object);
   const below = textWidth(words.join(" "), `400 11px ${FONT}`) + 36;
   return {
     width: Math.round(Math.min(Math.max(name, words.length ? below : 0, 64), MAX_WIDTH)),
     height: words.length ? NODE_HEIGHT.attributes : NODE_HEIGHT.plain,
   };
+}
+
+const nameWidth = (object: g.SceneObject) => textWidth(object.name, `600 13px ${FONT}`) + 44;
+
+/** The size of a node without its attributes, for graphs of many objects. */
+function smallSize(object: g.SceneObject): Size {
+  return { width: Math.round(Math.min(nameWidth(object), MAX_WIDTH)), height: NODE_HEIGHT.small };
 }
 
 export function GraphPanel() {
@@ -44,12 +52,17 @@ export function GraphPanel() {
 
   const removed = source && !canvas ? g.removedObjects(source, graph) : [];
   const everything = removed.length ? { ...graph, objects: [...graph.objects, ...removed] } : graph;
-  const sizes = useMemo(() => new Map(everything.objects.map((object) => [object.id, nodeSize(object)])), [everything]);
+  const full = useMemo(() => new Map(everything.objects.map((object) => [object.id, nodeSize(object)])), [everything]);
+  const crowded = isCrowded(full, panel);
+  const sizes = useMemo(
+    () => (crowded ? new Map(everything.objects.map((object) => [object.id, smallSize(object)])) : full),
+    [full, crowded],
+  );
   const places = useMemo(() => {
     if (!panel.width) return new Map<string, Point>();
     const known = drag.current ? before.current : new Map<string, Point>();
-    return (before.current = layoutGraph(everything, panel, sizes, known));
-  }, [everything, sizes, panel.width, panel.height]);
+    return (before.current = layoutGraph(everything, panel, sizes, known, !crowded));
+  }, [everything, sizes, crowded, panel.width, panel.height]);
 
   const pointOf = (event: PointerEvent): Point => {
     const frame = svg.current!.getBoundingClientRect();
@@ -141,7 +154,7 @@ export function GraphPanel() {
           onPointerCancel={cancelDrag}
           onPointerLeave={() => !drag.current && setState({ hover: null })}
         >
-          <Edges graph={graph} source={canvas ? null : source} places={places} sizes={sizes} panel={panel} />
+          <Edges graph={graph} source={canvas ? null : source} places={places} sizes={sizes} panel={panel} quiet={crowded} />
           {edge && <NewEdge from={places.get(edge.from)} to={edge.target ? places.get(edge.target) : edge.to} />}
           {everything.objects.map((object) => {
             const place = places.get(object.id);
@@ -152,8 +165,11 @@ export function GraphPanel() {
               <NodeShape
                 key={object.id}
                 object={object}
-                at={place}
-                size={sizes.get(object.id)!}
+                x={Math.round(place.x)}
+                y={Math.round(place.y)}
+                width={sizes.get(object.id)!.width}
+                height={sizes.get(object.id)!.height}
+                small={crowded}
                 change={change}
                 selected={object.id === selected}
                 hovered={object.id === hover || edge?.target === object.id}
@@ -190,16 +206,18 @@ function NewEdge({ from, to }: { from: Point | undefined; to: Point | undefined 
 
 interface NodeProps {
   object: g.SceneObject;
-  at: Point;
-  size: Size;
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+  small: boolean;
   change: g.ObjectChange | "gone";
   selected: boolean;
   hovered: boolean;
 }
 
-function NodeShape({ object, at, size, change, selected, hovered }: NodeProps) {
-  const { width, height } = size;
-  const words = object.attributes ?? [];
+const NodeShape = memo(({ object, x, y, width, height, small, change, selected, hovered }: NodeProps) => {
+  const words = small ? [] : (object.attributes ?? []);
   const gone = change === "gone";
 
   function onKeyDown(event: KeyboardEvent): void {
@@ -217,11 +235,11 @@ function NodeShape({ object, at, size, change, selected, hovered }: NodeProps) {
     <g
       class={`node ${change}${selected ? " selected" : ""}${hovered ? " hovered" : ""}`}
       style={{ "--hue": hueOf(object.id) }}
-      transform={`translate(${Math.round(at.x)} ${Math.round(at.y)})`}
+      transform={`translate(${x} ${y})`}
     >
       <g
         data-node={gone ? undefined : object.id}
-        tabIndex={0}
+        tabindex={0}
         role="button"
         aria-pressed={selected}
         aria-label={gone ? t("bringBack", { name }) : t("nodeLabel", { name, change: change === "same" ? "" : t(change) })}
@@ -229,7 +247,7 @@ function NodeShape({ object, at, size, change, selected, hovered }: NodeProps) {
         onKeyDown={onKeyDown}
         onClick={() => gone && restoreObject(object.id)}
       >
-        <rect class="body" x={-width / 2} y={-height / 2} width={width} height={height} rx="9" />
+        <rect class={`body ${change}`} x={-width / 2} y={-height / 2} width={width} height={height} rx="9" />
         {(change === "changed" || change === "new") && <circle class="mark-changed" cx={-width / 2 + 3} cy={-height / 2 + 3} r="6" />}
         <circle class="dot" cx={-width / 2 + 15} cy={words.length ? -8 : 0} r="4.5" />
         <text class="name" x={-width / 2 + 26} y={words.length ? -3.5 : 4.5}>
@@ -249,7 +267,7 @@ function NodeShape({ object, at, size, change, selected, hovered }: NodeProps) {
       )}
     </g>
   );
-}
+});
 
 function shortened(text: string, room: number, font: string): string {
   if (textWidth(text, font) <= room) return text;

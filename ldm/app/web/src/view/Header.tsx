@@ -85,7 +85,7 @@ function Steps() {
         <Icon name="redo" />
       </button>
       <ExportMenu />
-      <button class="tool" aria-label={t("open")} title={t("open")} onClick={() => setState({ dialog: "open" })}>
+      <button class="tool not-on-phone" aria-label={t("open")} title={t("open")} onClick={() => setState({ dialog: "open" })}>
         <Icon name="upload" />
       </button>
     </div>
@@ -97,8 +97,9 @@ const NEXT_THEME = { system: "light", light: "dark", dark: "system" } as const;
 function Settings() {
   const theme = useStore((s) => s.theme);
   const language = useStore((s) => s.language);
+  const editor = useStore((s) => s.phase === "editor");
   return (
-    <div class="group">
+    <div class={`group${editor ? " not-on-phone" : ""}`}>
       <button class="tool" aria-label={t("themeIs", { theme: t(theme) })} title={t("themeIs", { theme: t(theme) })} onClick={() => chooseTheme(NEXT_THEME[theme])}>
         <Icon name={theme === "dark" ? "moon" : "sun"} />
       </button>

@@ -1,6 +1,6 @@
 /** The tree of edits: every picture that was made, each a place to go on from. */
 
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useMemo, useRef } from "preact/hooks";
 import { deleteNode, goToNode, pick } from "../actions/edits";
 import { leaveComparison } from "../actions/draft";
 import { compare, thumbnail } from "../api/client";
@@ -16,11 +16,13 @@ const CELL = { width: 92, height: 88 };
 const THUMB = 64;
 
 export function History() {
-  const nodes = useStore((s) => s.session?.nodes ?? NONE);
+  const all = useStore((s) => s.session?.nodes ?? NONE);
   const current = useStore((s) => s.line?.present.node);
   const picking = useStore((s) => s.picking);
   const comparison = useStore((s) => s.comparison);
   const scroller = useRef<HTMLDivElement>(null);
+  const shown = useMemo(() => withoutHiddenVariants(all, current), [all, current]);
+  const nodes = shown.nodes;
   const places = treePlaces(nodes);
   const size = [...places.values()].reduce(
     (room, { column, lane }) => ({ columns: Math.max(room.columns, column + 1), lanes: Math.max(room.lanes, lane + 1) }),
@@ -33,7 +35,7 @@ export function History() {
 
   return (
     <section class="history" aria-label={t("history")}>
-      <HistoryTools count={nodes.length} />
+      <HistoryTools count={all.length} />
       <div class="tree" ref={scroller}>
         <div class="canvas" style={{ width: `${size.columns * CELL.width}px`, height: `${size.lanes * CELL.height}px` }}>
           <svg width={size.columns * CELL.width} height={size.lanes * CELL.height} aria-hidden="true">
@@ -54,6 +56,7 @@ export function History() {
                   onClick={() => (picking === undefined ? void goToNode(node.id) : pick(node.id))}
                 >
                   {node.image ? <img src={thumbnail(node.image, 2 * THUMB)} alt="" loading="lazy" /> : <Icon name="graph" size={24} />}
+                  {shown.hidden.has(node.id) && <i class="more">{`+${shown.hidden.get(node.id)}`}</i>}
                   {node.draft && <i class="unfinished" title={t("unfinished")} />}
                   {node.verdict && <VerdictDot passed={node.verdict.passed} />}
                 </button>
@@ -68,6 +71,24 @@ export function History() {
 }
 
 const NONE: SceneNode[] = [];
+
+/** The variants of one request in one place: those that are current or have children, else the first; and how many are hidden. */
+function withoutHiddenVariants(all: SceneNode[], current: number | undefined) {
+  const parents = new Set(all.map((node) => node.parent));
+  const matters = (node: SceneNode) => node.id === current || parents.has(node.id);
+  const hidden = new Map<number, number>();
+  const nodes = all.filter((node) => {
+    if (node.job === null || matters(node)) return true;
+    const siblings = all.filter((other) => other.job === node.job);
+    return !siblings.some(matters) && siblings[0] === node;
+  });
+  for (const node of nodes) {
+    if (node.job === null || nodes.find((other) => other.job === node.job) !== node) continue;
+    const more = all.filter((other) => other.job === node.job).length - nodes.filter((other) => other.job === node.job).length;
+    if (more) hidden.set(node.id, more);
+  }
+  return { nodes, hidden };
+}
 
 type Place = { column: number; lane: number };
 

@@ -11,7 +11,9 @@ import { Sources } from "./Sources";
 export function Options() {
   const canvas = useStore(isCanvas);
   const specs = useStore((s) => s.optionLists[canvas ? "sample" : "edit"]);
+  const describing = useStore((s) => s.mode === "describe");
   useStore((s) => s.options);
+  if (describing && !canvas) return null;
   const main = specs.filter((spec) => spec.group === "main");
   const more = specs.filter((spec) => spec.group === "more");
   return (
@@ -60,14 +62,16 @@ function Option({ spec, explained = false }: { spec: OptionSpec; explained?: boo
   const shown = explained || asked;
   return (
     <div class={`option ${spec.type}${value !== undefined ? " changed" : ""}${asked ? " asked" : ""}`}>
-      <label for={id}>{label}</label>
-      <div class="field-row">
-        <Field spec={spec} id={id} value={value} used={used} />
+      <div class="option-head">
+        <label for={id}>{label}</label>
         {!explained && (
           <button class="info" aria-expanded={asked} aria-label={t("helpFor", { name: label })} title={help} onClick={() => setAsked(!asked)}>
             ?
           </button>
         )}
+      </div>
+      <div class="field-row">
+        <Field spec={spec} id={id} value={value} used={used} />
       </div>
       <p id={`${id}-help`} class="help" hidden={!shown}>
         {help}
@@ -118,7 +122,7 @@ function Field({ spec, id, value, used }: FieldProps) {
       step={spec.type === "integer" ? 1 : "any"}
       min={spec.minimum ?? undefined}
       max={spec.maximum ?? undefined}
-      placeholder={standard === null || standard === undefined ? t("automatic") : String(standard)}
+      placeholder={standard === null || standard === undefined ? t("auto") : String(standard)}
       value={value === undefined ? "" : String(value)}
       onChange={(event) => {
         const text = event.currentTarget.value;

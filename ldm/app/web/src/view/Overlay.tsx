@@ -8,6 +8,7 @@ import { changeObject, describe, find, objectChange, removedObjects, type SceneO
 import { doc, selectedObject, setState, getState, shownGraph, useStore } from "../store";
 import { t } from "../texts";
 import { FONT, hueOf, textWidth, useFrame } from "./hooks";
+import { memo } from "./memo";
 
 interface Props {
   width: number;
@@ -21,6 +22,7 @@ type Drag =
 const THRESHOLD = 3; // pixels that a pointer moves before a click is a drag
 const STEP = 0.01;
 const CROWDED = 14; // with more objects, only the labels of the selected and the hovered are shown
+const NARROW = 420; // pixels; on a smaller picture, labels have the name alone
 const LABEL_FONT = `600 12px ${FONT}`;
 
 export function Overlay({ width, height }: Props) {
@@ -89,11 +91,17 @@ export function Overlay({ width, height }: Props) {
       setDrawn(null);
       const box = geo.dragged(now.from, point);
       if (box) setState({ prompt: { kind: "name", box } });
+      else selectAt(point);
     } else if (now.moved) setBox(now.id, draggedBox(now, point));
     else {
       const smaller = geo.hit(graph.objects, point); // a click into the selected box selects what lies in it
       if (smaller && smaller.id !== now.id) setState({ selection: { kind: "object", id: smaller.id } });
     }
+  }
+
+  function selectAt(point: Point): void {
+    const under = geo.hit(graph.objects, point);
+    setState({ selection: under ? { kind: "object", id: under.id } : null });
   }
 
   function onPointerCancel(): void {
@@ -141,7 +149,10 @@ export function Overlay({ width, height }: Props) {
             selected={object.id === selected}
             hovered={object.id === hover}
             changed={source !== null && objectChange(source, object) !== "same"}
-            label={labels.get(object.id)}
+            labelX={labels.get(object.id)?.x}
+            labelY={labels.get(object.id)?.y}
+            labelWidth={labels.get(object.id)?.width}
+            labelText={labels.get(object.id)?.text}
             {...{ width, height }}
           />
         ) : null,
@@ -168,10 +179,13 @@ interface ShapeProps extends Props {
   selected: boolean;
   hovered: boolean;
   changed: boolean;
-  label: Label | undefined;
+  labelX: number | undefined; // undefined without a label
+  labelY: number | undefined;
+  labelWidth: number | undefined;
+  labelText: string | undefined;
 }
 
-function BoxShape({ object, box, selected, hovered, changed, label, width, height }: ShapeProps) {
+const BoxShape = memo(({ object, box, selected, hovered, changed, width, height, ...label }: ShapeProps) => {
   const rect = pixels(box, width, height);
 
   function onKeyDown(event: KeyboardEvent): void {
@@ -196,7 +210,7 @@ function BoxShape({ object, box, selected, hovered, changed, label, width, heigh
       class={`box${selected ? " selected" : ""}${hovered ? " hovered" : ""}${changed ? " changed" : ""}`}
       style={{ "--hue": hueOf(object.id) }}
       data-id={object.id}
-      tabIndex={0}
+      tabindex={0}
       role="button"
       aria-pressed={selected}
       aria-label={t("boxLabel", { name: describe(object), x: percent(geo.centre(box).x), y: percent(geo.centre(box).y) })}
@@ -205,18 +219,18 @@ function BoxShape({ object, box, selected, hovered, changed, label, width, heigh
     >
       <rect class="halo" {...rect} />
       <rect class="outline" {...rect} />
-      {label && (
+      {label.labelX !== undefined && (
         <g class="label">
-          <rect x={label.x} y={label.y} width={label.width} height={20} rx="4" />
-          <text x={label.x + 7} y={label.y + 14}>
-            {label.text}
+          <rect x={label.labelX} y={label.labelY} width={label.labelWidth} height={20} rx="4" />
+          <text x={label.labelX + 7} y={label.labelY! + 14}>
+            {label.labelText}
           </text>
         </g>
       )}
       {selected && geo.HANDLES.map((handle) => <HandleShape key={handle} handle={handle} rect={rect} />)}
     </g>
   );
-}
+});
 
 const percent = (share: number) => Math.round(100 * share);
 
@@ -256,7 +270,7 @@ function RemovedBox({ object, box, width, height }: Props & { object: SceneObjec
     <g
       class="removed"
       style={{ "--hue": hueOf(object.id) }}
-      tabIndex={0}
+      tabindex={0}
       role="button"
       aria-label={t("bringBack", { name: describe(object) })}
       onKeyDown={(event) => event.key === "Enter" && restoreObject(object.id)}
@@ -310,7 +324,7 @@ function placeLabels(objects: SceneObject[], selected: string | null, hover: str
   for (const object of order) {
     if (!object.box || (objects.length > CROWDED && object.id !== selected && object.id !== hover)) continue;
     const { x, y, width: w, height: h } = pixels(object.box, width, height);
-    const text = describe(object);
+    const text = width < NARROW ? object.name : describe(object);
     const long = Math.min(textWidth(text, LABEL_FONT) + 14, width);
     const left = Math.min(Math.max(0, x), width - long);
     const places = [[left, y - 22], [left, y + h + 2], [left, y + 2], [Math.max(0, x + w - long), y - 22], [left, y + h - 22]];

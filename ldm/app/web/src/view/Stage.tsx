@@ -144,8 +144,17 @@ function StageTools() {
 function Heat() {
   const maps = useStore((s) => currentNode(s)?.attention ?? null);
   const shown = useStore((s) => s.hover ?? selectedObject(s));
+  const picture = useStore((s) => currentNode(s)?.image ?? null);
   const map = maps?.find((other) => other.object === shown);
-  if (map) return <img class="heat" src={address(map.image.url)} alt={t("attentionAlt")} />;
+  if (map && picture) {
+    const mask = `url("${address(map.image.url)}")`;
+    return (
+      <>
+        <div class="dimmed" />
+        <img class="heat" src={address(picture.url)} style={{ maskImage: mask }} alt={t("attentionAlt")} />
+      </>
+    );
+  }
   return maps ? <p class="stage-note">{t("attentionHint")}</p> : null;
 }
 

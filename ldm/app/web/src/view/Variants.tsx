@@ -2,7 +2,7 @@
 
 import { thumbnail } from "../api/client";
 import type { SceneNode } from "../api/types";
-import { goToNode, variantsOf } from "../actions/edits";
+import { goToNode, pick, variantsOf } from "../actions/edits";
 import { currentNode, getState, setState, useStore } from "../store";
 import { optionLabel, t } from "../texts";
 
@@ -35,6 +35,7 @@ function Variant({ variant, current, height }: { variant: SceneNode; current: bo
 }
 
 async function choose(id: number): Promise<void> {
+  if (getState().picking !== undefined) return pick(id);
   const compared = getState().comparison !== null;
   setState({ grid: false });
   await goToNode(id, compared);
