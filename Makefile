@@ -4,16 +4,21 @@ BIN = .venv/bin
 READY = .venv/ready
 READY_TO_TEST = .venv/ready-to-test
 READY_TO_CHECK = .venv/ready-to-check
+READY_FOR_APP = .venv/ready-for-app
 READY_TO_TEST_APP = .venv/ready-to-test-app
 WEB = ldm/app/web
 GPU_BENCHMARK = --device cuda --size vg --only matmul,unet,backward,step,edit,memory --precision both --batch-size 8 --repeats 5
 # One thread per process: tests run in as many processes as there are cores.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
-.PHONY: demo test test-all test-app web web-check gpu fuzz check format docs clean
+.PHONY: demo app test test-all test-app web web-check gpu fuzz check format docs clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
+
+# The editor in the browser, with the weights that ship.
+app: $(READY_FOR_APP)
+	$(BIN)/python scripts/app.py
 
 test: $(READY_TO_TEST)
 	$(TEST) -m 'not slow'
@@ -61,6 +66,10 @@ docs: $(READY_TO_CHECK)
 $(READY): setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(READY_FOR_APP): $(READY)
+	$(BIN)/python -m pip install -q -e '.[app]'
 	touch $@
 
 $(READY_TO_TEST): $(READY)

@@ -6,9 +6,9 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from pathlib import Path
 
 from ldm.util.errors import UserError
@@ -71,7 +71,9 @@ class Database:
             self._make_tables(path)
         except sqlite3.DatabaseError as error:
             self._folder_lock.close()
-            raise UserError(f"{path}: damaged, or no file of sessions ({error}); move it away, or name another folder")
+            raise UserError(
+                f"{path}: damaged, or no file of sessions ({error}); move it away, or name another folder"
+            ) from None
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -104,9 +106,9 @@ class Database:
                 connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def now() -> str:
-    """The time, as the interface tells it."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+def now(before: float = 0.0) -> str:
+    """The time, some seconds before now, as the interface tells it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - before))
 
 
 def read_token(folder: Path) -> str:

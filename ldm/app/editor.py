@@ -74,7 +74,9 @@ class Editor:
         """Why pictures cannot be read; empty if they can."""
         if self.reader is not None:
             return ""
-        return "nothing here reads this model's pictures: draw a box around each object and name it, or drop a graph file"
+        return (
+            "nothing here reads this model's pictures: draw a box around each object and name it, or drop a graph file"
+        )
 
     def plan(self, asked: EditAsked, node: Node) -> dict:
         """What the request would do. Raises UserError."""

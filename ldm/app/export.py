@@ -54,7 +54,9 @@ class Export:
     def zip(self) -> bytes:
         """All files of the node, with those that its command needs, in one folder. Raises NotFound for a root."""
         if not self.made:
-            raise NotFound("this is where the session began, so there is nothing to repeat; take picture.png and graph.json")
+            raise NotFound(
+                "this is where the session began, so there is nothing to repeat; take picture.png and graph.json"
+            )
         names = ("picture.png", "graph.json", "panel.png", "record.json", "command.txt")
         files = {name: self.file(name) for name in names} | self.inputs()
         content = io.BytesIO()

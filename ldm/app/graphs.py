@@ -28,9 +28,7 @@ def explicit(graph: SceneGraph) -> SceneGraph:
     fresh = (f"o{number}" for number in range(1, len(graph.objects) + len(taken) + 1))
     for id in graph.ids:
         ids.append(next(name for name in fresh if name not in taken) if id is None else id)
-    return replace(
-        graph, ids=tuple(ids), attributes=graph.known_attributes, triples=graph.known_triples, image=None
-    )
+    return replace(graph, ids=tuple(ids), attributes=graph.known_attributes, triples=graph.known_triples, image=None)
 
 
 def without_kept_boxes(edited: SceneGraph, source: SceneGraph) -> SceneGraph:
@@ -110,7 +108,9 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
     data = dict(pairs)
     if len(data) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise GraphError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice; keep one of them")
+        raise GraphError(
+            f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice; keep one of them"
+        )
     return data
 
 

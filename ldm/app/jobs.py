@@ -105,9 +105,7 @@ class JobTable:
     def waiting(self) -> list[Job]:
         """The jobs that waited when the server stopped; one that ran then has failed."""
         with self.database.transaction() as connection:
-            connection.execute(
-                "UPDATE jobs SET state = 'failed', error = ? WHERE state = 'running'", (INTERRUPTED,)
-            )
+            connection.execute("UPDATE jobs SET state = 'failed', error = ? WHERE state = 'running'", (INTERRUPTED,))
             return list(self._read("WHERE state = 'queued' ORDER BY id", ()))
 
     def _read(self, condition: str, values: tuple) -> Iterable[Job]:

@@ -244,5 +244,3 @@ def _as_map(attention: Tensor) -> Image.Image:
     scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
     image = Image.fromarray((scaled * 255).round().astype(np.uint8))
     return image.resize((MAP_SIDE, MAP_SIDE), Image.Resampling.BICUBIC)
-
-

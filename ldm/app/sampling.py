@@ -12,7 +12,12 @@ from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import default_layout
 from ldm.util.options import from_mapping
 
-CANVAS_OPTIONS = ("sampler", "steps", "graph_scale", "style_scale")  # that the script takes for a sampled picture, besides seed
+CANVAS_OPTIONS = (
+    "sampler",
+    "steps",
+    "graph_scale",
+    "style_scale",
+)  # that the script takes for a sampled picture, besides seed
 
 
 def default_values(model: LatentDiffusion, given: Mapping[str, Any]) -> dict[str, Any]:

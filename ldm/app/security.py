@@ -90,7 +90,9 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if len(headers.getlist("host")) != 1 or not self.hosts.allows(host):
             raise Refusal(
-                403, WRONG_ORIGIN, "this server answers under localhost and 127.0.0.1 only; open the URL that it printed"
+                403,
+                WRONG_ORIGIN,
+                "this server answers under localhost and 127.0.0.1 only; open the URL that it printed",
             )
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise Refusal(403, WRONG_ORIGIN, "a page of another site sent this request; use the page of this server")

@@ -97,7 +97,7 @@ def _as_invalid(request: Request, error: Exception) -> Response:
 def _as_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentences = {404: "there is no such route", 405: f"this route does not take {request.method}"}
-    detail = error.detail if error.status_code not in sentences else sentences[error.status_code]
+    detail = sentences.get(error.status_code, error.detail)
     return _error(error.status_code, str(detail or HTTPStatus(error.status_code).phrase))
 
 

@@ -10,7 +10,6 @@ import json
 import secrets
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ldm.app.database import Database, now, read_token
 from ldm.app.errors import NotFound, NotNow
 from ldm.app.pictures import Pictures
 
-UNUSED_FOR = timedelta(days=1)  # after which an upload that no session took is deleted
+UNUSED_FOR = 24 * 3600.0  # seconds after which an upload that no session took is deleted
 ROOTS = ("photograph", "canvas")
 TITLE_LENGTH = 200
 
@@ -151,9 +150,7 @@ class Store:
         """A session with its root, which becomes current."""
         id, time = secrets.token_hex(8), now()
         with self.database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO sessions VALUES (?, ?, ?, ?, NULL)", (id, _as_title(title), time, time)
-            )
+            connection.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, NULL)", (id, _as_title(title), time, time))
             node = self.add_node(id, None, root)
             connection.execute("UPDATE sessions SET current = ? WHERE id = ?", (node, id))
         return self.session(id)
@@ -167,9 +164,12 @@ class Store:
         """Deletes a session, and the pictures that only it has. Raises NotFound."""
         with self.database.transaction() as connection:
             self.session(id)
-            used = [row[0] for row in connection.execute(
-                "SELECT DISTINCT uses.picture FROM uses JOIN nodes ON nodes.id = uses.node WHERE session = ?", (id,)
-            )]
+            used = [
+                row[0]
+                for row in connection.execute(
+                    "SELECT DISTINCT uses.picture FROM uses JOIN nodes ON nodes.id = uses.node WHERE session = ?", (id,)
+                )
+            ]
             connection.execute("DELETE FROM sessions WHERE id = ?", (id,))
             self._delete_pictures(used)
 
@@ -270,9 +270,8 @@ class Store:
 
     def _delete_unused(self) -> None:
         """Deletes uploads that no session took for some time."""
-        before = (datetime.now(timezone.utc) - UNUSED_FOR).strftime("%Y-%m-%dT%H:%M:%SZ")
         with self.database.transaction() as connection:
-            rows = connection.execute("SELECT id FROM pictures WHERE added < ?", (before,)).fetchall()
+            rows = connection.execute("SELECT id FROM pictures WHERE added < ?", (now(UNUSED_FOR),)).fetchall()
             self._delete_pictures([row["id"] for row in rows])
 
     def _delete_pictures(self, candidates: Iterable[str]) -> None:

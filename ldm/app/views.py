@@ -63,7 +63,9 @@ def node(node: Node, store: Store) -> dict[str, Any]:
     }
     told |= {key: details.get(key) for key in PLAIN}
     told |= {key: picture(details.get(key), store) for key in PICTURES}
-    maps = [{"object": each["object"], "image": picture(each["picture"], store)} for each in details.get("attention", [])]
+    maps = [
+        {"object": each["object"], "image": picture(each["picture"], store)} for each in details.get("attention", [])
+    ]
     return told | {"sentences": told["sentences"] or [], "attention": maps}
 
 

@@ -61,7 +61,9 @@ def test_a_plan_says_what_the_library_plans_before_anything_runs(browser, model,
 
 
 def test_a_relation_that_changes_shows_where_the_thing_goes_though_the_page_sends_all_boxes(browser):
-    graph = SceneGraph(("square", "circle"), ((0.1, 0.4, 0.3, 0.6), (0.4, 0.4, 0.6, 0.6)), ((), ()), ((0, "left of", 1),))
+    graph = SceneGraph(
+        ("square", "circle"), ((0.1, 0.4, 0.3, 0.6), (0.4, 0.4, 0.6, 0.6)), ((), ()), ((0, "left of", 1),)
+    )
     session = browser.open_photograph(DemoValidation(8).picture(0), graph)
     edited = session["nodes"][0]["graph"] | {"relationships": [[0, "right of", 1]]}
     plan = browser.json("POST", f"sessions/{session['id']}/plan", {"node": session["current"], "graph": edited})
@@ -222,7 +224,9 @@ def test_ten_clients_queue_edits_and_none_are_mixed(editor, model):
         photograph, graph = data.picture(number % 8), data.scene(number % 8)[0]
         browser = Browser(editor)  # without its own event loop: requests of several threads
         session = browser.open_photograph(photograph, graph)
-        jobs = [browser.start(session, replaced(graph), options={"steps": 1, "seed": 10 * number + k}) for k in range(2)]
+        jobs = [
+            browser.start(session, replaced(graph), options={"steps": 1, "seed": 10 * number + k}) for k in range(2)
+        ]
         ends = [browser.wait(job) for job in jobs]
         nodes = {node["id"]: node for node in browser.json("GET", f"sessions/{session['id']}")["nodes"]}
         for k, job in enumerate(ends):
@@ -258,7 +262,9 @@ def test_too_many_waiting_jobs_are_refused(gated, shapes, changed, monkeypatch):
             editor.worker.cancel(job.id)
 
 
-def test_an_error_in_the_program_fails_the_job_and_not_the_server(browser, editor, shapes, changed, monkeypatch, caplog):
+def test_an_error_in_the_program_fails_the_job_and_not_the_server(
+    browser, editor, shapes, changed, monkeypatch, caplog
+):
     session = browser.open_photograph(*shapes)
     with monkeypatch.context() as patch:
         patch.setattr(editor.performer, "make", lambda *arguments: 1 / 0)

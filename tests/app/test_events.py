@@ -11,7 +11,9 @@ from ldm.app.events import MOST_WAITING, Hub, Subscriber
 
 def connect(browser: Browser, session: dict):
     token = browser.editor.store.token
-    return browser.websocket_connect(f"/api/events?session={session['id']}&token={token}", headers={"Host": "localhost:8765"})
+    return browser.websocket_connect(
+        f"/api/events?session={session['id']}&token={token}", headers={"Host": "localhost:8765"}
+    )
 
 
 def until(socket, type_: str, **values: object) -> list[dict]:
@@ -76,7 +78,9 @@ def test_those_that_wait_are_told_their_place(gated, shapes):
             assert [browser.json("GET", f"jobs/{job['id']}")["place"] for job in jobs] == [0, 1, 2]
             gate.opened.set()
             events = until(socket, "job", id=jobs[2]["id"], state="done")
-        places = [event["job"]["place"] for event in events if event["type"] == "job" and event["job"]["id"] == jobs[2]["id"]]
+        places = [
+            event["job"]["place"] for event in events if event["type"] == "job" and event["job"]["id"] == jobs[2]["id"]
+        ]
         assert places[-1] == 0 and 1 in places and sorted(places, reverse=True) == places
 
 

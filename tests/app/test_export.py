@@ -78,7 +78,9 @@ def test_the_files_of_a_node_are_those_of_the_archive(saved, shapes, changed, tm
     assert read_graph(folder / "graph.json").to_json() == {key: node["graph"][key] for key in node["graph"]}
     record = json.loads((folder / "record.json").read_text())
     assert record["operations"] == node["sentences"] and record["weights"] == saved.editor.weights
-    assert same_pixels(folder / "photograph.png", io.BytesIO(saved.get(f"/{session['nodes'][0]['image']['url']}").content))
+    assert same_pixels(
+        folder / "photograph.png", io.BytesIO(saved.get(f"/{session['nodes'][0]['image']['url']}").content)
+    )
 
 
 def test_a_root_has_its_picture_and_graph_only(saved, shapes):

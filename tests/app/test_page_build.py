@@ -26,7 +26,11 @@ def test_the_page_loads_nothing_from_elsewhere_and_has_no_inline_scripts_or_styl
     assert not re.search(r"url\(\s*[\"']?(?:https?:)?//|@import", (STATIC / "app.css").read_text())
     script = (STATIC / "app.js").read_text()
     addresses = set(re.findall(r"https?://[^\"'`\s)]+", script))
-    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml", "http://www.w3.org/1998/Math/MathML"}
+    assert addresses <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xhtml",
+        "http://www.w3.org/1998/Math/MathML",
+    }
     assert "eval(" not in script and "new Function" not in script
 
 

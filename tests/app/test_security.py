@@ -100,13 +100,16 @@ def test_without_a_build_the_page_says_so(stranger, static, monkeypatch, tmp_pat
     assert answer.status_code == 503 and "make web" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "localhost:1", "127.0.0.1:65535", "[::1]:8765", "LOCALHOST:2"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1", "localhost:1", "127.0.0.1:65535", "[::1]:8765", "LOCALHOST:2"]
+)
 def test_the_page_is_answered_under_the_machine_s_own_names_on_any_port(browser, host):
     assert browser.get("/api/queue", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8765", "localhost.evil.example", "127.0.0.1.nip.io", "0.0.0.0", "10.0.0.1", "", "@"]
+    "host",
+    ["evil.example", "evil.example:8765", "localhost.evil.example", "127.0.0.1.nip.io", "0.0.0.0", "10.0.0.1", "", "@"],
 )
 def test_other_hosts_are_refused(browser, host):
     assert browser.get("/api/queue", headers={"Host": host}).status_code == 403
@@ -121,7 +124,8 @@ def test_a_server_for_other_machines_is_answered_under_its_name_and_addresses():
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://localhost:1", "https://localhost", "http://127.0.0.1:8765", "file://"]
+    "origin",
+    ["http://evil.example", "null", "http://localhost:1", "https://localhost", "http://127.0.0.1:8765", "file://"],
 )
 def test_a_request_of_another_site_s_page_is_refused_though_it_has_the_token(browser, origin):
     for method, path in (("POST", "images"), ("GET", "sessions"), ("DELETE", "sessions/x")):
@@ -167,7 +171,10 @@ def test_answers_have_the_headers_that_keep_other_code_out(browser, static, edit
     page = browser.get("/", headers={"Authorization": ""})
     policy = dict(part.split(" ", 1) for part in page.headers["Content-Security-Policy"].split("; "))
     assert policy["script-src"] == policy["style-src"] == "'self'" and policy["default-src"] == "'none'"
-    assert policy["frame-ancestors"] == "'none'" and policy["connect-src"] == "'self' ws://localhost:8765 wss://localhost:8765"
+    assert (
+        policy["frame-ancestors"] == "'none'"
+        and policy["connect-src"] == "'self' ws://localhost:8765 wss://localhost:8765"
+    )
     assert page.headers["X-Content-Type-Options"] == "nosniff" and page.headers["Referrer-Policy"] == "no-referrer"
     framed = browser.get("/", params={"token": editor.store.token}).headers["Content-Security-Policy"]
     assert framed.endswith("frame-ancestors *")
@@ -229,7 +236,11 @@ def test_a_photograph_is_turned_upright_and_converted():
     assert uploads.decode(encode(clear)).getpixel((0, 0)) == (255, 255, 255)
     assert uploads.decode(encode(clear), "black").getpixel((0, 0)) == (0, 0, 0)
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    assert uploads.decode(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])).getpixel((0, 0)) == (255, 0, 0)
+    assert uploads.decode(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])).getpixel((0, 0)) == (
+        255,
+        0,
+        0,
+    )
 
 
 def test_uploads_raise_what_the_routes_answer_with():
@@ -251,9 +262,9 @@ def test_a_truncated_upload_is_refused_and_never_half_grey():
 
 
 def closing_code(client: TestClient, url: str, **headers: str) -> int:
-    with client.websocket_connect(url, headers={"Host": "localhost:8765", **headers}) as socket:
-        with pytest.raises(WebSocketDisconnect) as closed:
-            socket.receive_json()
+    connection = client.websocket_connect(url, headers={"Host": "localhost:8765", **headers})
+    with connection as socket, pytest.raises(WebSocketDisconnect) as closed:
+        socket.receive_json()
     return closed.value.code
 
 

@@ -10,7 +10,6 @@ from PIL import Image
 from ldm.app.editor import Editor
 from ldm.app.errors import NotFound, NotNow
 from ldm.app.store import NewNode, Store
-from ldm.data.demo import DemoValidation
 from ldm.graph.scene_graph import SceneGraph
 from ldm.synthetic.checker import check
 
@@ -341,7 +340,9 @@ def test_a_graph_file_opens_no_other_file(browser, tmp_path):
     data = {"objects": ["circle"], "image": str(secret)}
     (graph,) = browser.post("/api/graphs", content=json.dumps(data)).json()["graphs"]
     assert "image" not in graph
-    in_pixels = [{"image_id": 1, "file_name": str(secret), "objects": [{"names": ["circle"], "x": 5, "y": 5, "w": 9, "h": 9}]}]
+    in_pixels = [
+        {"image_id": 1, "file_name": str(secret), "objects": [{"names": ["circle"], "x": 5, "y": 5, "w": 9, "h": 9}]}
+    ]
     answer = browser.post("/api/graphs", content=json.dumps(in_pixels))
     assert answer.status_code == 400 and "size of the image is unknown" in answer.json()["error"]
 

@@ -46,9 +46,7 @@ def plan(editor: TheEditor, sid: str, body: Plan) -> dict:
 @router.post("/sessions/{sid}/edits", status_code=202)
 def edit(editor: TheEditor, sid: str, body: Edit) -> dict:
     sweep = body.sweep and Sweep(body.sweep.option, tuple(body.sweep.values))
-    asked, node = _ask(
-        editor, sid, body, count=body.n, sweep=sweep, attention=body.attention, previews=body.previews
-    )
+    asked, node = _ask(editor, sid, body, count=body.n, sweep=sweep, attention=body.attention, previews=body.previews)
     editor.plan(asked, node)  # what cannot be planned is refused at once
     return editor.add_job(sid, asked).to_json()
 
