@@ -29,8 +29,8 @@ class Editor:
         model: in evaluation mode; nothing else may use it meanwhile.
         folder: of the sessions; made if it does not exist.
         name: of the model, for the page.
-        model_words: the command-line words that load the model, such as ["--run", "logs/..."]; none for the weights that
-            ship.
+        model_words: the command-line words that load the model, such as ["--run", "logs/..."]; empty for the weights
+            that ship, None where they are unknown.
         reader: reads graphs from pictures; by default the checker of the world that has the model's vocabulary.
         resolver: completes names; by default from the model's vocabulary.
         decode: a quick decoder for previews, latent (1,C,h,w) -> image (1,3,H,W) in [-1,1]; by default the first stage.
@@ -44,12 +44,12 @@ class Editor:
         model: LatentDiffusion,
         folder: str | Path,
         name: str = "the given model",
-        model_words: Sequence[str] = (),
+        model_words: Sequence[str] | None = None,
         reader: PictureReader | None = None,
         resolver: Resolver | None = None,
         decode: Decode | None = None,
     ):
-        self.model, self.name, self.model_words = model, name, tuple(model_words)
+        self.model, self.name, self.model_words = model, name, model_words
         self.reader = reader or find_reader_of(model.vocab)
         self.resolver = resolver or VocabResolver(model.vocab)
         self.examples = Examples(model)
@@ -82,12 +82,10 @@ class Editor:
         """What the request would do. Raises UserError."""
         if node.kind == "canvas":
             plan = describe_canvas(self.model, asked)
-            steps = plan["options"]["steps"]
         else:
             mask = asked.mask and self.store.pictures.read(asked.mask)
             plan = describe_plan(self.model, asked, node.size, mask)
-            steps = plan["options"]["steps"] * plan["options"]["passes"]
-        seconds = None if self.pace is None else round(self.pace * steps, 1)
+        seconds = None if self.pace is None else round(self.pace * plan["steps"], 1)
         return {**plan, "seconds": seconds}
 
     def add_job(self, session: str, asked: EditAsked) -> Job:
@@ -106,10 +104,15 @@ class Editor:
 
     def delete_session(self, id: str) -> None:
         """Cancels the jobs of a session and deletes it. Raises NotFound."""
-        self.store.session(id)
-        self.worker.cancel_session(id)
+        self.worker.cancel_from({node.id for node in self.store.session(id).nodes})
         self.store.delete_session(id)
         self.hub.publish(id, {"type": "deleted", "session": id})
+
+    def delete_node(self, id: int) -> None:
+        """Cancels the jobs that start from a node or from what follows it, and deletes all that. Raises NotFound or NotNow."""
+        node = self.store.node(id)
+        self.worker.cancel_from(self.store.session(node.session).following(id))
+        self.store.delete_node(id)
 
     # In the worker's thread -------------------------------------------------------------------------------------------
 
@@ -192,6 +195,6 @@ class Editor:
         return [{"object": id, "picture": self.store.add_picture(each)} for id, each in zip(ids, made.attention)]
 
     def _keep_pace(self, made: Made) -> None:
-        if made.evaluations:
-            pace = made.seconds / made.evaluations
+        if made.steps:
+            pace = made.seconds / made.steps
             self.pace = pace if self.pace is None else (self.pace + pace) / 2

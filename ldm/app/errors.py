@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from ldm.util.errors import UserError
 
 
@@ -39,3 +41,11 @@ class QueueFull(RequestError):
     """Too many jobs wait."""
 
     status = 429
+
+
+def disk_sentence(error: OSError | sqlite3.Error) -> str:
+    """What to tell when a file cannot be written or read; without its path, which is nobody's business in a browser."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return (
+        f"the sessions cannot be written or read ({reason or 'unknown reason'}); free some space, or check the folder"
+    )

@@ -25,6 +25,7 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.util.options import from_mapping
 
 PROGRAM = "scripts/ddim_invert_edit.py"
+NO_MODEL = "# add the --run, --ckpt or --config that the model was loaded from"
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # of every file, so that the same node gives the same file
 
 
@@ -112,14 +113,15 @@ class Export:
         for name, flag in _FLAGS.items():
             if name in self._input_names():
                 words += [flag, f"{self.folder}/{name}"]
-        words += self.editor.model_words
+        words += self.editor.model_words or []
         words += _option_words(details["options"]["given"])
         words += ["--outdir", f"{self.folder}/repeated"]
         threads = f"OMP_NUM_THREADS={details['threads']} " if details["device"] == "cpu" else ""
         return threads + shlex.join(words)
 
     def command_file(self) -> bytes:
-        return (self.command() + "\n").encode()
+        note = "" if self.editor.model_words is not None else f"{NO_MODEL}\n"
+        return f"{note}{self.command()}\n".encode()
 
     def inputs(self) -> dict[str, bytes]:
         """The files that the command reads."""

@@ -47,7 +47,7 @@ class Job:
 
     @property
     def variants(self) -> int:
-        return len(self.asked.variants())
+        return self.asked.total
 
     def to_json(self) -> dict[str, Any]:
         """The job as the interface tells it."""

@@ -68,4 +68,6 @@ def show(
         UserError: the folder or the port cannot be used.
     """
     folder = folder or tempfile.mkdtemp(prefix="ldm-editor-")
-    return Shown(Editor(model or load_model(), folder), port, height)
+    ships = model is None
+    name, words = ("the weights that ship with the project", ()) if ships else ("the notebook's model", None)
+    return Shown(Editor(load_model() if ships else model, folder, name, words), port, height)

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.app.pictures import encode_webp
+from ldm.app.planning import count_passes, count_steps
 from ldm.app.requests import EditAsked, Variant
 from ldm.app.sampling import complete_options
 from ldm.editing.diagnostics import Previews
-from ldm.editing.options import RANDOM_METHODS, EditOptions, EditRequest
+from ldm.editing.options import EditOptions, EditRequest
 from ldm.editing.outputs import measurements, sentences
 from ldm.editing.pipeline import edit
 from ldm.editing.plan import make_plan
@@ -72,7 +73,7 @@ class Made(NamedTuple):
         region: L image, white where the edit decided; None for a sampled picture.
         attention: L images by the index of the object in `attention_graph`.
         measured: for the record.
-        evaluations: number of steps, for estimates.
+        steps: number of steps, for estimates.
         seconds: how long it took.
     """
 
@@ -84,7 +85,7 @@ class Made(NamedTuple):
     attention: list[Image.Image]
     attention_graph: SceneGraph | None
     measured: dict[str, Any]
-    evaluations: int
+    steps: int
     seconds: float
 
 
@@ -117,9 +118,7 @@ class Performer:
     def _edit(self, asked: EditAsked, variant: Variant, request: EditRequest, listener: Listener) -> Made:
         options = from_mapping(EditOptions, variant.options)
         plan = make_plan(request, options, self.model)
-        inversion = plan.options.method not in RANDOM_METHODS
-        passes = plan.options.passes * (2 if inversion else 1)
-        steps = _Steps(listener, passes)
+        steps = _Steps(listener, count_passes(plan.options))
         show = _Shown(self._decoder(), listener, request.photograph) if asked.previews else None
         result = edit(
             self.model,
@@ -132,7 +131,6 @@ class Performer:
         graph = request.source_graph or result.plan.graph
         maps = [] if result.attention is None or not asked.attention else [_as_map(each) for each in result.attention]
         image = None if asked.kind == "attention" else result.image
-        count = passes * plan.options.steps
         return Made(
             image,
             result.plan.graph,
@@ -142,7 +140,7 @@ class Performer:
             maps,
             graph,
             measurements(result),
-            count,
+            count_steps(self.model, plan.options),
             0.0,
         )
 

@@ -12,10 +12,10 @@ from ldm.app import graphs
 from ldm.app.pictures import encode_png
 from ldm.app.requests import EditAsked, stand_in
 from ldm.app.sampling import complete_options
-from ldm.editing.options import EditOptions, EditRequest
+from ldm.editing.options import RANDOM_METHODS, EditOptions, EditRequest
 from ldm.editing.outputs import sentences
 from ldm.editing.pipeline import Edit, planned_region
-from ldm.editing.plan import EditPlan, make_plan
+from ldm.editing.plan import EditPlan, make_plan, make_schedule
 from ldm.editing.region import Region
 from ldm.graph.diff import (
     Add,
@@ -77,6 +77,7 @@ def describe_plan(model: LatentDiffusion, asked: EditAsked, size: tuple[int, int
         "region_share": None if region is None else round(float(region.pixels.mean()), 4),
         "region_note": note,
         "options": plan.options.as_dict(),
+        "steps": 0 if plan.changes_nothing else count_steps(model, plan.options),
     }
 
 
@@ -98,7 +99,18 @@ def describe_canvas(model: LatentDiffusion, asked: EditAsked) -> dict:
         "region_share": None,
         "region_note": "the whole picture is new",
         "options": {**vars(complete), "seed": seed},
+        "steps": complete.steps,
     }
+
+
+def count_passes(options: EditOptions) -> int:
+    """How often an edit goes through the noise levels, inversions included. `options` are a plan's."""
+    return (options.passes or 1) * (1 if options.method in RANDOM_METHODS else 2)
+
+
+def count_steps(model: LatentDiffusion, options: EditOptions) -> int:
+    """The number of steps of an edit. `options` are a plan's. Raises UserError for a number that the model cannot take."""
+    return count_passes(options) * len(make_schedule(model, options))
 
 
 def _region(model: LatentDiffusion, plan: EditPlan) -> tuple[Region | None, str]:

@@ -64,6 +64,11 @@ class EditAsked:
     attention: bool = False
     previews: bool = True
 
+    @property
+    def total(self) -> int:
+        """The number of pictures."""
+        return self.count * (len(self.sweep.values) if self.sweep else 1)
+
     def variants(self) -> list[Variant]:
         """All pictures of the request, in the order in which they are made."""
         seed = self.options.get("seed", EditOptions().seed)
@@ -123,9 +128,6 @@ def ask(
     check_options(canvas, options)
     if sweep is not None:
         check_sweep(canvas, sweep.option, sweep.values)
-    total = count * (len(sweep.values) if sweep else 1)
-    if not 1 <= total <= VARIANTS:
-        raise RequestError(f"{total} variants: ask for 1 to {VARIANTS}")
     for picture in (style, mask):
         if picture is not None:
             store.picture_size(picture)
@@ -139,6 +141,8 @@ def ask(
     asked = EditAsked(
         kind, node.id, edited, None if canvas else source, style, mask, options, count, sweep, attention, previews
     )
+    if not 1 <= asked.total <= VARIANTS:
+        raise RequestError(f"{asked.total} variants: ask for 1 to {VARIANTS}")
     if count > 1 and not canvas:
         variant_seeds(count, model, stand_in(asked), from_mapping(EditOptions, options))
     return asked

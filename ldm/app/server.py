@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ldm.app.editor import Editor
-from ldm.app.errors import RequestError
+from ldm.app.errors import RequestError, disk_sentence
 from ldm.app.routes import application, downloads, edits, events, pictures, sessions
 from ldm.app.security import Guard, Hosts
 from ldm.util.errors import UserError
@@ -57,6 +58,8 @@ def create_app(editor: Editor, host: str = "127.0.0.1") -> Guard:
     app.add_exception_handler(RequestValidationError, _as_invalid)
     app.add_exception_handler(HTTPException, _as_status)
     app.add_exception_handler(ClientDisconnect, _as_cut_off)
+    for kind in (OSError, sqlite3.Error):
+        app.add_exception_handler(kind, _as_disk_error)
     app.add_exception_handler(Exception, _as_bug)
     return Guard(app, editor.store.token, Hosts.of(host))
 
@@ -103,6 +106,12 @@ def _as_status(request: Request, error: Exception) -> Response:
 
 def _as_cut_off(request: Request, error: Exception) -> Response:
     return _error(413, "the body is too large, or was cut off; send it again, or less of it")
+
+
+def _as_disk_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, (OSError, sqlite3.Error))
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    return _error(503, disk_sentence(error))
 
 
 def _as_bug(request: Request, error: Exception) -> Response:

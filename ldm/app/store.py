@@ -85,6 +85,14 @@ class Session:
                 return node
         raise NotFound(f"this session has no node {id}; it may have been deleted")
 
+    def following(self, id: int) -> set[int]:
+        """The node and all that follows from it."""
+        found = {id}
+        for node in self.nodes:  # parents come before their children
+            if node.parent in found:
+                found.add(node.id)
+        return found
+
 
 class Store:
     """All sessions of a folder.
@@ -253,10 +261,7 @@ class Store:
             if removed.parent is None:
                 raise NotNow("this is where the session began; delete the session instead")
             tree = self.session(removed.session)
-            gone = {node}
-            for each in tree.nodes:  # parents come before their children
-                if each.parent in gone:
-                    gone.add(each.id)
+            gone = tree.following(node)
             if tree.current in gone:
                 self.go_to(tree.id, removed.parent)
             marks = ", ".join("?" * len(gone))

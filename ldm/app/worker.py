@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 
 import torch
 
-from ldm.app.errors import NotNow, QueueFull
+from ldm.app.errors import NotNow, QueueFull, disk_sentence
 from ldm.app.jobs import ENDED, Job, JobTable
 from ldm.app.limits import JOBS, JOBS_PER_SESSION
 from ldm.app.performing import Cancelled
@@ -20,6 +22,7 @@ from ldm.util.errors import UserError
 logger = logging.getLogger(__name__)
 
 PROGRESS_PAUSE = 0.05  # seconds between two events, at least
+PATIENCE = 60.0  # seconds for the step of a cancelled job to end
 KEPT = 200  # jobs that have ended and are still in memory
 
 Perform = Callable[[Job, "Follower"], None]
@@ -84,17 +87,20 @@ class Worker:
             self._tell_places()
         return job
 
-    def cancel_session(self, session: str) -> None:
-        """Cancels all jobs of a session, and waits until the one that runs has ended."""
+    def cancel_from(self, nodes: Collection[int]) -> None:
+        """Cancels all jobs that start from these nodes, and waits until the one that runs has ended.
+
+        Raises:
+            NotNow: its step takes too long.
+        """
         with self._changed:
-            mine = [job for job in self._jobs.values() if job.session == session and job.state not in ENDED]
-        for job in mine:
-            try:
+            found = [job for job in self._jobs.values() if job.node in nodes and job.state not in ENDED]
+        for job in found:
+            with suppress(NotNow):  # it has just ended
                 self.cancel(job.id)
-            except NotNow:
-                continue
         with self._changed:
-            self._changed.wait_for(lambda: self._running is None or self._running.session != session, timeout=60)
+            if not self._changed.wait_for(lambda: self._running not in found, PATIENCE):
+                raise NotNow("the edit that runs has not ended yet; try again in a while")
 
     def of_session(self, session: str) -> list[Job]:
         """The jobs of a session that wait or run, in order."""
@@ -163,6 +169,8 @@ class Worker:
             return "failed", " ".join(str(error).split())
         except (MemoryError, torch.OutOfMemoryError):
             return "failed", "out of memory; start the server with --precision fp16 or --low-memory, or a smaller model"
+        except (OSError, sqlite3.Error) as error:
+            return "failed", disk_sentence(error)
         except Exception:
             logger.exception("job %d failed", job.id)
             return "failed", "an error in the program; the server's terminal shows it"

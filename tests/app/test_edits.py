@@ -56,6 +56,7 @@ def test_a_plan_says_what_the_library_plans_before_anything_runs(browser, model,
     move = next(each for each in plan["operations"] if each["kind"] == "move")
     assert move["object"] == "o1" and move["boxes"][1] == pytest.approx(moved["boxes"][0])
     assert plan["options"]["method"] == expected.options.method and not plan["nothing"]
+    assert plan["steps"] == 10 and plan["seconds"] is None
     assert 0 < plan["region_share"] < 1 and plan["region"]["png"].startswith("data:image/png;base64,")
     assert browser.json("GET", "queue") == {"running": None, "waiting": 0}
 

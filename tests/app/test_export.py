@@ -83,6 +83,12 @@ def test_the_files_of_a_node_are_those_of_the_archive(saved, shapes, changed, tm
     )
 
 
+def test_a_command_of_an_unknown_model_says_what_to_add(browser, shapes, changed):
+    (node,) = browser.edit(browser.open_photograph(*shapes), changed)
+    note, command, _ = browser.get(f"/api/nodes/{node['id']}/command.txt").text.split("\n")
+    assert note.startswith("# add the --run") and "ddim_invert_edit.py" in command
+
+
 def test_a_root_has_its_picture_and_graph_only(saved, shapes):
     session = saved.open_photograph(*shapes)
     path = f"/api/nodes/{session['current']}"

@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from browser import encode, replaced
+from browser import Browser, encode, replaced
 from PIL import Image
 
 from ldm.app.editor import Editor
@@ -122,6 +122,18 @@ def test_an_upload_that_no_session_took_is_deleted_a_day_later(tmp_path):
     again.close()
 
 
+def test_a_full_disk_is_said_in_one_sentence(browser, editor, shapes, changed, monkeypatch):
+    session = browser.open_photograph(*shapes)
+
+    def full(image):
+        raise OSError(28, "No space left on device", "/secret/path")
+
+    monkeypatch.setattr(editor.store.pictures, "add", full)
+    error = browser.upload(shapes[0], 503)["error"]
+    job = browser.wait(browser.start(session, changed))
+    assert job["state"] == "failed" and job["error"] == error and "No space left" in error and "secret" not in error
+
+
 def test_nothing_of_a_failed_transaction_is_kept(store, tree):
     session, *_ = tree
     with pytest.raises(RuntimeError), store.database.transaction():
@@ -178,8 +190,6 @@ def test_a_session_is_renamed_and_deleted(browser, editor, shapes):
 
 
 def test_a_session_is_deleted_with_its_jobs(gated, shapes, changed):
-    from browser import Browser
-
     editor, gate = gated
     with Browser(editor) as browser:
         session = browser.open_photograph(*shapes)
@@ -190,6 +200,22 @@ def test_a_session_is_deleted_with_its_jobs(gated, shapes, changed):
         assert {editor.worker.find(job["id"]).state for job in jobs} <= {"cancelled", "done"}
         browser.error("GET", f"sessions/{session['id']}", status=404)
         assert browser.json("GET", "sessions") == {"sessions": []}
+
+
+def test_a_node_is_deleted_with_the_jobs_that_start_from_it(gated, shapes, changed):
+    editor, gate = gated
+    gate.opened.set()
+    with Browser(editor) as browser:
+        session = browser.open_photograph(*shapes)
+        (node,) = browser.edit(session, changed)
+        gate.opened.clear()
+        gate.reached.clear()
+        further = replaced(shapes[1], 1)
+        job = browser.start(session, further, node=node["id"])
+        assert gate.reached.wait(300)
+        gate.opened.set()
+        assert len(browser.json("DELETE", f"nodes/{node['id']}")["nodes"]) == 1
+        assert browser.json("GET", f"jobs/{job['id']}")["state"] in ("cancelled", "done")
 
 
 def test_undo_redo_and_going_anywhere(browser, shapes, changed):
@@ -252,8 +278,6 @@ def test_the_checker_reads_the_graph_of_a_picture(browser, shapes):
 
 
 def test_without_a_reader_the_page_is_told(model, tmp_path, shapes, monkeypatch):
-    from browser import Browser
-
     monkeypatch.setattr("ldm.app.editor.find_reader_of", lambda vocab: None)
     editor = Editor(model, tmp_path)
     with Browser(editor) as browser:

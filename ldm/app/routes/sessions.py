@@ -127,7 +127,7 @@ def set_draft(editor: TheEditor, nid: int, body: Graph) -> dict:
 @router.delete("/nodes/{nid}")
 def delete_node(editor: TheEditor, nid: int) -> dict:
     node = editor.store.node(nid)
-    editor.store.delete_node(nid)
+    editor.delete_node(nid)
     return editor.tell_session(node.session)
 
 
