@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +13,23 @@ from typing import Any
 
 from ldm.app.limits import GRAPHS
 from ldm.graph.importers import Source, parse_graphs
+from ldm.graph.inheritance import drop_contradicted, share_known
+from ldm.graph.matching import match_objects
 from ldm.graph.scene_graph import SceneGraph
-from ldm.graph.validation import GraphError
+from ldm.graph.validation import GraphError, Triple
 from ldm.models.diffusion.ddpm import LatentDiffusion
 
 
-def explicit(graph: SceneGraph) -> SceneGraph:
+def explicit(graph: SceneGraph, others: Collection[str | None] = ()) -> SceneGraph:
     """The graph with an id for every object, and with nothing unknown but boxes.
 
     Whoever looks at a picture and lists what it shows says by that what is not there. So a later graph in which an object
     has an attribute more differs from this one.
+
+    Args:
+        others: ids that no object is to get.
     """
-    taken, ids = {id for id in graph.ids if id is not None}, []
+    taken, ids = {id for id in (*graph.ids, *others) if id is not None}, []
     fresh = (f"o{number}" for number in range(1, len(graph.objects) + len(taken) + 1))
     for id in graph.ids:
         ids.append(next(name for name in fresh if name not in taken) if id is None else id)
@@ -39,6 +44,43 @@ def without_kept_boxes(edited: SceneGraph, source: SceneGraph) -> SceneGraph:
     before = {id: box for id, box in zip(source.ids, source.boxes) if id is not None}
     kept = [id is not None and box is not None and before.get(id) == box for id, box in zip(edited.ids, edited.boxes)]
     return replace(edited, boxes=tuple(None if same else box for same, box in zip(kept, edited.boxes)))
+
+
+def without_contradicted(edited: SceneGraph, source: SceneGraph) -> tuple[SceneGraph, list[Triple]]:
+    """The edited graph without relations of the source graph that its new boxes contradict, and those relations.
+
+    A page sends all relations. Whoever drags an object does not ask for those that it leaves, but for those that are new.
+    """
+    remaining = drop_contradicted(source, edited).known_triples
+    match = {j: i for i, j in match_objects(source, edited).items()}
+
+    def is_dropped(triple: Triple) -> bool:
+        subject, predicate, object_ = triple
+        before = match.get(subject), predicate, match.get(object_)
+        return triple not in remaining and before in source.known_triples
+
+    dropped = [triple for triple in edited.known_triples if is_dropped(triple)]
+    if not dropped:
+        return edited, []
+    return replace(edited, triples=tuple(each for each in edited.known_triples if each not in dropped)), dropped
+
+
+def as_edited(graph: SceneGraph, source: SceneGraph) -> SceneGraph:
+    """A graph from a file as the edited graph of a picture: its objects have the ids of those that they match there.
+
+    What the file leaves unknown is as in the picture's graph.
+    """
+    if not set(filter(None, graph.ids)) & set(source.ids):  # the ids of other files mean something else
+        graph = replace(graph, ids=())
+    match = {j: i for i, j in match_objects(source, graph).items()}
+    _, complete = share_known(source, graph, {i: j for j, i in match.items()})
+    matched = [match.get(j) for j in range(len(graph.objects))]
+    known = {source.ids[i] for i in match.values()}
+    own = [None if id in known or id in source.ids else id for id in graph.ids]
+    ids = [own[j] if i is None else source.ids[i] for j, i in enumerate(matched)]
+    boxes = [box or (None if i is None else source.boxes[i]) for i, box in zip(matched, graph.boxes)]
+    taken = {id for id in source.ids if id not in ids}
+    return explicit(replace(complete, ids=tuple(ids), boxes=tuple(boxes)), taken)
 
 
 def to_json(graph: SceneGraph) -> dict:

@@ -50,6 +50,7 @@ class EditAsked:
         count: number of seeds.
         attention: whether attention maps are kept.
         previews: whether previews are shown on the way.
+        dropped: relations that the page sent and that boxes contradict, by ids; they are not in `graph`.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class EditAsked:
     sweep: Sweep | None = None
     attention: bool = False
     previews: bool = True
+    dropped: tuple[tuple[str | None, str, str | None], ...] = ()
 
     @property
     def total(self) -> int:
@@ -98,6 +100,7 @@ class EditAsked:
             "graph": SceneGraph.from_json(data["graph"]),
             "source_graph": source and SceneGraph.from_json(source),
             "sweep": sweep and Sweep(sweep[0], tuple(sweep[1])),
+            "dropped": tuple(map(tuple, data["dropped"])),
         }
         return cls(**{**data, **restored})
 
@@ -122,8 +125,10 @@ def ask(
     """
     canvas, options = node.kind == "canvas", dict(options or {})
     source = node.graph and SceneGraph.from_json(node.graph)
-    edited = graphs.from_json(graph)
-    edited = graphs.without_kept_boxes(edited, source) if source and not canvas else edited
+    edited, dropped = graphs.from_json(graph), []
+    if source and not canvas:
+        edited, dropped = graphs.without_contradicted(edited, source)
+        edited = graphs.without_kept_boxes(edited, source)
     graphs.validate(edited, model)
     check_options(canvas, options)
     if sweep is not None:
@@ -139,7 +144,18 @@ def ask(
         raise RequestError("a mask belongs to a photograph; remove it")
     kind = "sample" if canvas else "edit"
     asked = EditAsked(
-        kind, node.id, edited, None if canvas else source, style, mask, options, count, sweep, attention, previews
+        kind=kind,
+        node=node.id,
+        graph=edited,
+        source_graph=None if canvas else source,
+        style=style,
+        mask=mask,
+        options=options,
+        count=count,
+        sweep=sweep,
+        attention=attention,
+        previews=previews,
+        dropped=tuple((edited.ids[s], predicate, edited.ids[o]) for s, predicate, o in dropped),
     )
     if not 1 <= asked.total <= VARIANTS:
         raise RequestError(f"{asked.total} variants: ask for 1 to {VARIANTS}")

@@ -47,7 +47,7 @@ def test_a_plan_says_what_the_library_plans_before_anything_runs(browser, model,
     session = browser.open_photograph(photograph, graph)
     moved = replaced(graph) | {"objects": list(graph.objects)}
     x0, y0, x1, y1 = moved["boxes"][0]
-    shift = 0.125 if x1 < 0.8 else -0.125
+    shift = 1 / 64 if x1 < 0.9 else -1 / 64  # too little for any relation to end
     moved["boxes"][0] = [x0 + shift, y0, x1 + shift, y1]
     plan = browser.json("POST", f"sessions/{session['id']}/plan", {"node": session["current"], "graph": moved})
     source = SceneGraph.from_json(session["nodes"][0]["graph"])
@@ -73,6 +73,25 @@ def test_a_relation_that_changes_shows_where_the_thing_goes_though_the_page_send
     boxes = dict(zip(plan["graph"]["ids"], plan["graph"]["boxes"]))
     assert boxes["o1"][0] > boxes["o2"][2] - 1e-9
     assert placed["box"] == boxes[placed["object"]]
+
+
+def test_a_relation_that_a_dragged_box_leaves_is_dropped_and_a_new_one_is_not(browser):
+    boxes = (0.1, 0.6, 0.3, 0.8), (0.1, 0.1, 0.3, 0.3), (0.7, 0.6, 0.9, 0.8)
+    relations = ((1, "above", 0), (0, "left of", 2))
+    graph = SceneGraph(("square", "triangle", "circle"), boxes, ((), (), ()), relations, ("s", "t", "c"))
+    session = browser.open_photograph(DemoValidation(8).picture(0), graph)
+    edited = session["nodes"][0]["graph"] | {"boxes": [list(box) for box in boxes]}
+    edited["boxes"][1] = [0.4, 0.7, 0.6, 0.9]  # no longer above
+    plan = browser.json("POST", f"sessions/{session['id']}/plan", {"node": session["current"], "graph": edited})
+    assert plan["dropped"] == [["t", "above", "s"]]
+    assert [each["kind"] for each in plan["operations"]] == ["move", "remove_relation"]
+    assert plan["graph"]["relationships"] == [[0, "left of", 2]]
+    edited["relationships"] = [
+        [0, "left of", 2],
+        [1, "above", 2],
+    ]  # which the box contradicts, but the user asks for it
+    plan = browser.json("POST", f"sessions/{session['id']}/plan", {"node": session["current"], "graph": edited})
+    assert plan["dropped"] == [] and [1, "above", 2] in plan["graph"]["relationships"]
 
 
 def test_the_same_graph_plans_nothing(browser, shapes):

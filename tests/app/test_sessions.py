@@ -371,6 +371,24 @@ def test_a_graph_file_opens_no_other_file(browser, tmp_path):
     assert answer.status_code == 400 and "size of the image is unknown" in answer.json()["error"]
 
 
+def test_a_graph_file_of_an_edit_keeps_the_ids_and_what_it_leaves_out(browser):
+    boxes = ((0.1, 0.1, 0.3, 0.3), (0.5, 0.5, 0.9, 0.9))
+    graph = SceneGraph(("circle", "square"), boxes, (("red",), ("blue",)), ((0, "above", 1),), ("o1", "o2"))
+    session = browser.open_photograph(Image.new("RGB", (64, 64)), graph)
+    edited = {"objects": ["triangle", "square", "circle"], "boxes": [[0.0, 0.6, 0.2, 0.8], None, None]}
+    for ids in ({}, {"ids": ["o1", "a", "b"]}, {"ids": ["x", "y", "z"]}):
+        path = f"/api/graphs?node={session['current']}"
+        told = browser.post(path, content=json.dumps(edited | ids)).json()["graphs"][0]
+        by_name = dict(zip(told["objects"], zip(told["ids"], told["boxes"], told["attributes"])))
+        if ids.get("ids", [""])[0] == "o1":  # says that the circle became the triangle
+            assert by_name["triangle"][0] == "o1" and by_name["circle"][0] not in ("o1", "o2")
+            continue
+        assert by_name["circle"] == ("o1", list(boxes[0]), ["red"]) and by_name["square"][::2] == ("o2", ["blue"])
+        assert by_name["triangle"][0] not in ("o1", "o2", None) and by_name["triangle"][2] == []
+        assert told["relationships"] == [[2, "above", 1]]
+    assert "there is no node" in browser.post("/api/graphs?node=99", content=json.dumps(edited)).json()["error"]
+
+
 # Names and options ----------------------------------------------------------------------------------------------------
 
 

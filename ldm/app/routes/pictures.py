@@ -13,6 +13,7 @@ from ldm.app.editor import Editor
 from ldm.app.limits import GRAPH_BYTES, IMAGE_BYTES
 from ldm.app.pictures import describe
 from ldm.app.routes.parts import TheEditor, read_body
+from ldm.graph.scene_graph import SceneGraph
 
 LASTING = {"Cache-Control": "private, max-age=31536000, immutable"}
 
@@ -38,10 +39,14 @@ def small_copy(editor: TheEditor, id: str, height: int = 160) -> Response:
 
 @router.post("/graphs")
 async def read_graph_file(
-    request: Request, editor: TheEditor, name: str = "graph.json", image: str | None = None
+    request: Request,
+    editor: TheEditor,
+    name: str = "graph.json",
+    image: str | None = None,
+    node: int | None = None,
 ) -> dict:
     content = await read_body(request, GRAPH_BYTES, "graph file")
-    return await run_in_threadpool(_read_graphs, editor, content, name, image)
+    return await run_in_threadpool(_read_graphs, editor, content, name, image, node)
 
 
 def _keep(editor: Editor, content: bytes, background: str) -> dict | None:
@@ -49,9 +54,15 @@ def _keep(editor: Editor, content: bytes, background: str) -> dict | None:
     return describe(editor.store.add_picture(image), image.size)
 
 
-def _read_graphs(editor: Editor, content: bytes, name: str, image: str | None) -> dict:
+def _read_graphs(editor: Editor, content: bytes, name: str, image: str | None, node: int | None) -> dict:
+    """`node`: whose edited graph the file is; None for a graph of a picture."""
+    source = None if node is None else editor.store.node(node).graph
     name = " ".join(name.split())[:80] or "graph.json"
     found, note = graphs.read_file(content, name, image and editor.store.pictures.path(image))
-    told = [graphs.to_json(graphs.explicit(graph)) for graph in found]
+    if source is None:
+        told = [graphs.to_json(graphs.explicit(graph)) for graph in found]
+    else:
+        known = SceneGraph.from_json(source)
+        told = [graphs.to_json(graphs.as_edited(graph, known)) for graph in found]
     unknown = graphs.unknown_names(found[0], editor.model) if len(found) == 1 else []
     return {"graphs": told, "note": note, "unknown": unknown}
