@@ -52,6 +52,10 @@ class EditorPage:
         """Waits until the plan says these words."""
         self.page.locator(".plan", has_text=words).wait_for()
 
+    def see_node(self, node: dict) -> None:
+        """Waits until this node of the history is the current one."""
+        self.page.locator(f'.tree-node button[aria-current=true][title^="#{node["id"]} "]').wait_for()
+
     # Doing ------------------------------------------------------------------------------------------------------------
 
     def open_example(self, number: int = 0) -> None:
@@ -88,9 +92,10 @@ class EditorPage:
 
     def edit(self) -> dict:
         """Presses Edit and waits for the result, which becomes the current node."""
-        known = len(self.session["nodes"])
+        places = self.page.locator(".tree-node")
+        known = places.count()
         self.page.locator(".edit-bar .primary:not(:disabled)").click()
-        self.page.wait_for_function(f"document.querySelectorAll('.tree-node').length > {known}")
+        places.nth(known).wait_for()
         self.page.locator(".progress").wait_for(state="detached")
         self.page.locator(".tree-node button[aria-current=true] img").wait_for()
         return self.node

@@ -74,10 +74,10 @@ def test_the_page_speaks_korean(open_page, server):
     page = open_page(server, locale="ko-KR")
     page.page.get_by_role("heading", name="장면 그래프로 사진 편집하기").wait_for()
     page.open_example()
-    page.drag_on_picture((0.625, 0.75), (0.75, 0.75))
-    page.see_plan("오른쪽으로 0.12")
+    page.drag_on_picture((0.625, 0.75), (0.775, 0.75))
+    page.see_plan("오른쪽으로 0.15")
     page.button("Show in English").click()
-    page.see_plan("right by 0.12")
+    page.see_plan("right by 0.15")
 
 
 def test_a_pointer_move_costs_less_than_8_ms_of_script_with_30_objects(open_page, server):

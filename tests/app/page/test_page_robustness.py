@@ -34,10 +34,10 @@ def test_a_broken_picture_is_refused_in_a_sentence(open_page, server, tmp_path):
 
 
 def test_an_edit_is_cancelled_and_nothing_is_left_of_it(editor):
-    editor.drag_on_picture((0.625, 0.75), (0.75, 0.75))
+    editor.drag_on_picture((0.625, 0.75), (0.775, 0.75))
     editor.page.get_by_text("All options").click()
-    editor.page.get_by_label("Steps").fill("900")
-    editor.page.get_by_label("Steps").press("Tab")
+    editor.page.get_by_role("spinbutton", name="Steps").fill("900")
+    editor.page.get_by_role("spinbutton", name="Steps").press("Tab")
     editor.page.locator(".edit-bar .primary:not(:disabled)").click()
     editor.page.locator(".progress").get_by_role("button", name="Cancel").click()
     editor.page.locator(".toast", has_text="Cancelled").wait_for()
@@ -48,15 +48,15 @@ def test_an_edit_is_cancelled_and_nothing_is_left_of_it(editor):
 def test_two_browsers_see_one_session(editor, open_page, server):
     other = open_page(server, f"{server.url}#{editor.session['id']}")
     other.page.locator(".overlay .box").first.wait_for()
-    editor.drag_on_picture((0.625, 0.75), (0.75, 0.75))
+    editor.drag_on_picture((0.625, 0.75), (0.775, 0.75))
     node = editor.edit()
-    other.page.wait_for_function(f"document.querySelector('.tree-node [aria-current=true]')?.title.startsWith('#{node['id']}')")
+    other.see_node(node)
 
 
 def test_a_server_that_was_killed_goes_on_where_it_was(open_page, own_server):
     page = open_page(own_server)
     page.open_example()
-    page.drag_on_picture((0.625, 0.75), (0.75, 0.75))
+    page.drag_on_picture((0.625, 0.75), (0.775, 0.75))
     node = page.edit()
     own_server.kill()
     page.page.locator(".lost").wait_for()

@@ -58,6 +58,17 @@ test("two objects have one relation in each direction", () => {
   assert.deepEqual(g.relate(graph, "o1", "above", "o1"), graph);
 });
 
+test("graphs that differ in order alone are the same, and others are not", () => {
+  const graph = g.fromJson({ ...FILE, attributes: [["small", "red"], null, []] });
+  const turned: g.Graph = {
+    objects: [...graph.objects].reverse().map((object) => ({ ...object, attributes: object.attributes && [...object.attributes].reverse() })),
+    triples: [...graph.triples!].reverse(),
+  };
+  assert.ok(g.sameGraph(graph, turned));
+  assert.ok(!g.sameGraph(graph, g.removeTriple(graph, graph.triples![0]!)));
+  assert.ok(!g.sameGraph(graph, g.changeObject(graph, "o2", { attributes: [] })));
+});
+
 test("no change touches the graph that it is made from", () => {
   const graph = g.fromJson(FILE);
   const before = JSON.stringify(graph);

@@ -225,7 +225,7 @@ async function makePlan(): Promise<void> {
   try {
     if (!state.live) await save();
     const plan = await api.plan(state.session!.id, planRequest()!, signal);
-    if (!signal.aborted) setState({ plan: { status: "ready", plan } });
+    if (!signal.aborted) setState({ plan: plan.nothing ? { status: "none" } : { status: "ready", plan } });
   } catch (error) {
     if (!signal.aborted) setState({ plan: { status: "error", message: wordsOf(error) } });
   }

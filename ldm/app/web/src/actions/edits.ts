@@ -2,10 +2,10 @@
 
 import * as api from "../api/client";
 import type { EditRequest, OptionSpec, OptionValue, Picture, SceneNode, Sweep } from "../api/types";
-import { openedDoc, currentNode, doc, getState, isCanvas, nodeOf, setState } from "../store";
+import { openedDoc, currentNode, doc, getState, isCanvas, isRunning, nodeOf, setState } from "../store";
 import { record } from "../model/timeline";
 import { t } from "../texts";
-import { changeDoc, markSaved, planRequest, replan, save } from "./draft";
+import { changeDoc, hasChange, markSaved, planRequest, replan, save } from "./draft";
 import { upload } from "./session";
 import { attempt, toast } from "./toasts";
 
@@ -24,6 +24,13 @@ export function setOption(name: string, value: OptionValue | undefined): void {
 export function sweepValues(text: string): number[] | null {
   const values = text.split(/[\s,;]+/).filter(Boolean).map(Number);
   return values.length && values.every(Number.isFinite) ? values : null;
+}
+
+/** Whether there is something to do and nothing in its way. */
+export function canEdit(): boolean {
+  const state = getState();
+  const planned = state.plan.status === "ready" || (state.plan.status === "stale" && state.plan.plan !== null);
+  return hasChange() && planned && !isRunning(state);
 }
 
 export async function runEdit(): Promise<void> {
@@ -102,7 +109,7 @@ export async function toggleAttention(): Promise<void> {
   const state = getState();
   const node = currentNode(state);
   setState({ attention: !state.attention, comparison: null, grid: false });
-  if (state.attention || !node || node.attention || !state.session) return;
+  if (state.attention || !node || node.attention?.length || !state.session) return;
   const job = await attempt(() => api.attention(state.session!.id, node.id));
   if (job) setState({ job });
   else setState({ attention: false });

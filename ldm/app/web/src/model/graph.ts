@@ -142,8 +142,15 @@ export function tripleKey(triple: Triple): string {
   return triple.join("\u0000");
 }
 
+/** Whether two graphs say the same, in whatever order. */
 export function sameGraph(a: Graph, b: Graph): boolean {
-  return a === b || JSON.stringify(toJson(a)) === JSON.stringify(toJson(b));
+  return a === b || ordered(a) === ordered(b);
+}
+
+function ordered({ objects, triples }: Graph): string {
+  const sorted = objects.map(({ id, name, box, attributes }) => [id, name, box, attributes && [...attributes].sort()]);
+  sorted.sort((x, y) => (x[0]! < y[0]! ? -1 : 1));
+  return JSON.stringify([sorted, triples && [...new Set(triples.map(tripleKey))].sort()]);
 }
 
 export type ObjectChange = "same" | "new" | "changed";

@@ -1,8 +1,8 @@
 /** The page as a whole: its phases, keys, and files that are dropped or pasted anywhere. */
 
 import { useEffect, useState } from "preact/hooks";
-import { compareWithParent, cancelJob, runEdit } from "../actions/edits";
-import { hasChange, leaveComparison, removeSelected, step } from "../actions/draft";
+import { canEdit, cancelJob, compareWithParent, runEdit } from "../actions/edits";
+import { leaveComparison, removeSelected, step } from "../actions/draft";
 import { openFiles } from "../actions/session";
 import { dismiss } from "../actions/toasts";
 import { getState, isRunning, setState, useStore } from "../store";
@@ -105,7 +105,7 @@ function useKeys(): void {
       const command = event.ctrlKey || event.metaKey;
       if (state.phase !== "editor" || state.dialog) return;
       if (command && event.key === "Enter") {
-        if (hasChange() && !isRunning(state)) void runEdit();
+        if (canEdit()) void runEdit();
       } else if (command && !typing && event.key.toLowerCase() === "z") void step(!event.shiftKey);
       else if (command && !typing && event.key.toLowerCase() === "y") void step(false);
       else if (event.key === "Escape") escape();

@@ -149,6 +149,7 @@ function EdgeShape({ edge, name, selected, near, quiet }: EdgeProps) {
   const select = () => setState({ selection: { kind: "triple", triple } });
 
   function onKeyDown(event: KeyboardEvent): void {
+    if (event.ctrlKey || event.metaKey) return;
     if (event.key === "Enter" || event.key === " ") ask();
     else if (event.key === "Delete" || event.key === "Backspace") {
       select();

@@ -1,7 +1,7 @@
 /** The button that does it, and how many variants it makes. */
 
-import { runEdit } from "../actions/edits";
-import { hasChange, setMode } from "../actions/draft";
+import { canEdit, runEdit } from "../actions/edits";
+import { setMode } from "../actions/draft";
 import { doc, isCanvas, isRunning, setState, shownGraph, useStore } from "../store";
 import { t } from "../texts";
 
@@ -12,7 +12,7 @@ export function EditBar() {
   const canvas = useStore(isCanvas);
   const variants = useStore((s) => s.variants);
   const running = useStore(isRunning);
-  const plan = useStore((s) => s.plan.status);
+  useStore((s) => s.plan.status);
   const known = useStore((s) => !!doc(s)?.source);
   useStore(shownGraph);
   if (mode === "describe" && !canvas) {
@@ -24,7 +24,7 @@ export function EditBar() {
       </div>
     );
   }
-  const ready = hasChange() && plan !== "error" && !running;
+  const ready = canEdit();
   return (
     <div class="edit-bar">
       <div class="segments" role="group" aria-label={t("howManyVariants")}>

@@ -221,6 +221,7 @@ const NodeShape = memo(({ object, x, y, width, height, small, change, selected, 
   const gone = change === "gone";
 
   function onKeyDown(event: KeyboardEvent): void {
+    if (event.ctrlKey || event.metaKey) return;
     if (gone && event.key === "Enter") restoreObject(object.id);
     else if (event.key === "Delete" || event.key === "Backspace") removeSelected();
     else if (event.key === "Enter") document.querySelector<HTMLElement>(".inspector input")?.focus();

@@ -189,12 +189,13 @@ const BoxShape = memo(({ object, box, selected, hovered, changed, width, height,
   const rect = pixels(box, width, height);
 
   function onKeyDown(event: KeyboardEvent): void {
+    if (event.ctrlKey || event.metaKey) return;
     const direction = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (direction) {
       event.preventDefault();
       const [dx, dy] = direction.map((value) => value * STEP * (event.altKey ? 5 : 1)) as [number, number];
       const to = event.shiftKey ? geo.resized(box, "se", dx, dy) : geo.moved(box, dx, dy);
-      setBox(object.id, to, `keys ${object.id}`);
+      setBox(object.id, to, `${event.shiftKey ? "resize" : "move"} ${object.id}`);
     } else if (event.key === "Delete" || event.key === "Backspace") {
       event.preventDefault();
       removeSelected();

@@ -155,7 +155,7 @@ function Heat() {
       </>
     );
   }
-  return maps ? <p class="stage-note">{t("attentionHint")}</p> : null;
+  return maps?.length ? <p class="stage-note">{t("attentionHint")}</p> : null;
 }
 
 /** What to do where there is nothing yet. */
