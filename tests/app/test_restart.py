@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -53,23 +54,19 @@ def test_after_a_kill_what_was_made_is_there_and_what_waited_runs(gated, model, 
     again.close()
 
 
-def test_a_job_goes_on_where_the_server_was_stopped(model, shapes, changed, tmp_path):
-    editor = Editor(model, tmp_path)
+def test_a_job_goes_on_where_the_server_was_stopped(gated, model, shapes, changed):
+    editor, gate = gated
+    gate.free = 1  # the preview of the first variant
     with Browser(editor) as browser:
         session = browser.open_photograph(*shapes)
-        publish = editor.worker.publish
-
-        def stop_after_the_first(session_id, event):
-            publish(session_id, event)
-            if event["type"] == "node":
-                editor.worker._closing = True
-                editor.worker._running.stop.set()
-
-        editor.hub.publish = stop_after_the_first
-        job = browser.start(session, changed, n=3)
-        editor.worker._thread.join(300)
-    editor.close()
-    again = Editor(model, tmp_path)
+        job = browser.start(session, changed, n=3, options={"steps": 1})
+        assert gate.reached.wait(300)
+        closing = threading.Thread(target=editor.close)
+        closing.start()
+        assert editor.worker.find(job["id"]).stop.wait(300)
+        gate.opened.set()
+        closing.join()
+    again = Editor(model, editor.store.folder)
     with Browser(again) as browser:
         job = browser.wait(job)
         nodes = browser.json("GET", f"sessions/{session['id']}")["nodes"]
