@@ -38,7 +38,7 @@ setup(
     package_data={"ldm.app": ["static/*"]},
     extras_require={
         "app": APP,
-        "test-app": ["playwright"],  # Apache-2.0; make test-app
+        "test-app": ["playwright", "axe-playwright-python"],  # Apache-2.0, MIT (with axe-core, MPL-2.0): make test-app
         "evaluate": EVALUATE,
         "docs": DOCS,
         # Blender as a Python module: GPL-3, 374 MB, needs numpy<2; `ldm` imports it only to draw scenes

@@ -95,7 +95,7 @@ class EditorPage:
         places = self.page.locator(".tree-node")
         known = places.count()
         self.page.locator(".edit-bar .primary:not(:disabled)").click()
-        places.nth(known).wait_for()
+        places.nth(known).wait_for(state="attached")
         self.page.locator(".progress").wait_for(state="detached")
-        self.page.locator(".tree-node button[aria-current=true] img").wait_for()
+        self.page.locator(".tree-node button[aria-current=true] img").wait_for(state="attached")
         return self.node

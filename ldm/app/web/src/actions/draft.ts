@@ -178,7 +178,7 @@ async function send(): Promise<void> {
   }
   if (saved.get(at.node)?.draft !== at.draft) {
     const unchanged = at.source && g.sameGraph(at.source, at.draft);
-    await api.setNodeDraft(at.node, unchanged || !at.draft.objects.length ? null : g.toJson(at.draft));
+    await sendDraft(at.node, unchanged || !at.draft.objects.length ? null : g.toJson(at.draft));
     saved.set(at.node, { source: at.source, draft: at.draft });
   }
 }
@@ -186,7 +186,15 @@ async function send(): Promise<void> {
 /** The server forgets an unfinished graph; undo still knows it, and then it is saved again. */
 export async function dropSavedDraft({ node, source }: Doc): Promise<void> {
   saved.set(node, { source, draft: source ?? g.EMPTY });
-  await api.setNodeDraft(node, null);
+  await sendDraft(node, null);
+}
+
+async function sendDraft(id: number, draft: g.GraphJson | null): Promise<void> {
+  await api.setNodeDraft(id, draft);
+  const { session } = getState();
+  if (!session) return;
+  const nodes = session.nodes.map((node) => (node.id === id ? { ...node, draft } : node));
+  setState({ session: { ...session, nodes } });
 }
 
 /** Whether there are changes that the server does not have yet. */

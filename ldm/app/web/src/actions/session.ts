@@ -154,7 +154,7 @@ export function adopt(session: Session): void {
       mode: defaultMode(opened, current.kind === "canvas"),
       ownJob: null,
       grid: made ? !!current.sweep : false,
-      comparison: made ? { before: here.node, after: current.id } : null,
+      comparison: made && !current.sweep ? { before: here.node, after: current.id } : null,
     });
     replan();
   } else if (current.graph && JSON.stringify(current.graph) !== JSON.stringify(state.session.nodes.find((n) => n.id === current.id)?.graph)) {

@@ -129,7 +129,7 @@ export interface Job {
   state: "queued" | "running" | "done" | "cancelled" | "failed";
   place: number;
   created: string;
-  variant: number;
+  variant: number; // from 0
   variants: number;
   stage: "inverting" | "editing" | "sampling" | "";
   step: number;

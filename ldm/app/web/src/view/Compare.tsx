@@ -40,8 +40,8 @@ export function Compare({ before, after, labels, sharp }: Props) {
     >
       <img src={address(after.url)} alt={labels[1]} draggable={false} />
       <img class="first" src={address(before.url)} alt={labels[0]} draggable={false} />
-      <span class="side left" aria-hidden="true">{labels[0]}</span>
-      <span class="side right" aria-hidden="true">{labels[1]}</span>
+      <span class="caption left" aria-hidden="true">{labels[0]}</span>
+      <span class="caption right" aria-hidden="true">{labels[1]}</span>
       <div class="divider" aria-hidden="true" />
       <input
         type="range"

@@ -9,7 +9,7 @@ import { treePlaces } from "../model/tree";
 import { currentNode, setState, useStore } from "../store";
 import { t } from "../texts";
 import { Icon } from "./icons";
-import { VerdictDot } from "./Variants";
+import { differenceWords, VerdictDot } from "./Variants";
 import { attempt } from "../actions/toasts";
 
 const CELL = { width: 92, height: 88 };
@@ -102,7 +102,7 @@ function branch(from: Place, to: Place): string {
 function caption(node: SceneNode): string {
   if (node.kind === "photograph") return t("photograph");
   if (node.kind === "canvas") return t("canvas");
-  return node.difference || `#${node.id}`;
+  return node.difference ? differenceWords(node.difference) : `#${node.id}`;
 }
 
 function nodeWords(node: SceneNode): string {

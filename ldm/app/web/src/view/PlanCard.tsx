@@ -39,9 +39,10 @@ export function PlanCard() {
 
 function PlanWords({ plan, source, canvas }: { plan: Plan; source: Graph; canvas: boolean }) {
   const target = fromJson(plan.graph);
-  const operations = plan.operations.filter(({ kind, object }) => {
+  const operations = plan.operations.filter(({ kind, object, other }) => {
     const byPlace = kind === "move" && plan.placed.some((place) => place.object === object);
-    return !byPlace; // said as a chosen place
+    const byDrop = kind === "remove_relation" && plan.dropped?.some(([s, , o]) => s === object && o === other);
+    return !byPlace && !byDrop; // said below as a chosen place, and as relations that are left out
   });
   return (
     <>

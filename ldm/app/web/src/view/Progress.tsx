@@ -13,7 +13,7 @@ export function Progress() {
   const stage = job.stage ? t(job.stage) : t("preparing");
   const words = queued
     ? t("inLine", { place: job.place })
-    : [job.variants > 1 ? t("variantOf", { n: job.variant, all: job.variants }) : "", stage, job.steps ? `${job.step}/${job.steps}` : ""]
+    : [job.variants > 1 ? t("variantOf", { n: job.variant + 1, all: job.variants }) : "", stage, job.steps ? `${job.step}/${job.steps}` : ""]
         .filter(Boolean)
         .join(" · ");
   const percent = Math.round(100 * job.fraction);

@@ -25,7 +25,7 @@ function Variant({ variant, current, height }: { variant: SceneNode; current: bo
   const label = variant.difference ? differenceWords(variant.difference) : `#${variant.id}`;
   return (
     <button class="variant" aria-current={current} title={label} onClick={() => void choose(variant.id)}>
-      {variant.image && <img src={thumbnail(variant.image, height)} alt="" />}
+      {variant.image && <img src={thumbnail(variant.image, height)} class={variant.image.height < height ? "sharp" : ""} alt="" />}
       <span>
         {label}
         {variant.verdict && <VerdictDot passed={variant.verdict.passed} />}
@@ -48,7 +48,7 @@ export function VerdictDot({ passed }: { passed: boolean }) {
 }
 
 /** "graph-scale 3 seed 1" in the page's language. */
-function differenceWords(difference: string): string {
+export function differenceWords(difference: string): string {
   return difference.replace(/([a-z][a-z_-]*) (\S+)/g, (_, name: string, value: string) => `${optionLabel(name.replaceAll("-", "_"))} ${value}`);
 }
 
@@ -70,7 +70,7 @@ export function SweepGrid() {
             {!single && <strong>{value}</strong>}
             {cells.map((cell) => (
               <button class="variant" key={cell.id} aria-current={cell.id === node!.id} onClick={() => void choose(cell.id)}>
-                {cell.image && <img src={thumbnail(cell.image, 256)} alt="" />}
+                {cell.image && <img src={thumbnail(cell.image, 256)} class={cell.image.width < 128 ? "sharp" : ""} alt="" />}
                 <span>
                   {single ? value : `${t("seed")} ${String(cell.options?.used.seed ?? "")}`}
                   {cell.verdict && <VerdictDot passed={cell.verdict.passed} />}
