@@ -1,8 +1,10 @@
 """The whole journey on the page with the weights that ship, as a person goes through it."""
 
+import io
 import json
 
 import pytest
+from PIL import Image
 
 YELLOW, PURPLE, ORANGE = "small yellow plain square", "large purple plain triangle", "small orange striped square"
 
@@ -142,7 +144,7 @@ def test_a_graph_file_is_dropped_and_saved(editor, tmp_path):
     editor.page.locator("dialog input[type=file]").set_input_files(str(file))
     editor.page.keyboard.press("Escape")
     editor.see_plan("by circle")
-    editor.button("Export").click()
+    editor.button("Save").click()
     with editor.page.expect_download() as download:
         editor.button("Graph as it stands", exact=False).click()
     saved = json.loads(open(download.value.path()).read())
@@ -163,7 +165,7 @@ def test_the_graph_of_a_picture_is_read_from_its_pixels(editor, open_page, serve
 def test_an_edit_is_exported_with_the_command_that_repeats_it(editor):
     editor.drag_on_picture((0.625, 0.75), (0.775, 0.75))
     editor.edit()
-    editor.button("Export").click()
+    editor.button("Save").click()
     with editor.page.expect_download() as download:
         editor.page.get_by_role("link", name="All, with the command").click()
     assert download.value.suggested_filename.endswith(".zip")
@@ -180,3 +182,52 @@ def test_a_picture_is_made_of_a_graph_on_an_empty_canvas(open_page, server):
         page.page.locator(".inspector .chip", has_text=attribute).click()
     node = page.edit()
     assert node["kind"] == "sample" and node["graph"]["objects"] == ["circle"]
+
+
+def test_a_relation_that_a_dragged_box_contradicts_is_struck_through_and_left_out(editor):
+    editor.drag_on_picture((0.65, 0.3), (0.25, 0.2))  # the triangle to the left, above the orange square still
+    editor.drag_on_picture((0.625, 0.75), (0.7, 0.2))  # the yellow square up, no longer below the triangle
+    editor.see_plan("Relations that the new places contradict")
+    assert editor.page.locator(".edge.dropped").count() >= 1
+    node = editor.edit()
+    assert [2, "below", 1] not in node["graph"]["relationships"]
+
+
+def test_a_painted_mask_limits_the_edit(editor):
+    editor.page.keyboard.press("m")
+    editor.drag_on_picture((0.5, 0.7), (0.7, 0.8))
+    editor.page.locator(".source", has_text="Mask").locator("img").wait_for()
+    editor.page.keyboard.press("v")
+    editor.select(YELLOW)
+    editor.page.locator(".inspector .chip", has_text="red").click()
+    editor.see_plan("red instead of yellow")
+    assert editor.edit()["mask"] is not None
+
+
+def test_another_picture_gives_the_style(editor):
+    chooser = editor.page.locator(".source", has_text="Style").locator("input[type=file]")
+    chooser.set_input_files({"name": "style.png", "mimeType": "image/png", "buffer": _gradient()})
+    editor.see_plan("The whole picture may change")
+    node = editor.edit()
+    assert node["style"] is not None and node["image"] != editor.session["nodes"][0]["image"]
+
+
+def test_a_picture_is_pasted_from_the_clipboard(open_page, server):
+    page = open_page(server)
+    page.page.evaluate(
+        """([bytes]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "pasted.png", {type: "image/png"}));
+            document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+        }""",
+        [list(_gradient())],
+    )
+    page.page.locator(".hint").wait_for()
+    assert page.node["image"]["width"] == 64 and page.node["graph"] is None
+
+
+def _gradient() -> bytes:
+    """A PNG of 64 px."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(file, "PNG")
+    return file.getvalue()

@@ -208,7 +208,9 @@ export const en = {
   deleteNodeTitle: "Delete this edit and all that follows from it",
   deleteNodeSure: "Delete edit #{id} and all that follows from it?",
 
-  export: "Export",
+  export: "Save",
+  exportTitle: "Save the picture, the graph, or all that repeats the edit",
+  openTitle: "Open another photograph, graph or session",
   exportPicture: "Picture",
   exportGraph: "Graph of the picture",
   exportPanel: "Panel of the edit",

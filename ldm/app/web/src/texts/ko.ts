@@ -210,7 +210,9 @@ export const ko: Record<TextKey, string> = {
   deleteNodeTitle: "이 편집과 그 뒤의 편집을 모두 삭제",
   deleteNodeSure: "편집 #{id}번과 그 뒤의 편집을 모두 삭제할까요?",
 
-  export: "내보내기",
+  export: "저장",
+  exportTitle: "사진, 그래프, 또는 편집을 재현하는 파일 저장",
+  openTitle: "다른 사진, 그래프, 세션 열기",
   exportPicture: "사진",
   exportGraph: "사진의 그래프",
   exportPanel: "편집 요약 그림",

@@ -34,8 +34,8 @@ export function ExportMenu() {
   const edited = node?.kind === "edit" || node?.kind === "sample";
   return (
     <div class="menu-anchor" onKeyDown={(event) => event.key === "Escape" && setOpen(false)}>
-      <button class="tool" aria-label={t("export")} title={t("export")} aria-expanded={open} onClick={() => setOpen(!open)}>
-        <Icon name="download" />
+      <button class="tool wide" title={t("exportTitle")} aria-label={t("export")} aria-expanded={open} onClick={() => setOpen(!open)}>
+        <Icon name="download" /> <span>{t("export")}</span>
       </button>
       {open && node && (
         <div class="popover menu" ref={menu} onClick={() => setOpen(false)}>

@@ -9,7 +9,7 @@ import { isCrowded, layoutGraph, type Size } from "../model/layout";
 import { doc, getState, isCanvas, selectedObject, setState, shownGraph, useStore } from "../store";
 import { t } from "../texts";
 import { Edges } from "./Edges";
-import { FONT, hueOf, textWidth, useFrame, useSize } from "./hooks";
+import { focusName, FONT, hueOf, textWidth, useFrame, useSize } from "./hooks";
 import { memo } from "./memo";
 import { PredicatePrompt } from "./PredicatePrompt";
 
@@ -152,6 +152,7 @@ export function GraphPanel() {
           onPointerMove={onPointerMove}
           onPointerUp={onPointerUp}
           onPointerCancel={cancelDrag}
+          onDblClick={() => selected !== null && focusName()}
           onPointerLeave={() => !drag.current && setState({ hover: null })}
         >
           <Edges graph={graph} source={canvas ? null : source} places={places} sizes={sizes} panel={panel} quiet={crowded} />
@@ -224,7 +225,7 @@ const NodeShape = memo(({ object, x, y, width, height, small, change, selected, 
     if (event.ctrlKey || event.metaKey) return;
     if (gone && event.key === "Enter") restoreObject(object.id);
     else if (event.key === "Delete" || event.key === "Backspace") removeSelected();
-    else if (event.key === "Enter") document.querySelector<HTMLElement>(".inspector input")?.focus();
+    else if (event.key === "Enter") focusName();
     else if (event.key.toLowerCase() === "r") document.querySelector<HTMLElement>(".relate select")?.focus();
     else return;
     event.preventDefault();

@@ -85,8 +85,8 @@ function Steps() {
         <Icon name="redo" />
       </button>
       <ExportMenu />
-      <button class="tool not-on-phone" aria-label={t("open")} title={t("open")} onClick={() => setState({ dialog: "open" })}>
-        <Icon name="upload" />
+      <button class="tool wide not-on-phone" aria-label={t("open")} title={t("openTitle")} onClick={() => setState({ dialog: "open" })}>
+        <Icon name="upload" /> <span>{t("open")}</span>
       </button>
     </div>
   );

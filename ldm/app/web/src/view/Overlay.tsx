@@ -7,7 +7,7 @@ import type { Box, Handle, Point } from "../model/geometry";
 import { changeObject, describe, find, objectChange, removedObjects, type SceneObject } from "../model/graph";
 import { doc, selectedObject, setState, getState, shownGraph, useStore } from "../store";
 import { t } from "../texts";
-import { FONT, hueOf, textWidth, useFrame } from "./hooks";
+import { focusName, FONT, hueOf, textWidth, useFrame } from "./hooks";
 import { memo } from "./memo";
 
 interface Props {
@@ -124,6 +124,7 @@ export function Overlay({ width, height }: Props) {
       onPointerMove={onPointerMove}
       onPointerUp={onPointerUp}
       onPointerCancel={onPointerCancel}
+      onDblClick={() => selected !== null && focusName()}
       onPointerLeave={() => !drag.current && setState({ hover: null })}
     >
       {plan?.region && <Region png={plan.region.png} width={width} height={height} />}
@@ -201,7 +202,7 @@ const BoxShape = memo(({ object, box, selected, hovered, changed, width, height,
       removeSelected();
     } else if (event.key === "Enter") {
       event.preventDefault();
-      document.querySelector<HTMLElement>(".inspector input")?.focus();
+      focusName();
     } else return;
     event.stopPropagation();
   }

@@ -67,6 +67,11 @@ export function textWidth(text: string, font: string): number {
 
 export const FONT = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "Noto Sans KR", "Malgun Gothic", sans-serif';
 
+/** Puts the cursor into the name of the selected object. */
+export function focusName(): void {
+  document.querySelector<HTMLInputElement>(".inspector .title-row input")?.focus();
+}
+
 const hues = new Map<string, number>();
 
 /** A hue for each object, a golden angle apart in the order in which they were first seen. */
