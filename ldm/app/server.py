@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from ldm.app.editor import Editor
 from ldm.app.errors import RequestError, disk_sentence
 from ldm.app.routes import application, downloads, edits, events, pictures, sessions
+from ldm.app.routes.parts import plain
 from ldm.app.security import Guard, Hosts
 from ldm.util.errors import UserError
 
@@ -120,4 +121,4 @@ def _as_bug(request: Request, error: Exception) -> Response:
 
 
 def _error(status: int, sentence: str) -> Response:
-    return JSONResponse({"error": sentence}, status)
+    return JSONResponse({"error": plain(sentence)}, status)

@@ -10,7 +10,7 @@ from pydantic import Field
 from ldm.app.editor import Editor
 from ldm.app.limits import VARIANTS
 from ldm.app.requests import EditAsked, Sweep, ask, ask_attention
-from ldm.app.routes.parts import Body, TheEditor
+from ldm.app.routes.parts import Body, Id, TheEditor
 from ldm.app.routes.sessions import NodeId
 from ldm.app.store import Node
 
@@ -18,7 +18,7 @@ router = APIRouter()
 
 
 class Plan(Body):
-    node: int
+    node: Id
     graph: dict[str, Any]
     style: str | None = None
     mask: str | None = None
@@ -58,12 +58,12 @@ def attention(editor: TheEditor, sid: str, body: NodeId) -> dict:
 
 
 @router.get("/jobs/{id}")
-def job(editor: TheEditor, id: int) -> dict:
+def job(editor: TheEditor, id: Id) -> dict:
     return editor.worker.find(id).to_json()
 
 
 @router.delete("/jobs/{id}")
-def cancel(editor: TheEditor, id: int) -> dict:
+def cancel(editor: TheEditor, id: Id) -> dict:
     return editor.worker.cancel(id).to_json()
 
 

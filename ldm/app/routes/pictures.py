@@ -12,7 +12,7 @@ from ldm.app import graphs, uploads
 from ldm.app.editor import Editor
 from ldm.app.limits import GRAPH_BYTES, IMAGE_BYTES
 from ldm.app.pictures import describe
-from ldm.app.routes.parts import TheEditor, read_body
+from ldm.app.routes.parts import Id, TheEditor, plain, read_body
 from ldm.graph.scene_graph import SceneGraph
 
 LASTING = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -43,7 +43,7 @@ async def read_graph_file(
     editor: TheEditor,
     name: str = "graph.json",
     image: str | None = None,
-    node: int | None = None,
+    node: Id | None = None,
 ) -> dict:
     content = await read_body(request, GRAPH_BYTES, "graph file")
     return await run_in_threadpool(_read_graphs, editor, content, name, image, node)
@@ -65,4 +65,4 @@ def _read_graphs(editor: Editor, content: bytes, name: str, image: str | None, n
         known = SceneGraph.from_json(source)
         told = [graphs.to_json(graphs.as_edited(graph, known)) for graph in found]
     unknown = graphs.unknown_names(found[0], editor.model) if len(found) == 1 else []
-    return {"graphs": told, "note": note, "unknown": unknown}
+    return {"graphs": told, "note": plain(note), "unknown": unknown}

@@ -12,7 +12,7 @@ from ldm.app.editor import Editor
 from ldm.app.errors import NotNow, RequestError
 from ldm.app.limits import IMAGE_SIDE
 from ldm.app.pictures import changed_share
-from ldm.app.routes.parts import Body, TheEditor
+from ldm.app.routes.parts import Body, Id, TheEditor
 from ldm.app.store import NewNode
 from ldm.graph.diff import diff
 from ldm.graph.scene_graph import SceneGraph
@@ -40,7 +40,7 @@ class Title(Body):
 
 
 class NodeId(Body):
-    node: int
+    node: Id
 
 
 class Graph(Body):
@@ -111,7 +111,7 @@ def read(editor: TheEditor, sid: str, body: NodeId) -> dict:
 
 
 @router.put("/nodes/{nid}/graph")
-def set_graph(editor: TheEditor, nid: int, body: Graph) -> dict:
+def set_graph(editor: TheEditor, nid: Id, body: Graph) -> dict:
     node = editor.store.node(nid)
     graph = None if body.graph is None else _explicit(editor, body.graph)
     editor.store.set_graph(nid, graph)
@@ -119,20 +119,20 @@ def set_graph(editor: TheEditor, nid: int, body: Graph) -> dict:
 
 
 @router.put("/nodes/{nid}/draft")
-def set_draft(editor: TheEditor, nid: int, body: Graph) -> dict:
+def set_draft(editor: TheEditor, nid: Id, body: Graph) -> dict:
     editor.store.set_draft(nid, body.graph)
     return {"node": nid}
 
 
 @router.delete("/nodes/{nid}")
-def delete_node(editor: TheEditor, nid: int) -> dict:
+def delete_node(editor: TheEditor, nid: Id) -> dict:
     node = editor.store.node(nid)
     editor.delete_node(nid)
     return editor.tell_session(node.session)
 
 
 @router.get("/nodes/{a}/compare/{b}")
-def compare(editor: TheEditor, a: int, b: int) -> dict:
+def compare(editor: TheEditor, a: Id, b: Id) -> dict:
     first, second = editor.store.node(a), editor.store.node(b)
     sentences = []
     if first.graph and second.graph:
