@@ -99,6 +99,7 @@ def test_a_hostile_body_is_answered_and_harms_nothing(browser, session, method, 
             (sentence,) = answer.json().values()
             assert "\n" not in sentence and len(sentence) < 1000
         told = browser.json("GET", f"sessions/{session['id']}")
+        json.dumps(browser.editor.session_json(session["id"]), allow_nan=False, ensure_ascii=False).encode()  # an event
         assert told["nodes"][0]["image"] == session["nodes"][0]["image"] and len(told["title"]) <= 200
     for job in browser.editor.worker.of_session(session["id"]):
         browser.editor.worker.cancel(job.id)
