@@ -5,6 +5,7 @@ import json
 
 import pytest
 from PIL import Image
+from served import ROOT
 
 YELLOW, PURPLE, ORANGE = "small yellow plain square", "large purple plain triangle", "small orange striped square"
 
@@ -147,12 +148,12 @@ def test_a_graph_file_is_dropped_and_saved(editor, tmp_path):
     editor.button("Save").click()
     with editor.page.expect_download() as download:
         editor.button("Graph as it stands", exact=False).click()
-    saved = json.loads(open(download.value.path()).read())
+    saved = json.loads(download.value.path().read_text())
     assert saved["objects"] == ["square", "circle", "square"]
 
 
 def test_the_graph_of_a_picture_is_read_from_its_pixels(editor, open_page, server):
-    picture = editor.server.ask("POST", "api/images", open("data/flat/example.png", "rb").read())[1]
+    picture = editor.server.ask("POST", "api/images", (ROOT / "data/flat/example.png").read_bytes())[1]
     session = editor.server.ask("POST", "api/sessions", {"image": picture["id"]})[1]
     page = open_page(server, f"{server.url}#{session['id']}")
     page.page.locator(".hint").get_by_role("button", name="Read the graph").click()

@@ -1,6 +1,7 @@
 """The page when things go wrong, and with several browsers."""
 
 import pytest
+from served import ROOT
 
 
 def test_a_wrong_token_is_said_and_the_right_one_can_be_given(open_page, server):
@@ -27,7 +28,7 @@ def test_a_request_from_another_origin_is_refused(server, origin):
 def test_a_broken_picture_is_refused_in_a_sentence(open_page, server, tmp_path):
     page = open_page(server).page
     broken = tmp_path / "broken.png"
-    broken.write_bytes(open("data/flat/example.png", "rb").read()[:700])
+    broken.write_bytes((ROOT / "data/flat/example.png").read_bytes()[:700])
     page.locator(".start input[type=file]").set_input_files(str(broken))
     page.locator(".toast.error").wait_for()
     assert page.locator(".tile").first.is_enabled()
