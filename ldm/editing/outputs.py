@@ -132,15 +132,19 @@ def measurements(edit: Edit) -> dict:
     }
 
 
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that an image depends on, for a record."""
+    libraries = {"torch": torch, "pytorch_lightning": pytorch_lightning, "pillow": PIL}
+    return {"python": platform.python_version(), **{name: it.__version__ for name, it in libraries.items()}}
+
+
 def write(folder: Path, images: dict[str, Image.Image], record: dict) -> None:
     """Writes images and record.json, each whole or not at all. Images of an earlier edit's record are removed.
 
     Of several processes that write into one folder, one at a time does, so that the files of one edit stay together.
     """
     names = [f"{name}.png" for name in images]
-    versions = {"torch": torch, "pytorch_lightning": pytorch_lightning, "pillow": PIL}
-    versions = {"python": platform.python_version(), **{name: it.__version__ for name, it in versions.items()}}
-    text = json.dumps({**record, "files": names, "versions": versions}, indent=2, allow_nan=False) + "\n"
+    text = json.dumps({**record, "files": names, "versions": versions()}, indent=2, allow_nan=False) + "\n"
     with locked_folder(folder):
         remove_leftovers(folder)
         for name in _earlier_images(folder):

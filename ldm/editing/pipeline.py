@@ -11,7 +11,7 @@ The steps, each a function that can be called by itself:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,7 +40,8 @@ from ldm.modules.lora import merge_lora
 from ldm.util.errors import UserError
 from ldm.util.images import to_rgb
 
-Progress = Callable[[Sequence[int], str], Sequence[int]]  # wraps the steps of a pass, e.g. in a progress bar
+Progress = Callable[[Sequence[int], str], Iterable[int]]  # wraps the steps of a pass, e.g. in a progress bar
+Watcher = Callable[[Tensor, Region], None]  # sees the x0 prediction (1,C,h,w) of each sampling step, and the region
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def edit(
     attention: bool = False,
     reconstruction: bool = False,
     progress: Progress | None = None,
+    watch: Watcher | None = None,
 ) -> Edit:
     """Edits a photograph so that it shows the edited graph, in the requested style.
 
@@ -124,7 +126,8 @@ def edit(
         previews: how many previews of the way are made in each pass.
         attention: whether to return attention maps even if the region does not need them.
         reconstruction: whether to sample the photograph back without an edit as well.
-        progress: progress(steps, description) wraps the steps of each pass.
+        progress: progress(steps, description) wraps the steps of each pass. An exception that it raises ends the edit.
+        watch: watch(x0, region) is called at each sampling step; it may raise, too.
 
     Raises:
         UserError: the request does not fit the model, or sampling diverges.
@@ -143,7 +146,7 @@ def edit(
     source = invert(source, plan, progress)
     maps = object_attention(model, source, plan) if attention or plan.needs_attention else None
     region = locate(source, plan, maps)
-    control, watcher = attention_control(model, plan), Previews(previews)
+    control, watcher = attention_control(model, plan), Previews(previews, watch and (lambda x0: watch(x0, region)))
     latent = sample(model, source, region, plan, control, watcher, progress)
     for _ in range(plan.options.passes - 1):
         following = invert(next_pass(model, latent, source, plan), plan, progress)
@@ -164,7 +167,17 @@ def edit(
 def variants(
     count: int, model: LatentDiffusion, request: EditRequest, options: EditOptions = EditOptions(), **diagnostics
 ) -> list[Edit]:
-    """`count` edits that differ by their seeds, from `options.seed` on.
+    """`count` edits that differ by their seeds, from `options.seed` on; other arguments are those of `edit`.
+
+    Raises:
+        UserError: the method draws no noise, so all edits would be the same.
+    """
+    seeds = variant_seeds(count, model, request, options)
+    return [edit(model, request, options.replace(seed=seed), **diagnostics) for seed in seeds]
+
+
+def variant_seeds(count: int, model: LatentDiffusion, request: EditRequest, options: EditOptions) -> range:
+    """The seeds of `variants`.
 
     Raises:
         UserError: the method draws no noise, so all edits would be the same.
@@ -174,8 +187,7 @@ def variants(
         raise UserError(
             f"the method {method} draws no noise, so {count} edits would be the same; use {' or '.join(RANDOM_METHODS)}"
         )
-    seeds = range(options.seed, options.seed + count)
-    return [edit(model, request, options.replace(seed=seed), **diagnostics) for seed in seeds]
+    return range(options.seed, options.seed + count)
 
 
 # The steps -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ each pass runs on one thread, and `ROWS` on a GPU.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -19,10 +19,11 @@ from PIL import Image
 from ldm.graph.batch import encode
 from ldm.graph.layout import generate_layout
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddim import gaussian_noise
+from ldm.models.diffusion.ddim import Denoiser, gaussian_noise
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.guidance import controlled
 from ldm.models.diffusion.samplers import get_sampler
+from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import noise_generator, to_style_input
 from ldm.modules import conditioning
 from ldm.modules.attention_control import Control
@@ -34,6 +35,8 @@ from ldm.util.errors import UserError
 from ldm.util.images import to_image
 
 ROWS = 8  # of a forward pass on a GPU
+
+Watch = Callable[[Denoiser, DDIMSchedule], Denoiser]
 
 
 def derive_seed(seed: int, graph: int, repeat: int) -> int:
@@ -69,12 +72,15 @@ def sample_images(
     seeds: Sequence[int],
     options: SampleOptions = SampleOptions(),
     style: Image.Image | None = None,
+    watch: Watch | None = None,
 ) -> list[Image.Image]:
     """Samples one image of each graph.
 
     Args:
         seeds: of the initial noise of each image.
         style: reference image whose look all images take; None for the learned null style.
+        watch: wraps the denoiser of each pass, to see its predictions (`ldm.editing.diagnostics.Previews`) or to stop it by
+            an exception; on a CPU, from several threads.
 
     Raises:
         UserError: the model has no image encoder for the style, has no text to steer, or was not trained for guidance.
@@ -86,12 +92,14 @@ def sample_images(
     chunks = [slice(start, start + rows) for start in range(0, len(graphs), rows)]
     with worker_pool(model.device) as pool:
         plain = model.with_unet(merge_lora(model.unet))  # merged on one thread too, since bits depend on it
-        passes = [pool.submit(_sample_pass, plain, graphs[c], seeds[c], options, style, rows) for c in chunks]
+        passes = [pool.submit(_sample_pass, plain, graphs[c], seeds[c], options, style, rows, watch) for c in chunks]
         return [image for future in passes for image in future.result()]
 
 
 @torch.no_grad()
-def _sample_pass(model, graphs, seeds, options: SampleOptions, style, rows: int) -> list[Image.Image]:
+def _sample_pass(
+    model, graphs, seeds, options: SampleOptions, style, rows: int, watch: Watch | None = None
+) -> list[Image.Image]:
     """One forward pass of `rows` rows: the last graph is repeated, its copies are discarded. Graph encoder and first stage
     process the images one by one, since graphs differ in size and images are large."""
     wanted = len(graphs)
@@ -109,6 +117,7 @@ def _sample_pass(model, graphs, seeds, options: SampleOptions, style, rows: int)
     noise = gaussian_noise((rows, model.channels, model.latent_size, model.latent_size), generators).to(model.device)
     sampler = get_sampler(options.sampler)
     schedule = sampler.make_schedule(model.schedule, options.steps)
+    denoiser = watch(denoiser, schedule) if watch else denoiser
     z = sampler.sample(denoiser, schedule, noise, options.eta, generators)
     return [to_image(model.decode(row)[0]) for row in z[:wanted].split(1)]
 
