@@ -17,12 +17,14 @@ from ldm.util.options import from_mapping
 MAIN = ("seed", "steps", "graph_scale", "style_scale", "strength", "keep")  # in sight; the others are folded away
 # Where users of Gradio and ComfyUI know another word than the option's own name.
 LABELS = {"graph_scale": "CFG scale (graph)", "style_scale": "CFG scale (style)", "strength": "Denoise strength"}
-TYPES = {bool: "boolean", int: "integer", float: "number"}
+TYPES = {bool: "boolean", int: "integer", float: "number", str: "text"}
+TEXT_OPTIONS = ("text_scale", "caption", "negative", "steer", "steer_peak")  # for models that read text
 
 
 def edit_options(model: LatentDiffusion) -> list[dict]:
-    """The options of an edit; a default of the model's own stands in `default_text`."""
-    return [_with_default(each, model.edit_defaults) for each in _entries(EditOptions)]
+    """The options of an edit with this model; a default of the model's own stands in `default_text`."""
+    entries = [each for each in _entries(EditOptions) if model.text_stage_model or each["name"] not in TEXT_OPTIONS]
+    return [_with_default(each, model.edit_defaults) for each in entries]
 
 
 def canvas_options(model: LatentDiffusion) -> list[dict]:

@@ -417,12 +417,29 @@ def test_every_option_of_an_edit_is_listed_with_its_help(browser):
 
     listed = browser.json("GET", "options")
     entries = {each["name"]: each for each in listed["edit"]}
-    assert list(entries) == [field.name for field in fields(EditOptions)]
-    for field in fields(EditOptions):
+    shown = [
+        field
+        for field in fields(EditOptions)
+        if field.name not in ("text_scale", "caption", "negative", "steer", "steer_peak")
+    ]
+    assert list(entries) == [field.name for field in shown]
+    for field in shown:
         assert entries[field.name]["help"] == field.metadata["help"]
     assert entries["reach"]["type"] == "numbers" and len(entries["reach"]["metavar"]) == 4
     assert entries["keep"]["type"] == "boolean" and entries["steps"]["optional"] and not entries["seed"]["sweep"]
     assert [each["name"] for each in listed["sample"]] == ["seed", "steps", "graph_scale", "style_scale", "sampler"]
+
+
+def test_models_that_read_text_have_the_options_of_text():
+    from dataclasses import fields
+
+    from ldm.app.option_list import edit_options
+    from ldm.editing.options import EditOptions
+
+    reads_text = SimpleNamespace(text_stage_model=object(), edit_defaults={})
+    entries = {each["name"]: each for each in edit_options(reads_text)}
+    assert list(entries) == [field.name for field in fields(EditOptions)]
+    assert entries["negative"]["type"] == "text" and entries["caption"]["choices"] == ["long", "short"]
 
 
 def test_a_model_s_own_defaults_are_told(browser, editor, monkeypatch):

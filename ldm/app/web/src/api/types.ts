@@ -33,7 +33,7 @@ export interface OptionSpec {
   flag: string;
   label: string;
   group: "main" | "more";
-  type: "integer" | "number" | "boolean" | "choice" | "numbers";
+  type: "integer" | "number" | "boolean" | "choice" | "numbers" | "text";
   optional: boolean;
   default: OptionValue;
   default_text: string | null;

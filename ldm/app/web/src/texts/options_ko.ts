@@ -17,5 +17,10 @@ export const optionsKo: Record<string, { label: string; help: string } | undefin
   floor: { label: "바닥", help: "모든 객체가 서 있는 바닥: 지평선, 먼 끝, 가까운 끝의 높이 (위에서부터의 비율)" },
   keep: { label: "모습 유지", help: "옮긴 객체가 원래 모습을 유지합니다 (MasaCtrl, prompt-to-prompt). U-Net 계산이 두 배로 늘어납니다" },
   passes: { label: "스타일 반복", help: "스타일을 입히는 횟수. 매번 앞의 결과에서 시작합니다" },
+  text_scale: { label: "CFG 스케일 (텍스트)", help: "텍스트의 가이던스 배율. 1이면 가이던스가 없습니다" },
+  caption: { label: "캡션", help: "그래프를 문장으로 옮기는 방식. long은 관계를 넣고 short는 넣지 않습니다" },
+  negative: { label: "네거티브 프롬프트", help: "편집 결과에 보이지 않아야 할 것" },
+  steer: { label: "상자로 유도", help: "객체의 단어에 대한 어텐션을 그 상자로 끌어당기는 정도. 0이면 쓰지 않습니다" },
+  steer_peak: { label: "유도 상수", help: "유도 정도에 곱하는 상수. 로짓을 따로 계산하지 않으므로 어텐션이 더 빠릅니다" },
   seed: { label: "시드", help: "잡음의 시드, 정수" },
 };

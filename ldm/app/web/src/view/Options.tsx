@@ -113,6 +113,9 @@ function Field({ spec, id, value, used }: FieldProps) {
       </select>
     );
   }
+  if (spec.type === "text") {
+    return <input {...described} type="text" value={String(value ?? "")} onChange={(event) => set(event.currentTarget.value || undefined)} />;
+  }
   if (spec.type === "numbers") return <Numbers spec={spec} id={id} value={value as number[] | undefined} />;
   const number = (
     <input
