@@ -33,7 +33,8 @@ class Editor:
             that ship, None where they are unknown.
         reader: reads graphs from pictures; by default the checker of the world that has the model's vocabulary.
         resolver: completes names; by default from the model's vocabulary.
-        decode: a quick decoder for previews, latent (1,C,h,w) -> image (1,3,H,W) in [-1,1]; by default the first stage.
+        decode: a quick decoder for previews, latent (1,C,h,w) -> image (1,3,H,W) in [-1,1]; by default the model's
+            tiny autoencoder (`preview_config`), or its first stage without one.
 
     Raises:
         UserError: the folder cannot be used.

@@ -94,7 +94,7 @@ class Performer:
     """A model, and how its previews are decoded.
 
     Args:
-        decode: a quick decoder for previews; the model's first stage without one.
+        decode: a quick decoder for previews; by default the model's tiny autoencoder, or its first stage without one.
     """
 
     model: LatentDiffusion
@@ -165,7 +165,7 @@ class Performer:
         return Made(image, graph, told, used, None, [], None, measured, options.steps, 0.0)
 
     def _decoder(self) -> Decode:
-        return self.decode or self.model.decode
+        return self.decode or self.model.preview
 
 
 class _Steps:

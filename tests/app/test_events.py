@@ -1,9 +1,14 @@
 """What browsers are told while an edit runs."""
 
 import asyncio
+import base64
+import io
 
+import numpy as np
 import pytest
+import torch
 from browser import Browser, replaced
+from PIL import Image
 from starlette.websockets import WebSocketDisconnect
 
 from ldm.app.events import MOST_WAITING, Hub, Subscriber
@@ -43,6 +48,24 @@ def test_an_edit_is_told_from_the_queue_to_the_picture(browser, shapes, changed)
     assert preview["image"].startswith("data:image/webp;base64,") and preview["width"] == shapes[0].width
     last = [event["session"] for event in events if event["type"] == "session"][-1]
     assert last["current"] == events[types.index("node")]["node"]["id"] and len(last["nodes"]) == 3
+
+
+def test_previews_are_decoded_by_the_model_s_tiny_autoencoder(browser, editor, shapes, changed, monkeypatch):
+    """One that decodes everything to green."""
+
+    class Green(torch.nn.Module):
+        def decode(self, z):
+            return torch.tensor([-1.0, 1.0, -1.0]).view(1, 3, 1, 1).expand(len(z), 3, 32, 32)
+
+    monkeypatch.setattr(editor.model, "preview_model", Green())
+    session = browser.open_photograph(*shapes)
+    with connect(browser, session) as socket:
+        browser.start(session, changed, options={"steps": 4, "region": "none"})
+        events = until(socket, "job", state="done")
+    preview = next(event["image"] for event in events if event["type"] == "preview")
+    image = Image.open(io.BytesIO(base64.b64decode(preview.split(",")[1]))).convert("RGB")
+    red, green, blue = np.asarray(image, int).reshape(-1, 3).mean(0)
+    assert green > 200 and max(red, blue) < 60
 
 
 def test_two_browsers_see_the_same_and_others_nothing(browser, shapes):
