@@ -29,7 +29,7 @@ from ldm.evaluation.edit_tasks import OPERATIONS, EditTask
 from ldm.evaluation.task_sources import TaskSource, find_tasks
 from ldm.graph.diff import diff
 from ldm.graph.graph_files import write_graphs
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.loading import load_model
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import sample_images

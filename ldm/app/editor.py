@@ -18,7 +18,7 @@ from ldm.app.requests import EditAsked, Variant
 from ldm.app.store import NewNode, Node, Store
 from ldm.app.words import Resolver, VocabResolver
 from ldm.app.worker import Follower, Worker
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.loading import fingerprint
 
 

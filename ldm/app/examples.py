@@ -14,7 +14,7 @@ from ldm.app.errors import NotFound
 from ldm.checkpoints import shipped
 from ldm.graph.graph_files import read_graph
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.synthetic.rendered.records import complete_shards, read_records
 from ldm.synthetic.worlds import WORLDS
 from ldm.util.errors import UserError

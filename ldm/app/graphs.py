@@ -17,7 +17,7 @@ from ldm.graph.inheritance import drop_contradicted, share_known
 from ldm.graph.matching import match_objects
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import GraphError, Triple
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 
 
 def explicit(graph: SceneGraph, others: Collection[str | None] = ()) -> SceneGraph:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ldm.app.editor import Editor
 from ldm.app.launch import start, url
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.loading import load_model
 from ldm.util.errors import UserError
 

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ldm.app.errors import RequestError
 from ldm.app.sampling import CANVAS_OPTIONS, default_values
 from ldm.editing.options import EditOptions
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.sampling.options import SampleOptions
 from ldm.util.errors import did_you_mean
 from ldm.util.options import from_mapping

@@ -24,7 +24,7 @@ from ldm.editing.pipeline import edit
 from ldm.editing.plan import make_plan
 from ldm.editing.region import Region, paste
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.sampling.sample import apply_layout, sample_images
 from ldm.util.images import to_image
 from ldm.util.options import from_mapping

@@ -31,7 +31,7 @@ from ldm.graph.diff import (
 )
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.sampling.sample import apply_layout
 from ldm.util.options import from_mapping
 

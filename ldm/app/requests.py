@@ -16,7 +16,7 @@ from ldm.app.store import Node, Store
 from ldm.editing.options import EditOptions, EditRequest
 from ldm.editing.pipeline import variant_seeds
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.util.options import from_mapping
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm.editing.options import LOCAL_METHOD, default_guidance_scale, default_sampler
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import default_layout

@@ -13,8 +13,8 @@ from ldm.graph.diff import MIN_BOX_CHANGE, Add, ChangeAttribute, Move, Operation
 from ldm.graph.matching import match_objects
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddim import timestep_batch
-from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.inversion import Inversion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import encode_graph
 from ldm.modules.attention_control import AttentionStore, Control, MutualSelfAttention, RowPair, TokenInjection

@@ -34,7 +34,7 @@ from ldm.editing.pipeline import edit
 from ldm.graph.graph_files import read_graph, single_graph
 from ldm.graph.importers import Source, parse_graphs
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import digest, remove_leftovers
 from ldm.util.image_folder import INDEX, SHEET, is_made, read_record, save_image, write_index

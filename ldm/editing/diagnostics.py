@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser
-from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import predict_x0
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import to_image_like
 from ldm.util.image_similarity import psnr

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ldm.graph.scene_graph import SceneGraph
-    from ldm.models.diffusion.ddpm import LatentDiffusion
+    from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 
 METHODS = ("ddim", "fixed-point", "bdia", "direct", "null", "ddpm", "noise")
 LOCAL_METHOD, GLOBAL_METHOD = "noise", "direct"  # defaults within a region, and where everything may change

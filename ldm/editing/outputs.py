@@ -17,10 +17,10 @@ import math
 import platform
 import re
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import PIL
-import pytorch_lightning
 import torch
 from PIL import Image
 
@@ -134,8 +134,12 @@ def measurements(edit: Edit) -> dict:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that an image depends on, for a record."""
-    libraries = {"torch": torch, "pytorch_lightning": pytorch_lightning, "pillow": PIL}
-    return {"python": platform.python_version(), **{name: it.__version__ for name, it in libraries.items()}}
+    libraries = {
+        "torch": torch.__version__,
+        "pytorch_lightning": version("pytorch_lightning"),
+        "pillow": PIL.__version__,
+    }
+    return {"python": platform.python_version(), **libraries}
 
 
 def write(folder: Path, images: dict[str, Image.Image], record: dict) -> None:

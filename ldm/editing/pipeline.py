@@ -27,9 +27,9 @@ from ldm.editing.region import Region, paste, shrunk
 from ldm.editing.restyle import next_source
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser
-from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.guidance import controlled
 from ldm.models.diffusion.inversion import Inversion, SourceBranch
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import encode_graph, noise_generator, to_image_like, to_model_input, to_style_input
 from ldm.modules import conditioning

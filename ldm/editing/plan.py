@@ -25,7 +25,7 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.spatial_relations import is_background
 from ldm.graph.validation import Box
 from ldm.models.diffusion import inversion
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.modules.graph_text import GraphText

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ldm.editing.region import in_cells
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.preprocess import encode_graph
 from ldm.modules.conditioning import Conditioning
 

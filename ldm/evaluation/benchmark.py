@@ -10,7 +10,7 @@ from ldm.evaluation.report import write_report
 from ldm.evaluation.runner import Job, Measure, run_jobs, source_digest
 from ldm.evaluation.task_sources import TaskSource, find_tasks
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.loading import fingerprint, load_model
 from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError

@@ -39,7 +39,7 @@ from ldm.evaluation.edit_tasks import EditTask
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser, gaussian_noise, invert, sample
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.preprocess import encode_graph, to_model_input
 from ldm.util.config import resolve

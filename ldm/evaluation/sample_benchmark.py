@@ -29,7 +29,7 @@ from ldm.evaluation.report import (
 from ldm.evaluation.runner import Job, Measure
 from ldm.evaluation.task_sources import TaskSource
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.loading import load_model
 from ldm.sampling.options import LAYOUTS, SampleOptions
 from ldm.sampling.sample import derive_seed, sample_images

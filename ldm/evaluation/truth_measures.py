@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.graph.validation import Box
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.preprocess import to_model_input
-from ldm.modules.global_film import CLIPGlobalEncoder
+from ldm.modules.image_encoder import CLIPGlobalEncoder
 from ldm.util import image_similarity
 
 NOISE = 8  # levels of 255 by which rendering and compression alone change a pixel

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
 
 UNMATCHED = 1.0  # cost of removing one object and adding another instead of matching the two
 ROUNDS = 3
+CLEAR = 1e-6  # difference of costs that rounding does not make
 
 
 def match_objects(a: SceneGraph, b: SceneGraph) -> dict[int, int]:
@@ -63,8 +63,26 @@ def assign(cost: np.ndarray) -> dict[int, int]:
     Args:
         cost: (n,m), at most 0.
     """
-    rows, columns = linear_sum_assignment(cost)
-    return {int(row): int(column) for row, column in zip(rows, columns) if cost[row, column] < 0}
+    pairs = _clear_pairs(cost)
+    if pairs is None:
+        from scipy.optimize import linear_sum_assignment  # its import takes as long as an edit of a small image
+
+        pairs = zip(*linear_sum_assignment(cost))
+    return {int(row): int(column) for row, column in pairs if cost[row, column] < 0}
+
+
+def _clear_pairs(cost: np.ndarray) -> list[tuple[int, int]] | None:
+    """The cheapest column of each row, where that is clear and no two rows want the same: no assignment costs less.
+
+    Rows without a cost below 0 are left out. None where the choice is not that easy.
+    """
+    if not cost.size:
+        return []
+    lowest = np.sort(cost, axis=1)[:, :2]
+    wants = lowest[:, 0] < 0
+    is_clear = lowest.shape[1] == 1 or (lowest[wants, 1] - lowest[wants, 0] > CLEAR).all()
+    rows, columns = np.flatnonzero(wants), cost.argmin(axis=1)[wants]
+    return list(zip(rows, columns)) if is_clear and len(set(columns)) == len(columns) else None
 
 
 def box_change(old: Box, new: Box) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -12,12 +12,14 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import regex
 import torch
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
 
 LENGTH = 77  # tokens that a tower reads at a time, the start and the end token included
 ROOM = LENGTH - 2
@@ -109,6 +111,8 @@ def word_ids(word: str) -> tuple[int, ...]:
 @lru_cache(maxsize=1)
 def clip_tokenizer() -> SimpleTokenizer:
     """open_clip's tokenizer with the normalisation and the words of transformers' CLIPTokenizer."""
+    from open_clip.tokenizer import SimpleTokenizer  # takes seconds, and is only needed for text
+
     tokenizer = SimpleTokenizer()
     tokenizer.clean_fn = normalise  # pyright: ignore[reportAttributeAccessIssue] - a function is expected whose argument is x
     tokenizer.pat = regex.compile(WORDS)

@@ -16,11 +16,11 @@ from ldm.graph.batch import Latents
 from ldm.graph.caption import caption
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.text_spans import count_tokens
-from ldm.models.autoencoder import AutoencoderKL, VQModelInterface
+from ldm.models.first_stage import AutoencoderKL, VQModelInterface
 from ldm.models.runtime import set_memory_format
 from ldm.models.tiny_autoencoder import TinyAutoencoder
 from ldm.modules.encoders.modules import TextEncoder
-from ldm.util.config import instantiate_from_config, resolve
+from ldm.util.config import instantiate_without_training, resolve
 
 FirstStage = VQModelInterface | AutoencoderKL | TinyAutoencoder
 
@@ -98,7 +98,7 @@ def build_frozen(config: Mapping) -> nn.Module:
     """Builds a frozen part in evaluation mode; `init: random` gives the same weights each time, as no file holds them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        part = instantiate_from_config(config)
+        part = instantiate_without_training(config)
     return part.eval().requires_grad_(False)
 
 

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from ldm.checkpoints.loading import ema_keys, format_shape
 from ldm.checkpoints.reading import CheckpointError, list_names
 from ldm.checkpoints.saving import save_safetensors
-from ldm.models.autoencoder import Autoencoder
 from ldm.models.finding import METADATA
+from ldm.models.first_stage import Autoencoder
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.encoders.modules import TextEncoder
-from ldm.modules.global_film import CLIPGlobalEncoder
+from ldm.modules.image_encoder import CLIPGlobalEncoder
 from ldm.util.config import instantiate_from_config, resolve
 from ldm.util.trust import read_untrusted
 
@@ -196,7 +196,7 @@ def _build_without_weights(config: DictConfig) -> nn.Module:
     params = plain["params"]
     for key in ("ckpt_path", "pretrained", "lossconfig"):
         params.pop(key, None)
-    if resolve(plain["target"]) is CLIPGlobalEncoder:  # the only part that loads weights by default
+    if issubclass(resolve(plain["target"]), CLIPGlobalEncoder):  # the only part that loads weights by default
         params["init"] = "random"
     with torch.random.fork_rng(devices=[]):
         return instantiate_from_config(plain)

@@ -19,7 +19,7 @@ from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.folders import find_weights
 from ldm.checkpoints.reading import PARTS, has_part
 from ldm.graph.vocab import OpenVocab, Vocab
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.encoders import Encoders, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.finding import find_checkpoint, is_run, last_checkpoint
@@ -29,7 +29,7 @@ from ldm.models.tiny_autoencoder import TinyAutoencoder
 from ldm.models.vocabulary import training_vocab
 from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.lora_files import add_lora
-from ldm.util.config import instantiate_from_config, plain, resolve
+from ldm.util.config import instantiate_from_config, instantiate_without_training, plain, resolve
 from ldm.util.config_merging import ConfigPaths, config_name, read_configs
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.trust import read_untrusted
@@ -215,7 +215,7 @@ def _build(merged: DictConfig, source: str) -> LatentDiffusion:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # parts whose weights are in no file are the same each time
-            model = instantiate_from_config(_locate_weights(plain(merged.model)))
+            model = instantiate_without_training(_locate_weights(plain(merged.model)))
     except ValueError as error:  # the config has values that a part refuses
         raise CheckpointError(f"{source}: {error}") from error
     if not isinstance(model, LatentDiffusion):

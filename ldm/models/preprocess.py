@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm.graph.batch import GraphBatch, encode
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.util.errors import UserError
 from ldm.util.images import resize_square, to_image, to_tensor
 

@@ -14,9 +14,9 @@ from ldm.checkpoints.reading import read_state_dict
 from ldm.checkpoints.sidecars import read_sidecars
 from ldm.checkpoints.trained_with import trained_with
 from ldm.graph.vocab import OpenVocab
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.vocabulary import is_own_checkpoint
-from ldm.util.config import instantiate_from_config
+from ldm.util.config import instantiate_without_training
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def build_published(checkpoint: str | Path, found: Architecture, prediction: str
     config = model_config(checkpoint, found, prediction)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: LatentDiffusion = instantiate_from_config(config["model"])
+        model: LatentDiffusion = instantiate_without_training(config["model"])
     if found.kind == "Stable Diffusion 2" and not found.states_size and model.schedule.prediction == "v":
         model.latent_size = V_SIZE
         found = dataclasses.replace(found, decided=tuple(_with_size(each, found.size) for each in found.decided))

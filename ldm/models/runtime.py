@@ -21,7 +21,7 @@ from ldm.modules.kernels.frozen import cast_frozen_weights
 from ldm.util.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ldm.models.diffusion.ddpm import LatentDiffusion
+    from ldm.models.diffusion.latent_diffusion import LatentDiffusion
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 # Precisions of the U-Net for inference.

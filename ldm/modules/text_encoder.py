@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
 
 from ldm.graph.text_tokens import END, LENGTH, VOCABULARY
+from ldm.modules.clip_transformer import LayerNorm, QuickGELU, Transformer
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,8 @@ class TowerShape:
                     "a text tower is described by width, layers, heads, embed_dim, quick_gelu, mlp_ratio and vocabulary "
                     f"({error})"
                 ) from error
+        import open_clip
+
         config = open_clip.get_model_config(architecture)
         if config is None or "width" not in config.get("text_cfg", {}):
             raise ValueError(
@@ -83,14 +83,8 @@ class TextTower(nn.Module):
         activation = QuickGELU if shape.quick_gelu else nn.GELU
         self.token_embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(LENGTH, shape.width))
-        self.transformer = Transformer(
-            shape.width,
-            shape.layers if pooled else self.read_layer,
-            shape.heads,
-            shape.mlp_ratio,
-            act_layer=activation,
-            norm_layer=partial(LayerNorm, eps=1e-5),
-        )
+        layers = shape.layers if pooled else self.read_layer
+        self.transformer = Transformer(shape.width, layers, shape.heads, shape.mlp_ratio, activation)
         self.ln_final = LayerNorm(shape.width) if final_norm or pooled else None
         scale = shape.width**-0.5
         self.text_projection = nn.Parameter(scale * torch.randn(shape.width, shape.embed_dim)) if pooled else None

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ldm import plots
 from ldm.graph.scene_graph import SceneGraph
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import apply_layout, derive_seed, sample_images
 from ldm.util.files import remove_leftovers

@@ -20,8 +20,8 @@ from ldm.graph.batch import encode
 from ldm.graph.layout import generate_layout
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddim import Denoiser, gaussian_noise
-from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.guidance import controlled
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.diffusion.samplers import get_sampler
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import noise_generator, to_style_input

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm import plots
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.sampling.folder import SHEET_GRAPHS, SHEET_REPEATS, image_path
 from ldm.sampling.sample import derive_seed
 from ldm.sampling.text_options import Prompt, TextOptions, words_of

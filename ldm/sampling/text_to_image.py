@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.models.diffusion.ddim import gaussian_noise
-from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.diffusion.samplers import get_sampler
 from ldm.models.preprocess import noise_generator
 from ldm.modules import conditioning

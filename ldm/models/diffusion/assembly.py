@@ -18,7 +18,7 @@ from ldm.util.config import instantiate_from_config
 from ldm.util.errors import UserError
 
 if TYPE_CHECKING:
-    from ldm.models.diffusion.ddpm import LatentDiffusion
+    from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 
 # Keys of published YAML files that select behaviour which this model always has, with the values accepted for them.
 PUBLISHED_KEYS = {

@@ -12,7 +12,7 @@ from ldm.graph.batch import Batch
 from ldm.models.diffusion.ddim import sample
 
 if TYPE_CHECKING:
-    from ldm.models.diffusion.ddpm import LatentDiffusion
+    from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 
 
 @torch.no_grad()

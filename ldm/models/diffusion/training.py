@@ -118,8 +118,3 @@ class DiffusionTraining(SavesTrainableParameters, pl.LightningModule):
         optimizer._step_supports_amp_scaling = False
         total = self.trainer.estimated_stepping_batches
         return per_step(optimizer, warmup_times_cosine(self.warmup_steps, total, self.cosine))
-
-    def saved_state(self) -> dict[str, Tensor]:
-        """The trainable parameters, their averages and the scale factor."""
-        ema = {} if self.model_ema is None else self.model_ema.state_dict(prefix="model_ema.")
-        return {**super().saved_state(), **ema, "scale_factor": self.scale_factor}
