@@ -71,7 +71,7 @@ class NSGEncoder(nn.Module):
         if init not in (None, "random"):
             raise ValueError(f"NSGEncoder: init must be 'random' or left out, not {init!r}")
         self.num_objs, self.num_preds = num_objs, num_preds
-        self.dim, self.max_tokens, self.max_objects = dim, max_tokens, max_tokens - 1
+        self.dim, self.heads, self.max_tokens, self.max_objects = dim, heads, max_tokens, max_tokens - 1
         self.largest_graph = max_tokens  # in tokens; a warning is given only for an even larger graph
         self.name = WordEmbedding(num_objs, dim, "num_objs")
         self.twin = nn.Embedding(MAX_SAME_NAME, dim)
@@ -115,7 +115,11 @@ class NSGEncoder(nn.Module):
 
         padded = ~layout.mask
         padded[:, 0] = False  # a real token in every image with objects; without any, keeps the softmax finite
-        tokens = self.transformer(self.norm(tokens), src_key_padding_mask=padded)
+        tokens = self.norm(tokens)
+        # As attention's mask, since torch imports its symbolic shapes and sympy to check a padding mask: 0.3 s.
+        mask = tokens.new_zeros(len(padded), 1, 1, self.max_tokens).masked_fill(padded[:, None, None], float("-inf"))
+        mask = mask.expand(-1, self.heads, self.max_tokens, -1).flatten(0, 1)
+        tokens = self.transformer(tokens, mask, is_causal=False)
         return Conditioning(tokens * layout.mask[..., None], layout.mask, boxes)
 
     def objects(self, graph: GraphBatch) -> Tensor:  # -> (O,dim)
