@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from itertools import accumulate
 
-from ldm.graph.text_tokens import LENGTH, ROOM, SPECIAL, clip_tokenizer, split_words
+from ldm.graph.byte_pairs import WORD_END, split_word
+from ldm.graph.text_tokens import LENGTH, ROOM, SPECIAL, WORDS, normalise, split_words
 
 Characters = tuple[int, int]  # text[start:end]
 
@@ -26,11 +27,10 @@ def token_characters(text: str) -> list[Characters]:
 
     A character of several bytes may be split into several tokens, which then all stand for it.
     """
-    tokenizer = clip_tokenizer()
-    normalised = tokenizer.clean_fn(text)
+    normalised = normalise(text)
     origin = _origins(text, normalised)
     found = []
-    for word in tokenizer.pat.finditer(normalised):
+    for word in WORDS.finditer(normalised):
         characters = [word.start() + i for i, c in enumerate(word.group()) for _ in c.encode()]  # of each byte
         ends = [0, *accumulate(_byte_counts(word.group()))]
         for start, end in zip(ends, ends[1:]):
@@ -68,9 +68,7 @@ def _byte_counts(word: str) -> list[int]:
     """How many bytes of a normalised word each of its tokens stands for."""
     if word in SPECIAL:
         return [len(word)]
-    tokenizer = clip_tokenizer()
-    pieces = tokenizer.bpe("".join(tokenizer.byte_encoder[byte] for byte in word.encode())).split(" ")
-    return [len(piece.removesuffix("</w>")) for piece in pieces]
+    return [len(piece.removesuffix(WORD_END)) for piece in split_word(word)]
 
 
 def _origins(text: str, normalised: str) -> list[Characters]:

@@ -12,14 +12,13 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import regex
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from open_clip.tokenizer import SimpleTokenizer
+from ldm.graph.byte_pairs import clip_vocabulary, split_word
 
 LENGTH = 77  # tokens that a tower reads at a time, the start and the end token included
 ROOM = LENGTH - 2
@@ -27,7 +26,7 @@ VOCABULARY = 49408  # tokens of CLIP's
 START, END = 49406, 49407
 SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
 Texts = Sequence[str] | Tensor  # B of them, or their tokens (B,77) as `token_ids` returns them
-WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+WORDS = regex.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 
 
 class Word(NamedTuple):
@@ -84,8 +83,7 @@ def pad_with(ids: Tensor, padding: int) -> Tensor:  # (B,77) -> (B,77)
 
 def split_words(text: str) -> list[Word]:
     """The words of a text with their tokens."""
-    tokenizer = clip_tokenizer()
-    return [Word(word, word_ids(word)) for word in tokenizer.pat.findall(tokenizer.clean_fn(text))]
+    return [Word(word, word_ids(word)) for word in WORDS.findall(normalise(text))]
 
 
 def normalise(text: str) -> str:
@@ -103,20 +101,8 @@ def word_ids(word: str) -> tuple[int, ...]:
     """The tokens of one word of a normalised text, by byte pair encoding."""
     if word in SPECIAL:
         return (SPECIAL[word],)
-    tokenizer = clip_tokenizer()
-    characters = "".join(tokenizer.byte_encoder[byte] for byte in word.encode("utf-8"))
-    return tuple(tokenizer.encoder[piece] for piece in tokenizer.bpe(characters).split(" "))
-
-
-@lru_cache(maxsize=1)
-def clip_tokenizer() -> SimpleTokenizer:
-    """open_clip's tokenizer with the normalisation and the words of transformers' CLIPTokenizer."""
-    from open_clip.tokenizer import SimpleTokenizer  # takes seconds, and is only needed for text
-
-    tokenizer = SimpleTokenizer()
-    tokenizer.clean_fn = normalise  # pyright: ignore[reportAttributeAccessIssue] - a function is expected whose argument is x
-    tokenizer.pat = regex.compile(WORDS)
-    return tokenizer
+    ids = clip_vocabulary().ids
+    return tuple(ids[piece] for piece in split_word(word))
 
 
 def _lost_words(words: Sequence[Word]) -> str:

@@ -119,7 +119,7 @@ class NSGEncoder(nn.Module):
         # As attention's mask, since torch imports its symbolic shapes and sympy to check a padding mask: 0.3 s.
         mask = tokens.new_zeros(len(padded), 1, 1, self.max_tokens).masked_fill(padded[:, None, None], float("-inf"))
         mask = mask.expand(-1, self.heads, self.max_tokens, -1).flatten(0, 1)
-        tokens = self.transformer(tokens, mask, is_causal=False)
+        tokens = self.transformer(tokens, mask=mask, is_causal=False)
         return Conditioning(tokens * layout.mask[..., None], layout.mask, boxes)
 
     def objects(self, graph: GraphBatch) -> Tensor:  # -> (O,dim)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.graph.text_tokens import END, LENGTH, VOCABULARY
-from ldm.modules.clip_transformer import LayerNorm, QuickGELU, Transformer
+from ldm.modules.clip_transformer import LayerNorm, QuickGELU, Transformer, normal
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,16 @@ class TextTower(nn.Module):
         self.shape, self.final_norm, self.pooled = shape, final_norm, pooled
         self.read_layer = shape.layers - skip
         activation = QuickGELU if shape.quick_gelu else nn.GELU
-        self.token_embedding = nn.Embedding(shape.vocabulary, shape.width)
-        self.positional_embedding = nn.Parameter(0.01 * torch.randn(LENGTH, shape.width))
+        table = normal(shape.vocabulary, shape.width)
+        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
+        self.positional_embedding = nn.Parameter(0.01 * normal(LENGTH, shape.width))
         layers = shape.layers if pooled else self.read_layer
         self.transformer = Transformer(shape.width, layers, shape.heads, shape.mlp_ratio, activation)
         self.ln_final = LayerNorm(shape.width) if final_norm or pooled else None
         scale = shape.width**-0.5
-        self.text_projection = nn.Parameter(scale * torch.randn(shape.width, shape.embed_dim)) if pooled else None
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        self.text_projection = nn.Parameter(scale * normal(shape.width, shape.embed_dim)) if pooled else None
+        if not table.is_meta:
+            nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:  # (B,77) -> (B,77,D), (B,P)
         """Returns the tokens, and the pooled embedding or None."""

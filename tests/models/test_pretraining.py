@@ -23,7 +23,8 @@ from ldm.models.pretraining import (
     sample_masked_objects,
 )
 from ldm.modules.cgip.cgip import CGIPModel
-from ldm.modules.global_film import CLIPGlobalEncoder, image_tower
+from ldm.modules.global_film import CLIPGlobalEncoder
+from ldm.modules.image_encoder import image_tower
 from ldm.synthetic.shapes import VOCAB
 from ldm.util.config import instantiate_from_config, resolve
 from ldm.util.config_merging import read_configs

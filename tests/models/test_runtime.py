@@ -130,7 +130,7 @@ def test_encoding_decoding_and_styles_use_their_part_on_the_device(monkeypatch):
         used.append(part)
         return on_device(part, device)
 
-    monkeypatch.setattr("ldm.models.diffusion.ddpm.on_device", recorded)
+    monkeypatch.setattr("ldm.models.diffusion.latent_diffusion.on_device", recorded)
     graph, _ = DemoValidation(8).scene(3)
     image = Image.new("RGB", (32, 32), "red")
     edit(model, EditRequest(image, graph, style=image), EditOptions(steps=1))

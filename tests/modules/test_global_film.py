@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ldm.checkpoints.loading import CheckpointError
-from ldm.modules.global_film import OPENAI, CLIPGlobalEncoder, FiLMGenerator, image_tower, modulate, weights_file
+from ldm.modules.global_film import CLIPGlobalEncoder, FiLMGenerator, modulate
+from ldm.modules.image_encoder import OPENAI, image_tower, weights_file
 
 TINY = {
     "embed_dim": 16,

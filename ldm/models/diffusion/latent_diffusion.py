@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.checkpoints.trained_with import TrainedWith
 from ldm.graph.batch import Batch, GraphBatch
 from ldm.graph.text_tokens import Texts
 from ldm.models.diffusion import assembly, text_conditioning
 from ldm.models.diffusion.assembly import PUBLISHED_KEYS
 from ldm.models.diffusion.ddim import Denoiser
+from ldm.models.diffusion.denoising_loss import DenoisingLoss
 from ldm.models.diffusion.guidance import guided_denoiser, refuse_untrained_null
 from ldm.models.diffusion.inpainting import inpainting_inputs, refuse_other_channels
 from ldm.models.diffusion.prediction import predict_noise, with_inputs
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ldm.models.first_stage import Autoencoder
 
 
-class LatentDiffusion(SavesTrainableParameters):
+class LatentDiffusion(DenoisingLoss):
     """Predicts noise in the latent space of a first stage, conditioned on a scene graph and a reference image.
 
     Args:
@@ -392,3 +392,28 @@ class LatentDiffusion(SavesTrainableParameters):
         if self.inpaints:
             predict = with_inputs(predict, self.all_painted() if inputs is None else inputs)
         return predict_noise(predict, self.schedule)
+
+    # Loss ------------------------------------------------------------------------------------------------------------
+
+    def training_conditioning(self, batch: Batch, rows: int, random: dict[str, Any]) -> Conditioning:
+        """Encodes a batch; in some rows graph, style or text, each by itself, are replaced by the null conditioning."""
+        has_text = self.text_stage_model is not None
+        uniform = torch.rand(3 if has_text else 2, rows, **random)
+        cond = self.batch_conditioning(batch)
+        drop_graph = uniform[0] < self.graph_drop
+        drop_style = drop_graph if self.global_stage_model is None else uniform[1] < self.style_drop
+        drop_text = uniform[2] < self.text_drop if has_text else None
+        return cond.drop(drop_graph, drop_style, self._training_null(), drop_text)
+
+    def _training_null(self) -> Conditioning:
+        """`null`, which encodes its text only once if the text encoder does not change."""
+        if self.text_stage_model is None or self.text_stage_trainable:
+            return self.null()
+        if self.device not in self._no_text:
+            self._no_text[self.device] = self.encode_texts([""], negative=True)
+        return Conditioning.from_tokens(self.null_tokens, self.null_style, self._no_text[self.device])
+
+    def prediction(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        if self.inpaints:
+            x = torch.cat([x, self.all_painted().to(x).expand(len(x), -1, -1, -1)], dim=1)
+        return self.unet(x, t, cond)

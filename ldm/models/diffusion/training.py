@@ -1,4 +1,4 @@
-"""Training of a denoiser with Lightning: the loss, its logs by noise level, the average of the weights, the optimizer."""
+"""Training of a denoiser with Lightning: logs of the loss by noise level, the average of the weights, the optimizer."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.graph.batch import Batch
-from ldm.models.diffusion.schedule import NoiseSchedule
+from ldm.models.diffusion.denoising_loss import DenoisingLoss
 from ldm.models.lr_schedules import per_step, warmup_times_cosine
-from ldm.modules.conditioning import Conditioning
 from ldm.modules.ema import EMA
 
 
-class DiffusionTraining(SavesTrainableParameters, pl.LightningModule):
+class DiffusionTraining(DenoisingLoss, pl.LightningModule):
     """Trains the parameters of a subclass that require a gradient.
 
     Attributes:
-        schedule: noise schedule.
         scale_factor: () factor of the latents.
         scale_by_std: whether the first batch of a run settles it.
         model_ema: exponential moving average of the trainable parameters, or None.
@@ -29,7 +26,6 @@ class DiffusionTraining(SavesTrainableParameters, pl.LightningModule):
         weight_decay: of AdamW.
     """
 
-    schedule: NoiseSchedule
     scale_factor: Tensor
     scale_by_std: bool
     model_ema: EMA | None
@@ -37,41 +33,6 @@ class DiffusionTraining(SavesTrainableParameters, pl.LightningModule):
     cosine: bool
     weight_decay: float
     learning_rate: float
-
-    def batch_latents(self, batch: Batch) -> Tensor:
-        """Returns the scaled latents of a batch."""
-        raise NotImplementedError
-
-    def training_conditioning(self, batch: Batch, rows: int, random: dict[str, Any]) -> Conditioning:
-        """Encodes what a batch is conditioned on.
-
-        Args:
-            batch: images or cached latents, with graphs and references.
-            rows: their number B.
-            random: generator and device of random numbers.
-        """
-        raise NotImplementedError
-
-    def prediction(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """Returns the U-Net's output for noisy latents x (B,C,h,w) at timesteps t (B,)."""
-        raise NotImplementedError
-
-    def losses(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Returns the mean squared error of the prediction per image (B,), and the timesteps (B,) (DDPM eq. 14).
-
-        Args:
-            batch: images or cached latents, with graphs and references.
-            generator: source of timesteps, noise and dropped conditions; torch's global one by default.
-        """
-        batch = Batch.of(batch)
-        z0 = self.batch_latents(batch)
-        random = {"generator": generator, "device": self.device}
-        t = torch.randint(0, len(self.schedule), (len(z0),), **random)
-        noise = torch.randn(z0.shape, dtype=z0.dtype, **random)
-        cond = self.training_conditioning(batch, len(z0), random)
-        output = self.prediction(self.schedule.add_noise(z0, noise, t), t, cond)
-        target = self.schedule.target(z0, noise, t)
-        return (output.float() - target.float()).square().mean((1, 2, 3)), t
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses, t = self.losses(batch)
