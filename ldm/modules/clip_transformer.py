@@ -50,12 +50,6 @@ class VisionShape:
         return cls(**described) if is_plain else None
 
 
-def normal(*size: int) -> Tensor:
-    """torch.randn, which would make torch import its compiler where the default device is the meta device."""
-    values = torch.empty(size)
-    return values if values.is_meta else values.normal_()
-
-
 class LayerNorm(nn.LayerNorm):
     """Layer norm in the type of its input, under autocast too."""
 
@@ -119,16 +113,16 @@ class VisionTransformer(nn.Module):
         self.image_size, self.patch_size = (shape.image_size,) * 2, (shape.patch_size,) * 2
         self.output_dim, self.pool_type, self.final_ln_after_pool = shape.embed_dim, "tok", False
         self.conv1 = nn.Conv2d(3, width, shape.patch_size, shape.patch_size, bias=False)
-        self.class_embedding = nn.Parameter(scale * normal(width))
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
         positions = (shape.image_size // shape.patch_size) ** 2 + 1
-        self.positional_embedding = nn.Parameter(scale * normal(positions, width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(positions, width))
         self.patch_dropout = nn.Identity()  # open_clip's place of one
         self.ln_pre = LayerNorm(width)
         activation = QuickGELU if shape.quick_gelu else nn.GELU
         heads = width // shape.head_width
         self.transformer = Transformer(width, shape.layers, heads, shape.mlp_ratio, activation)
         self.ln_post = LayerNorm(width)
-        self.proj = nn.Parameter(scale * normal(width, shape.embed_dim))
+        self.proj = nn.Parameter(scale * torch.randn(width, shape.embed_dim))
 
     def forward(self, image: Tensor) -> Tensor:  # (B,3,S,S) -> (B,E)
         patches = self.conv1(image).flatten(2).permute(0, 2, 1)

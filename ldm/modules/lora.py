@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.modules.shallow_copy import with_submodules
+from ldm.modules.without_values import without_values
 
 
 class LoRALinear(nn.Linear):
@@ -46,7 +47,7 @@ class LoRALinear(nn.Linear):
     @torch.no_grad()
     def merge(self) -> nn.Linear:
         """Returns a linear layer with the adapter added to the weight. The new weight is frozen; the bias is shared."""
-        with torch.device("meta"):
+        with without_values():
             layer = nn.Linear(self.in_features, self.out_features, bias=False)
         precise = torch.promote_types(self.weight.dtype, torch.float32)
         weight, up, down = (part.to(precise) for part in (self.weight, self.lora_B, self.lora_A))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm.graph.text_tokens import END, LENGTH, VOCABULARY
-from ldm.modules.clip_transformer import LayerNorm, QuickGELU, Transformer, normal
+from ldm.modules.clip_transformer import LayerNorm, QuickGELU, Transformer
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,14 @@ class TextTower(nn.Module):
         self.shape, self.final_norm, self.pooled = shape, final_norm, pooled
         self.read_layer = shape.layers - skip
         activation = QuickGELU if shape.quick_gelu else nn.GELU
-        table = normal(shape.vocabulary, shape.width)
-        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
-        self.positional_embedding = nn.Parameter(0.01 * normal(LENGTH, shape.width))
+        self.token_embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.positional_embedding = _normal(LENGTH, shape.width, std=0.01)
         layers = shape.layers if pooled else self.read_layer
         self.transformer = Transformer(shape.width, layers, shape.heads, shape.mlp_ratio, activation)
         self.ln_final = LayerNorm(shape.width) if final_norm or pooled else None
         scale = shape.width**-0.5
-        self.text_projection = nn.Parameter(scale * normal(shape.width, shape.embed_dim)) if pooled else None
-        if not table.is_meta:
-            nn.init.normal_(self.token_embedding.weight, std=0.02)
+        self.text_projection = _normal(shape.width, shape.embed_dim, std=scale) if pooled else None
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:  # (B,77) -> (B,77,D), (B,P)
         """Returns the tokens, and the pooled embedding or None."""
@@ -120,3 +118,9 @@ class TextTower(nn.Module):
         norm = [] if self.ln_final is not None else ["ln_final."]
         projection = [] if self.text_projection is not None else ["text_projection"]
         return ("visual.", "logit_scale", "logit_bias", "attn_mask", *layers, *norm, *projection)
+
+
+def _normal(*size: int, std: float) -> nn.Parameter:
+    parameter = nn.Parameter(torch.empty(size))
+    nn.init.normal_(parameter, std=std)
+    return parameter

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ldm.graph.text_tokens import END, LENGTH, Texts, pad_with, tokenize
 from ldm.modules.conditioning import TextTokens, cat_texts
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
 from ldm.modules.text_encoder import TextTower, TowerShape
+from ldm.modules.without_values import without_values
 
 logger = logging.getLogger(__name__)
 
@@ -319,7 +321,7 @@ def load_tower(embedder: ClipEmbedder, source: str | Path | Mapping[str, Tensor]
 
 def _build_tower(init: str | None, shape: TowerShape, skip: int, final_norm: bool, pooled: bool = False) -> TextTower:
     """A tower, on the meta device unless it is to be random: it takes the tensors of a file, which may be gigabytes, as they are."""
-    with torch.device("cpu") if init else torch.device("meta"):
+    with nullcontext() if init else without_values():
         return TextTower(shape, skip, final_norm, pooled)
 
 

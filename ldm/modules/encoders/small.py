@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ldm.graph.text_tokens import END, LENGTH, START, VOCABULARY, split_words
 from ldm.modules.encoders.modules import ClipEmbedder
 from ldm.modules.text_encoder import TextTower, TowerShape
+from ldm.modules.without_values import without_values
 
 
 class SmallTextEncoder(ClipEmbedder):
@@ -43,7 +45,7 @@ class SmallTextEncoder(ClipEmbedder):
     ):
         known = sorted({START, END, *(token for word in words for part in split_words(word) for token in part.ids)})
         shape = TowerShape(width, layers, heads, embed_dim=width, vocabulary=1 + len(known))
-        with torch.device("cpu" if init else "meta"):
+        with nullcontext() if init else without_values():
             tower = TextTower(shape)
         if init:
             with torch.no_grad():
