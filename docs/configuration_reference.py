@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ldm.models.diffusion import ddpm
+from ldm.models.diffusion import assembly
 from ldm.modules.diffusionmodules import openaimodel
 from ldm.util.config import plain, resolve
 from ldm.util.config_merging import read_configs
@@ -31,7 +31,7 @@ DEFAULT_TARGETS = {"lightning.callbacks.image_logger": "ldm.training.callbacks.I
 PUBLISHED_KEYS = {
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": {k: [v] for k, v in openaimodel.FIXED_OPTIONS.items()}
     | openaimodel.IGNORED_OPTIONS,
-    "ldm.models.diffusion.ddpm.LatentDiffusion": ddpm.PUBLISHED_KEYS,
+    "ldm.models.diffusion.ddpm.LatentDiffusion": assembly.PUBLISHED_KEYS,
 }
 
 
