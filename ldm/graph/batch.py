@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +12,18 @@ from torch import Tensor
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import Vocab
+
+
+class GraphSizes(NamedTuple):
+    """Numbers that would have to be read from a GPU, for which the CPU would wait until the GPU has computed all before.
+
+    Attributes:
+        images: number of images.
+        tokens: largest number of objects and triples of an image.
+    """
+
+    images: int
+    tokens: int
 
 
 class GraphBatch(NamedTuple):
@@ -26,6 +39,7 @@ class GraphBatch(NamedTuple):
         obj_to_img: (O,) long, ascending: index of the image to which an object belongs.
         triple_to_img: (T,) long, ascending: index of the image to which a triple belongs.
         attributes: (K,2) long, pairs of an index in `objs` and an attribute id; None if the data has no attributes.
+        sizes: what `encode` counted; None where it is to be read from the tensors.
     """
 
     objs: Tensor
@@ -34,13 +48,20 @@ class GraphBatch(NamedTuple):
     obj_to_img: Tensor
     triple_to_img: Tensor
     attributes: Tensor | None = None
+    sizes: GraphSizes | None = None
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> GraphBatch:
-        return GraphBatch(*(x if x is None else x.to(device, non_blocking=non_blocking) for x in self))
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> GraphBatch:
+        """Moves the tensors; see `Batch.to`."""
+        return self._map(_mover(device, non_blocking))
 
     @property
     def num_images(self) -> int:
+        if self.sizes is not None:
+            return self.sizes.images
         return int(self.obj_to_img[-1]) + 1 if len(self.obj_to_img) else 0
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
+        return GraphBatch(*(function(x) if isinstance(x, Tensor) else x for x in self))
 
 
 def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
@@ -70,6 +91,7 @@ def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
         triples += [(o, 0, end) for o in range(start, end)]
         obj_to_img += [index] * (end + 1 - start)
         triple_to_img += [index] * (len(triples) - len(triple_to_img))
+    tokens = (Counter(obj_to_img) + Counter(triple_to_img)).values()
     return GraphBatch(
         torch.tensor(objs, dtype=torch.long),
         torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
@@ -77,6 +99,7 @@ def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
         torch.tensor(obj_to_img, dtype=torch.long),
         torch.tensor(triple_to_img, dtype=torch.long),
         torch.tensor(attributes, dtype=torch.long).view(-1, 2),
+        GraphSizes(len(graphs), max(tokens, default=0)),
     )
 
 
@@ -154,8 +177,14 @@ class Batch:
     def __getitem__(self, index: int | slice) -> Any:
         return tuple(self)[index]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Batch:
+        """Moves the tensors.
+
+        Args:
+            non_blocking: whether to go on before they have arrived, which pinned memory makes possible; by default on a
+                GPU, for which Lightning, too, leaves the argument out.
+        """
+        return self._map(_mover(device, non_blocking))
 
     def pin_memory(self) -> Batch:
         return self._map(Tensor.pin_memory)
@@ -167,10 +196,16 @@ class Batch:
         image = apply(self.image)
         return Batch(
             image,
-            GraphBatch(*map(apply, self.graph)),
+            self.graph._map(function),
             image if self.reference is self.image else apply(self.reference),
             None if self.latents is None else Latents(*map(apply, self.latents)),
         )
+
+
+def _mover(device: torch.device | str, non_blocking: bool | None) -> Callable[[Tensor], Tensor]:
+    if non_blocking is None:
+        non_blocking = torch.device(device).type not in ("cpu", "mps")  # as Lightning does for a tensor
+    return lambda x: x.to(device, non_blocking=non_blocking)
 
 
 def collate(samples: Sequence[tuple], vocab: Vocab) -> Batch:

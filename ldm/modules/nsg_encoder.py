@@ -137,7 +137,7 @@ class NSGEncoder(nn.Module):
         image = torch.cat([graph.obj_to_img, graph.triple_to_img])
         kind = torch.cat([torch.zeros_like(graph.objs), 1 + (graph.triples[:, 1] == 0).long()])
         slot = _rank_within(image, kind)
-        largest = int(slot.max()) + 1
+        largest = graph.sizes.tokens if graph.sizes is not None else int(slot.max()) + 1
         if largest > self.largest_graph:
             self.largest_graph = largest
             warnings.warn(

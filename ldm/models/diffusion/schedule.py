@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ class NoiseSchedule:
 
     betas: Tensor
     alphas_cumprod: Tensor
+    _moved_scales: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def linear(cls, steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> NoiseSchedule:
@@ -81,11 +82,17 @@ class NoiseSchedule:
 
     def add_noise(self, z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:  # (B,...), (B,...), (B,) -> (B,...)
         """Returns z_t (DDPM eq. 4), computed in float32 or better and returned in the dtype of `z0`."""
-        a = self.alphas_cumprod
-        dtype = torch.promote_types(z0.dtype, torch.float32)
-        scales = torch.stack([a.sqrt(), (1 - a).sqrt()]).to(dtype).to(z0.device)[:, t]
+        scales = self._scales(torch.promote_types(z0.dtype, torch.float32), z0.device)[:, t]
         signal, sigma = scales.view(2, -1, *[1] * (z0.dim() - 1))
         return (signal * z0 + sigma * noise).to(z0.dtype)
+
+    def _scales(self, dtype: torch.dtype, device: torch.device) -> Tensor:  # -> (2,T)
+        """The factors of the signal and of the noise; kept, since a GPU waits whenever they are moved to it."""
+        if (dtype, device) not in self._moved_scales:
+            a = self.alphas_cumprod
+            with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training
+                self._moved_scales[dtype, device] = torch.stack([a.sqrt(), (1 - a).sqrt()]).to(dtype).to(device)
+        return self._moved_scales[dtype, device]
 
     def ddim(self, steps: int) -> DDIMSchedule:
         """Returns exactly `steps` evenly spaced timesteps, the first of which is 1 (LDM's 'uniform' discretisation).
