@@ -26,7 +26,16 @@ class GraphSizes(NamedTuple):
     tokens: int
 
 
-class GraphBatch(NamedTuple):
+class _GraphTensors(NamedTuple):
+    objs: Tensor
+    boxes: Tensor
+    triples: Tensor
+    obj_to_img: Tensor
+    triple_to_img: Tensor
+    attributes: Tensor | None = None
+
+
+class GraphBatch(_GraphTensors):
     """Scene graphs as tensors, concatenated over the images of a batch.
 
     The last object of every image is `__image__`, whose box is 0 0 1 1; every other object has an `__in_image__` triple
@@ -39,16 +48,15 @@ class GraphBatch(NamedTuple):
         obj_to_img: (O,) long, ascending: index of the image to which an object belongs.
         triple_to_img: (T,) long, ascending: index of the image to which a triple belongs.
         attributes: (K,2) long, pairs of an index in `objs` and an attribute id; None if the data has no attributes.
-        sizes: what `encode` counted; None where it is to be read from the tensors.
+        sizes: what `encode` counted; None where it has to be read from the tensors. No element of the tuple.
     """
 
-    objs: Tensor
-    boxes: Tensor
-    triples: Tensor
-    obj_to_img: Tensor
-    triple_to_img: Tensor
-    attributes: Tensor | None = None
     sizes: GraphSizes | None = None
+
+    @classmethod
+    def of(cls, graph: GraphBatch | Sequence[Tensor]) -> GraphBatch:
+        """Converts sg2im's five tensors; returns a GraphBatch unchanged."""
+        return graph if isinstance(graph, cls) else cls(*graph)
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> GraphBatch:
         """Moves the tensors; see `Batch.to`."""
@@ -61,7 +69,9 @@ class GraphBatch(NamedTuple):
         return int(self.obj_to_img[-1]) + 1 if len(self.obj_to_img) else 0
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
-        return GraphBatch(*(function(x) if isinstance(x, Tensor) else x for x in self))
+        moved = GraphBatch(*(x if x is None else function(x) for x in self))
+        moved.sizes = self.sizes
+        return moved
 
 
 def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
@@ -92,15 +102,16 @@ def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
         obj_to_img += [index] * (end + 1 - start)
         triple_to_img += [index] * (len(triples) - len(triple_to_img))
     tokens = (Counter(obj_to_img) + Counter(triple_to_img)).values()
-    return GraphBatch(
+    batch = GraphBatch(
         torch.tensor(objs, dtype=torch.long),
         torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
         torch.tensor(triples, dtype=torch.long).view(-1, 3),
         torch.tensor(obj_to_img, dtype=torch.long),
         torch.tensor(triple_to_img, dtype=torch.long),
         torch.tensor(attributes, dtype=torch.long).view(-1, 2),
-        GraphSizes(len(graphs), max(tokens, default=0)),
     )
+    batch.sizes = GraphSizes(len(graphs), max(tokens, default=0))
+    return batch
 
 
 def decode(batch: GraphBatch, vocab: Vocab) -> list[SceneGraph]:

@@ -97,7 +97,7 @@ class NSGEncoder(nn.Module):
 
     def forward(self, graph: GraphBatch) -> Conditioning:  # tokens (B,max_tokens,dim), no style
         """Encodes a batch of graphs. Also accepts the tuple of sg2im's five tensors, which has no attributes."""
-        graph = GraphBatch(*graph)
+        graph = GraphBatch.of(graph)
         layout = self.layout(graph)
         objects = self.objects(graph)
         subject, predicate, object_ = graph.triples.unbind(1)

@@ -82,7 +82,7 @@ class CGIPModel(nn.Module):
 
     def forward(self, graph: GraphBatch) -> Conditioning:  # tokens (B,max_tokens,3E), style (B,E)
         """Encodes a batch of graphs. Also accepts the tuple of sg2im's five tensors."""
-        graph = GraphBatch(*graph)
+        graph = GraphBatch.of(graph)
         subject, predicate, object_ = graph.triples.unbind(1)
         objects = self.obj_embeddings(graph.objs)
         predicates = self.pred_embeddings(predicate)
