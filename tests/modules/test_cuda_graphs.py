@@ -24,7 +24,8 @@ class Rehearsal:
 
         def repeat():
             self.repeated += 1
-            again = run()
+            with torch.enable_grad():
+                again = run()
             for old, new in zip(held, [again] if isinstance(again, torch.Tensor) else again):
                 if old is not None:
                     old.detach().copy_(new.detach())

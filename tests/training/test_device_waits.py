@@ -1,0 +1,102 @@
+"""No training step waits for the GPU: while it computes, the CPU prepares what comes next."""
+
+import copy
+
+import pytest
+import torch
+from device_waits import waits_of
+from linear_model import LinearModel, make_data
+from tiny import MODEL, demo_batch, tiny_model
+
+from ldm.graph.batch import Batch, Latents
+from ldm.models.pretraining import GraphImagePretraining
+from ldm.synthetic.shapes import VOCAB
+from ldm.training.callbacks import Arriving, Checks, StepSeed
+from ldm.util.config import instantiate_from_config
+
+PARAMS = MODEL["params"]
+DISCRIMINATOR = {
+    "target": "ldm.modules.losses.perceptual_adversarial.PerceptualAdversarialLoss",
+    "params": {"channels": 8, "layers": 1},
+}
+
+
+class Reads(LinearModel):
+    def training_step(self, batch, batch_idx):
+        loss = self.trained(self.frozen(batch)).square().mean()
+        return loss if loss.item() else 2 * loss
+
+
+class Moves(LinearModel):
+    def training_step(self, batch, batch_idx):
+        return self.trained(self.frozen(batch)).square().mean() * torch.ones(()).to(batch.device)
+
+
+class Shows(LinearModel):
+    def training_step(self, batch, batch_idx):
+        loss = self.trained(self.frozen(batch)).square().mean()
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+
+@pytest.fixture(autouse=True)
+def no_autocast_on_meta(monkeypatch):
+    asked, autocast = torch.is_autocast_enabled, torch.autocast
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: device != ("meta",) and asked(*device))
+    monkeypatch.setattr(torch, "autocast", lambda kind, **options: autocast(kind.replace("meta", "cpu"), **options))
+
+
+@pytest.mark.parametrize("kind, wait", [(Reads, "_local_scalar"), (Moves, "_to_copy"), (Shows, "_local_scalar")])
+def test_a_step_that_waits_is_noticed(kind, wait):
+    assert any(wait in each for each in waits_of(kind(), [make_data()]))
+
+
+def cached_batch(style: bool) -> Batch:
+    batch = demo_batch(3)
+    return Batch(None, batch.graph, latents=Latents(torch.randn(3, 4, 8, 8).half(), torch.randn(3, 16) if style else None))
+
+
+def backbone():
+    unet = copy.deepcopy(PARAMS["unet_config"])
+    unet["params"] |= {"film_embedding_dim": None, "lora_rank": None, "box_bias": True, "coordinates": 2}
+    return tiny_model(unet_config=unet, freeze_unet=False, global_stage_config=None)
+
+
+def with_sgdiff_encoder():
+    encoder = {"target": "ldm.modules.cgip.cgip.CGIPModel", "params": {"width": 8, "layers": 2, "embed_dim": 8}}
+    encoder["params"] |= {"num_objs": len(VOCAB.objects), "num_preds": len(VOCAB.predicates)}
+    unet = copy.deepcopy(PARAMS["unet_config"])
+    unet["params"] |= {"context_local_dim": 3 * 8, "film_embedding_dim": 8}
+    return tiny_model(unet_config=unet, cond_stage_config=encoder, global_stage_config=None)
+
+
+def image_tower():
+    images = PARAMS["global_stage_config"]
+    return GraphImagePretraining(PARAMS["cond_stage_config"], images, True, True, decoder_heads=2, decoder_dim_head=8)
+
+
+def first_stage():
+    config = copy.deepcopy(PARAMS["first_stage_config"])
+    return instantiate_from_config({**config, "params": config["params"] | {"lossconfig": DISCRIMINATOR}})
+
+
+@pytest.mark.parametrize(
+    "make_model, batch",
+    [
+        (tiny_model, demo_batch(3)),
+        (tiny_model, cached_batch(style=True)),
+        (backbone, cached_batch(style=False)),
+        (with_sgdiff_encoder, cached_batch(style=False)),
+        (image_tower, demo_batch(3)),
+        (first_stage, demo_batch(3)),
+    ],
+    ids=["adapters", "adapters-cached", "backbone", "sgdiff", "image_tower", "first_stage"],
+)
+def test_no_training_step_waits_for_the_gpu(make_model, batch):
+    assert waits_of(make_model(), [batch], StepSeed(1), Checks()) == []
+
+
+def test_an_arriving_number_is_the_one_that_was_sent():
+    number = torch.tensor(0.25)
+    arriving = Arriving(number)
+    assert arriving.value() == 0.25
