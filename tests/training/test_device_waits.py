@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from device_waits import waits_of
+from device_waits import allow_autocast, waits_of
 from linear_model import LinearModel, make_data
 from tiny import MODEL, demo_batch, tiny_model
 
@@ -32,6 +32,11 @@ class Moves(LinearModel):
         return self.trained(self.frozen(batch)).square().mean() * torch.ones(()).to(batch.device)
 
 
+class Makes(LinearModel):
+    def training_step(self, batch, batch_idx):
+        return self.trained(self.frozen(batch)).square().mean() * batch.new_tensor([2.0])[0]
+
+
 class Shows(LinearModel):
     def training_step(self, batch, batch_idx):
         loss = self.trained(self.frozen(batch)).square().mean()
@@ -40,20 +45,22 @@ class Shows(LinearModel):
 
 
 @pytest.fixture(autouse=True)
-def no_autocast_on_meta(monkeypatch):
-    asked, autocast = torch.is_autocast_enabled, torch.autocast
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: device != ("meta",) and asked(*device))
-    monkeypatch.setattr(torch, "autocast", lambda kind, **options: autocast(kind.replace("meta", "cpu"), **options))
+def autocast_that_knows_the_device(monkeypatch):
+    allow_autocast(monkeypatch)
 
 
-@pytest.mark.parametrize("kind, wait", [(Reads, "_local_scalar"), (Moves, "_to_copy"), (Shows, "_local_scalar")])
+@pytest.mark.parametrize(
+    "kind, wait", [(Reads, "_local_scalar"), (Moves, "_to_copy"), (Makes, "new_tensor"), (Shows, "_local_scalar")]
+)
 def test_a_step_that_waits_is_noticed(kind, wait):
     assert any(wait in each for each in waits_of(kind(), [make_data()]))
 
 
 def cached_batch(style: bool) -> Batch:
     batch = demo_batch(3)
-    return Batch(None, batch.graph, latents=Latents(torch.randn(3, 4, 8, 8).half(), torch.randn(3, 16) if style else None))
+    return Batch(
+        None, batch.graph, latents=Latents(torch.randn(3, 4, 8, 8).half(), torch.randn(3, 16) if style else None)
+    )
 
 
 def backbone():

@@ -7,6 +7,7 @@ import torch
 from paths import ROOT
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
@@ -15,12 +16,27 @@ GPU = torch.device("meta")
 READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "unique")  # they need values
 
 
+class Making(TorchFunctionMode):
+    """Notes where a tensor of the device is made of numbers, which are moved at once."""
+
+    def __init__(self, waits: "Waits"):
+        self.waits = waits
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor) and result.device == GPU:
+            if not isinstance(args[-1], torch.Tensor):
+                self.waits.note(function.__name__)
+        return result
+
+
 class Waits(TorchDispatchMode):
     """Notes in `found` where values of the device are read, or tensors are moved at once (not `non_blocking`)."""
 
     def __init__(self):
         super().__init__()
         self.found: list[str] = []
+        self.making = Making(self)
         self.watching = False
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -30,8 +46,6 @@ class Waits(TorchDispatchMode):
         if on_gpu and name.startswith(READING):
             self.note(name)
             return invented(name, args[0])
-        if on_gpu and name == "lift_fresh":
-            self.note("torch.tensor")
         if name in ("_to_copy", "copy_"):
             source, target = (args[0], kwargs.get("device")) if name == "_to_copy" else (args[1], args[0].device)
             if target not in (None, source.device):
@@ -40,6 +54,14 @@ class Waits(TorchDispatchMode):
                 if source.device == GPU:
                     return torch.full(source.shape, 0.5, dtype=source.dtype)
         return function(*args, **kwargs)
+
+    def __enter__(self):
+        self.making.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.making.__exit__(*error)
 
     def note(self, what: str) -> None:
         if self.watching:
@@ -52,6 +74,13 @@ def invented(name: str, tensor: torch.Tensor):
     if name == "_local_scalar_dense":
         return True if tensor.dtype == torch.bool else 0.5 if tensor.is_floating_point() else 3
     return True if name == "equal" else torch.empty((2, tensor.ndim), dtype=torch.long, device=GPU)
+
+
+def allow_autocast(monkeypatch) -> None:
+    """Autocast knows no `meta` device; its contexts have no effect there."""
+    asked, autocast = torch.is_autocast_enabled, torch.autocast
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *device: device != ("meta",) and asked(*device))
+    monkeypatch.setattr(torch, "autocast", lambda kind, *args, **kw: autocast(kind.replace("meta", "cpu"), *args, **kw))
 
 
 class NoDevice(CPUAccelerator):
