@@ -24,9 +24,9 @@ class Making(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if function in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor) and result.device == GPU:
-            if not isinstance(args[-1], torch.Tensor):
-                self.waits.note(function.__name__)
+        made = function in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
+        if made and result.device == GPU and not isinstance(args[-1], torch.Tensor):
+            self.waits.note(function.__name__)
         return result
 
 
