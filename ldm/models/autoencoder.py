@@ -22,7 +22,7 @@ from torch.nn.functional import l1_loss, mse_loss, pixel_shuffle, pixel_unshuffl
 from ldm.checkpoints.loading import OPTIONAL_KEYS, load_part
 from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.checkpoints.sidecars import AUTOENCODER_CONSTANTS
-from ldm.models.lr_schedules import per_step, warmup_then_cosine
+from ldm.models.lr_schedules import fused_on, per_step, unscaled_by_lightning, warmup_then_cosine
 from ldm.modules.fused_attention import fuse_attention
 from ldm.modules.losses.lossconfig import build_loss, hardest_l1
 
@@ -51,6 +51,7 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
 
     learning_rate = 1e-4  # default; the trainer sets it
     scaled_latents = False  # whether latents have the U-Net's scale already (see ldm.models.tiny_autoencoder)
+    shown_in_training: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -137,7 +138,10 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
             loss = loss + added
             values |= {"loss": loss, **more}
         values = {f"{split}/{name}": value for name, value in values.items()}
-        self.log_dict(values, prog_bar=True, batch_size=len(image), sync_dist=split == "val")
+        validating = split == "val"
+        if not validating:
+            self.shown_in_training = tuple(values)
+        self.log_dict(values, prog_bar=validating, batch_size=len(image), sync_dist=validating)
         return loss
 
     def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
@@ -149,7 +153,8 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
     def configure_optimizers(self) -> tuple[list, list] | dict:
         """Adam with a cosine decay of the learning rate to 0 at the end of the run; the discriminator is its second group."""
         groups, steps = self._parameter_groups(), self.trainer.estimated_stepping_batches
-        optimizer = torch.optim.Adam(groups, lr=self.learning_rate)
+        adam = torch.optim.Adam(groups, lr=self.learning_rate, fused=fused_on(self.device))
+        optimizer = unscaled_by_lightning(adam)
         if self.warmup_steps:
             return per_step(optimizer, warmup_then_cosine(self.warmup_steps, steps))
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -247,9 +252,9 @@ class VQModelInterface(Autoencoder):
         started = self.trained_batches >= self.codebook_start
         quantised, latent_loss, (_, _, codes) = self.nearest_codes(z if started else z.detach())
         if self.training:
-            self.code_uses = self.code_uses.to(z.device) + torch.bincount(
-                codes.flatten(), minlength=len(self.code_uses)
-            )
+            codes = codes.flatten()  # not bincount, for which a GPU would wait
+            uses = torch.ones(len(codes), device=z.device)
+            self.code_uses = self.code_uses.to(z.device).index_add(0, codes, uses)
             self.trained_batches += 1
         return self._decoder_output(quantised if started else z), latent_loss
 
