@@ -116,6 +116,13 @@ def prepare_for_training(
         replay_training(unet)
 
 
+def prepare_encoders_for_training(model: nn.Module, device: str) -> None:
+    """Prepares the frozen first stage of a model for training on images, in place and with the same state-dict keys."""
+    first_stage = getattr(model, "first_stage_model", None)
+    if isinstance(first_stage, nn.Module):
+        set_memory_format(first_stage, device)
+
+
 def _refuse_graphs(unet: UNetModel, device: str) -> None:
     if torch.device(device).type != "cuda":
         raise ConfigError("lightning.cuda_graphs: only an NVIDIA GPU replays them; leave it out")

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ldm.data.datamodule import DataModuleFromConfig
-from ldm.models.runtime import keep_freed_memory, prepare_for_training
+from ldm.models.runtime import keep_freed_memory, prepare_encoders_for_training, prepare_for_training
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.training import failures
 from ldm.training.callbacks import TrainingStopped
@@ -180,6 +180,7 @@ def prepare_model(model: pl.LightningModule, trainer: pl.Trainer, config: DictCo
     elif compiled or graphs:
         key = "compile" if compiled else "cuda_graphs"
         raise ConfigError(f"lightning.{key}: {type(model).__name__} has no U-Net; leave it out")
+    prepare_encoders_for_training(model, device)
 
 
 def print_model(model: pl.LightningModule, config: DictConfig) -> None:
