@@ -35,6 +35,7 @@ if __name__ == "__main__":
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldm.util.cli import Parser, positive, run_program
@@ -97,6 +98,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--out", metavar="DIR", help="folder for speed.md and speed.json (default: none is written)")
     add(
+        "--page",
+        metavar="FILE",
+        help="Markdown page, such as docs/performance.md, whose table gets the figures of this device (default: none)",
+    )
+    add(
         "--resume",
         action="store_true",
         help="measure only the sections that DIR's speed.json lacks, with the same options as then",
@@ -138,6 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ldm.models.loading import choose_device
     from ldm.models.runtime import keep_freed_memory
     from ldm.profiling import estimate, report, sections
+    from ldm.profiling.page import fill_in
     from ldm.profiling.record import JSON, TABLE, Record, read_record
 
     if arguments.estimate:
@@ -170,6 +177,9 @@ def run(arguments: argparse.Namespace) -> None:
     if folder:
         record.write(folder)
         print(f"wrote {folder}/{TABLE} and {folder}/{JSON}")
+    if arguments.page:
+        fill_in(Path(arguments.page), "GPU" if device.startswith("cuda") else "CPU", record.measurements)
+        print(f"wrote {arguments.page}")
 
 
 def make_workload(arguments: argparse.Namespace, device: str) -> Workload:

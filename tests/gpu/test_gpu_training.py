@@ -148,6 +148,7 @@ def train(tmp_path, gpus_flag, monkeypatch):
         (["adapters", "backbone"], ["--precision", "bf16-mixed"]),
         (["vq"], ["--precision", "bf16-mixed"]),
         (["image_tower"], ["--precision", "bf16-mixed"]),
+        (["text"], ["--precision", "bf16-mixed"]),
         (["adapters"], ["--precision", "32"]),
         (["adapters"], ["--precision", "16-mixed"]),
         (["adapters"], ["--precision", "bf16-mixed", "--cuda_graphs"]),

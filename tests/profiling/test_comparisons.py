@@ -132,11 +132,12 @@ def test_steps_without_a_cache_read_files_and_train_on_what_they_hold(monkeypatc
     folders, seen = [], []
     write = real_step.write_photographs
     monkeypatch.setattr(real_step, "write_photographs", lambda folder: folders.append(folder) or write(folder, 3))
-    run = real_step.compare_real_steps(Workload(batch=2)).variants["as run"].build()
+    workload = Workload(batch=2)
+    run = real_step.compare_real_steps(workload).variants["as run"].build()
     monkeypatch.setattr("ldm.models.autoencoder.VQModelInterface.encode", encode_and_note(seen))
     losses = [run() for _ in range(2)]
     (folder,) = folders
-    images = [to_tensor(resize_square(read_image(folder / f"{n}.jpg"), 64)) for n in (0, 1, 2, 0)]
+    images = [to_tensor(resize_square(read_image(folder / f"{n}.jpg"), workload.image_side)) for n in (0, 1, 2, 0)]
     assert torch.equal(torch.cat(seen), torch.stack(images)) and all(map(torch.isfinite, losses))
     del run
     gc.collect()
