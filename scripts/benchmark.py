@@ -161,7 +161,7 @@ def run(arguments: argparse.Namespace) -> None:
     machine = {**report.describe_machine(workload), **options}
     record = read_record(folder, machine) if arguments.resume else Record(machine)
     record.peaks = record.peaks or sections.machine_peaks(arguments.precision, device)
-    workload, remarks = with_precisions(workload, arguments.precision, record.peaks)
+    workload, record.remarks = with_precisions(workload, arguments.precision, record.peaks)
     for section in arguments.only:
         if section in record.finished:
             continue
@@ -172,7 +172,7 @@ def run(arguments: argparse.Namespace) -> None:
         record.finished.append(section)
         if folder:
             record.write(folder)
-    record.remarks = remarks + sections.remarks(arguments.only, workload)
+    record.remarks += sections.remarks(arguments.only, workload)
     print(record.text())
     if folder:
         record.write(folder)
