@@ -57,6 +57,8 @@ class RecordedPasses:
         autocast: context of the forward pass.
     """
 
+    result: Tensor  # of the forward pass, while the passes are recorded
+
     def __init__(
         self,
         function: Callable[..., Tensor],
