@@ -7,11 +7,10 @@ READY_TO_CHECK = .venv/ready-to-check
 READY_FOR_APP = .venv/ready-for-app
 READY_TO_TEST_APP = .venv/ready-to-test-app
 WEB = ldm/app/web
-GPU_BENCHMARK = --device cuda --size vg --only matmul,unet,backward,step,edit,memory --precision both --batch-size 8 --repeats 5
 # One thread per process: tests run in as many processes as there are cores.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
-.PHONY: demo app test test-all test-app web web-check gpu fuzz check format docs clean
+.PHONY: demo app test test-all test-app web web-check gpu speed fuzz check format docs clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
@@ -27,10 +26,14 @@ test: $(READY_TO_TEST)
 test-all: $(READY_TO_TEST)
 	$(TEST)
 
-# One NVIDIA GPU against the CPU, then speed and memory at the size of configs/vg.yaml: about four minutes, no network.
+# One NVIDIA GPU against the CPU, then speed and memory at the size of configs/vg.yaml: one summary, no network.
 gpu: $(READY_TO_TEST)
-	$(BIN)/python -m pytest -q -m gpu tests/gpu
-	$(BIN)/python scripts/benchmark.py $(GPU_BENCHMARK) --out outputs/gpu
+	$(BIN)/python tests/gpu/prove.py --page docs/performance.md
+
+# The CPU's figures of the table in docs/performance.md: hours on a few cores; RESUME=--resume goes on after an end.
+speed: $(READY_TO_TEST)
+	$(BIN)/python scripts/benchmark.py --device cpu --size vg --precision both --repeats 4 \
+		--only unet,backward,step,images,edit,memory --out outputs/speed --page docs/performance.md $(RESUME)
 
 # Damaged files by the thousand, and programs that are killed at random moments: about half an hour.
 fuzz: $(READY_TO_TEST)

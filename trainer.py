@@ -126,6 +126,11 @@ def make_parser() -> Parser:
     add("-s", "--seed", type=int, help="seed of weights, data order and noise (default: 23)")
     add("--scale_lr", **switch, help="multiply the learning rate by processes x batch size x accumulated batches")
     add("--compile", **switch, help="compile the U-Net: minutes at the start, then faster steps (default: off)")
+    add(
+        "--cuda_graphs",
+        **switch,
+        help="replay the U-Net's kernels on a GPU as recorded in the second step; with --compile, the compiler's (default: off)",
+    )
     for flag, (kind, explanation) in TRAINER_FLAGS.items():
         add(f"--{flag}", type=kind, help=explanation)
     add("--no-test", "--no_test", **switch, help="do not evaluate data.params.test after training")

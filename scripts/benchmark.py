@@ -5,8 +5,10 @@
     python scripts/benchmark.py --only step,memory --compile
     python scripts/benchmark.py --estimate                       what Stable Diffusion 1, 2 and XL need, without running them
 
-Weights are random, which does not affect the speed. All variants of a computation run in turns; a time is the median over
-the rounds, with quartiles in parentheses, and speedups are computed round by round. If diffusers is installed (pip install
+Weights are random, which does not affect the speed. Each variant of a computation is visited twice, in opposite orders, and
+only one is in memory at a time (on a CPU, in a process of its own unless shapes are small); a time is the median over the
+rounds, with quartiles in parentheses, and speedups are computed round by round. Results are written after each section, and
+--resume goes on where a run was ended. If diffusers is installed (pip install
 diffusers), its U-Net gets our weights, and its output is compared with ours before it is timed. Sections:
 
     matmul      square matrix products: the machine's peak, of which 'of peak' is the share
@@ -15,11 +17,12 @@ diffusers), its U-Net gets our weights, and its output is compared with ours bef
     attention   each of torch's attention kernels, forward and backward
     encoders    first stage and CLIP
     step        training step, with images to encode and with a latent cache
+    images      training step without a cache as it is run: images read from disk by workers, then encoded
     optimizer   AdamW, unfused and fused
     edit        an edit, against a plain DDIM loop of 50 + 2 x 50 U-Net calls
     scaling     training on 1, 2, 4, ... CPU processes
-    profile     time by kind of operation, of unet, backward, step and edit (of backward and step if none of them is named)
-    memory      peak memory of step and edit (of both if neither is named); takes a while: one process for each variant
+    profile     time by kind of operation, of unet, backward, step, images and edit (by default of backward and step)
+    memory      peak memory of step, images and edit (of step and edit if none is named)
 """
 
 from __future__ import annotations
@@ -30,11 +33,16 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
 
 import argparse
-import json
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldm.util.cli import Parser, positive, run_program
-from ldm.util.files import atomic_write, writable_folder
+from ldm.util.files import writable_folder
+
+if TYPE_CHECKING:
+    from ldm.profiling.workload import Workload
 
 SECTIONS = (
     "matmul",
@@ -43,6 +51,7 @@ SECTIONS = (
     "attention",
     "encoders",
     "step",
+    "images",
     "optimizer",
     "edit",
     "scaling",
@@ -88,7 +97,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="calculate the memory of Stable Diffusion 1, 2 and XL at full size on torch's meta device, print it, and exit",
     )
     add("--out", metavar="DIR", help="folder for speed.md and speed.json (default: none is written)")
-    return parser.parse_args(argv)
+    add(
+        "--page",
+        metavar="FILE",
+        help="Markdown page, such as docs/performance.md, whose table gets the figures of this device (default: none)",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="measure only the sections that DIR's speed.json lacks, with the same options as then",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.resume and not arguments.out:
+        parser.error("--resume: name the folder of the earlier run with --out")
+    return arguments
 
 
 def parse_sections(text: str) -> tuple[str, ...]:
@@ -97,8 +119,8 @@ def parse_sections(text: str) -> tuple[str, ...]:
     if unknown := set(chosen) - set(SECTIONS):
         raise argparse.ArgumentTypeError(f"there is no section {min(unknown)!r}; choose from {', '.join(SECTIONS)}")
     for extra, applicable, default in (
-        ("profile", {"unet", "backward", "step", "edit"}, ("backward", "step")),
-        ("memory", {"step", "edit"}, ("step", "edit")),
+        ("profile", {"unet", "backward", "step", "images", "edit"}, ("backward", "step")),
+        ("memory", {"step", "images", "edit"}, ("step", "edit")),
     ):
         if extra in chosen and not applicable & set(chosen):
             chosen = default + chosen
@@ -122,7 +144,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ldm.models.loading import choose_device
     from ldm.models.runtime import keep_freed_memory
     from ldm.profiling import estimate, report, sections
-    from ldm.profiling.workload import Workload
+    from ldm.profiling.page import fill_in
+    from ldm.profiling.record import JSON, TABLE, Record, read_record
 
     if arguments.estimate:
         print(estimate.table([estimate.estimate(name, kind) for name in estimate.CONFIGS for kind in ("fp32", "fp16")]))
@@ -132,50 +155,61 @@ def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     if device == "cpu":
         keep_freed_memory()
-    peaks = sections.machine_peaks(arguments.precision, device)
-    remarks = [f"{name} peak: {rate / 1e9:,.0f} GFLOP/s" for name, rate in peaks.items()]
-    fast_half = peaks.get("bf16", 0) > peaks["fp32"]
-    both = arguments.precision == "both" or (arguments.precision == "auto" and fast_half)
-    if not fast_half and arguments.precision != "fp32":
-        remarks.append(
-            "this device computes bf16 by way of fp32: shares of its peak are shares of fp32's, and it is measured only with "
-            "--precision both"
-        )
-    peaks["bf16"] = max(peaks.values())
-    workload = Workload(
+    extras = {extra: extra in arguments.only for extra in ("memory", "profile")}
+    options = {"precision": arguments.precision, "steps": arguments.steps, "compiled": arguments.compile, **extras}
+    workload = make_workload(arguments, device)
+    machine = {**report.describe_machine(workload), **options}
+    record = read_record(folder, machine) if arguments.resume else Record(machine)
+    record.peaks = record.peaks or sections.machine_peaks(arguments.precision, device)
+    workload, record.remarks = with_precisions(workload, arguments.precision, record.peaks)
+    for section in arguments.only:
+        if section in record.finished:
+            continue
+        found = sections.run_section(section, workload, record.peaks, extras["memory"], extras["profile"])
+        record.measurements += found
+        if section == "scaling" and device == "cpu":
+            record.scaling = sections.run_scaling(workload)
+        record.finished.append(section)
+        if folder:
+            record.write(folder)
+    record.remarks += sections.remarks(arguments.only, workload)
+    print(record.text())
+    if folder:
+        record.write(folder)
+        print(f"wrote {folder}/{TABLE} and {folder}/{JSON}")
+    if arguments.page:
+        fill_in(Path(arguments.page), "GPU" if device.startswith("cuda") else "CPU", record.measurements)
+        print(f"wrote {arguments.page}")
+
+
+def make_workload(arguments: argparse.Namespace, device: str) -> Workload:
+    """The shapes and how they are run, as the options say."""
+    import torch
+
+    from ldm.profiling.workload import Workload
+
+    return Workload(
         size=arguments.size,
         device=device,
         threads=torch.get_num_threads(),
         batch=arguments.batch_size,
         steps=arguments.steps,
-        precisions=("fp32", "bf16") if both else ("fp32",),
         compiled=arguments.compile,
         repeats=arguments.repeats,
     )
-    measurements = sections.run_sections(arguments.only, workload, peaks)
-    scaling = sections.run_scaling(workload) if "scaling" in arguments.only and device == "cpu" else []
-    remarks += sections.remarks(arguments.only, workload)
 
-    machine = report.describe_machine(workload)
-    tables = [report.speed_table(measurements)] if measurements else []
-    tables += [table] if (table := report.profile_table(measurements, peaks)) else []
-    tables += [report.scaling_table(scaling)] if scaling else []
-    notes = [", ".join(f"{key} {value}" for key, value in machine.items()), *remarks]
-    text = "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes)])
-    print(text)
-    if folder:
-        record = {
-            "machine": machine,
-            "peaks": peaks,
-            "remarks": remarks,
-            "rows": [report.to_json(measurement) for measurement in measurements],
-            "processes": [result._asdict() for result in scaling],
-        }
-        with atomic_write(folder / "speed.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
-        with atomic_write(folder / "speed.md") as temporary:
-            temporary.write_text(text + "\n")
-        print(f"wrote {folder}/speed.md and {folder}/speed.json")
+
+def with_precisions(workload: Workload, precision: str, peaks: dict[str, float]) -> tuple[Workload, list[str]]:
+    """The workload with the precisions to measure, and what the report says of the machine's peaks."""
+    remarks = [f"{name} peak: {rate / 1e9:,.0f} GFLOP/s" for name, rate in peaks.items()]
+    fast_half = peaks.get("bf16", 0) > peaks["fp32"]
+    both = precision == "both" or (precision == "auto" and fast_half)
+    if not fast_half and precision != "fp32":
+        remarks.append(
+            "this device computes bf16 by way of fp32: shares of its peak are shares of fp32's, and it is measured only with "
+            "--precision both"
+        )
+    return replace(workload, precisions=("fp32", "bf16") if both else ("fp32",)), remarks
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,28 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import Vocab
 
 
-class GraphBatch(NamedTuple):
+class GraphSizes(NamedTuple):
+    """Numbers that would have to be read from a GPU, for which the CPU would wait until the GPU has computed all before.
+
+    Attributes:
+        images: number of images.
+        tokens: largest number of objects and triples of an image.
+    """
+
+    images: int
+    tokens: int
+
+
+class _GraphTensors(NamedTuple):
+    objs: Tensor
+    boxes: Tensor
+    triples: Tensor
+    obj_to_img: Tensor
+    triple_to_img: Tensor
+    attributes: Tensor | None = None
+
+
+class GraphBatch(_GraphTensors):
     """Scene graphs as tensors, concatenated over the images of a batch.
 
     The last object of every image is `__image__`, whose box is 0 0 1 1; every other object has an `__in_image__` triple
@@ -26,21 +48,30 @@ class GraphBatch(NamedTuple):
         obj_to_img: (O,) long, ascending: index of the image to which an object belongs.
         triple_to_img: (T,) long, ascending: index of the image to which a triple belongs.
         attributes: (K,2) long, pairs of an index in `objs` and an attribute id; None if the data has no attributes.
+        sizes: what `encode` counted; None where it has to be read from the tensors. No element of the tuple.
     """
 
-    objs: Tensor
-    boxes: Tensor
-    triples: Tensor
-    obj_to_img: Tensor
-    triple_to_img: Tensor
-    attributes: Tensor | None = None
+    sizes: GraphSizes | None = None
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> GraphBatch:
-        return GraphBatch(*(x if x is None else x.to(device, non_blocking=non_blocking) for x in self))
+    @classmethod
+    def of(cls, graph: GraphBatch | Sequence[Tensor]) -> GraphBatch:
+        """Converts sg2im's five tensors; returns a GraphBatch unchanged."""
+        return graph if isinstance(graph, cls) else cls(*graph)
+
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> GraphBatch:
+        """Moves the tensors; see `Batch.to`."""
+        return self._map(_mover(device, non_blocking))
 
     @property
     def num_images(self) -> int:
+        if self.sizes is not None:
+            return self.sizes.images
         return int(self.obj_to_img[-1]) + 1 if len(self.obj_to_img) else 0
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
+        moved = GraphBatch(*(x if x is None else function(x) for x in self))
+        moved.sizes = self.sizes
+        return moved
 
 
 def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
@@ -70,7 +101,8 @@ def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
         triples += [(o, 0, end) for o in range(start, end)]
         obj_to_img += [index] * (end + 1 - start)
         triple_to_img += [index] * (len(triples) - len(triple_to_img))
-    return GraphBatch(
+    tokens = (Counter(obj_to_img) + Counter(triple_to_img)).values()
+    batch = GraphBatch(
         torch.tensor(objs, dtype=torch.long),
         torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
         torch.tensor(triples, dtype=torch.long).view(-1, 3),
@@ -78,6 +110,8 @@ def encode(graphs: Sequence[SceneGraph], vocab: Vocab) -> GraphBatch:
         torch.tensor(triple_to_img, dtype=torch.long),
         torch.tensor(attributes, dtype=torch.long).view(-1, 2),
     )
+    batch.sizes = GraphSizes(len(graphs), max(tokens, default=0))
+    return batch
 
 
 def decode(batch: GraphBatch, vocab: Vocab) -> list[SceneGraph]:
@@ -160,8 +194,14 @@ class Batch:
     def __getitem__(self, index: int | slice) -> Any:
         return tuple(self)[index]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Batch:
+        """Moves the tensors.
+
+        Args:
+            non_blocking: whether to go on before they have arrived, which pinned memory makes possible; by default on a
+                GPU, for which Lightning, too, leaves the argument out.
+        """
+        return self._map(_mover(device, non_blocking))
 
     def pin_memory(self) -> Batch:
         return self._map(Tensor.pin_memory)
@@ -173,11 +213,17 @@ class Batch:
         image = apply(self.image)
         return Batch(
             image,
-            GraphBatch(*map(apply, self.graph)),
+            self.graph._map(function),
             image if self.reference is self.image else apply(self.reference),
             None if self.latents is None else Latents(*map(apply, self.latents)),
             apply(self.text_ids),
         )
+
+
+def _mover(device: torch.device | str, non_blocking: bool | None) -> Callable[[Tensor], Tensor]:
+    if non_blocking is None:
+        non_blocking = torch.device(device).type not in ("cpu", "mps")  # as Lightning does for a tensor
+    return lambda x: x.to(device, non_blocking=non_blocking)
 
 
 def collate(samples: Sequence[tuple], vocab: Vocab) -> Batch:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
 from ldm.models import first_stage
-from ldm.models.lr_schedules import per_step, warmup_then_cosine
+from ldm.models.lr_schedules import fused_on, per_step, unscaled_by_lightning, warmup_then_cosine
 from ldm.modules.losses.lossconfig import hardest_l1
 
 DISCRIMINATOR_BETAS = (0.5, 0.9)  # of Adam, as published; they soon forget the zero gradients before its start
@@ -19,6 +19,7 @@ class Autoencoder(first_stage.Autoencoder, LightningModule):
     """Base of the quantised and the Gaussian first stage, with their training."""
 
     learning_rate = 1e-4  # default; the trainer sets it
+    shown_in_training: tuple[str, ...] = ()
 
     def reconstruct(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the reconstruction (B,3,H,W) and the loss of the latent itself."""
@@ -51,7 +52,10 @@ class Autoencoder(first_stage.Autoencoder, LightningModule):
             loss = loss + added
             values |= {"loss": loss, **more}
         values = {f"{split}/{name}": value for name, value in values.items()}
-        self.log_dict(values, prog_bar=True, batch_size=len(image), sync_dist=split == "val")
+        validating = split == "val"
+        if not validating:
+            self.shown_in_training = tuple(values)
+        self.log_dict(values, prog_bar=validating, batch_size=len(image), sync_dist=validating)
         return loss
 
     def training_step(self, batch: tuple, batch_idx: int) -> Tensor:
@@ -63,7 +67,8 @@ class Autoencoder(first_stage.Autoencoder, LightningModule):
     def configure_optimizers(self) -> tuple[list, list] | dict:
         """Adam with a cosine decay of the learning rate to 0 at the end of the run; the discriminator is its second group."""
         groups, steps = self._parameter_groups(), self.trainer.estimated_stepping_batches
-        optimizer = torch.optim.Adam(groups, lr=self.learning_rate)
+        adam = torch.optim.Adam(groups, lr=self.learning_rate, fused=fused_on(self.device))
+        optimizer = unscaled_by_lightning(adam)
         if self.warmup_steps:
             return per_step(optimizer, warmup_then_cosine(self.warmup_steps, steps))
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -105,9 +110,9 @@ class VQModelInterface(first_stage.VQModelInterface, Autoencoder):
         started = self.trained_batches >= self.codebook_start
         quantised, latent_loss, (_, _, codes) = self.nearest_codes(z if started else z.detach())
         if self.training:
-            self.code_uses = self.code_uses.to(z.device) + torch.bincount(
-                codes.flatten(), minlength=len(self.code_uses)
-            )
+            codes = codes.flatten()  # not bincount, for which a GPU would wait
+            uses = torch.ones(len(codes), device=z.device)
+            self.code_uses = self.code_uses.to(z.device).index_add(0, codes, uses)
             self.trained_batches += 1
         return self._decoder_output(quantised if started else z), latent_loss
 

@@ -1,10 +1,11 @@
-"""Learning-rate schedules: a linear warm-up and a cosine decay, as factors of the learning rate."""
+"""Optimizers' settings and learning-rate schedules: a linear warm-up and a cosine decay, as factors of the rate."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -40,6 +41,17 @@ def warmup_then_cosine(warmup_steps: int, total_steps: float) -> Callable[[int],
 def cosine_decay(progress: float) -> float:
     """Half a cosine from 1 at progress 0 to 0 at progress 1 and beyond."""
     return 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
+
+
+def fused_on(device: torch.device) -> bool | None:
+    """torch's argument `fused` of Adam: one kernel for all parameters on a GPU, elsewhere torch's default."""
+    return True if device.type == "cuda" else None
+
+
+def unscaled_by_lightning(optimizer: Optimizer) -> Optimizer:
+    """The same optimizer; Lightning does not clip gradients in fp16 if a fused one unscales them by itself."""
+    optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+    return optimizer
 
 
 def per_step(optimizer: Optimizer, factor: Callable[[int], float]) -> dict:

@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 
 from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.graph.batch import Batch, GraphBatch
-from ldm.models.lr_schedules import per_step, warmup_then_cosine
+from ldm.models.lr_schedules import fused_on, per_step, unscaled_by_lightning, warmup_then_cosine
 from ldm.modules.attention import BasicTransformerBlock, Context
 from ldm.modules.conditioning import Conditioning
 from ldm.util.config import instantiate_from_config
@@ -78,6 +78,7 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
 
     learning_rate = 5e-4  # default; the trainer sets it
     monitor = "val/loss"
+    shown_in_training = ("train/loss", "train/contrastive", "train/masked", "train/style")
 
     def __init__(
         self,
@@ -156,18 +157,26 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
     def losses(self, batch: Batch) -> PretrainingOutput:
         batch = Batch.of(batch)
         cond = self.cond_stage_model(batch.graph)
-        embedding, patches = self.image_features(batch.image)
+        embedding, patches, reference = self._embed(batch)
         image = F.normalize(self.to_content(embedding).float(), dim=-1)
         graph = F.normalize(self.graph_embedding(cond).float(), dim=-1)
         target = patches.detach().float()
         return PretrainingOutput(
             contrastive=contrastive_loss(image, graph, self.scale),
             masked=F.mse_loss(self._predict_patches(batch, cond).float(), target),
-            style=self._style_loss(batch, embedding),
+            style=self._style_loss(embedding, reference),
             of_mean=target.var(dim=0, unbiased=False).mean(),
             image=image,
             graph=graph,
         )
+
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:  # (B,E), (B,N,W), (B,E)
+        """The embeddings and patch features of the images, and the references' embeddings if there is a style loss."""
+        if self.to_style is None:
+            return *self.image_features(batch.image), None
+        embeddings, patches = self.image_features(torch.cat([batch.image, batch.reference]))  # half the calls
+        embedding, reference = embeddings.chunk(2)
+        return embedding, patches[: len(embedding)], reference
 
     def _predict_patches(self, batch: Batch, cond: Conditioning) -> Tensor:  # -> (B,N,W)
         """Predicts the patch features of the unmasked images from masked images and graph tokens."""
@@ -176,11 +185,11 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
             _, patches = self.image_features(mask_objects(batch.image, batch.graph, masked))
         return self.decoder(patches, Context.from_tokens(cond.tokens, cond.mask), None)
 
-    def _style_loss(self, batch: Batch, embedding: Tensor) -> Tensor:
-        if self.to_style is None:
+    def _style_loss(self, embedding: Tensor, reference: Tensor | None) -> Tensor:
+        if self.to_style is None or reference is None:
             return torch.zeros_like(self.scale)
-        pair = embedding, self.image_features(batch.reference)[0]
-        return contrastive_loss(*(F.normalize(self.to_style(x).float(), dim=-1) for x in pair), self.scale)
+        pair = (F.normalize(self.to_style(x).float(), dim=-1) for x in (embedding, reference))
+        return contrastive_loss(*pair, self.scale)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output = self.losses(batch)
@@ -198,7 +207,8 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
         loss = output.contrastive + output.masked + output.style
         values = {"loss": loss, "contrastive": output.contrastive, "masked": output.masked, "style": output.style}
         values = {f"{split}/{name}": value for name, value in values.items()}
-        self.log_dict(values, prog_bar=True, batch_size=len(output.image), sync_dist=split == "val")
+        validating = split == "val"
+        self.log_dict(values, prog_bar=validating, batch_size=len(output.image), sync_dist=validating)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -227,8 +237,10 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
             {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.999))
-        return per_step(optimizer, warmup_then_cosine(self.warmup_steps, self.trainer.estimated_stepping_batches))
+        fused = fused_on(self.device)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.999), fused=fused)
+        factor = warmup_then_cosine(self.warmup_steps, self.trainer.estimated_stepping_batches)
+        return per_step(unscaled_by_lightning(optimizer), factor)
 
     @torch.no_grad()
     def log_images(self, batch: Batch, n: int = 8) -> dict[str, Tensor]:
@@ -249,10 +261,11 @@ def sample_masked_objects(graph: GraphBatch, probability: float) -> Tensor:  # -
 
 def mask_objects(image: Tensor, graph: GraphBatch, masked: Tensor) -> Tensor:  # (B,3,H,W), (O,) bool -> (B,3,H,W)
     """Sets every pixel to MASK_VALUE whose centre lies in the box of a masked object."""
-    (x0, y0, x1, y1), image_index = graph.boxes[masked].T[..., None], graph.obj_to_img[masked]
+    x0, y0, x1, y1 = graph.boxes.T[..., None]
     x, y = ((torch.arange(size, device=image.device) + 0.5) / size for size in (image.shape[3], image.shape[2]))
-    inside = ((x0 <= x) & (x < x1))[:, None, :] & ((y0 <= y) & (y < y1))[:, :, None]
-    box_count = torch.zeros_like(image[:, 0]).index_add(0, image_index, inside.to(image.dtype))
+    # All objects, since a GPU would wait for the number of those that are masked.
+    inside = (masked[:, None] & (x0 <= x) & (x < x1))[:, None, :] & ((y0 <= y) & (y < y1))[:, :, None]
+    box_count = torch.zeros_like(image[:, 0]).index_add(0, graph.obj_to_img, inside.to(image.dtype))
     return torch.where(box_count[:, None] > 0, MASK_VALUE, image)
 
 

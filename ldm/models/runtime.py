@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ldm.modules.kernels.conv import use_winograd
+from ldm.modules.kernels.cuda_graphs import replay_training
 from ldm.modules.kernels.frozen import cast_frozen_weights
 from ldm.util.errors import ConfigError
 
@@ -72,7 +73,12 @@ def prepare_for_inference(
 
 
 def prepare_for_training(
-    unet: UNetModel, device: str, precision: str | int = "32", compiled: bool = False, lean: bool = False
+    unet: UNetModel,
+    device: str,
+    precision: str | int = "32",
+    compiled: bool = False,
+    lean: bool = False,
+    graphs: bool = False,
 ) -> None:
     """Prepares a U-Net for training, in place and with the same state-dict keys. Call it before the weights are moved.
 
@@ -85,10 +91,14 @@ def prepare_for_training(
         precision: Lightning's name; in half precision, frozen weights are stored in that type.
         compiled: whether to compile the U-Net.
         lean: whether to save memory, as for one of several processes.
+        graphs: whether to record and replay CUDA graphs, the compiler's if it is compiled. Gradients are then overwritten
+            by the next step, so they cannot be accumulated.
 
     Raises:
-        ConfigError: there is no C++ compiler.
+        ConfigError: there is no C++ compiler, or no GPU that could replay graphs, or activations are recomputed.
     """
+    if graphs:
+        _refuse_graphs(unet, device)
     set_memory_format(unet, device)
     half = HALF_PRECISIONS.get(str(precision))
     if half:
@@ -100,7 +110,27 @@ def prepare_for_training(
             raise ConfigError(
                 "lightning.compile needs a C++ compiler, and none was found: install g++, or remove the key"
             )
-        unet.compile()  # once for full batches and once for dynamic sizes
+        # once for full batches and once for dynamic sizes
+        unet.compile(mode="reduce-overhead") if graphs else unet.compile()
+    elif graphs:
+        replay_training(unet)
+
+
+def prepare_encoders_for_training(model: nn.Module, device: str) -> None:
+    """Prepares the frozen first stage of a model for training on images, in place and with the same state-dict keys."""
+    first_stage = getattr(model, "first_stage_model", None)
+    if isinstance(first_stage, nn.Module):
+        set_memory_format(first_stage, device)
+
+
+def _refuse_graphs(unet: UNetModel, device: str) -> None:
+    if torch.device(device).type != "cuda":
+        raise ConfigError("lightning.cuda_graphs: only an NVIDIA GPU replays them; leave it out")
+    if unet.use_checkpoint:
+        raise ConfigError(
+            "lightning.cuda_graphs: activations that are recomputed (unet_config.params.use_checkpoint) cannot be recorded; "
+            "choose one of the two"
+        )
 
 
 def set_memory_format(module: nn.Module, device: str | torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,9 @@ class EMA(nn.Module):
             raise ValueError(f"EMA decay {decay} is not between 0 and 1; choose a value close to 1, such as 0.9999")
         self.decay = decay
         self.register_buffer("updates", torch.tensor(0))
+        self._counted: tuple[Tensor, int, int] | None = None  # `updates`, its version and its value
+        # The averaged model, and for each of `names` the module that holds the parameter and the parameter's name in it.
+        self._owners: tuple[weakref.ref, list[tuple[weakref.ref, str]]] | None = None
         self.names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         for name in self.names:
             parameter = model.get_parameter(name).detach()
@@ -45,10 +49,15 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the averages towards the parameters. Call it after each optimizer step."""
+        count = self._count() + 1
         self.updates += 1
-        weight = (9 / (10 + self.updates)).clamp(min=1 - self.decay)  # 1 - (1 + n) / (10 + n) in the first updates
-        for parameter, average in self._pairs(model):
-            average.lerp_(parameter.to(average.dtype), weight.to(average.dtype))
+        self._counted = self.updates, self.updates._version, count
+        weight = max(9 / (10 + count), 1 - self.decay)  # 1 - (1 + n) / (10 + n) in the first updates
+        pairs = self._pairs(model)
+        averages = [average for _, average in pairs]
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            averages, [parameter.to(average.dtype) for parameter, average in pairs], weight
+        )
 
     @torch.no_grad()
     def restart(self, model: nn.Module) -> None:
@@ -75,5 +84,21 @@ class EMA(nn.Module):
             for (parameter, _), value in zip(pairs, trained):
                 parameter.data.copy_(value)
 
+    def _count(self) -> int:
+        """The value of `updates`, which is read only if others have changed it: a GPU would wait."""
+        if self._counted is not None:
+            tensor, version, count = self._counted
+            if tensor is self.updates and version == self.updates._version:
+                return count
+        return int(self.updates)
+
     def _pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
-        return [(model.get_parameter(name), self.average(name)) for name in self.names]
+        if self._owners is None or self._owners[0]() is not model:
+            paths = [name.rpartition(".") for name in self.names]
+            owners = [(weakref.ref(model.get_submodule(path)), name) for path, _, name in paths]
+            self._owners = weakref.ref(model), owners
+        parameters = [owner()._parameters[name] for owner, name in self._owners[1]]
+        return list(zip(parameters, (self._buffers[name.replace(".", "/")] for name in self.names)))
+
+    def __getstate__(self) -> dict:  # weak references can be neither pickled nor copied
+        return self.__dict__ | {"_owners": None}

@@ -29,6 +29,7 @@ from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.reading import read_state_dict
 from ldm.checkpoints.wrappers import unwrap_keys
 from ldm.modules.clip_transformer import VisionShape, VisionTransformer
+from ldm.util.constants import constant
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class CLIPGlobalEncoder(nn.Module):
         image = crop_centre(resize_shorter_side(image.float(), self.image_size), self.image_size)
         # Bicubic interpolation overshoots at edges; the 8-bit images that CLIP was trained on are clipped.
         image = ((image + 1) / 2).clamp(0, 1)
-        mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        mean, std = (constant(values, image)[:, None, None] for values in (MEAN, STD))
         return (image - mean) / std
 
 

@@ -97,7 +97,7 @@ class NSGEncoder(nn.Module):
 
     def forward(self, graph: GraphBatch) -> Conditioning:  # tokens (B,max_tokens,dim), no style
         """Encodes a batch of graphs. Also accepts the tuple of sg2im's five tensors, which has no attributes."""
-        graph = GraphBatch(*graph)
+        graph = GraphBatch.of(graph)
         layout = self.layout(graph)
         objects = self.objects(graph)
         subject, predicate, object_ = graph.triples.unbind(1)
@@ -145,7 +145,7 @@ class NSGEncoder(nn.Module):
         image = torch.cat([graph.obj_to_img, graph.triple_to_img])
         kind = torch.cat([torch.zeros_like(graph.objs), 1 + (graph.triples[:, 1] == 0).long()])
         slot = _rank_within(image, kind)
-        largest = int(slot.max()) + 1
+        largest = graph.sizes.tokens if graph.sizes is not None else int(slot.max()) + 1
         if largest > self.largest_graph:
             self.largest_graph = largest
             warnings.warn(

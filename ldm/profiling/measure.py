@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ldm.profiling.timing import KindProfile, Run, Spread, count_flops, profile_by_kind, speedup, time_in_turns
+from ldm.profiling import visits
+from ldm.profiling.timing import KindProfile, Run, Spread, speedup
+from ldm.profiling.visits import Task, Visit
 from ldm.profiling.workload import Workload
 
 
@@ -71,64 +73,72 @@ class Measurement:
 
 
 def measure(
-    comparison: Comparison,
+    make: Callable[[Workload], Comparison],
     workload: Workload,
     peaks: Mapping[str, float],
-    after_run: Callable[[], object] = lambda: None,
+    after_visit: Callable[[], object] = lambda: None,
     profiled: bool = False,
+    visit: Callable[[Callable[[Workload], Comparison], str, Workload, Task], Visit] = visits.visit,
 ) -> list[Measurement]:
-    """Measures all variants of a comparison, which are in memory at the same time.
+    """Measures all variants of a comparison, one at a time.
 
     Args:
+        make: returns the comparison; importable if `visit` starts processes.
         peaks: the machine's FLOP/s by precision.
-        after_run: called after each run, for a progress bar.
+        after_visit: called after each visit of a variant, for a progress bar.
         profiled: whether to profile each variant as well.
+        visit: `visits.visit` or `visits.visit_in_process`.
 
     Raises:
         UserError: the variants' outputs differ.
     """
+    comparison = make(workload)
     variants = comparison.variants
-    runs = {name: variant.build() for name, variant in variants.items()}
-    if comparison.check:
-        comparison.check(_outputs(runs, after_run), variants)
-    operations = {}
-    for name, run in runs.items():
-        operations[name] = {key: count / comparison.images for key, count in count_flops(run).items()}
-        after_run()
-    # compiled variants have only run eagerly so far
-    seconds = time_in_turns(runs, workload.repeats, workload.device, after_run, warmed_up=not workload.compiled)
-    baseline, measurements = next(iter(runs)), []
-    for name, variant in variants.items():
-        peer = _peer_of(variant, variants)
-        per_image = Spread.of(second / comparison.images for second in seconds[name])
-        flops, peak = sum(operations[name].values()), peaks.get(variant.precision)
-        profile = None
-        if profiled:
-            profile = profile_by_kind(runs[name], operations[name], workload.device)
-            after_run()
-        measurements.append(
-            Measurement(
-                comparison.name,
-                name,
-                variant.precision,
-                per_image,
-                speedup=speedup(seconds[name], seconds[baseline]) if name != baseline else None,
-                speedup_over_peer=speedup(seconds[name], seconds[peer]) if peer else None,
-                flops=flops or None,
-                peak_share=flops / per_image.median / peak if flops and peak else None,
-                profile=profile,
-            )
-        )
-    return measurements
+    first: dict[str, Visit] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    memory: dict[str, int | None] = {}
+    for number, (rounds, order) in enumerate(visits.passes(workload.repeats, variants)):
+        for name in order:
+            task = Task(rounds, details=number == 0, profiled=profiled and number == 0)
+            found = visit(make, name, workload, task)
+            first.setdefault(name, found)
+            seconds[name] += found.seconds
+            memory[name] = found.memory
+            after_visit()
+        if comparison.check and number == 0:
+            comparison.check(_outputs(first), variants)
+    return [_measurement(name, comparison, seconds, first[name], memory[name], peaks) for name in variants]
 
 
-def _outputs(runs: Mapping[str, Run], after_run: Callable[[], object]) -> dict[str, Tensor]:
-    outputs = {}
-    for name, run in runs.items():
-        output = run()
-        assert isinstance(output, Tensor)
-        outputs[name] = output.detach().float().clone()
-        after_run()
+def _measurement(
+    name: str,
+    comparison: Comparison,
+    seconds: Mapping[str, list[float]],
+    first: Visit,
+    memory: int | None,
+    peaks: Mapping[str, float],
+) -> Measurement:
+    variant, baseline = comparison.variants[name], next(iter(comparison.variants))
+    peer = _peer_of(variant, comparison.variants)
+    per_image = Spread.of(second / comparison.images for second in seconds[name])
+    flops, peak = sum(first.operations.values()) / comparison.images, peaks.get(variant.precision)
+    return Measurement(
+        comparison.name,
+        name,
+        variant.precision,
+        per_image,
+        speedup=speedup(seconds[name], seconds[baseline]) if name != baseline else None,
+        speedup_over_peer=speedup(seconds[name], seconds[peer]) if peer else None,
+        flops=flops or None,
+        peak_share=flops / per_image.median / peak if flops and peak else None,
+        memory=memory,
+        profile=first.profile,
+    )
+
+
+def _outputs(found: Mapping[str, Visit]) -> dict[str, Tensor]:
+    outputs = {name: each.output for name, each in found.items() if each.output is not None}
+    assert len(outputs) == len(found)
     return outputs
 
 

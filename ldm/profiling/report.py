@@ -101,6 +101,17 @@ def to_json(measurement: Measurement) -> dict:
     return {JSON_NAMES.get(key, key): value for key, value in values.items()}
 
 
+def from_json(values: Mapping) -> Measurement:
+    """Inverse of `to_json`."""
+    names = {json_name: name for name, json_name in JSON_NAMES.items()}
+    fields = {names.get(key, key): value for key, value in values.items()}
+    for name in ("seconds", "speedup", "speedup_over_peer"):
+        fields[name] = fields[name] and Spread(**fields[name])
+    if fields["profile"] is not None:
+        fields["profile"] = {kind: KindProfile(*part) for kind, part in fields["profile"].items()}
+    return Measurement(**fields)
+
+
 def _speed_cells(measurement: Measurement) -> list[str]:
     m = measurement
     return [

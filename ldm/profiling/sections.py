@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from tqdm import tqdm
 
-from ldm.profiling import diffusers_peer, edit, train_step, unet
+from ldm.profiling import diffusers_peer, edit, real_step, train_step, unet
 from ldm.profiling.measure import Comparison, Measurement, measure
-from ldm.profiling.memory import empty_process, peak_memory
 from ldm.profiling.timing import peak_flops
 from ldm.profiling.train_step import Scaling
+from ldm.profiling.visits import passes, peak_of_start, visit, visit_in_process
 from ldm.profiling.workload import PRECISIONS, Workload
 from ldm.util.processes import available_cores
 
@@ -22,12 +22,13 @@ COMPARISONS: dict[str, list[Callable[[Workload], Comparison]]] = {
     "attention": [unet.compare_attention],
     "encoders": [train_step.compare_first_stages, train_step.compare_image_encoders],
     "step": [train_step.compare_steps],
+    "images": [real_step.compare_real_steps],
     "optimizer": [train_step.compare_optimizers],
     "edit": [edit.compare_edits],
 }
-WITH_MEMORY = ("step", "edit")
-WITH_PROFILE = ("unet", "backward", "step", "edit")
-WITH_PEER = ("unet", "backward", "step", "edit")
+WITH_MEMORY = ("step", "images", "edit")
+WITH_PROFILE = ("unet", "backward", "step", "images", "edit")
+WITH_PEER = ("unet", "backward", "step", "images", "edit")
 
 
 def machine_peaks(precision: str, device: str) -> dict[str, float]:
@@ -36,37 +37,28 @@ def machine_peaks(precision: str, device: str) -> dict[str, float]:
     return {name: peak_flops(PRECISIONS[name], device) for name in names}
 
 
-def run_sections(sections: Sequence[str], workload: Workload, peaks: Mapping[str, float]) -> list[Measurement]:
-    """Measures the sections that are comparisons; with 'memory' or 'profile' among them, peak memory or profiles too.
+def run_section(
+    section: str, workload: Workload, peaks: Mapping[str, float], with_memory: bool = False, profiled: bool = False
+) -> list[Measurement]:
+    """Measures a section that is a comparison, one variant at a time; others have no measurements.
+
+    On a CPU each variant has a process of its own, except small ones whose memory is not measured.
 
     Args:
         peaks: see `machine_peaks`.
+        with_memory: whether the section 'memory' is wanted.
+        profiled: whether the section 'profile' is wanted.
     """
+    with_memory = with_memory and section in WITH_MEMORY
+    profiled = profiled and section in WITH_PROFILE
+    apart = workload.device == "cpu" and (with_memory or workload.size != "small")
     measurements = []
-    for section in sections:
-        with_memory = "memory" in sections and section in WITH_MEMORY
-        profiled = "profile" in sections and section in WITH_PROFILE
-        for make in COMPARISONS.get(section, ()):
-            measurements += _run_comparison(make, workload, peaks, with_memory, profiled)
-    return measurements
-
-
-def _run_comparison(
-    make: Callable[[Workload], Comparison],
-    workload: Workload,
-    peaks: Mapping[str, float],
-    with_memory: bool,
-    profiled: bool,
-) -> list[Measurement]:
-    comparison = make(workload)
-    runs_per_variant = workload.repeats + 1 + bool(comparison.check) + workload.compiled + profiled + with_memory
-    with _progress_bar(comparison.name, len(comparison.variants) * runs_per_variant) as bar:
-        measurements = measure(comparison, workload, peaks, bar.update, profiled)
-        if with_memory:
-            for index, measurement in enumerate(measurements):
-                memory = peak_memory(make, measurement.variant, workload)
-                measurements[index] = replace(measurement, memory=memory)
-                bar.update()
+    for make in COMPARISONS.get(section, ()):
+        comparison = make(workload)
+        visits = sum(len(order) for _, order in passes(workload.repeats, comparison.variants))
+        with _progress_bar(comparison.name, visits) as bar:
+            found = measure(make, workload, peaks, bar.update, profiled, visit_in_process if apart else visit)
+        measurements += found if with_memory else [replace(each, memory=None) for each in found]
     return measurements
 
 
@@ -85,7 +77,7 @@ def remarks(sections: Sequence[str], workload: Workload) -> list[str]:
     if "step" in sections:
         found += [f"{name}: {size / 1e6:,.1f} MB" for name, size in train_step.file_sizes(workload).items()]
     if "memory" in sections and workload.device == "cpu":
-        start = peak_memory(empty_process, "plain", workload)
+        start = peak_of_start(workload)
         found.append(f"peak memory includes the {start / 1e9:.2f} GB of a process that has only started")
     if workload.device.startswith("cuda") and torch.backends.cudnn.allow_tf32:
         found.append("in fp32, convolutions round to TF32 (torch's default) and matrix products do not")
@@ -95,4 +87,4 @@ def remarks(sections: Sequence[str], workload: Workload) -> list[str]:
 
 
 def _progress_bar(description: str, total: int) -> tqdm:
-    return tqdm(total=total, desc=description, unit="run", leave=False)
+    return tqdm(total=total, desc=description, unit="visit", leave=False)

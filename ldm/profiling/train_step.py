@@ -20,9 +20,11 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.runtime import keep_freed_memory, prepare_for_training
 from ldm.profiling import diffusers_peer
 from ldm.profiling.measure import Comparison, Variant
-from ldm.profiling.timing import time_in_turns
+from ldm.profiling.timing import Run, time_in_turns
 from ldm.profiling.workload import PRECISIONS, Workload, use_plain_convolutions
 from ldm.util.processes import end_with_parent
+
+LIGHTNING_PRECISIONS = {"fp32": "32", "bf16": "bf16-mixed"}
 
 # A step -------------------------------------------------------------------------------------------------------------
 
@@ -33,77 +35,68 @@ def compare_steps(workload: Workload) -> Comparison:
     'plain' encodes the images in each step, in float32 and with torch's own memory layout and optimizer. diffusers' U-Net
     has no adapters, so that only the graph encoder is trained with it; the peer to compare with uses the latent cache too.
     """
-    builders = _StepBuilders(workload)
+    plain = partial(_build_plain, workload)
     variants = {
-        "plain": Variant(partial(builders.build_plain, cached=False)),
-        "plain, cached": Variant(partial(builders.build_plain, cached=True)),
+        "plain": Variant(partial(plain, cached=False)),
+        "plain, cached": Variant(partial(plain, cached=True)),
     }
     for precision in workload.precisions:
         suffix = "" if precision == "fp32" else f", {precision}"
-        fast = partial(builders.build_fast, precision)
+        fast = partial(_build_fast, workload, precision)
         variants["fast, cached" + suffix] = Variant(fast, precision)
         variants["fast, cached, recompute" + suffix] = Variant(partial(fast, recompute=True), precision)
         if workload.compiled:
             variants["fast, cached, compiled" + suffix] = Variant(partial(fast, compiled=True), precision)
         if diffusers_peer.available():
-            peer = partial(builders.build_diffusers, precision)
+            peer = partial(_build_diffusers, workload, precision)
             variants["diffusers, cached" + suffix] = Variant(partial(peer, cached=True), precision, peer=True)
             variants["diffusers" + suffix] = Variant(partial(peer, cached=False), precision, peer=True)
     return Comparison("training step", workload.batch, variants)
 
 
-class _StepBuilders:
-    """Builds the variants of a training step. All models share their frozen encoders, and some variants their model."""
+def _build_plain(workload: Workload, cached: bool) -> Run:
+    model = workload.make_model().train()
+    use_plain_convolutions(model.unet)
+    return make_step(model, _batch(workload, model, cached), workload.device, fused=False)
 
-    def __init__(self, workload: Workload):
-        self.workload = workload
-        self.models: dict[str, LatentDiffusion] = {}
 
-    def build_plain(self, cached: bool) -> Callable[[], Tensor]:
-        model = self._model("plain", lambda model: use_plain_convolutions(model.unet))
-        return make_step(model, self._batch(model, cached), self.workload.device, fused=False)
+def _build_fast(workload: Workload, precision: str, compiled: bool = False, recompute: bool = False) -> Run:
+    model = workload.make_model().train()
+    model.unet.use_checkpoint = recompute
+    prepare_for_training(model.unet, workload.device, LIGHTNING_PRECISIONS[precision], compiled)
+    return make_step(model, _batch(workload, model, cached=True), workload.device, precision)
 
-    def build_fast(self, precision: str, compiled: bool = False, recompute: bool = False) -> Callable[[], Tensor]:
-        def prepare(model: LatentDiffusion) -> None:
-            model.unet.use_checkpoint = recompute
-            lightning_precision = "bf16-mixed" if precision == "bf16" else "32"
-            prepare_for_training(model.unet, self.workload.device, lightning_precision, compiled)
 
-        model = self._model(f"{precision} {compiled} {recompute}", prepare)
-        return make_step(model, self._batch(model, cached=True), self.workload.device, precision)
+def _build_diffusers(workload: Workload, precision: str, cached: bool) -> Run:
+    model = workload.make_model().train()
+    diffusers_peer.replace_unet(model, workload, precision)
+    return make_step(model, _batch(workload, model, cached), workload.device, precision, fused=False)
 
-    def build_diffusers(self, precision: str, cached: bool) -> Callable[[], Tensor]:
-        def prepare(model: LatentDiffusion) -> None:
-            diffusers_peer.replace_unet(model, self.workload, precision)
 
-        model = self._model(f"diffusers {precision}", prepare)
-        return make_step(model, self._batch(model, cached), self.workload.device, precision, fused=False)
-
-    def _model(self, name: str, prepare: Callable[[LatentDiffusion], object]) -> LatentDiffusion:
-        if name not in self.models:
-            encoders = next(iter(self.models.values()), None)
-            self.models[name] = self.workload.make_model(encoders).train()
-            prepare(self.models[name])
-        return self.models[name]
-
-    def _batch(self, model: LatentDiffusion, cached: bool) -> Batch:
-        return self.workload.batch_of_latents(model) if cached else self.workload.batch_of_images()
+def _batch(workload: Workload, model: LatentDiffusion, cached: bool) -> Batch:
+    return workload.batch_of_latents(model) if cached else workload.batch_of_images()
 
 
 def make_step(
-    model: LatentDiffusion, batch: Batch, device: str, precision: str = "fp32", fused: bool = True
+    model: LatentDiffusion,
+    batch: Batch | Callable[[], Batch],
+    device: str,
+    precision: str = "fp32",
+    fused: bool = True,
 ) -> Callable[[], Tensor]:
     """A function that trains a model for one step and returns the loss.
 
     Args:
+        batch: of every step, or a function that returns that of the next one.
         fused: whether AdamW runs as one kernel.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=model.learning_rate, fused=fused)
 
     def run() -> Tensor:
+        given = batch if isinstance(batch, Batch) else batch()
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = model.losses(batch)[0].mean()
+            loss = model.losses(given)[0].mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -90,20 +90,12 @@ class Workload:
         torch.manual_seed(0)
         return UNetModel(**self.unet_params).requires_grad_(False)
 
-    def make_model(self, encoders: LatentDiffusion | None = None) -> LatentDiffusion:
-        """The whole model; the same weights in each call.
-
-        Args:
-            encoders: a model whose first stage and image encoder are shared, to save memory.
-        """
+    def make_model(self) -> LatentDiffusion:
+        """The whole model; the same weights in each call."""
         if self.device != "cpu":
-            original = _model_on_gpu(self.size, self.device)
-            shared = {} if encoders is None else {"first_stage_model": encoders, "global_stage_model": encoders}
-            return copy.deepcopy(original, {id(getattr(original, n)): getattr(m, n) for n, m in shared.items()})
+            return copy.deepcopy(_model_on_gpu(self.size, self.device))
         torch.manual_seed(0)
         model = instantiate_from_config({"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": self.params})
-        if encoders is not None:
-            model.first_stage_model, model.global_stage_model = encoders.first_stage_model, encoders.global_stage_model
         model.vocab, model.learning_rate = VOCAB, 1e-4
         return model
 

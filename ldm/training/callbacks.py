@@ -55,6 +55,25 @@ class StepSeed(pl.Callback):
         random.seed(int(words[1]))
 
 
+class Arriving:
+    """A number on its way from a device, which goes on working meanwhile.
+
+    To read a number of a GPU is to wait for all that it was told to do. This copies it at once, so that `value` waits only for
+    what came before.
+    """
+
+    def __init__(self, number: Tensor):
+        self.copy = number.to("cpu", non_blocking=True)
+        self.arrived = torch.cuda.Event() if number.is_cuda else None
+        if self.arrived is not None:
+            self.arrived.record(torch.cuda.current_stream(number.device))
+
+    def value(self) -> float:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.copy.item()
+
+
 class Checks(pl.Callback):
     """Stops the run, with TrainingStopped, if
 
@@ -85,7 +104,7 @@ class Checks(pl.Callback):
         self.checksums = dict(frozen_checksums(model))
 
     def on_before_backward(self, trainer, model, loss):
-        self.losses.append(loss.detach())  # read at the optimizer step, since reading it makes a GPU wait
+        self.losses.append(Arriving(loss.detach()))
 
     def on_before_optimizer_step(self, trainer, model, optimizer):
         self._refuse_infinite(trainer)
@@ -110,7 +129,7 @@ class Checks(pl.Callback):
         self._refuse_changed(model, FROZEN_CHANGED)
 
     def _refuse_infinite(self, trainer):
-        losses, self.losses = torch.stack(self.losses).tolist(), []
+        losses, self.losses = [loss.value() for loss in self.losses], []
         finite = all(map(math.isfinite, losses))
         if trainer.world_size > 1:  # All stop, or the others would wait; gradients have just been synchronised anyway.
             finite = trainer.strategy.reduce_boolean_decision(finite, all=True)

@@ -23,7 +23,7 @@ SECTIONS = {
     "": ("model", "data", "lightning"),
     "model": ("target", "params", "base_learning_rate"),
     "data": ("target", "params"),
-    "lightning": ("trainer", "callbacks", "modelcheckpoint", "logger", "seed", "scale_lr", "compile"),
+    "lightning": ("trainer", "callbacks", "modelcheckpoint", "logger", "seed", "scale_lr", "compile", "cuda_graphs"),
 }
 NESTED = (  # whatever takes keys of its own
     "model",
@@ -63,6 +63,7 @@ BOUNDS = {
     "lightning.trainer.num_sanity_val_steps": (-1, 10**9),
     "lightning.trainer.progress_bar_refresh_rate": (0, 10**9),
 }
+SWITCHES = ("compile", "cuda_graphs")  # of speed
 ABOVE_ZERO = ("model.base_learning_rate", "lightning.trainer.val_check_interval", "lightning.trainer.gradient_clip_val")
 
 
@@ -83,7 +84,8 @@ def read_training_config(arguments: Namespace, overrides: list[str], resumed: Pa
     stored = _read_stored(resumed, own) if resumed else OmegaConf.create({})
     if resumed and not stored and not arguments.base:
         raise ConfigError(f"--resume {arguments.resume}: {resumed}/configs holds no config; name it with --base")
-    defaults = {"lightning": {"trainer": {}, "seed": DEFAULT_SEED, "scale_lr": False, "compile": False}}
+    switches = dict.fromkeys(("scale_lr", *SWITCHES), False)
+    defaults = {"lightning": {"trainer": {}, "seed": DEFAULT_SEED, **switches}}
     flags = OmegaConf.create({"lightning": config_of_flags(arguments)})
     config = merge_configs(OmegaConf.create(defaults), stored, own, flags)
     check_sections(plain(config))  # plain() raises an error for what cannot be resolved
@@ -111,7 +113,7 @@ def config_of_flags(arguments: Namespace) -> dict:
     """The given flags under the keys that they have in the section lightning."""
     given = {key: value for key, value in vars(arguments).items() if value is not None}
     settings = {key: given[key] for key in arguments.trainer_flags if key in given}
-    return {"trainer": settings, **{key: given[key] for key in ("seed", "scale_lr", "compile") if key in given}}
+    return {"trainer": settings, **{key: given[key] for key in ("seed", "scale_lr", *SWITCHES) if key in given}}
 
 
 def check_sections(config: dict[str, Any]) -> None:
@@ -177,7 +179,7 @@ def _check_lightning(section: dict[str, Any]) -> None:
     seed = section["seed"]
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise ConfigError(f"lightning.seed is {shortened(seed)}; it takes a whole number from 0 to {2**32 - 1}")
-    for key in ("scale_lr", "compile"):
+    for key in ("scale_lr", *SWITCHES):
         if not isinstance(section[key], bool):
             raise ConfigError(f"lightning.{key} is {shortened(section[key])}; it takes true or false")
     for name, callback in (section.get("callbacks") or {}).items():

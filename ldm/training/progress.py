@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 import warnings
@@ -14,7 +15,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
 
-from ldm.training.protocols import HasWeightsFrom, model_parts
+from ldm.training.protocols import HasWeightsFrom, ShowsTraining, model_parts
 
 # Beginnings of warnings about what is intended here.
 INTENDED = (
@@ -106,8 +107,29 @@ def make_progress(refresh_rate: int | None) -> pl.Callback:
         refresh_rate: interval in batches; by default 1 on a terminal and 100 elsewhere.
     """
     if sys.stdout.isatty():
-        return TQDMProgressBar(refresh_rate or 1)
+        return ProgressBar(refresh_rate or 1)
     return ProgressLines(refresh_rate or 100)
+
+
+def shown_metrics(trainer: pl.Trainer) -> dict[str, Tensor | float]:
+    """The metrics that are shown as progress: those of training that the model names, and those logged with `prog_bar`."""
+    model = trainer.lightning_module
+    names = model.shown_in_training if isinstance(model, ShowsTraining) else ()
+    logged = trainer.callback_metrics
+    return {**{name: logged[name] for name in names if name in logged}, **trainer.progress_bar_metrics}
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, which reads the metrics at most once a second, since a GPU waits for that."""
+
+    read_at = -math.inf
+
+    def get_metrics(self, trainer, model):
+        if time.monotonic() >= self.read_at + 1:
+            self.read_at = time.monotonic()
+            shown = {name: float(f"{float(value):.3g}") for name, value in shown_metrics(trainer).items()}
+            self.metrics = super().get_metrics(trainer, model) | shown
+        return self.metrics
 
 
 class ProgressLines(pl.Callback):
@@ -126,7 +148,7 @@ class ProgressLines(pl.Callback):
             self.printed_step = step
             pace = (step - self.first_step) / (time.monotonic() - self.started)
             total = f" of {trainer.max_steps}" if trainer.max_steps > 0 else f", epoch {trainer.current_epoch}"
-            print_line(f"step {step}{total}: {describe_metrics(trainer.progress_bar_metrics)}, {pace:.2f} steps/s")
+            print_line(f"step {step}{total}: {describe_metrics(shown_metrics(trainer))}, {pace:.2f} steps/s")
 
 
 class Summary(pl.Callback):
@@ -152,7 +174,7 @@ class Summary(pl.Callback):
             ]
         seconds = timedelta(seconds=round(time.monotonic() - self.started))
         count = trainer.global_step - self.first_step
-        metrics = trainer.progress_bar_metrics or trainer.callback_metrics
+        metrics = shown_metrics(trainer) or trainer.callback_metrics
         losses = {name: value for name, value in metrics.items() if "loss" in name}
         lines = [
             f"trained to step {trainer.global_step} ({count} steps in {seconds})",

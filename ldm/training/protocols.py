@@ -53,6 +53,17 @@ class HasMonitor(Protocol):
 
 
 @runtime_checkable
+class ShowsTraining(Protocol):
+    """Model that names the values of its training steps which are shown as progress.
+
+    It logs these without Lightning's `prog_bar`, for which each value of each step is read at once, and a GPU would be idle
+    until the next step has begun.
+    """
+
+    shown_in_training: Collection[str]
+
+
+@runtime_checkable
 class LogsImages(Protocol):
     """Model that makes images of a batch."""
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ldm.data.datamodule import DataModuleFromConfig
-from ldm.models.runtime import keep_freed_memory, prepare_for_training
+from ldm.models.runtime import keep_freed_memory, prepare_encoders_for_training, prepare_for_training
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.training import failures
 from ldm.training.callbacks import TrainingStopped
@@ -161,18 +161,26 @@ def prepare_model(model: pl.LightningModule, trainer: pl.Trainer, config: DictCo
     """Applies what makes training faster or smaller and changes its numbers by rounding only.
 
     Raises:
-        ConfigError: there is nothing to compile, or nothing to shard.
+        ConfigError: there is nothing to compile, to record or to shard, or these do not go together.
     """
     device = trainer.strategy.root_device.type
+    compiled, graphs = config.lightning.compile, config.lightning.cuda_graphs
     if isinstance(trainer.strategy, Sharded):
-        refuse_to_shard(model, config.lightning.compile)
+        refuse_to_shard(model, compiled, graphs)
+    if graphs and trainer.accumulate_grad_batches > 1:
+        raise ConfigError(
+            "lightning.cuda_graphs: a replayed pass overwrites the gradients of the one before, so they cannot be accumulated; "
+            "leave it or lightning.trainer.accumulate_grad_batches out"
+        )
     if device == "cpu":
         keep_freed_memory()
     unet = getattr(model, "unet", None)
     if isinstance(unet, UNetModel):
-        prepare_for_training(unet, device, trainer.precision, config.lightning.compile, lean=trainer.world_size > 1)
-    elif config.lightning.compile:
-        raise ConfigError(f"lightning.compile: {type(model).__name__} has no U-Net; leave it out")
+        prepare_for_training(unet, device, trainer.precision, compiled, lean=trainer.world_size > 1, graphs=graphs)
+    elif compiled or graphs:
+        key = "compile" if compiled else "cuda_graphs"
+        raise ConfigError(f"lightning.{key}: {type(model).__name__} has no U-Net; leave it out")
+    prepare_encoders_for_training(model, device)
 
 
 def print_model(model: pl.LightningModule, config: DictConfig) -> None:

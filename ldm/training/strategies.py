@@ -46,14 +46,18 @@ def strategy(name: str | None, processes: int) -> str | DDPStrategy:
     return kind(broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def refuse_to_shard(model: nn.Module, compiled: bool) -> None:
-    """Raises ConfigError if the model has no frozen U-Net, or if the U-Net is to be compiled."""
+def refuse_to_shard(model: nn.Module, compiled: bool, graphs: bool = False) -> None:
+    """Raises ConfigError if the model has no frozen U-Net, or if the U-Net is to be compiled or recorded."""
     unet = getattr(model, "unet", None)
     if not isinstance(unet, UNetModel) or all(p.requires_grad for p in unet.parameters()):
         raise ConfigError(f"strategy fsdp: shards a frozen U-Net, and {type(model).__name__} has none; choose ddp")
     if compiled:
         raise ConfigError(
             "strategy fsdp: a sharded U-Net cannot be compiled; choose ddp, or leave lightning.compile out"
+        )
+    if graphs:
+        raise ConfigError(
+            "strategy fsdp: the passes of a sharded U-Net cannot be recorded; choose ddp, or leave lightning.cuda_graphs out"
         )
 
 

@@ -21,6 +21,7 @@ from ldm.util.errors import UserError
 logger = logging.getLogger(__name__)
 
 Picture = Image.Image | np.ndarray  # an array is (H,W,3) uint8
+VALUES = np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1)  # of each level in [-1,1]
 CHUNK = 1024  # files that are given to the threads at once
 # Pillow reads a PNG with a longer text only when it ignores truncation, so that `find_image_error` would report a file that
 # `read_image` reads.
@@ -92,8 +93,7 @@ def resize_square(image: Image.Image, size: int) -> Image.Image:
 
 def to_tensor(image: Image.Image) -> Tensor:  # RGB -> (3,H,W) in [-1,1]
     """Converts with numpy, since torch would start threads in every data loader worker."""
-    pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
-    return torch.from_numpy(pixels / np.float32(127.5) - np.float32(1))
+    return torch.from_numpy(np.take(VALUES, np.asarray(image).transpose(2, 0, 1)))
 
 
 def to_image(tensor: Tensor) -> Image.Image:  # (3,H,W) in [-1,1] -> RGB

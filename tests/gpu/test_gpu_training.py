@@ -71,6 +71,22 @@ def test_a_compiled_model_has_the_losses_and_gradients_of_the_plain_one(device, 
     assert_close(compiled, expected, SAME_DEVICE)
 
 
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_replayed_passes_have_the_losses_and_gradients_of_plain_ones(device, on_gpu, batch, precision):
+    """Recorded in the second batch; one of another kind in between, and weights that change, as in training."""
+    if not on_gpu:
+        pytest.skip("a CPU replays no CUDA graphs; tests/modules/test_cuda_graphs.py rehearses them")
+    models = [prepared_model(device, precision), prepared_model(device, precision, graphs=True)]
+    for count in (4, 4, 3, 4, 4):
+        for parameters in zip(*(model.parameters() for model in models)):
+            for parameter in parameters:
+                parameter.data.add_(1e-3 * parameter.requires_grad)
+        some = demo_batch(count).to(device)
+        expected, replayed = (losses_and_gradients(model, some, TYPES[precision]) for model in models)
+        assert_close(replayed, expected, SAME_DEVICE if precision == "32" else STEP[precision])
+    assert models[1].unet.forward.recorded
+
+
 @pytest.mark.parametrize("precision", STEP)
 def test_losses_and_gradients_are_the_cpus(device, batch, numbers_of_the_cpu, precision):
     expected = losses_and_gradients(model_that_can_be_compared(), batch)
@@ -132,13 +148,17 @@ def train(tmp_path, gpus_flag, monkeypatch):
         (["adapters", "backbone"], ["--precision", "bf16-mixed"]),
         (["vq"], ["--precision", "bf16-mixed"]),
         (["image_tower"], ["--precision", "bf16-mixed"]),
+        (["text"], ["--precision", "bf16-mixed"]),
         (["adapters"], ["--precision", "32"]),
         (["adapters"], ["--precision", "16-mixed"]),
+        (["adapters"], ["--precision", "bf16-mixed", "--cuda_graphs"]),
+        (["adapters", "backbone"], ["--precision", "16-mixed", "--cuda_graphs"]),
     ],
     ids=lambda words: "-".join(word.strip("-") for word in words),
 )
-def test_every_config_of_the_shipped_weights_trains(train, capsys, configs, flags):
+def test_every_config_of_the_shipped_weights_trains(train, capsys, on_gpu, configs, flags):
     """Four steps with a loader's worker, whose batches are pinned, two validations and logged images."""
+    flags = [flag for flag in flags if on_gpu or flag != "--cuda_graphs"]
     images = ["lightning.callbacks.image_logger.params.batch_frequency=2"]
     if "vq" not in configs and "image_tower" not in configs:
         images.append("lightning.callbacks.image_logger.params.log_images_kwargs.steps=2")

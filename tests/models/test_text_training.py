@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from small_text import TEXT, captioned
 from test_export import save_checkpoint
 from tiny import MODEL, demo_batch, randomize_trainable, tiny_model
 
@@ -12,11 +13,6 @@ from ldm.graph.text_tokens import token_ids
 from ldm.models.export import export_part
 from ldm.synthetic.shapes import VOCAB
 
-WORDS = ["circle", "square", "triangle", "red", "blue", "small", "large", "plain", "striped", ","]
-TEXT = {
-    "target": "ldm.modules.encoders.small.SmallTextEncoder",
-    "params": {"init": "random", "words": WORDS, "width": 24, "layers": 1, "heads": 2},
-}
 ADAPTERS = ("context_local_dim", "film_embedding_dim", "lora_rank")
 UNET = copy.deepcopy(MODEL["params"]["unet_config"])
 UNET["params"] = {key: value for key, value in UNET["params"].items() if key not in ADAPTERS} | {"context_dim": 24}
@@ -28,8 +24,10 @@ def text_model(**changes):
     return tiny_model(**parts | {"freeze_unet": False, "text_stage_trainable": True} | changes)
 
 
-def captioned(batch, text):
-    return Batch(batch.image, batch.graph, text_ids=torch.stack([token_ids(text)] * batch.graph.num_images))
+def test_the_empty_text_of_training_is_that_of_guidance():
+    model = text_model()
+    text, expected = model._training_null().text, model.null().text
+    assert torch.equal(text.tokens, expected.tokens) and torch.equal(text.mask, expected.mask)
 
 
 def test_every_parameter_of_a_trainable_text_encoder_gets_a_gradient_by_the_second_step():

@@ -146,7 +146,7 @@ def test_training_does_not_use_it_on_a_gpu_in_half_precision_or_when_saving_memo
 def test_training_uses_it_only_in_a_single_process(processes):
     model, cpu = wide_model(), SimpleNamespace(root_device=torch.device("cpu"))
     trainer = SimpleNamespace(strategy=cpu, precision="32-true", world_size=processes)
-    prepare_model(model, trainer, SimpleNamespace(lightning=SimpleNamespace(compile=False)))
+    prepare_model(model, trainer, SimpleNamespace(lightning=SimpleNamespace(compile=False, cuda_graphs=False)))
     assert bool(winograd_layers(model.unet)) == (processes == 1)
 
 

@@ -1,11 +1,17 @@
+import gc
+
 import pytest
 import torch
+from taming.modules.diffusionmodules.model import AttnBlock
 
+from ldm.models.autoencoder import VQModelInterface
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.profiling import diffusers_peer, edit, timing, train_step, unet
+from ldm.modules.fused_attention import FusedAttnBlock
+from ldm.profiling import diffusers_peer, edit, real_step, timing, train_step, unet
 from ldm.profiling.workload import SIZES, Workload
 from ldm.util.errors import UserError
+from ldm.util.images import read_image, resize_square, to_tensor
 
 UNET_PARAMS = {
     "image_size": 8,
@@ -38,12 +44,10 @@ def test_each_size_has_the_shapes_of_its_config_and_random_weights(size):
 def test_models_for_a_gpu_are_copies_with_the_weights_of_those_for_a_cpu():
     """The device 'cpu:0' takes the path of a GPU's."""
     first, second = (Workload("small", "cpu:0").make_model() for _ in range(2))
-    third = Workload("small", "cpu:0").make_model(encoders=second)
     expected = Workload("small").make_model().state_dict()
-    for model in (first, second, third):
+    for model in (first, second):
         assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
-    assert third.first_stage_model is second.first_stage_model is not first.first_stage_model
-    assert third.unet.out[0].weight.data_ptr() != second.unet.out[0].weight.data_ptr()
+    assert first.unet.out[0].weight.data_ptr() != second.unet.out[0].weight.data_ptr()
 
 
 # --- diffusers' U-Net -------------------------------------------------------------------------------------------------
@@ -121,6 +125,51 @@ def test_a_training_step_changes_the_trainable_parameters_only(variant, monkeypa
         assert torch.isfinite(step())
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert changed and changed <= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_steps_without_a_cache_read_files_and_train_on_what_they_hold(monkeypatch, tmp_path):
+    """The model gets the pixels of the files, in their order, and the files are gone after the run."""
+    folders, seen = [], []
+    write = real_step.write_photographs
+    monkeypatch.setattr(real_step, "write_photographs", lambda folder: folders.append(folder) or write(folder, 3))
+    workload = Workload(batch=2)
+    run = real_step.compare_real_steps(workload).variants["as run"].build()
+    monkeypatch.setattr("ldm.models.autoencoder.VQModelInterface.encode", encode_and_note(seen))
+    losses = [run() for _ in range(2)]
+    (folder,) = folders
+    images = [to_tensor(resize_square(read_image(folder / f"{n}.jpg"), workload.image_side)) for n in (0, 1, 2, 0)]
+    assert torch.equal(torch.cat(seen), torch.stack(images)) and all(map(torch.isfinite, losses))
+    del run
+    gc.collect()
+    assert not folder.exists()
+
+
+def encode_and_note(seen):
+    encode = VQModelInterface.encode
+
+    def noting(self, image):
+        seen.append(image)
+        return encode(self, image)
+
+    return noting
+
+
+def test_the_peer_without_a_cache_runs_tamings_attention_on_the_same_weights_with_the_same_result():
+    model = Workload().make_model()
+    first_stage, image = model.first_stage_model, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    fused = [layer for layer in first_stage.modules() if isinstance(layer, FusedAttnBlock)]
+    keys, expected = list(first_stage.state_dict()), model.encode(image)
+    real_step.use_published_code(first_stage)
+    kinds = [type(layer) for layer in first_stage.modules()]
+    assert fused and FusedAttnBlock not in kinds and kinds.count(AttnBlock) == len(fused)
+    assert list(first_stage.state_dict()) == keys
+    torch.testing.assert_close(model.encode(image), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_steps_without_a_cache_have_a_peer_in_each_precision(needs_diffusers):
+    variants = real_step.compare_real_steps(Workload(precisions=BOTH)).variants
+    peers = {variant.precision: name for name, variant in variants.items() if variant.peer}
+    assert peers == {"fp32": "diffusers", "bf16": "diffusers, bf16"} and {"as run", "as run, bf16"} < set(variants)
 
 
 @pytest.mark.parametrize("synchronized", [True, False])

@@ -30,6 +30,48 @@ def test_the_script_prints_a_table_and_writes_its_numbers(script, tmp_path, caps
     assert record["peaks"]["fp32"] > 0 and record["machine"]["size"] == "small"
 
 
+FLAGS = ["--repeats", "1", "--precision", "fp32", "--batch-size", "1", "--device", "cpu"]
+
+
+def test_a_run_that_was_ended_keeps_its_sections_and_goes_on(script, tmp_path, monkeypatch, capsys):
+    """The second run measures the section that the first one was ended in, and no other."""
+    from ldm.profiling import sections
+
+    run_section, asked = sections.run_section, []
+
+    def ended(section, *arguments):
+        asked.append(section)
+        if section == "attention" and len(asked) == 2:
+            raise KeyboardInterrupt
+        return run_section(section, *arguments)
+
+    monkeypatch.setattr(sections, "run_section", ended)
+    flags = [*FLAGS, "--only", "optimizer,attention", "--out", str(tmp_path)]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        sys.exit(script.main(flags))
+    first = json.loads((tmp_path / "speed.json").read_text())
+    assert first["finished"] == ["optimizer"] and {row["group"] for row in first["rows"]} == {"AdamW"}
+    assert "| AdamW | fused |" in (tmp_path / "speed.md").read_text()
+    assert script.main([*flags, "--resume"]) == 0
+    second = json.loads((tmp_path / "speed.json").read_text())
+    assert second["finished"] == ["optimizer", "attention"] and asked == ["optimizer", "attention", "attention"]
+    assert second["rows"][: len(first["rows"])] == first["rows"] and second["peaks"] == first["peaks"]
+    capsys.readouterr()
+    assert script.main([*flags, "--resume", "--batch-size", "2"]) == 2
+    assert "batch was 1 and is 2" in capsys.readouterr().err
+
+
+def test_there_is_nothing_to_resume_without_a_folder_or_a_record(script, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        script.parse(["--resume"])
+    assert exit.value.code == 2 and "--out" in capsys.readouterr().err
+    assert script.main([*FLAGS, "--only", "optimizer", "--resume", "--out", str(tmp_path)]) == 2
+    assert "leave --resume out" in capsys.readouterr().err
+    (tmp_path / "speed.json").write_text('{"machine": {}}')
+    assert script.main([*FLAGS, "--only", "optimizer", "--resume", "--out", str(tmp_path)]) == 2
+    assert "is no record of this benchmark" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_every_section_runs(script, tmp_path):
     flags = ["--repeats", "1", "--steps", "2", "--precision", "fp32", "--batch-size", "1", "--out", str(tmp_path)]

@@ -76,6 +76,7 @@ def assert_one_sentence(code, printed, *words):
         (["lightning.callbacks.image_logger.params.log_images_kwargs={steps: 1}"], ["steps"]),
         (["--precision", "31"], ["31"]),
         (["--compile"], ["compile"]),
+        (["--cuda_graphs"], ["cuda_graphs"]),
         (["--accelerator", "abacus"], ["abacus"]),
         (["--accelerator", "ddp_spawn"], ["ddp_spawn"]),
         (["--strategy", "fsdp", "--gpus", "cpu:2"], ["fsdp"]),

@@ -406,12 +406,16 @@ class LatentDiffusion(DenoisingLoss):
         return cond.drop(drop_graph, drop_style, self._training_null(), drop_text)
 
     def _training_null(self) -> Conditioning:
-        """`null`, which encodes its text only once if the text encoder does not change."""
-        if self.text_stage_model is None or self.text_stage_trainable:
+        """`null`, which encodes its text only once if that does not change, and makes no GPU wait for its tokens."""
+        if self.text_stage_model is None:
             return self.null()
-        if self.device not in self._no_text:
-            self._no_text[self.device] = self.encode_texts([""], negative=True)
-        return Conditioning.from_tokens(self.null_tokens, self.null_style, self._no_text[self.device])
+        if self.text_stage_trainable and not self.text_stage_model.zero_if_empty:
+            text = self.encode_texts(text_conditioning.empty_text(self.device))
+        else:
+            if self.device not in self._no_text:
+                self._no_text[self.device] = self.encode_texts([""], negative=True)
+            text = self._no_text[self.device]
+        return Conditioning.from_tokens(self.null_tokens, self.null_style, text)
 
     def prediction(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         if self.inpaints:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -63,6 +63,7 @@ class NoiseSchedule:
     alphas_cumprod: Tensor
     prediction: str = "eps"
     spacing: Spacing | None = None
+    _moved_scales: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def linear(cls, steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> NoiseSchedule:
@@ -134,13 +135,18 @@ class NoiseSchedule:
         signal, sigma = self._scales(t, x)
         return signal * output + sigma * x
 
-    def _scales(
-        self, t: Tensor, like: Tensor
-    ) -> Tensor:  # (B,) -> (2,B,1,...), roots of alpha-bar and of its complement
-        a = self.alphas_cumprod
+    def _scales(self, t: Tensor, like: Tensor) -> Tensor:  # (B,) -> (2,B,1,...)
+        """Roots of alpha-bar and of its complement at timesteps t: in float32, or in the type of `like` if that is better."""
         dtype = torch.promote_types(like.dtype, torch.float32)
-        scales = torch.stack([a.sqrt(), (1 - a).sqrt()]).to(dtype).to(like.device)[:, t]
-        return scales.view(2, -1, *[1] * (like.dim() - 1))
+        return self._all_scales(dtype, like.device)[:, t].view(2, -1, *[1] * (like.dim() - 1))
+
+    def _all_scales(self, dtype: torch.dtype, device: torch.device) -> Tensor:  # -> (2,T)
+        """The scales of all timesteps; kept, since a GPU waits whenever they are moved to it."""
+        if (dtype, device) not in self._moved_scales:
+            a = self.alphas_cumprod
+            with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training
+                self._moved_scales[dtype, device] = torch.stack([a.sqrt(), (1 - a).sqrt()]).to(dtype).to(device)
+        return self._moved_scales[dtype, device]
 
     # Noise levels ----------------------------------------------------------------------------------------------------
 

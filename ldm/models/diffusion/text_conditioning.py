@@ -8,16 +8,22 @@ from torch import Tensor
 from ldm.graph.batch import Batch, GraphBatch, decode
 from ldm.graph.caption import caption
 from ldm.graph.text_spans import count_tokens
-from ldm.graph.text_tokens import Texts
+from ldm.graph.text_tokens import Texts, token_ids
 from ldm.graph.vocab import Vocab
 from ldm.modules.conditioning import TextTokens
 from ldm.modules.encoders.modules import TextEncoder
+from ldm.util.constants import constant
 
 
 def captions(graph: GraphBatch, vocab: Vocab) -> list[str]:
     """A caption of each graph that fits into the text encoder."""
     graphs = decode(GraphBatch(*(None if part is None else part.cpu() for part in graph)), vocab)
     return [caption(each, count_tokens=count_tokens).text for each in graphs]
+
+
+def empty_text(device: torch.device) -> Tensor:  # -> (1,77) long
+    """The tokens of the empty text."""
+    return constant((tuple(token_ids("").tolist()),), torch.empty((), dtype=torch.long, device=device))
 
 
 def encode_texts(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm.graph.batch import Batch
 from ldm.models.diffusion.denoising_loss import DenoisingLoss
-from ldm.models.lr_schedules import per_step, warmup_times_cosine
+from ldm.models.lr_schedules import per_step, unscaled_by_lightning, warmup_times_cosine
 from ldm.modules.ema import EMA
 
 
@@ -26,6 +26,7 @@ class DiffusionTraining(DenoisingLoss, pl.LightningModule):
         weight_decay: of AdamW.
     """
 
+    shown_in_training = ("train/loss_simple",)
     scale_factor: Tensor
     scale_by_std: bool
     model_ema: EMA | None
@@ -52,7 +53,7 @@ class DiffusionTraining(DenoisingLoss, pl.LightningModule):
     def _log_losses(self, name: str, losses: Tensor, t: Tensor) -> None:
         """Logs the mean, and the mean of each quarter of the timesteps, of which q1 has the least noise."""
         training = name.startswith("train")
-        self.log(name, losses.mean(), prog_bar=True, batch_size=len(losses), sync_dist=not training)
+        self.log(name, losses.mean(), prog_bar=not training, batch_size=len(losses), sync_dist=not training)
         interval = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] - set by a connector
         if training and (self.trainer.global_step + 1) % interval:
             return  # nothing is logged in this step, and reading values would synchronise the GPU
@@ -75,7 +76,5 @@ class DiffusionTraining(DenoisingLoss, pl.LightningModule):
     def configure_optimizers(self) -> dict:
         trainable = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
-        # Lightning does not clip gradients if a fused optimizer unscales them by itself.
-        optimizer._step_supports_amp_scaling = False
         total = self.trainer.estimated_stepping_batches
-        return per_step(optimizer, warmup_times_cosine(self.warmup_steps, total, self.cosine))
+        return per_step(unscaled_by_lightning(optimizer), warmup_times_cosine(self.warmup_steps, total, self.cosine))

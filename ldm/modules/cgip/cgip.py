@@ -82,7 +82,7 @@ class CGIPModel(nn.Module):
 
     def forward(self, graph: GraphBatch) -> Conditioning:  # tokens (B,max_tokens,3E), style (B,E)
         """Encodes a batch of graphs. Also accepts the tuple of sg2im's five tensors."""
-        graph = GraphBatch(*graph)
+        graph = GraphBatch.of(graph)
         subject, predicate, object_ = graph.triples.unbind(1)
         objects = self.obj_embeddings(graph.objs)
         predicates = self.pred_embeddings(predicate)
@@ -101,10 +101,11 @@ class CGIPModel(nn.Module):
 
     def _tokens(self, triples: Tensor, graph: GraphBatch) -> tuple[Tensor, Tensor]:  # (T,D) -> (B,N,D), (B,N)
         """The first N triples of each image, padded with zeros, and their mask."""
-        count = torch.bincount(graph.triple_to_img, minlength=graph.num_images)[:, None]
-        slot = torch.arange(self.max_tokens, device=triples.device)
-        mask = slot < count
-        row = torch.where(mask, count.cumsum(0) - count + slot, len(triples))
+        images = torch.arange(graph.num_images, device=triples.device)
+        first, end = (torch.searchsorted(graph.triple_to_img, images, right=right)[:, None] for right in (False, True))
+        row = first + torch.arange(self.max_tokens, device=triples.device)
+        mask = row < end
+        row = torch.where(mask, row, len(triples))
         return F.pad(triples, (0, 0, 0, 1))[row], mask  # padding reads the row of zeros after the last triple
 
 
@@ -136,4 +137,5 @@ class GraphTripleConv(nn.Module):
 def group_mean(values: Tensor, group: Tensor, groups: int) -> Tensor:  # (M,D), (M,) -> (groups,D)
     """Returns the mean of each group's values, zero for an empty group."""
     total = values.new_zeros(groups, values.shape[1]).scatter_add(0, group[:, None].expand_as(values), values)
-    return total / torch.bincount(group, minlength=groups).clamp(min=1)[:, None]
+    counts = group.new_zeros(groups).index_add(0, group, torch.ones_like(group))  # not bincount: a GPU would wait
+    return total / counts.clamp(min=1)[:, None]

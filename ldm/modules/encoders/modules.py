@@ -26,6 +26,7 @@ from ldm.modules.conditioning import TextTokens, cat_texts
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
 from ldm.modules.text_encoder import TextTower, TowerShape
 from ldm.modules.without_values import without_values
+from ldm.util.constants import constant
 
 logger = logging.getLogger(__name__)
 
@@ -294,7 +295,7 @@ class SDXLTextEncoder(TextEncoder):
 
     def embed_sizes(self, size: tuple[int, int], count: int, like: Tensor) -> Tensor:  # -> (B,6*256)
         """The original's size, no crop, and the target's size, in pixels, each as the embedding of a timestep."""
-        sizes = torch.tensor([*size, 0, 0, *size], device=like.device)
+        sizes = constant((*size, 0, 0, *size), like.new_empty((), dtype=torch.long))
         return timestep_embedding(sizes, SIZE_WIDTH).to(like.dtype).flatten()[None].expand(count, -1)
 
     def without_text(self, text: TextTokens) -> TextTokens:

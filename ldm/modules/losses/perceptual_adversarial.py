@@ -102,7 +102,7 @@ class PerceptualAdversarialLoss(nn.Module):
             return added + 0 * sum(parameter.sum() for parameter in self.discriminator.parameters()), values
         if step >= self.adversarial_start:
             values["generator_loss"] = generator_loss(self._judge(reconstruction))
-            weight = reconstruction.new_tensor(self.adversarial_weight)
+            weight = reconstruction.new_full((), self.adversarial_weight)
             if self.adaptive:
                 weight = weight * adaptive_weight(pixel_loss + added, values["generator_loss"], last_layer)
             values["adversarial_weight"] = weight

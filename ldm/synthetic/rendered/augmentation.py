@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ldm.synthetic.rendered.detector import RELATIONS, STYLE, WORDS
 from ldm.synthetic.rendered.scenes import MARGIN, MIN_CELLS, VISIBLE, VISIBLE_INSIDE
 from ldm.synthetic.rendered.targets import NOTHING, SceneTensors
+from ldm.util.constants import constant
 
 ZOOM = 1.12  # at most, or its inverse; sizes differ by 1.6
 STRETCH = 1.03  # at most, of one axis
@@ -131,7 +132,7 @@ def _random_windows(donor: SceneTensors) -> Tensor:  # (N,TRIES,4), on a grid of
     """Each around a random thing, with more or less beside it."""
     chosen = torch.multinomial((donor.layers >= 0).float(), TRIES, replacement=True)
     boxes = donor.boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
-    low, high = (boxes + REACH * torch.rand_like(boxes).square() * boxes.new_tensor([-1, -1, 1, 1])).chunk(2, -1)
+    low, high = (boxes + REACH * torch.rand_like(boxes).square() * constant((-1, -1, 1, 1), boxes)).chunk(2, -1)
     return torch.cat([(128 * low).floor(), (128 * high).ceil()], -1).clamp(0, 128) / 128
 
 

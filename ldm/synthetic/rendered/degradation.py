@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm.util.constants import constant
+
 SHARP = 0.2  # share of the pictures of which nothing but exposure and light is changed
 BLOCK = 8  # pixels of a side of JPEG's blocks
 # ITU-T T.81, tables K.1 and K.2, at quality 50
@@ -58,7 +60,7 @@ def compress(pictures: Tensor, quality: Tensor) -> Tensor:
         pictures: sides divisible by 16.
         quality: 1 to 100, as libjpeg counts; (B,1,1,1).
     """
-    to_ycbcr = pictures.new_tensor(TO_YCBCR)
+    to_ycbcr = constant(TO_YCBCR, pictures)
     planes = torch.einsum("ij,bjhw->bihw", to_ycbcr, 255 * pictures)
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
     luma = _quantize(planes[:, :1] - 128, LUMINANCE, scale) + 128
@@ -66,7 +68,7 @@ def compress(pictures: Tensor, quality: Tensor) -> Tensor:
         _quantize(F.avg_pool2d(planes[:, 1:], 2), CHROMINANCE, scale), scale_factor=2.0, mode="bilinear"
     )
     planes = torch.cat([luma, chroma], 1)
-    return torch.einsum("ij,bjhw->bihw", pictures.new_tensor(TO_RGB), planes).clamp(0, 255).round() / 255
+    return torch.einsum("ij,bjhw->bihw", constant(TO_RGB, pictures), planes).clamp(0, 255).round() / 255
 
 
 def _quantize(planes: Tensor, table: tuple[tuple[int, ...], ...], scale: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ def _quantize(planes: Tensor, table: tuple[tuple[int, ...], ...], scale: Tensor)
     k = torch.arange(BLOCK, device=planes.device, dtype=planes.dtype)
     cosines = torch.cos(math.pi / BLOCK * (k + 0.5) * k[:, None]) * math.sqrt(2 / BLOCK)
     cosines[0] /= math.sqrt(2)
-    steps = ((planes.new_tensor(table) * scale + 50) / 100).floor().clamp(1, 255)[:, :, None, :, None, :]
+    steps = ((constant(table, planes) * scale + 50) / 100).floor().clamp(1, 255)[:, :, None, :, None, :]
     frequencies = torch.einsum("ui,bcyixj,vj->bcyuxv", cosines, blocks, cosines)
     frequencies = (frequencies / steps).round() * steps
     return torch.einsum("ui,bcyuxv,vj->bcyixj", cosines, frequencies, cosines).reshape(planes.shape)
@@ -83,7 +85,7 @@ def _quantize(planes: Tensor, table: tuple[tuple[int, ...], ...], scale: Tensor)
 
 def blur(pictures: Tensor) -> Tensor:
     """By a Gaussian with a standard deviation of one pixel, at most 5 pixels wide."""
-    weights = pictures.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    weights = constant((1.0, 4.0, 6.0, 4.0, 1.0), pictures) / 16
     kernel = weights.expand(pictures.shape[1], 1, 5)
     padded = F.pad(pictures, (2, 2, 2, 2), mode="replicate")
     across = F.conv2d(padded, kernel[:, :, None], groups=pictures.shape[1])
@@ -94,7 +96,7 @@ def _expose(pictures: Tensor) -> Tensor:
     """A little lighter or darker, of more or less contrast and colour, with another white point; colour words still hold."""
     gain = _uniform(pictures, 0.93, 1.07) * (1 + 0.04 * (torch.rand_like(pictures[:, :, :1, :1]) - 0.5))
     exposed = (gain * pictures).clamp(1e-4, 1) ** _uniform(pictures, 0.92, 1.08)
-    grey = torch.einsum("j,bjhw->bhw", pictures.new_tensor(TO_YCBCR[0]), exposed)[:, None]
+    grey = torch.einsum("j,bjhw->bhw", constant(TO_YCBCR[0], pictures), exposed)[:, None]
     return torch.lerp(grey, exposed, _uniform(pictures, 0.85, 1.15)).clamp(0, 1)
 
 

@@ -27,6 +27,7 @@ from ldm.synthetic.rendered.records import Record
 from ldm.synthetic.rendered.relations import floor_position
 from ldm.synthetic.rendered.scenes import MAX_THINGS
 from ldm.synthetic.rendered.things import COLOURS, KINDS, MATERIALS, SIZES
+from ldm.util.constants import constant
 
 CHOICES = {  # of each field of `WORDS`, in the order of its channels
     "kind": tuple(KINDS),
@@ -37,6 +38,7 @@ CHOICES = {  # of each field of `WORDS`, in the order of its channels
 }
 NOTHING = -100  # a class that F.cross_entropy leaves out
 NEAR = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))  # cells that learn properties
+NEAR_WEIGHTS = (1.0, *(0.5,) * 8)  # how much they learn
 LOSS_WEIGHTS = {"kind": 1.5, "size": 0.5, "relation": 0.5, "box": 2.0, "position": 2.0}  # of the others 1
 
 
@@ -93,7 +95,7 @@ class SceneTensors(NamedTuple):
         return self._replace(
             boxes=mirror(self.boxes),
             visible_boxes=mirror(self.visible_boxes),
-            positions=torch.where(chosen, self.positions * self.positions.new_tensor([-1, 1]), self.positions),
+            positions=torch.where(chosen, self.positions * constant((-1, 1), self.positions), self.positions),
             style=style,
         )
 
@@ -158,7 +160,7 @@ def encode(scenes: SceneTensors, certainty: float = 8.0) -> Maps:
                     fields[field][n, layer, scenes.words[n, t, w], y, x] = certainty
             middle = (cells[n, t] + 0.5) / CELLS
             fields["box"][n, layer, :, y, x] = (scenes.boxes[n, t] - middle.repeat(2)) / BOX_UNIT
-            fields["position"][n, layer, :, y, x] = scenes.positions[n, t] - scenes.positions.new_tensor([0, AWAY])
+            fields["position"][n, layer, :, y, x] = scenes.positions[n, t] - constant((0, AWAY), scenes.positions)
     style = [certainty * F.one_hot(scenes.style[:, p], len(words)) for p, words in enumerate(STYLE.values())]
     return Maps(things, torch.cat(style, 1).to(things))
 
@@ -179,7 +181,7 @@ def detector_loss(maps: Maps, scenes: SceneTensors) -> dict[str, Tensor]:
         error = F.cross_entropy(found[field].flatten(0, 2), classes.flatten(), ignore_index=NOTHING, reduction="none")
         losses[field] = (error.view_as(weight) * weight).sum() / count
     box = (scenes.boxes[:, :, None] - ((cells + 0.5) / CELLS).repeat(1, 1, 1, 2)) / BOX_UNIT
-    position = scenes.positions[:, :, None] - scenes.positions.new_tensor([0, AWAY])
+    position = scenes.positions[:, :, None] - constant((0, AWAY), scenes.positions)
     places = position.expand(-1, -1, weight.shape[-1], -1)
     for field, wanted, known in (("box", box, present), ("position", places, present * scenes.placed)):
         error = F.smooth_l1_loss(found[field], wanted, beta=0.1, reduction="none").mean(-1)
@@ -201,11 +203,11 @@ def _focal_loss(logits: Tensor, heat: Tensor) -> Tensor:
 
 def _learning_cells(scenes: SceneTensors) -> tuple[Tensor, Tensor]:  # (N,T,9,2), (N,T,9)
     """The cells around each centre, and how much each of them learns; a cell learns from the nearest thing of a layer."""
-    cells = centre_cells(scenes)[:, :, None] + torch.tensor(NEAR, device=scenes.layers.device)
+    cells = centre_cells(scenes)[:, :, None] + constant(NEAR, scenes.layers)
     inside = ((cells >= 0) & (cells < CELLS)).all(-1)
     distance = (((cells + 0.5) / CELLS)[:, :, :, None] - scenes.centres[:, None, None]).square().sum(-1)  # (N,T,9,T)
     other = scenes.layers[:, None, None, :] != scenes.layers[:, :, None, None]
     nearest = distance.masked_fill(other, torch.inf).argmin(-1)
     own = nearest == torch.arange(nearest.shape[1], device=nearest.device)[:, None]
-    weight = torch.tensor([1.0 if near == (0, 0) else 0.5 for near in NEAR], device=cells.device)
+    weight = constant(NEAR_WEIGHTS, scenes.boxes)
     return cells.clamp(0, CELLS - 1), weight * (inside & own)

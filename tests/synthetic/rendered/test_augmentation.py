@@ -1,13 +1,16 @@
 """Zoomed, shifted and mixed pictures show what their scenes say: painted scenes are painted again and compared."""
 
+import numpy as np
 import pytest
 import torch
+from device_waits import GPU, Waits, allow_autocast
 from torch import Tensor
 
 from ldm.synthetic.rendered.augmentation import SPARE, like_style, resample, transplant, zoom_and_shift
 from ldm.synthetic.rendered.detector import CELLS, STYLE, WORDS, Maps, split_fields
 from ldm.synthetic.rendered.scenes import MARGIN, VISIBLE
 from ldm.synthetic.rendered.targets import NOTHING, SceneTensors, detector_loss, encode
+from ldm.synthetic.rendered.training import DetectorTraining, Pictures, TrainingOptions
 
 SIDE = 128
 
@@ -188,3 +191,15 @@ def test_the_loss_leaves_out_what_is_not_known():
     first = scenes.select(torch.arange(3))
     expected = detector_loss(Maps(other.things[:3], other.style[:3]), first)["position"]
     assert float(detector_loss(other, half)["position"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_step_of_training_does_not_wait_for_the_gpu(monkeypatch):
+    allow_autocast(monkeypatch)
+    data = Pictures.on(GPU, np.zeros((4, SIDE, SIDE, 3), np.uint8), grid_scenes(4, 0))
+    training = DetectorTraining(data, TrainingOptions(batch=4, steps=100, width=0.25))
+    training.step = 20  # the autoencoder is trained and used
+    with Waits() as waits:
+        training._train_step()
+        waits.watching = True
+        training._train_step()
+    assert waits.found == []
