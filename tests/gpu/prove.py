@@ -3,7 +3,8 @@
     python tests/gpu/prove.py --page docs/performance.md     what `make gpu` runs; needs nothing from the network
     python tests/gpu/prove.py --device cpu                   a rehearsal without a GPU, with small shapes
 
-Writes tests.xml, speed.json, speed.md and summary.md to --out. Exits with 0 if all tests passed, or if there is no GPU.
+Writes tests.xml, speed.json, speed.md and summary.md to --out. Exits with 0 if everything is proven, or if there is no GPU; a
+rehearsal, which proves nothing about GPUs, if no test failed and the benchmark ran.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     text, proven = summary(cases, rows, time.monotonic() - started)
     (out / "summary.md").write_text(text + "\n")
     print(f"\n{text}\n\nwrote {out}/summary.md")
-    return 0 if proven else 1
+    rehearsed = arguments.device == "cpu" and rows and not any(case.outcome == "failed" for case in cases)
+    return 0 if proven or rehearsed else 1
 
 
 def has_gpu() -> bool:

@@ -35,6 +35,19 @@ def test_channels_last_on_a_cpu_gives_the_same_losses_and_gradients():
     )
 
 
+def test_a_prepared_first_stage_has_the_same_latents_and_keys():
+    """To 1e-5; it is stored channels-last on a CPU and as it was for a GPU. A model without one stays as it is."""
+    model, image = adapted_model(), demo_batch(3).image
+    first_stage, expected = model.first_stage_model, model.encode(image)
+    keys = list(first_stage.state_dict())
+    for device, layout in (("cpu", torch.channels_last), ("cuda", torch.contiguous_format)):
+        runtime.prepare_encoders_for_training(model, device)
+        assert first_stage.encoder.mid.block_1.conv1.weight.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(model.encode(image), expected, rtol=1e-5, atol=1e-5)
+    assert list(first_stage.state_dict()) == keys
+    runtime.prepare_encoders_for_training(torch.nn.Linear(1, 1), "cpu")
+
+
 @pytest.mark.parametrize(
     "precision, dtype", [("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16), ("32", None)]
 )

@@ -84,6 +84,16 @@ def test_tests_then_benchmark_then_one_summary(monkeypatch, tmp_path, capsys, de
     assert "every sampler" in (tmp_path / "summary.md").read_text()
 
 
+@pytest.mark.parametrize("junit, code", [(JUNIT, 1), (JUNIT.replace("failure", "skipped"), 0)])
+def test_a_rehearsal_succeeds_if_no_test_failed_and_the_benchmark_ran(monkeypatch, tmp_path, junit, code):
+    def run(command, cwd, check, env=None):
+        (tmp_path / "tests.xml").write_text(junit)
+        (tmp_path / "speed.json").write_text(json.dumps({"rows": [SPEED]}))
+
+    monkeypatch.setattr(prove.subprocess, "run", run)
+    assert prove.main(["--device", "cpu", "--out", str(tmp_path)]) == code
+
+
 def test_the_benchmark_knows_the_options(load_script):
     parse = load_script("benchmark").parse
     for device, flags in prove.SHAPES.items():
