@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from ldm.graph.vocab import Vocab
 from ldm.words.spelling import key_of
 
 KINDS = ("object", "predicate", "attribute")
@@ -44,6 +45,16 @@ class Lexicon:
             {
                 kind: {name: tuple(form for form in forms if form.language not in languages) for name, forms in of.items()}
                 for kind, of in self.forms.items()
+            }
+        )
+
+    def among(self, vocab: Vocab) -> Lexicon:
+        """The same for the names of a vocabulary only."""
+        tables = vocab.objects, vocab.predicates, vocab.attributes
+        return Lexicon(
+            {
+                kind: {name: forms for name in dict.fromkeys(names) if (forms := self.forms_of(kind, name))}
+                for kind, names in zip(KINDS, tables)
             }
         )
 

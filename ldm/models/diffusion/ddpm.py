@@ -28,6 +28,7 @@ from ldm.modules.ema import EMA
 from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.shallow_copy import with_submodules
 from ldm.modules.text_words import HasWordTables, start_from_text
+from ldm.modules.word_encoder import ReadsMeanings
 
 if TYPE_CHECKING:
     from ldm.models.autoencoder import Autoencoder
@@ -213,6 +214,8 @@ class LatentDiffusion(DiffusionTraining):
         if self.vocab is None:
             return
         assembly.refuse_small_vocabulary(self.cond_stage_model, self.vocab)
+        if isinstance(self.cond_stage_model, ReadsMeanings):
+            self.cond_stage_model.bind_words(self.vocab)
         if self.names_from_text and stage == "fit":
             start_from_text(self.cond_stage_model, self.vocab, self.text_stage_model)
             if self.model_ema is not None:
