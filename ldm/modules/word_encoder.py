@@ -19,7 +19,13 @@ from ldm.words.sentence_encoder import DIM, SentenceEncoder, load_encoder
 
 @runtime_checkable
 class ReadsMeanings(Protocol):
-    """A graph encoder with open words."""
+    """A graph encoder that may have open words.
+
+    Attributes:
+        open_words: how their projection is trained; None without open words.
+    """
+
+    open_words: MeaningOptions | None
 
     def bind_words(self, vocab: Vocab, encoder: SentenceEncoder | None = None) -> None:
         """Takes the meanings of a vocabulary's names, which may be more than its tables have rows."""

@@ -28,7 +28,7 @@ class Naming:
     dictionaries: Sequence[str] = ()
     alignment: str | None = None
     readings: list[Reading] = field(default_factory=list, init=False)
-    _wordings: dict[SceneGraph, Wording] = field(default_factory=dict, init=False)
+    _wordings: dict[SceneGraph, tuple[Wording, list[Reading]]] = field(default_factory=dict, init=False)
     _open_words: tuple[Vocab, OpenWords] | None = field(default=None, init=False)
 
     @property
@@ -49,16 +49,23 @@ class Naming:
         named = graph.validate(vocab, where, max_objects, resolve=words.of(graph, readings))
         self.readings += [each for each in readings if each not in self.readings]
         if named != graph:
-            self._wordings[named] = Wording(graph, named)
+            self._wordings[named] = Wording(graph, named), readings
         return named
 
-    def name_all(self, graphs: Mapping[str, SceneGraph], vocab: Vocab) -> dict[str, SceneGraph]:
-        """Graphs by where they come from, named."""
-        return {where: self.name(graph, vocab, where) for where, graph in graphs.items()}
+    def name_all(
+        self, graphs: Mapping[str, SceneGraph], vocab: Vocab, max_objects: int | None = None
+    ) -> dict[str, SceneGraph]:
+        """Graphs by where they come from, named. Graphs that are named already stay."""
+        return {where: self.name(graph, vocab, where, max_objects) for where, graph in graphs.items()}
 
-    def wording(self, named: SceneGraph | None) -> Wording | None:
-        """The user's words of a graph that was named here; None if they are the vocabulary's."""
-        return None if named is None else self._wordings.get(named)
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was read as what, in one sentence; none if all words were names."""
+        return ("; ".join(map(str, self.readings)),) if self.readings else ()
+
+    def wordings(self, *named: SceneGraph | None) -> tuple[Wording, ...]:
+        """The user's words of graphs that were named here; none for those in the vocabulary's names."""
+        return tuple(self._wordings[each][0] for each in named if each is not None and each in self._wordings)
 
     def open_words(self, vocab: Vocab) -> OpenWords:
         """The reader of words for a vocabulary. Raises UserError: a file cannot be read, or the encoder is not installed."""
@@ -72,9 +79,17 @@ class Naming:
         return self._open_words[1]
 
     def record(self) -> dict:
-        """Entries for the record of an image; empty if all words were names."""
-        listed = [
-            {"kind": each.kind, "word": each.word, "name": each.name, "by": each.by, "score": each.score}
-            for each in self.readings
-        ]
-        return {"words": listed} if listed else {}
+        """Entries for a record of all graphs; empty if all words were names."""
+        return _record(self.readings)
+
+    def record_of(self, *named: SceneGraph | None) -> dict:
+        """The same for some graphs that were named here."""
+        found = [self._wordings[each][1] for each in named if each is not None and each in self._wordings]
+        return _record(list(dict.fromkeys(reading for readings in found for reading in readings)))
+
+
+def _record(readings: Sequence[Reading]) -> dict:
+    listed = [
+        {"kind": each.kind, "word": each.word, "name": each.name, "by": each.by, "score": each.score} for each in readings
+    ]
+    return {"words": listed} if listed else {}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldm.graph.resolving import Resolve, Slot, Wording
+from ldm.graph.resolving import Resolve, Slot, Wording, resolve_names
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import GraphError, shorten
 from ldm.graph.vocab import Vocab
@@ -151,6 +151,25 @@ class OpenWords:
         """
         readings: list[Reading] = []
         return Wording(graph, graph.validate(self.vocab, where, resolve=self.of(graph, readings))), readings
+
+    def readings_of(self, graph: SceneGraph) -> list[Reading]:
+        """What is read as what in a graph whose words are all accepted."""
+        return self.name_graph(graph)[1]
+
+    def complaints(self, graph: SceneGraph) -> list[str]:
+        """A sentence for each word of a graph that is not accepted."""
+        found: list[str] = []
+        resolve = self.of(graph)
+
+        def collect(name: str, slot: Slot) -> str:
+            try:
+                return resolve(name, slot)
+            except GraphError as error:
+                found.append(f"{slot.place}: {error}")
+                return name
+
+        resolve_names(graph, collect)
+        return found
 
     def complaint(self, kind: str, word: str, decision: Decision) -> str:
         """Why a word is not accepted, with the nearest names."""
