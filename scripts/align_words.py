@@ -49,10 +49,14 @@ def run(arguments: argparse.Namespace) -> None:
     known = lexicon.among(vocab)
     tables = zip(KINDS, (vocab.objects, vocab.predicates, vocab.attributes))
     found = [align(kind, names, known, encoder, arguments.seed) for kind, names in tables if known.forms[kind]]
-    print("| kind | language | words | top 1 without | top 3 | top 1 with the map | top 3 |\n|---|---|---|---|---|---|---|")
+    print(
+        "| kind | language | words | top 1 without | top 3 | top 1 with the map | top 3 |\n|---|---|---|---|---|---|---|"
+    )
     for each in found:
         for language, (count, *shares) in each.scores.items():
-            print(f"| {each.kind} | {language} | {count} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + " |")
+            print(
+                f"| {each.kind} | {language} | {count} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + " |"
+            )
     write_alignments(arguments.out, found, encoder, arguments.seed)
     for each in found:
         print(f"{each.kind}: strength {each.strength}, {each.gained} words become right and {each.lost} wrong")

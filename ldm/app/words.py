@@ -92,7 +92,9 @@ class OpenResolver:
         if found.name is not None or not typed or completes:
             return found
         decision = self.words.read(kind, typed)
-        near = [Suggestion(name, "" if math.isnan(score) else f"{score:.2f}") for name, score in decision.candidates[:limit]]
+        near = [
+            Suggestion(name, "" if math.isnan(score) else f"{score:.2f}") for name, score in decision.candidates[:limit]
+        ]
         if decision.reading is None:
             asked = near if decision.outcome is Outcome.ASK else found.suggestions
             return Resolution(None, asked[:limit])

@@ -57,7 +57,9 @@ class NameBenchmark:
     def nearest_synonyms(self) -> dict:
         """The same for English synonyms."""
         cases, words = name_lists.synonyms(self.which), self._words(read_lexicon())
-        return {kind: _tops([each for each in cases if each.kind == kind], self._words(_nothing()), words) for kind in KINDS}
+        return {
+            kind: _tops([each for each in cases if each.kind == kind], self._words(_nothing()), words) for kind in KINDS
+        }
 
     def outcomes(self) -> dict:
         """Shares of what the policy does, for words by language, synonyms, misspelt names, and words that mean nothing."""
@@ -125,13 +127,20 @@ def classify(case: Case, words: OpenWords, slot: Slot | None = None) -> str:
 
 def tables(report: dict) -> str:
     """The figures in Markdown, in percent."""
-    lines = ["| words | kind | number | name alone: top 1 | top 3 | prototype: top 1 | top 3 |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| words | kind | number | name alone: top 1 | top 3 | prototype: top 1 | top 3 |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for language, kinds in report["nearest"].items():
         for kind, row in kinds.items():
             if row["words"]:
                 shares = [row[f"{label}_top{top}"] for label in ("alone", "prototype") for top in (1, SHOWN)]
                 lines.append(f"| {language} | {kind} | {row['words']} | " + _percent(shares))
-    lines += ["", "| words | number | right | wrong | asked, right one shown | asked in vain | refused |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| words | number | right | wrong | asked, right one shown | asked in vain | refused |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for words, row in {**report["outcomes"], "homonyms": report["homonyms"]}.items():
         lines.append(f"| {words} | {row['words']} | " + _percent([row[outcome] for outcome in OUTCOMES]))
     alone, phrase = report["homonyms"]["alone"], report["homonyms"]["with_triple"]

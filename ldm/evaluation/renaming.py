@@ -40,7 +40,9 @@ class Renaming:
         data = read_json(path)
         tables = list(data.values()) if isinstance(data, dict) and set(data) <= set(KINDS) else [None]
         lists = [words for table in tables for words in (table.values() if isinstance(table, dict) else [None])]
-        if not all(isinstance(words, list) and words and all(isinstance(word, str) for word in words) for words in lists):
+        if not all(
+            isinstance(words, list) and words and all(isinstance(word, str) for word in words) for words in lists
+        ):
             raise GraphError(f'{path}: give {{"object": {{"circle": ["disk"]}}, ...}}, not {shorten(data)}')
         return cls(data, seed)
 

@@ -98,16 +98,23 @@ def align(kind: str, names: Sequence[str], lexicon: Lexicon, encoder: SentenceEn
     rng = np.random.default_rng(seed)
     order = list(dict.fromkeys((name, pair.language) for pair in pairs for name in pair.names))
     fold_of = {order[at]: index % FOLDS for index, at in enumerate(rng.permutation(len(order)))}
-    ranks = {strength: _ranks(kind, names, lexicon, encoder, pairs, fold_of, strength) for strength in (None, *STRENGTHS)}
+    ranks = {
+        strength: _ranks(kind, names, lexicon, encoder, pairs, fold_of, strength) for strength in (None, *STRENGTHS)
+    }
     best = min(STRENGTHS, key=lambda strength: -_top(ranks[strength], 1))
     languages = dict.fromkeys(pair.language for pair in pairs)
     scores = {}
     for language in languages:
-        rows = [[rank for rank, pair in zip(ranks[strength], pairs) if pair.language == language] for strength in (None, best)]
+        rows = [
+            [rank for rank, pair in zip(ranks[strength], pairs) if pair.language == language]
+            for strength in (None, best)
+        ]
         scores[language] = [len(rows[0]), *(_top(row, top) for row in rows for top in (1, SHOWN))]
     vectors = encoder.encode([pair.word for pair in pairs])
     mapped = fit(vectors, encoder.encode([pair.names[0] for pair in pairs]), best)
-    gained, lost = (sum(a == 0 < b for a, b in zip(*each)) for each in ((ranks[best], ranks[None]), (ranks[None], ranks[best])))
+    gained, lost = (
+        sum(a == 0 < b for a, b in zip(*each)) for each in ((ranks[best], ranks[None]), (ranks[None], ranks[best]))
+    )
     return Aligned(kind, mapped, best, scores, gained, lost)
 
 
@@ -147,7 +154,13 @@ def _top(ranks: Sequence[int], top: int) -> float:
 def write_alignments(path: str | os.PathLike, found: Sequence[Aligned], encoder: SentenceEncoder, seed: int) -> None:
     """Writes the maps with their cross-validation."""
     told = {
-        each.kind: {"strength": each.strength, "wins": each.wins, "gained": each.gained, "lost": each.lost, "scores": {k: list(v) for k, v in each.scores.items()}}
+        each.kind: {
+            "strength": each.strength,
+            "wins": each.wins,
+            "gained": each.gained,
+            "lost": each.lost,
+            "scores": {k: list(v) for k, v in each.scores.items()},
+        }
         for each in found
     }
     metadata = {"encoder": encoder.name, "seed": str(seed), "kinds": json.dumps(told)}
@@ -169,5 +182,7 @@ def read_alignments(path: str | os.PathLike) -> dict[str, LinearMap]:
         raise UserError(f"{path}: holds no map of words ({error}); make one with scripts/align_words.py") from None
     for kind, matrix in maps.items():
         if matrix.shape != (DIM, DIM):
-            raise UserError(f"{path}: the map of {kind}s has the shape {matrix.shape}, not ({DIM}, {DIM}); make it again")
+            raise UserError(
+                f"{path}: the map of {kind}s has the shape {matrix.shape}, not ({DIM}, {DIM}); make it again"
+            )
     return {kind: LinearMap(matrix) for kind, matrix in maps.items()}

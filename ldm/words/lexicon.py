@@ -43,7 +43,9 @@ class Lexicon:
         """The same without some languages."""
         return Lexicon(
             {
-                kind: {name: tuple(form for form in forms if form.language not in languages) for name, forms in of.items()}
+                kind: {
+                    name: tuple(form for form in forms if form.language not in languages) for name, forms in of.items()
+                }
                 for kind, of in self.forms.items()
             }
         )

@@ -90,6 +90,7 @@ class Naming:
 
 def _record(readings: Sequence[Reading]) -> dict:
     listed = [
-        {"kind": each.kind, "word": each.word, "name": each.name, "by": each.by, "score": each.score} for each in readings
+        {"kind": each.kind, "word": each.word, "name": each.name, "by": each.by, "score": each.score}
+        for each in readings
     ]
     return {"words": listed} if listed else {}

@@ -176,9 +176,7 @@ class OpenWords:
         if not self.index[kind].names:
             return f"the vocabulary has no {kind}s; leave {shorten(word)} out"
         near = decision.candidates[:SHOWN] or self.index[kind].nearest(word[:LONGEST])[:SHOWN]
-        names = ", ".join(
-            f"{name!r}" if math.isnan(score) else f"{name!r} ({score:.2f})" for name, score in near
-        )
+        names = ", ".join(f"{name!r}" if math.isnan(score) else f"{name!r} ({score:.2f})" for name, score in near)
         if decision.outcome is Outcome.ASK:
             return f"{kind} {shorten(word)} may mean {names}; write the one that you mean, or give it in --dictionary"
         return f"{kind} {shorten(word)} means no name of the vocabulary; the nearest are {names}: write a name, or give it in --dictionary"

@@ -85,9 +85,7 @@ def similar_keys(text: str, keys: Iterable[str], cutoff: float) -> list[tuple[st
     counted = [(each, corrections(key, each)) for each in latin if each in close or len(each) in near]
     counted = [(each, count) for each, count in counted if each in close or count == 1]
     fewest = min((count for _, count in counted), default=0)
-    return [
-        (each, difflib.SequenceMatcher(None, each, key).ratio()) for each, count in counted if count == fewest
-    ]
+    return [(each, difflib.SequenceMatcher(None, each, key).ratio()) for each, count in counted if count == fewest]
 
 
 def corrections(a: str, b: str) -> int:

@@ -18,7 +18,10 @@ def test_no_word_of_the_gold_list_is_in_the_tuning_list():
         gold, tuning = ({(each.kind, key_of(each.word)) for each in cases(which)} for which in ("gold", "tuning"))
         assert not gold & tuning
     assert not set(name_lists.LEFT_OUT["gold"]) & set(name_lists.LEFT_OUT["tuning"])
-    graphs = [{(each.graph.objects, each.graph.triples) for each in name_lists.homonyms(which)} for which in ("gold", "tuning")]
+    graphs = [
+        {(each.graph.objects, each.graph.triples) for each in name_lists.homonyms(which)}
+        for which in ("gold", "tuning")
+    ]
     assert not graphs[0] & graphs[1]
 
 
@@ -38,7 +41,14 @@ def test_all_right_answers_are_names():
 
 
 def test_the_lists_hold_visual_genomes_names_in_six_languages():
-    assert set(name_lists.words_by_language("gold")) | set(name_lists.words_by_language("tuning")) == {"ko", "fr", "es", "de", "ja", "it"}
+    assert set(name_lists.words_by_language("gold")) | set(name_lists.words_by_language("tuning")) == {
+        "ko",
+        "fr",
+        "es",
+        "de",
+        "ja",
+        "it",
+    }
     for cases in name_lists.words_by_language("gold").values():
         objects = set().union(*(case.names for case in cases if case.kind == "object"))
         assert len(objects) >= 150

@@ -1,11 +1,9 @@
 """A graph encoder with open words: bit-equal at the start, trained by synonyms, and open to words without a row."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from plane_encoder import PlaneEncoder
 
 from ldm.graph import SceneGraph, encode
 from ldm.graph.vocab import OpenVocab
@@ -13,9 +11,6 @@ from ldm.modules.nsg_encoder import NSGEncoder
 from ldm.modules.word_encoder import MeaningEmbedding, MeaningOptions
 from ldm.synthetic.shapes import VOCAB
 from ldm.words.lexicon import Form, Lexicon
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "words"))
-from plane_encoder import PlaneEncoder  # noqa: E402
 
 SIZES = {"num_objs": 4, "num_preds": 8, "num_attributes": 10, "dim": 16, "depth": 1, "heads": 2, "max_tokens": 8}
 GRAPH = SceneGraph(("circle", "square"), attributes=(("red",), ()), triples=((0, "above", 1),))

@@ -25,7 +25,9 @@ def write(path: Path, graph: dict) -> str:
 
 
 @needs_words
-def test_a_graph_in_korean_gives_the_same_image_as_in_english_and_the_record_says_how_it_was_read(program, tmp_path, capsys):
+def test_a_graph_in_korean_gives_the_same_image_as_in_english_and_the_record_says_how_it_was_read(
+    program, tmp_path, capsys
+):
     english = {"objects": ["circle"], "boxes": [[0.2, 0.2, 0.6, 0.6]], "attributes": [["red"]]}
     korean = {**english, "objects": ["원"], "attributes": [["빨간"]]}
     options = ["--steps", "2", "--seed", "3"]

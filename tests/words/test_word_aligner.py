@@ -31,7 +31,9 @@ def test_a_rotation_is_learned_and_a_large_strength_changes_nothing():
     assert np.allclose(fit(x, x @ rotation, 1e9)(held), held, atol=1e-5)
 
 
-@pytest.mark.parametrize(("gained", "lost", "wins"), [(20, 2, True), (21, 13, False), (3, 0, False), (5, 0, True), (0, 9, False)])
+@pytest.mark.parametrize(
+    ("gained", "lost", "wins"), [(20, 2, True), (21, 13, False), (3, 0, False), (5, 0, True), (0, 9, False)]
+)
 def test_the_map_wins_by_two_standard_errors_or_not_at_all(gained, lost, wins):
     assert Aligned("object", LinearMap(np.eye(512)), 1.0, {}, gained, lost).wins is wins
 
@@ -39,7 +41,10 @@ def test_the_map_wins_by_two_standard_errors_or_not_at_all(gained, lost, wins):
 def test_a_file_gives_back_the_maps_that_won_and_only_those(tmp_path):
     rng = np.random.default_rng(2)
     maps = [LinearMap(rng.normal(size=(512, 512)).astype(np.float32)) for _ in range(2)]
-    found = [Aligned("object", maps[0], 1.0, {"ko": [1, 0, 0, 1, 1]}, 20, 2), Aligned("predicate", maps[1], 1.0, {}, 1, 1)]
+    found = [
+        Aligned("object", maps[0], 1.0, {"ko": [1, 0, 0, 1, 1]}, 20, 2),
+        Aligned("predicate", maps[1], 1.0, {}, 1, 1),
+    ]
     write_alignments(tmp_path / "map.safetensors", found, PlaneEncoder({}), 0)
     read = read_alignments(tmp_path / "map.safetensors")
     assert list(read) == ["object"] and np.array_equal(read["object"].matrix, maps[0].matrix)

@@ -37,7 +37,17 @@ def test_a_word_that_ends_like_a_particle_keeps_its_syllable():
     assert look_up("거리", {key_of("거리"): ["street"], key_of("거"): ["wrong"]}) == ["street"]
 
 
-@pytest.mark.parametrize(("a", "b", "count"), [("horse", "hrose", 1), ("wall", "wal", 1), ("cat", "cut", 1), ("ab", "ba", 1), ("", "abc", 3), ("kitten", "sitting", 3)])
+@pytest.mark.parametrize(
+    ("a", "b", "count"),
+    [
+        ("horse", "hrose", 1),
+        ("wall", "wal", 1),
+        ("cat", "cut", 1),
+        ("ab", "ba", 1),
+        ("", "abc", 3),
+        ("kitten", "sitting", 3),
+    ],
+)
 def test_corrections_count_swaps_of_neighbours_once(a, b, count):
     assert corrections(a, b) == corrections(b, a) == count
 
@@ -60,7 +70,14 @@ def test_no_two_lines_of_the_lexicon_share_a_name_and_no_form_repeats_in_a_line(
 
 def test_a_form_of_two_names_that_are_no_synonyms_is_marked_as_a_homonym():
     """Of objects, in each language; near-synonyms may share a form."""
-    near = [{"photo", "picture"}, {"pole", "post"}, {"cap", "hat"}, {"road", "street"}, {"circle", "disc"}, {"bike", "motorcycle"}]
+    near = [
+        {"photo", "picture"},
+        {"pole", "post"},
+        {"cap", "hat"},
+        {"road", "street"},
+        {"circle", "disc"},
+        {"bike", "motorcycle"},
+    ]
     found: dict = {}
     for name, forms in read_lexicon().forms["object"].items():
         for form in forms:

@@ -76,5 +76,7 @@ def queue(editor: TheEditor) -> dict:
 def _ask(editor: Editor, sid: str, body: Plan, **further: Any) -> tuple[EditAsked, Node]:
     """The checked request, and the node that it starts from."""
     node = editor.store.session(sid).node(body.node)
-    asked = ask(editor.model, editor.store, node, body.graph, body.style, body.mask, body.options, words=editor.words, **further)
+    asked = ask(
+        editor.model, editor.store, node, body.graph, body.style, body.mask, body.options, words=editor.words, **further
+    )
     return asked, node
