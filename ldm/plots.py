@@ -11,13 +11,13 @@ import colorsys
 import math
 import textwrap
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ldm.graph.scene_graph import SceneGraph
+from ldm.util.fonts import font_for
 
 INK, PAPER = (28, 30, 34), (255, 255, 255)
 MIN_SIDE = 384  # pixels; smaller images are enlarged, so that labels are readable
@@ -39,7 +39,7 @@ def draw_boxes(image: Image.Image, graph: SceneGraph) -> Image.Image:
     width, height = size = round(image.width * scale), round(image.height * scale)
     picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
-    font = _font(max(13, round(max(size) / 40)))
+    font = font_for(max(13, round(max(size) / 40)))
     boxes = {
         index: (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
         for index, box in enumerate(graph.boxes)
@@ -90,7 +90,7 @@ def draw_graph(graph: SceneGraph, size: int = 640) -> Image.Image:
         pair = frozenset((subject, object))
         lanes[pair] = lanes.get(pair, -1) + 1
         path = _path(nodes[subject], nodes[object], lanes[pair], side)
-        arrows.append((path, [(predicate, _font(0.8 * font.size))], _colour(subject)))
+        arrows.append((path, [(predicate, font_for(0.8 * font.size, predicate))], _colour(subject)))
         _draw_arrow(draw, path, _colour(subject), side)
     for index, node in enumerate(nodes):
         draw.rounded_rectangle(node, font.size / 2, _colour(index))
@@ -116,7 +116,7 @@ def panel(items: Sequence[tuple[str, Image.Image]], caption: Sequence[str] = (),
         caption: paragraphs below, which are wrapped.
     """
     margin, title_height, line_height = 12, 32, 22
-    font, small = _font(18), _font(15)
+    font, small = font_for(18), font_for(15)
     widths = [max(1, round(image.width * height / image.height)) for _, image in items]
     columns = [max(width, round(font.getlength(title))) for width, (title, _) in zip(widths, items)]
     width = sum(columns) + margin * (len(columns) + 1)
@@ -132,7 +132,7 @@ def panel(items: Sequence[tuple[str, Image.Image]], caption: Sequence[str] = (),
         sheet.paste(picture, (x + (column - width) // 2, title_height))
         x += column + margin
     for index, line in enumerate(lines):
-        draw.text((margin, bottom + line_height * index), line, INK, small)
+        draw.text((margin, bottom + line_height * index), line, INK, font_for(small.size, line))
     return sheet
 
 
@@ -189,9 +189,9 @@ def _ring(graph: SceneGraph, side: int) -> tuple[list[Rect], Font]:
         # rotate the ring so that it agrees best with the objects' directions
         turn = sum(offsets[index] * place.conjugate() for index, place in zip(order, places)) or 1
         places = [place * turn / abs(turn) for _, place in sorted(zip(order, places), key=lambda pair: pair[0])]
-    nodes, font = [], _font(side / 24)
+    nodes, font = [], font_for(side / 24)
     for divisor in range(24, 65, 4):
-        font = _font(side / divisor)
+        font = font_for(side / divisor)
         sizes = [_size(_label(graph, index, font)) for index in range(count)]
         widest, tallest = (max(lengths) for lengths in zip(*sizes))
         nodes = []
@@ -267,12 +267,12 @@ def _middle(rect: Rect) -> complex:
 
 def _label(graph: SceneGraph, index: int, font: Font) -> Label:
     """An object's name and, in a smaller font, its attributes."""
-    small = _font(0.8 * font.size)
     name, attributes = (
         textwrap.wrap(graph.objects[index], 14),
         textwrap.wrap(", ".join(graph.known_attributes[index]), 18),
     )
-    return [(line, font) for line in name] + [(line, small) for line in attributes]
+    small = 0.8 * font.size
+    return [(line, font_for(font.size, line)) for line in name] + [(line, font_for(small, line)) for line in attributes]
 
 
 def _size(label: Label) -> tuple[float, float]:
@@ -298,10 +298,3 @@ def _colour(index: int) -> Colour:
     light = 0.299 * channels[0] + 0.587 * channels[1] + 0.114 * channels[2]
     red, green, blue = (round(255 * min(1.0, channel * 0.42 / light)) for channel in channels)
     return red, green, blue
-
-
-@lru_cache
-def _font(size: float) -> Font:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow is built with FreeType
-    return font

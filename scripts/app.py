@@ -18,11 +18,16 @@ import argparse
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
+
+if TYPE_CHECKING:
+    from ldm.graph.vocab import Vocab
+    from ldm.words.open_words import OpenWords
 
 PROGRAM = "app.py"
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -58,6 +63,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default="outputs/app",
         help="folder of photographs and edits; the same folder continues (default: %(default)s)",
     )
+    add(
+        "--words",
+        choices=("open", "off"),
+        help="open: graphs may have any words, in sixteen languages, which are read as names of the vocabulary (default: open if "
+        "the extra `words` is installed)",
+    )
+    add(
+        "--dictionary",
+        action="append",
+        default=[],
+        metavar="JSON",
+        help='file of names by words, such as {"양": "sheep"}, which go before everything else; may be given several times',
+    )
     add_verbose_argument(parser)
     return parser.parse_args(argv)
 
@@ -87,7 +105,21 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, loras=arguments.lora)
     prepare_for_inference(model, device, arguments.precision, arguments.low_memory)
-    serve(Editor(model, folder, model_name(arguments), model_words(arguments)), arguments.host, arguments.port)
+    words = open_words(arguments, model.vocab)
+    editor = Editor(model, folder, model_name(arguments), model_words(arguments), words=words)
+    serve(editor, arguments.host, arguments.port)
+
+
+def open_words(arguments: argparse.Namespace, vocab: Vocab) -> OpenWords | None:
+    """What reads words that the vocabulary lacks. Raises UserError: a dictionary does not fit, or the encoder is not installed."""
+    from ldm.graph.vocab import OpenVocab
+    from ldm.words.naming import Naming
+    from ldm.words.sentence_encoder import is_installed
+
+    wanted = arguments.words == "open" or bool(arguments.dictionary)
+    if arguments.words == "off" or isinstance(vocab, OpenVocab) or not (wanted or is_installed()):
+        return None
+    return Naming("open", arguments.dictionary).open_words(vocab)
 
 
 def model_name(arguments: argparse.Namespace) -> str:

@@ -21,6 +21,7 @@ from dataclasses import fields
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldm.editing.options import LOCAL_METHOD, EditOptions, default_guidance_scale, default_sampler
 from ldm.models.diffusion.samplers import SAMPLERS
@@ -30,6 +31,10 @@ from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values, option_types
 from ldm.util.score_option import add_min_score_argument
+from ldm.util.words_option import add_words_arguments, check_words_arguments
+
+if TYPE_CHECKING:
+    from ldm.words.naming import Naming
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 PROGRAM = "ddim_invert_edit.py"
@@ -61,6 +66,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_lora_argument(parser)
     add_min_score_argument(parser)
+    add_words_arguments(parser)
     add(
         "--prediction",
         choices=("eps", "v"),
@@ -88,6 +94,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--previews", type=positive, nargs="?", const=8, metavar="N", help="also show N steps of the way (8)")
     add("--attention", action="store_true", default=None, help="also show where the U-Net attends to each object")
     arguments = parser.parse_args(argv)
+    check_words_arguments(parser, arguments)
     if arguments.batch and (given := _given(arguments, ("ref", "style", *SINGLE_EDIT_OPTIONS))):
         parser.error(f"{given}: for a single edit; with --batch, write it into the lines of the file")
     return arguments
@@ -126,6 +133,7 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
     """Makes the edits of a JSON Lines file."""
     from ldm.editing.batch import edit_all, numbered_lines
     from ldm.models.loading import fingerprint
+    from ldm.words.naming import Naming
 
     options = _options(arguments)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -138,7 +146,9 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
     provenance |= {"precision": arguments.precision, **({"lora": arguments.lora} if arguments.lora else {})}
     provenance |= {"decided": list(model.decided)} if model.decided else {}
     _prepare(model, device, arguments)
-    failures = edit_all(model, path, texts, folder, options, provenance, rank, world, arguments.min_score)
+    naming = Naming(arguments.words, arguments.dictionary, arguments.alignment)
+    failures = edit_all(model, path, texts, folder, options, provenance, rank, world, arguments.min_score, naming)
+    print("".join(f"{remark}\n" for remark in naming.remarks), end="")
     if rank > 0:
         return 2 if failures else 0
     if failures:
@@ -153,6 +163,7 @@ def edit_one(arguments: argparse.Namespace) -> int:
     from ldm.models.finding import find_checkpoint
     from ldm.models.vocabulary import check_names
     from ldm.util.images import read_image
+    from ldm.words.naming import Naming
 
     options = _options(arguments)
     read = partial(read_graph, photograph=arguments.ref, min_score=arguments.min_score)
@@ -167,23 +178,25 @@ def edit_one(arguments: argparse.Namespace) -> int:
     photograph, style = (name and read_image(name, upright=True) for name in (reference, arguments.style))
     mask = arguments.mask and read_image(arguments.mask, upright=True, background="black")
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    check_names(
-        {arguments.sg: graph, **({arguments.source_sg: source} if source else {})}, checkpoint, arguments.config
-    )
+    naming = Naming(arguments.words, arguments.dictionary, arguments.alignment)
+    graphs = {arguments.sg: graph, **({arguments.source_sg: source} if source else {})}
+    graphs = check_names(graphs, checkpoint, arguments.config, naming)
     folder = writable_folder(arguments.outdir, "--outdir")
     model, device, checkpoint = _load(arguments)
-    limit = model.cond_stage_model.max_objects
-    graph.validate(model.vocab, arguments.sg, limit)
-    if source:
-        source.validate(model.vocab, arguments.source_sg, limit)
+    if naming.embeds:
+        model.open_vocabulary(graphs.values())
+    graphs = naming.name_all(graphs, model.vocab, model.cond_stage_model.max_objects)
+    graph, source = graphs[arguments.sg], graphs.get(arguments.source_sg)
+    remarks = naming.remarks
+    print("".join(f"{remark}\n" for remark in remarks), end="")
     _prepare(model, device, arguments)
-    record = {"arguments": vars(arguments), "checkpoint": checkpoint, "decided": list(model.decided)}
+    record = {"arguments": vars(arguments), "checkpoint": checkpoint, "decided": list(model.decided)} | naming.record()
     if photograph is None:
-        _sample(model, graph, style, options, folder, record)
+        _sample(model, graph, style, options, folder, record, naming)
     else:
         _edit(
             model,
-            (photograph, graph, source, style, mask),
+            (photograph, graph, source, style, mask, naming.wordings(source, graph), remarks),
             options,
             arguments,
             folder,
@@ -248,7 +261,7 @@ def _report(edit, request, options: dict, lines: list[str]) -> None:
         )
 
 
-def _sample(model, graph, style, options: dict, folder: Path, record: dict) -> None:
+def _sample(model, graph, style, options: dict, folder: Path, record: dict, naming: Naming) -> None:
     """Samples an image of the graph from noise, with the defaults of an edit."""
     from ldm import plots
     from ldm.editing.outputs import write
@@ -266,11 +279,14 @@ def _sample(model, graph, style, options: dict, folder: Path, record: dict) -> N
     values |= {"layout": default_layout(model)} | options
     seed = values.pop("seed")
     settings = from_mapping(SampleOptions, values)
+    wordings = naming.wordings(graph)
     graph, complaint = apply_layout(graph, seed, settings)
     if complaint:
         print(complaint)
     image = sample_images(model, [graph], [seed], settings, style)[0]
-    panel = plots.panel([("sampled", image), ("graph", plots.draw_graph(graph))], [complaint] if complaint else [])
+    written = next((each.show(graph) for each in wordings), graph)
+    remarks = [*naming.remarks, *([complaint] if complaint else [])]
+    panel = plots.panel([("sampled", image), ("graph", plots.draw_graph(written))], remarks)
     facts = {"settings": {**vars(settings), "seed": seed}, "graph": graph.to_json(), "complaint": complaint}
     write(folder, {"edited": image, "panel": panel}, {**record, **facts})
     print(f"wrote {folder}/edited.png, panel.png and record.json")

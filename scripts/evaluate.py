@@ -6,12 +6,15 @@
     python scripts/evaluate.py edits --n 4 --operations remove,move --methods edit:graph_scale=3
     python scripts/evaluate.py edits --scenes rendered --tasks datasets/rendered/test --methods truth,edit --seeds 3
     python scripts/evaluate.py scenes --boxes all,none
+    python scripts/evaluate.py scenes --boxes all --renamed data/words/renamed_korean.json
+    python scripts/evaluate.py names --list gold
     python scripts/evaluate.py compare outputs/edits-shapes-11111111 outputs/edits-shapes-22222222
 
 images: FID and Inception Score against real images; with --paired also PSNR, SSIM and LPIPS, and the diversity of several
 samples of a graph. The weights of the metrics' networks are not downloaded; an error says which file to put where.
 edits: how often editors make edits with a known answer on synthetic scenes, and how much of the rest they preserve.
 scenes: how often samples of held-out synthetic scenes show what their graphs say.
+names: how well words of other languages, synonyms, homonyms and misspelt or meaningless words are read as names.
 compare: the difference in success of two methods or models on the same edits, with its interval.
 edits and scenes can be interrupted and resumed; they also write a table and sheets of pictures.
 """
@@ -55,6 +58,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     scenes.set_defaults(report=report_on_scenes, resumable=True)
     add_scene_arguments(scenes)
     add_benchmark_arguments(scenes, "scenes of each kind")
+    names = commands.add_parser("names", help="how well words that a vocabulary lacks are read as its names")
+    names.set_defaults(report=report_on_names, resumable=False)
+    add_name_arguments(names)
     comparison = commands.add_parser("compare", help="success of two methods or models on the same edits")
     comparison.set_defaults(report=report_on_comparison, resumable=False)
     add_comparison_arguments(comparison)
@@ -176,6 +182,24 @@ def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
     add("--graph-scale", type=finite, default=2.0, help="guidance scale of the graph (default: %(default)s)")
     add("--style-scale", type=finite, default=2.0, help="guidance scale of the style (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
+    add(
+        "--renamed",
+        metavar="JSON",
+        help="file of words by kind and name, which replace those of the graphs and are read again with --words open",
+    )
+
+
+def add_name_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate.py names`."""
+    add = parser.add_argument
+    add(
+        "--list",
+        choices=("gold", "tuning"),
+        default="gold",
+        help="tuning: the words on which thresholds were chosen; gold: others (default: %(default)s)",
+    )
+    add("--alignment", metavar="FILE", help="map of embeddings that scripts/align_words.py wrote")
+    add("--out", metavar="JSON", default="outputs/names/report.json", help="file of the report (default: %(default)s)")
 
 
 def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
@@ -309,6 +333,22 @@ def report_on_comparison(arguments: argparse.Namespace) -> None:
     print(comparison.table(summaries), end="")
 
 
+def report_on_names(arguments: argparse.Namespace) -> None:
+    """Measures how words are read."""
+    from ldm.evaluation import name_benchmark
+    from ldm.evaluation.report import write_report
+    from ldm.util.files import writable_folder
+    from ldm.words.aligner import read_alignments
+
+    out = Path(arguments.out)
+    writable_folder(out.parent, "--out")
+    alignments = read_alignments(arguments.alignment) if arguments.alignment else {}
+    report = name_benchmark.NameBenchmark(arguments.list, alignments=alignments).report()
+    write_report(out, report, given_arguments(arguments))
+    print(name_benchmark.tables(report), end="")
+    print(f"wrote {out}")
+
+
 def report_on_scenes(arguments: argparse.Namespace) -> None:
     """Runs the sample benchmark."""
     from ldm.evaluation import sample_benchmark
@@ -327,6 +367,7 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
         arguments.boxes,
         arguments.layout,
         arguments.references,
+        arguments.renamed,
     )
     finish(report, arguments)
 

@@ -24,6 +24,7 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.text_options import Prompt, TextOptions, read_prompts
@@ -33,6 +34,10 @@ from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values
 from ldm.util.score_option import add_min_score_argument
+from ldm.util.words_option import add_words_arguments, check_words_arguments
+
+if TYPE_CHECKING:
+    from ldm.words.naming import Naming
 
 # Flags that only one kind of input takes: name of the argument, and what to do instead.
 GRAPH_FLAGS = {
@@ -73,6 +78,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_lora_argument(parser)
     add_min_score_argument(parser)
+    add_words_arguments(parser)
     add(
         "--prediction",
         choices=("eps", "v"),
@@ -87,7 +93,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_verbose_argument(parser)
     add_arguments(parser.add_argument_group("how to sample"), SampleOptions)
     add_text_arguments(parser.add_argument_group("how to sample texts"))
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    check_words_arguments(parser, arguments)
+    return arguments
 
 
 def add_text_arguments(group: argparse._ActionsContainer) -> None:
@@ -161,7 +169,10 @@ def run_texts(arguments: argparse.Namespace) -> None:
 def run_graphs(arguments: argparse.Namespace) -> None:
     given = given_values(arguments, SampleOptions)
     from_mapping(SampleOptions, given)
-    places, checkpoint = read_checked_graphs(arguments)
+    from ldm.words.naming import Naming  # imports torch, after the options have been checked
+
+    naming = Naming(arguments.words, arguments.dictionary, arguments.alignment)
+    places, checkpoint = read_checked_graphs(arguments, naming)
     from ldm.models.loading import choose_device, fingerprint, load_model
     from ldm.sampling.folder import sample_all
     from ldm.sampling.sample import default_options
@@ -172,19 +183,20 @@ def run_graphs(arguments: argparse.Namespace) -> None:
     style = arguments.style and read_image(arguments.style, upright=True)
     device = choose_device(arguments.device)
     model = load_model(checkpoint, arguments.config, device, arguments.lora, arguments.prediction)
-    scenes = choose_scenes(arguments, model, places)
+    scenes = choose_scenes(arguments, model, places, naming)
+    print("".join(f"{remark}\n" for remark in naming.remarks), end="")
     options = from_mapping(SampleOptions, default_options(model) | given)
     provenance = {"style": arguments.style, "device": device.partition(":")[0]}
     provenance |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
     provenance |= {"lora": arguments.lora} if arguments.lora else {}
     repeats = arguments.n_per_graph or 1
     sizes = repeats, provenance, arguments.batch_size
-    if sample_all(model, scenes, folder, options, style, arguments.seed, *sizes, rank, world):
+    if sample_all(model, scenes, folder, options, style, arguments.seed, *sizes, rank, world, naming):
         count = len(scenes) * repeats
         print(f"{count} images in {folder}: images/, graphs/, index.jsonl and sheet.png")
 
 
-def read_checked_graphs(arguments: argparse.Namespace) -> tuple[dict, Path | None]:
+def read_checked_graphs(arguments: argparse.Namespace, naming: Naming) -> tuple[dict, Path | None]:
     """The graphs of --sg, by where they come from, and the checkpoint. Raises UserError for names the model does not know."""
     from ldm.graph.graph_files import read_graphs
     from ldm.models.finding import find_checkpoint
@@ -193,8 +205,7 @@ def read_checked_graphs(arguments: argparse.Namespace) -> tuple[dict, Path | Non
     graphs = read_graphs(arguments.sg, min_score=arguments.min_score) if arguments.sg else []
     places = {f"{arguments.sg}: graph {index}": graph for index, graph in enumerate(graphs)}
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    check_names(places, checkpoint, arguments.config)
-    return places, checkpoint
+    return check_names(places, checkpoint, arguments.config, naming), checkpoint
 
 
 def choose_folder(outdir: str | None, world: int) -> Path:
@@ -204,11 +215,12 @@ def choose_folder(outdir: str | None, world: int) -> Path:
     return writable_folder(outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", "--outdir")
 
 
-def choose_scenes(arguments: argparse.Namespace, model, graphs: dict):
+def choose_scenes(arguments: argparse.Namespace, model, graphs: dict, naming: Naming):
     """A Subset of pairs: image (None for a graph from a file), graph.
 
     Args:
         graphs: those of --sg, by where they come from.
+        naming: what to do with words that the vocabulary lacks.
 
     Raises:
         UserError: names are unknown, or there are too few graphs.
@@ -218,9 +230,10 @@ def choose_scenes(arguments: argparse.Namespace, model, graphs: dict):
     from ldm.models.loading import load_dataset
 
     if arguments.sg:
-        scenes = [(None, graph) for graph in graphs.values()]
-        for place, graph in graphs.items():
-            graph.validate(model.vocab, place, model.cond_stage_model.max_objects)
+        if naming.embeds:
+            model.open_vocabulary(graphs.values())
+        named = naming.name_all(graphs, model.vocab, model.cond_stage_model.max_objects)
+        scenes = [(None, graph) for graph in named.values()]
     else:
         scenes = load_dataset(model, arguments.split)
     count = arguments.n or len(scenes)

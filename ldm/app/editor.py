@@ -16,10 +16,11 @@ from ldm.app.planning import describe_canvas, describe_plan
 from ldm.app.reading import PictureReader, find_reader_of
 from ldm.app.requests import EditAsked, Variant
 from ldm.app.store import NewNode, Node, Store
-from ldm.app.words import Resolver, VocabResolver
+from ldm.app.words import OpenResolver, Resolver, VocabResolver
 from ldm.app.worker import Follower, Worker
 from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.loading import fingerprint
+from ldm.words.open_words import OpenWords
 
 
 class Editor:
@@ -32,7 +33,8 @@ class Editor:
         model_words: the command-line words that load the model, such as ["--run", "logs/..."]; empty for the weights
             that ship, None where they are unknown.
         reader: reads graphs from pictures; by default the checker of the world that has the model's vocabulary.
-        resolver: completes names; by default from the model's vocabulary.
+        words: reads words that the vocabulary lacks, in graphs and in what is typed; None refuses them.
+        resolver: completes names; by default from the model's vocabulary, with `words` if given.
         decode: a quick decoder for previews, latent (1,C,h,w) -> image (1,3,H,W) in [-1,1]; by default the model's
             tiny autoencoder (`preview_config`), or its first stage without one.
 
@@ -49,10 +51,12 @@ class Editor:
         reader: PictureReader | None = None,
         resolver: Resolver | None = None,
         decode: Decode | None = None,
+        words: OpenWords | None = None,
     ):
         self.model, self.name, self.model_words = model, name, model_words
         self.reader = reader or find_reader_of(model.vocab)
-        self.resolver = resolver or VocabResolver(model.vocab)
+        self.words = words
+        self.resolver = resolver or (OpenResolver(model.vocab, words) if words else VocabResolver(model.vocab))
         self.examples = Examples(model)
         self.store = Store(Path(folder))
         self.hub = Hub()
@@ -148,7 +152,7 @@ class Editor:
         verdict = self.reader.check(made.graph, made.image) if self.reader else None
         details = {
             "difference": variant.difference,
-            "sentences": made.sentences,
+            "sentences": [*asked.readings, *made.sentences],
             "options": {"given": variant.options, "used": made.options},
             "n": asked.count,
             "sweep": asked.sweep and {"option": asked.sweep.option, "values": list(asked.sweep.values)},
@@ -162,6 +166,8 @@ class Editor:
             "asked": {
                 "graph": asked.graph.to_json(),
                 "source_graph": asked.source_graph and asked.source_graph.to_json(),
+                "written": asked.written and asked.written.to_json(),
+                "written_source": asked.written_source and asked.written_source.to_json(),
             },
             "measured": made.measured,
             "weights": self.weights,
@@ -173,7 +179,7 @@ class Editor:
             kind=asked.kind,
             size=made.image.size,
             picture=add(made.image),
-            graph=graphs.explicit(made.graph).to_json(),
+            graph=graphs.explicit(asked.in_own_words(made.graph)).to_json(),
             job=job.id,
             details=details,
             uses=uses,

@@ -21,6 +21,7 @@ from ldm.editing.outputs import panel, versions
 from ldm.editing.pipeline import Edit
 from ldm.editing.plan import make_plan
 from ldm.graph.graph_files import graph_text
+from ldm.graph.resolving import Wording
 from ldm.graph.scene_graph import SceneGraph
 from ldm.util.options import from_mapping
 
@@ -145,7 +146,10 @@ class Export:
         photograph = read(self.editor.store.node(self.node.parent or 0).picture or "")
         source = asked["source_graph"] and SceneGraph.from_json(asked["source_graph"])
         style, mask = (id and read(id) for id in (details["style"], details["mask"]))
-        return EditRequest(photograph, SceneGraph.from_json(asked["graph"]), source, style, mask)
+        graph = SceneGraph.from_json(asked["graph"])
+        written = [(asked.get("written_source"), source), (asked.get("written"), graph)]  # older sessions have none
+        wordings = tuple(Wording(SceneGraph.from_json(data), named) for data, named in written if data and named)
+        return EditRequest(photograph, graph, source, style, mask, wordings)
 
 
 _FLAGS = {

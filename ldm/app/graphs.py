@@ -15,9 +15,11 @@ from ldm.app.limits import GRAPHS
 from ldm.graph.importers import Source, parse_graphs
 from ldm.graph.inheritance import drop_contradicted, share_known
 from ldm.graph.matching import match_objects
+from ldm.graph.resolving import Wording
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import GraphError, Triple
 from ldm.models.diffusion.latent_diffusion import LatentDiffusion
+from ldm.words.open_words import OpenWords
 
 
 def explicit(graph: SceneGraph, others: Collection[str | None] = ()) -> SceneGraph:
@@ -94,9 +96,22 @@ def from_json(data: Any, where: str = "graph") -> SceneGraph:
     return replace(SceneGraph.from_json(data, where), image=None)
 
 
-def validate(graph: SceneGraph, model: LatentDiffusion, where: str = "graph") -> None:
-    """Checks that the model can encode the graph. Raises GraphError."""
-    graph.validate(model.vocab, where, model.cond_stage_model.max_objects)
+def validate(
+    graph: SceneGraph, model: LatentDiffusion, where: str = "graph", words: OpenWords | None = None
+) -> Wording:
+    """Checks that the model can encode the graph.
+
+    Args:
+        words: reads words that the vocabulary lacks; None refuses them.
+
+    Returns:
+        The graph as it is written, and in the vocabulary's names.
+
+    Raises:
+        GraphError: a word has no name, or there are too many objects.
+    """
+    resolve = words and words.of(graph)
+    return Wording(graph, graph.validate(model.vocab, where, model.cond_stage_model.max_objects, resolve))
 
 
 def read_file(content: bytes, name: str, photograph: Path | None) -> tuple[list[SceneGraph], str]:
@@ -130,8 +145,10 @@ def read_file(content: bytes, name: str, photograph: Path | None) -> tuple[list[
     return [replace(graph, image=None) for graph in graphs[:GRAPHS]], "; ".join(notes)
 
 
-def unknown_names(graph: SceneGraph, model: LatentDiffusion) -> list[str]:
-    """A sentence for each name that the model does not know."""
+def unknown_names(graph: SceneGraph, model: LatentDiffusion, words: OpenWords | None = None) -> list[str]:
+    """A sentence for each name that the model does not know, or not even as a word for one that it knows."""
+    if words is not None:
+        return words.complaints(graph)
     sentences = []
     vocab = model.vocab
     names = [(f"objects[{index}]", vocab.object_id, name) for index, name in enumerate(graph.objects)]

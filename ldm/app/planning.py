@@ -66,9 +66,9 @@ def describe_plan(model: LatentDiffusion, asked: EditAsked, size: tuple[int, int
     region, note = _region(model, plan)
     shown = region if region is not None else Region.everywhere((1, 1), small)
     return {
-        "sentences": sentences(Edit(request.photograph, shown.pixels, plan), request),
+        "sentences": [*asked.readings, *sentences(Edit(request.photograph, shown.pixels, plan), request)],
         "operations": [_operation(each, plan) for each in plan.operations],
-        "graph": graphs.to_json(plan.graph),
+        "graph": graphs.to_json(asked.in_own_words(plan.graph)),
         "placed": _placed(request, plan.graph),
         "dropped": [list(each) for each in asked.dropped],
         "placement": plan.placement,
@@ -89,9 +89,9 @@ def describe_canvas(model: LatentDiffusion, asked: EditAsked) -> dict:
     graph, complaint = apply_layout(asked.graph, seed, complete)
     request = EditRequest(Image.new("L", (1, 1)), asked.graph)
     return {
-        "sentences": ["sample a picture of the graph", *([complaint] if complaint else [])],
+        "sentences": [*asked.readings, "sample a picture of the graph", *([complaint] if complaint else [])],
         "operations": [],
-        "graph": graphs.to_json(graph),
+        "graph": graphs.to_json(asked.in_own_words(graph)),
         "placed": _placed(request, graph),
         "dropped": [],
         "placement": "",

@@ -15,9 +15,11 @@ from ldm.app.option_list import check_options, check_sweep
 from ldm.app.store import Node, Store
 from ldm.editing.options import EditOptions, EditRequest
 from ldm.editing.pipeline import variant_seeds
+from ldm.graph.resolving import Wording
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.util.options import from_mapping
+from ldm.words.open_words import OpenWords
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class EditAsked:
         attention: whether attention maps are kept.
         previews: whether previews are shown on the way.
         dropped: relations that the page sent and that boxes contradict, by ids; they are not in `graph`.
+        written, written_source: the two graphs in the user's words, where these are not the names of `graph` and
+            `source_graph`.
+        readings: what was read as what.
     """
 
     kind: str
@@ -65,6 +70,19 @@ class EditAsked:
     attention: bool = False
     previews: bool = True
     dropped: tuple[tuple[str | None, str, str | None], ...] = ()
+    written: SceneGraph | None = None
+    written_source: SceneGraph | None = None
+    readings: tuple[str, ...] = ()
+
+    @property
+    def wordings(self) -> tuple[Wording, ...]:
+        """The graphs in the user's words."""
+        pairs = (self.written_source, self.source_graph), (self.written, self.graph)
+        return tuple(Wording(written, named) for written, named in pairs if written and named)
+
+    def in_own_words(self, graph: SceneGraph) -> SceneGraph:
+        """A graph of the edit in the user's words."""
+        return next((shown for each in self.wordings[::-1] if (shown := each.show(graph)) != graph), graph)
 
     @property
     def total(self) -> int:
@@ -89,6 +107,8 @@ class EditAsked:
             **vars(self),
             "graph": self.graph.to_json(),
             "source_graph": self.source_graph and self.source_graph.to_json(),
+            "written": self.written and self.written.to_json(),
+            "written_source": self.written_source and self.written_source.to_json(),
             "sweep": self.sweep and [self.sweep.option, list(self.sweep.values)],
         }
 
@@ -101,7 +121,10 @@ class EditAsked:
             "source_graph": source and SceneGraph.from_json(source),
             "sweep": sweep and Sweep(sweep[0], tuple(sweep[1])),
             "dropped": tuple(map(tuple, data["dropped"])),
+            "readings": tuple(data.get("readings", ())),
         }
+        for name in ("written", "written_source"):  # older databases lack these
+            restored[name] = SceneGraph.from_json(data[name]) if data.get(name) else None
         return cls(**{**data, **restored})
 
 
@@ -117,19 +140,24 @@ def ask(
     sweep: Sweep | None = None,
     attention: bool = False,
     previews: bool = True,
+    words: OpenWords | None = None,
 ) -> EditAsked:
     """A checked request; arguments are those of `EditAsked`, the graph as parsed JSON.
+
+    `words` reads words that the vocabulary lacks; None refuses them.
 
     Raises:
         UserError: a graph, an option or a picture is not valid, or there are too many variants.
     """
     canvas, options = node.kind == "canvas", dict(options or {})
-    source = node.graph and SceneGraph.from_json(node.graph)
-    edited, dropped = graphs.from_json(graph), []
+    wording = graphs.validate(graphs.from_json(graph), model, words=words)
+    shown = None
+    if node.graph:
+        shown = graphs.validate(SceneGraph.from_json(node.graph), model, "graph of the picture", words)
+    source, edited, dropped = shown and shown.named, wording.named, []
     if source and not canvas:
         edited, dropped = graphs.without_contradicted(edited, source)
         edited = graphs.without_kept_boxes(edited, source)
-    graphs.validate(edited, model)
     check_options(canvas, options)
     if sweep is not None:
         check_sweep(canvas, sweep.option, sweep.values)
@@ -138,8 +166,6 @@ def ask(
             store.picture_size(picture)
     if style is not None and model.global_stage_model is None:
         raise RequestError("this model has no image encoder: remove the style, or use another model")
-    if source is not None and not canvas:
-        graphs.validate(source, model, "graph of the picture")
     if canvas and mask is not None:
         raise RequestError("a mask belongs to a photograph; remove it")
     kind = "sample" if canvas else "edit"
@@ -156,6 +182,9 @@ def ask(
         attention=attention,
         previews=previews,
         dropped=tuple((edited.ids[s], predicate, edited.ids[o]) for s, predicate, o in dropped),
+        written=written if (written := wording.show(edited)) != edited else None,
+        written_source=shown.written if shown and not canvas and shown.written != source else None,
+        readings=tuple(map(str, words.readings_of(wording.written))) if words else (),
     )
     if not 1 <= asked.total <= VARIANTS:
         raise RequestError(f"{asked.total} variants: ask for 1 to {VARIANTS}")
@@ -164,14 +193,13 @@ def ask(
     return asked
 
 
-def ask_attention(model: LatentDiffusion, node: Node) -> EditAsked:
+def ask_attention(model: LatentDiffusion, node: Node, words: OpenWords | None = None) -> EditAsked:
     """A request for the attention to each object of a node's graph. Raises NotNow, or GraphError."""
     if node.picture is None or node.graph is None:
         raise NotNow("there is no graph of this picture yet; draw a box around each object first")
     if not model.cond_stage_model.has_layout:
         raise NotNow("this model's tokens do not stand for single objects, so there is no attention to each of them")
-    graph = SceneGraph.from_json(node.graph)
-    graphs.validate(graph, model, "graph of the picture")
+    graph = graphs.validate(SceneGraph.from_json(node.graph), model, "graph of the picture", words).named
     return EditAsked("attention", node.id, graph, graph, attention=True, previews=False)
 
 

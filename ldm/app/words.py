@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -11,6 +12,8 @@ from ldm.graph.spatial_relations import KIND
 from ldm.graph.vocab import GAP, Vocab
 from ldm.synthetic.worlds import WorldReader
 from ldm.util.unicode import composed
+from ldm.words.open_words import OpenWords
+from ldm.words.policy import Outcome
 
 KINDS = ("object", "predicate", "attribute")
 SIMILARITY = 0.6  # of difflib, from which on a name is offered for a misspelt one
@@ -69,6 +72,36 @@ class VocabResolver:
             ranked += [by_key[key] for key in close]
         chosen = list(dict.fromkeys(ranked))[: min(limit, MOST_SUGGESTIONS)]
         return Resolution(by_key.get(typed), [Suggestion(name) for name in chosen])
+
+
+class OpenResolver:
+    """Completes names like `VocabResolver`, and takes other words in any language that mean one of them; a `Resolver`.
+
+    A word that is read as a name stands in the graph as it was typed, and the name is shown beside it. A misspelt name is
+    corrected. Of a word that may mean several names, these are the suggestions.
+    """
+
+    def __init__(self, vocab: Vocab, words: OpenWords):
+        self.literal, self.words = VocabResolver(vocab), words
+
+    def resolve(self, kind: str, text: str, limit: int) -> Resolution:
+        """See `VocabResolver.resolve`."""
+        found = self.literal.resolve(kind, text, limit)
+        typed = " ".join(composed(text).split())
+        completes = any(each.name.lower().startswith(typed.lower()) for each in found.suggestions)
+        if found.name is not None or not typed or completes:
+            return found
+        decision = self.words.read(kind, typed)
+        near = [
+            Suggestion(name, "" if math.isnan(score) else f"{score:.2f}") for name, score in decision.candidates[:limit]
+        ]
+        if decision.reading is None:
+            asked = near if decision.outcome is Outcome.ASK else found.suggestions
+            return Resolution(None, asked[:limit])
+        name = decision.reading.name
+        others = [each for each in near if each.name != name]
+        kept = name if decision.reading.by in ("name", "spelling") else typed
+        return Resolution(kept, [Suggestion(name, str(decision.reading)), *others][:limit])
 
 
 def describe(vocab: Vocab, reader: WorldReader | None) -> dict:

@@ -41,6 +41,7 @@ from ldm.util.image_folder import INDEX, SHEET, is_made, read_record, save_image
 from ldm.util.images import read_image
 from ldm.util.options import from_mapping
 from ldm.util.score_option import MIN_SCORE
+from ldm.words.naming import Naming
 
 PICTURES = ("ref", "style", "mask")
 FILES = ("sg", "source_sg", *PICTURES, "out")
@@ -92,6 +93,7 @@ def edit_all(
     rank: int = 0,
     world: int = 1,
     min_score: float = MIN_SCORE,
+    naming: Naming | None = None,
 ) -> int:
     """Makes the edits that the folder lacks, and reports each failed line on stderr.
 
@@ -102,6 +104,7 @@ def edit_all(
         provenance: further entries of each record, such as the weights.
         rank, world: index of this process and number of processes.
         min_score: of objects and relations in imported predictions.
+        naming: what to do with words that the vocabulary lacks; None refuses them.
 
     Returns:
         How many lines failed, over all processes.
@@ -113,8 +116,9 @@ def edit_all(
             name, values = edits[number]
             if isinstance(values, UserError):
                 raise values
-            line = read_line(values, path.parent, model, min_score)
-            _make(model, line, folder, {"file": name, "line": number}, shared, provenance)
+            line = read_line(values, path.parent, model, min_score, naming)
+            read_as = naming.record_of(line.graph, line.source) if naming else {}
+            _make(model, line, folder, {"file": name, "line": number, **read_as}, shared, provenance)
         except (UserError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
             failures += 1
             print(f"{path}, line {number}: {error}", file=sys.stderr)
@@ -124,7 +128,9 @@ def edit_all(
     return _sum_over_processes(failures, world)
 
 
-def read_line(line: dict, folder: Path, model: LatentDiffusion, min_score: float = MIN_SCORE) -> Line:
+def read_line(
+    line: dict, folder: Path, model: LatentDiffusion, min_score: float = MIN_SCORE, naming: Naming | None = None
+) -> Line:
     """One line's graphs, images and options. Raises UserError for anything missing, unknown, unreadable or mistyped."""
     for key in line:
         if key not in (*FILES, *OPTIONS):
@@ -135,7 +141,8 @@ def read_line(line: dict, folder: Path, model: LatentDiffusion, min_score: float
         raise UserError("'sg' is missing: give the graph of what the edited image should show")
     files = {key: folder / str(line[key]) for key in PICTURES if line.get(key) is not None}
     given = {key: line[key] for key in ("sg", "source_sg") if line.get(key) is not None}
-    graphs = {key: _graph(value, key, folder, model, files.get("ref"), min_score) for key, value in given.items()}
+    reading = model, files.get("ref"), min_score, naming or Naming()
+    graphs = {key: _graph(value, key, folder, *reading) for key, value in given.items()}
     graph, source = graphs["sg"], graphs.get("source_sg")
     if "ref" not in files:
         if not graph.image:
@@ -223,14 +230,22 @@ def _output_path(name: Any, taken: Collection[PurePosixPath]) -> PurePosixPath:
 
 
 def _graph(
-    value: Any, key: str, folder: Path, model: LatentDiffusion, photograph: Path | None, min_score: float
+    value: Any,
+    key: str,
+    folder: Path,
+    model: LatentDiffusion,
+    photograph: Path | None,
+    min_score: float,
+    naming: Naming,
 ) -> SceneGraph:
     if isinstance(value, str):
         graph = read_graph(folder / value, photograph, min_score)
     else:
         graph = single_graph(parse_graphs(value, Source(key, folder, photograph, min_score)), key)
-    graph.validate(model.vocab, value if isinstance(value, str) else key, model.cond_stage_model.max_objects)
-    return graph
+    if naming.embeds:
+        model.open_vocabulary([graph])
+    where = value if isinstance(value, str) else key
+    return naming.name(graph, model.vocab, where, model.cond_stage_model.max_objects)
 
 
 def _hash(file: Path) -> str:

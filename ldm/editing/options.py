@@ -18,6 +18,7 @@ from ldm.util.options import from_mapping, option, validate
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ldm.graph.resolving import Wording
     from ldm.graph.scene_graph import SceneGraph
     from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 
@@ -43,6 +44,8 @@ class EditRequest:
             of it may change.
         style: another image to take the look from, everywhere; without it the photograph keeps its own.
         mask: white where the image may change; without it the region follows from the operations.
+        wordings: of the two graphs, where their user wrote other words than the vocabulary's; images for people show these.
+        remarks: further sentences below the panel, such as what was read as what.
     """
 
     photograph: Image.Image
@@ -50,6 +53,12 @@ class EditRequest:
     source_graph: SceneGraph | None = None
     style: Image.Image | None = None
     mask: Image.Image | None = None
+    wordings: tuple[Wording, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def in_own_words(self, graph: SceneGraph) -> SceneGraph:
+        """A graph of the edit in its user's words."""
+        return next((shown for each in self.wordings if (shown := each.show(graph)) != graph), graph)
 
 
 @dataclass(frozen=True)

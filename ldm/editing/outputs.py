@@ -69,9 +69,9 @@ def panel(edit: Edit, request: EditRequest) -> Image.Image:
     items += [("style", request.style)] if request.style else []
     items += [("region", plots.draw_region(photograph, edit.region)), ("edited", edit.image)]
     items += [("reconstruction", again.image)] if (again := _inverted_reconstruction(edit)) else []
-    items += [("source graph", plots.draw_graph(source))] if source else []
-    items += [("edited graph", plots.draw_graph(edit.plan.graph))]
-    return plots.panel(items, sentences(edit, request))
+    items += [("source graph", plots.draw_graph(request.in_own_words(source)))] if source else []
+    items += [("edited graph", plots.draw_graph(request.in_own_words(edit.plan.graph)))]
+    return plots.panel(items, [*request.remarks, *sentences(edit, request)])
 
 
 def sentences(edit: Edit, request: EditRequest) -> list[str]:

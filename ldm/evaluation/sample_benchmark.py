@@ -16,6 +16,7 @@ from PIL import Image
 
 from ldm.evaluation.benchmark import Benchmark, BenchmarkReport
 from ldm.evaluation.editors import reconstruct
+from ldm.evaluation.renaming import Renaming
 from ldm.evaluation.report import (
     Column,
     average,
@@ -80,6 +81,7 @@ def run(
     boxes: Sequence[str],
     layouts: Sequence[str] | None,
     references: Sequence[str] | None,
+    renamed: str | None = None,
 ) -> BenchmarkReport:
     """Measures samples, or resumes doing so, and draws a sheet of pictures.
 
@@ -116,7 +118,12 @@ def run(
         "style_scale": options.style_scale,
         "seed": seed,
     }
-    prepare_worker = partial(prepare, source, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed)
+    renaming = Renaming.read(renamed, seed) if renamed else None
+    if renaming:
+        settings["renamed"] = renaming.words
+    prepare_worker = partial(
+        prepare, source, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed, renaming
+    )
     folder, protocol, rows = benchmark.measure(model, settings, jobs, prepare_worker)
     save_picture(sheet(folder, source, jobs, rows), folder / "sheet.png")
     summaries = summarise(jobs, rows, world.style_parts)
@@ -137,6 +144,7 @@ def prepare(
     device: str,
     options: SampleOptions,
     seed: int,
+    renaming: Renaming | None = None,
 ) -> Measure:
     """Loads the model and returns the function that does a job (boxes, layout, reference, number of the scene)."""
     model = load_model(checkpoint, config, device)
@@ -145,7 +153,7 @@ def prepare(
         boxes, layout, reference, number = job
         if boxes == AUTOENCODER:
             return measure_reconstruction(model, source, number)
-        return measure_sample(model, source, boxes, reference, number, replace(options, layout=layout), seed)
+        return measure_sample(model, source, boxes, reference, number, replace(options, layout=layout), seed, renaming)
 
     return measure_job
 
@@ -177,6 +185,7 @@ def measure_sample(
     index: int,
     options: SampleOptions,
     seed: int,
+    renaming: Renaming | None = None,
 ) -> tuple[dict, Image.Image]:
     """Samples the graph of a scene and judges the image.
 
@@ -184,11 +193,16 @@ def measure_sample(
         boxes: which objects have a box in the graph: 'all', 'none' or 'part'.
         reference: whose style the sample should have: 'same', 'other' or 'none'.
         seed: of the run; each scene derives its own from it.
+        renaming: words in place of the graph's; the image is judged by the graph all the same.
     """
     graph = source.graph(index, boxes)
     style = None if reference == "none" else _reference_image(source, reference, index)
-    image = sample_images(model, [graph], [derive_seed(seed, index, 0)], options, style)[0]
+    asked, misread = renaming.read_again(graph, index, model.vocab) if renaming else (graph, [])
+    image = sample_images(model, [asked or graph], [derive_seed(seed, index, 0)], options, style)[0]
     row = _judge(source.scenes, graph, image)
+    if misread:
+        row["complaints"] = [*misread, *row["complaints"]]
+        row["success"] &= asked is not None
     if style is not None:
         row |= _judge_style(find_reader(source.scenes), image, style, _reference_image(source, "wrong", index))
     return row, image

@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+from ldm.graph.resolving import Resolve, resolve_names
 from ldm.graph.validation import Box, Fields, GraphError, Triple, shorten, suggest, validate_fields
 from ldm.graph.vocab import IMAGE, IN_IMAGE, Vocab
 
@@ -111,13 +112,19 @@ class SceneGraph:
             data["image"] = self.image
         return data
 
-    def validate(self, vocab: Vocab, where: str = "graph", max_objects: int | None = None) -> None:
+    def validate(
+        self, vocab: Vocab, where: str = "graph", max_objects: int | None = None, resolve: Resolve | None = None
+    ) -> SceneGraph:
         """Checks that a model can encode the graph.
 
         Args:
             vocab: vocabulary of the model.
             where: source of the graph, for error messages.
             max_objects: largest number of objects, without `__image__`; None for any number.
+            resolve: tells what names mean that the vocabulary lacks; None refuses them.
+
+        Returns:
+            The graph in the vocabulary's names; this graph without `resolve`.
 
         Raises:
             GraphError: a name is not in the vocabulary, or there are too many objects.
@@ -126,6 +133,8 @@ class SceneGraph:
             raise GraphError(
                 f"{where}: {len(self.objects)} objects, but the model encodes at most {max_objects}; remove some"
             )
+        if resolve is not None:
+            return resolve_names(self, resolve, where).validate(vocab, where)
         attributes = [(index, name) for index, names in enumerate(self.known_attributes) for name in names]
         names = [(f"objects[{index}]", vocab.object_id, name) for index, name in enumerate(self.objects)]
         names += [(f"relationships[{index}]", vocab.predicate_id, t[1]) for index, t in enumerate(self.known_triples)]
@@ -135,6 +144,7 @@ class SceneGraph:
                 to_id(name)
             except GraphError as error:
                 raise GraphError(f"{where}, {place}: {error}") from None
+        return self
 
     def describe(self, index: int) -> str:
         """An object in words: its attributes and its name, such as 'large red circle'."""

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from ldm.graph.json_files import read_json, write_text
 from ldm.graph.validation import GraphError, find_id, shorten
@@ -108,22 +108,30 @@ class Vocab:
 
 
 class OpenVocab(Vocab):
-    """A vocabulary of any names, for models that read text: a name gets the next id when it is first asked for."""
+    """A vocabulary of any names, for models that read text or meanings: a name gets the next id when it is first asked for.
 
-    def __init__(self):
-        self.__dict__["ids"] = _Growing({IMAGE: 0}), _Growing({IN_IMAGE: 0}), _Growing()
+    Args:
+        known: a vocabulary whose names keep their ids.
+    """
+
+    def __init__(self, known: Vocab | None = None):
+        tables = (known.objects, known.predicates, known.attributes) if known else ((IMAGE,), (IN_IMAGE,), ())
+        self.__dict__["ids"] = tuple(map(_Growing, tables))
 
     @property
     def objects(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride] - grows
-        return tuple(self.ids[0])
+        return self._names(0)
 
     @property
     def predicates(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return tuple(self.ids[1])
+        return self._names(1)
 
     @property
     def attributes(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return tuple(self.ids[2])
+        return self._names(2)
+
+    def _names(self, table: int) -> tuple[str, ...]:
+        return tuple(cast(_Growing, self.ids[table]).names)
 
     def object_id(self, name: str) -> int:
         return self.ids[0][name]
@@ -136,8 +144,17 @@ class OpenVocab(Vocab):
 
 
 class _Growing(dict[str, int]):
-    """Ids by name, with the next id for a new name."""
+    """Ids by name, with the next id for a new name.
+
+    Args:
+        names: in the order of their ids; gaps are no names.
+    """
+
+    def __init__(self, names: tuple[str, ...]):
+        super().__init__((name, index) for index, name in enumerate(names) if name != GAP)
+        self.names = list(names)
 
     def __missing__(self, name: str) -> int:
-        self[name] = len(self)
+        self[name] = len(self.names)
+        self.names.append(name)
         return self[name]

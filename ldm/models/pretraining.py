@@ -23,6 +23,7 @@ from ldm.graph.batch import Batch, GraphBatch
 from ldm.models.lr_schedules import fused_on, per_step, unscaled_by_lightning, warmup_then_cosine
 from ldm.modules.attention import BasicTransformerBlock, Context
 from ldm.modules.conditioning import Conditioning
+from ldm.modules.word_encoder import ReadsMeanings
 from ldm.util.config import instantiate_from_config
 from ldm.util.errors import ConfigError
 
@@ -190,6 +191,11 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
             return torch.zeros_like(self.scale)
         pair = (F.normalize(self.to_style(x).float(), dim=-1) for x in (embedding, reference))
         return contrastive_loss(*pair, self.scale)
+
+    def setup(self, stage: str) -> None:
+        """Gives the meanings of names to an encoder with open words."""
+        if self.vocab is not None and isinstance(self.cond_stage_model, ReadsMeanings):
+            self.cond_stage_model.bind_words(self.vocab)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output = self.losses(batch)

@@ -17,6 +17,7 @@ from ldm.graph.vocab import Vocab
 from ldm.models.finding import METADATA, is_run, last_checkpoint
 from ldm.util.config import instantiate_from_config, plain
 from ldm.util.config_merging import ConfigPaths, read_configs
+from ldm.words.naming import Naming
 
 
 def read_vocab(checkpoint: str | Path | None, config: ConfigPaths | None = None) -> Vocab | None:
@@ -41,15 +42,26 @@ def read_vocab(checkpoint: str | Path | None, config: ConfigPaths | None = None)
     return training_vocab(train) if isinstance(train, dict) and "target" in train else None
 
 
-def check_names(graphs: Mapping[str, SceneGraph], checkpoint: str | Path | None, config: ConfigPaths | None) -> None:
+def check_names(
+    graphs: Mapping[str, SceneGraph],
+    checkpoint: str | Path | None,
+    config: ConfigPaths | None,
+    naming: Naming | None = None,
+) -> dict[str, SceneGraph]:
     """Checks the names of graphs, by where they come from, before a model is loaded, which takes seconds.
+
+    Args:
+        naming: what to do with words that the vocabulary lacks; None refuses them.
+
+    Returns:
+        The graphs in the vocabulary's names; unchanged if the model takes words as they are.
 
     Raises:
         GraphError: a name is not in the vocabulary, as far as `read_vocab` finds it.
     """
-    vocab = read_vocab(checkpoint, config)
-    for where, graph in graphs.items() if vocab else ():
-        graph.validate(vocab, where)
+    naming = naming or Naming()
+    vocab = None if naming.embeds else read_vocab(checkpoint, config)
+    return naming.name_all(graphs, vocab) if vocab else dict(graphs)
 
 
 def training_vocab(train: dict) -> Vocab:

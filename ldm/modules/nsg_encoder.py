@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 
 from ldm.checkpoints.loading import PRETRAINING_PREFIXES, load_part
 from ldm.graph.batch import GraphBatch
+from ldm.graph.vocab import Vocab
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.graph_encoder import TokenLayout
 from ldm.modules.word_embedding import WordEmbedding
+from ldm.modules.word_encoder import MeaningEmbedding, MeaningOptions, bind_tables
+from ldm.words.sentence_encoder import SentenceEncoder
 
 FREQUENCIES = 8  # of the box embedding; the highest one has a wavelength of 1/64 of the image
 MAX_SAME_NAME = 16  # objects with the same name that an image's encoding distinguishes
@@ -44,6 +48,8 @@ class NSGEncoder(nn.Module):
         dropout: Dropout in the transformer.
         ckpt_path: Checkpoint with the weights: of `ldm.models.pretraining` or of a LatentDiffusion with this encoder.
         init: "random" for a frozen encoder whose weights are meant to be random.
+        open_words: true, or a mapping of `MeaningOptions`, to add to each name a learned projection of what it means, which
+            is zero at the start; words that the vocabulary lacks have it alone. Needs the extra `words`.
 
     Raises:
         CheckpointError: if the weights do not fit.
@@ -66,6 +72,7 @@ class NSGEncoder(nn.Module):
         dropout: float = 0.0,
         ckpt_path: str | None = None,
         init: str | None = None,
+        open_words: bool | Mapping[str, float] | None = None,
     ):
         super().__init__()
         if init not in (None, "random"):
@@ -73,12 +80,13 @@ class NSGEncoder(nn.Module):
         self.num_objs, self.num_preds = num_objs, num_preds
         self.dim, self.heads, self.max_tokens, self.max_objects = dim, heads, max_tokens, max_tokens - 1
         self.largest_graph = max_tokens  # in tokens; a warning is given only for an even larger graph
-        self.name = WordEmbedding(num_objs, dim, "num_objs")
+        self.open_words = MeaningOptions.of(open_words)
+        self.name = self._table(num_objs, "num_objs")
         self.twin = nn.Embedding(MAX_SAME_NAME, dim)
-        self.attribute = WordEmbedding(num_attributes, dim, "num_attributes") if num_attributes else None
+        self.attribute = self._table(num_attributes, "num_attributes") if num_attributes else None
         self.box = nn.Sequential(nn.Linear(6 * 2 * FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.no_box = nn.Parameter(torch.empty(dim))
-        self.predicate = WordEmbedding(num_preds, dim, "num_preds")
+        self.predicate = self._table(num_preds, "num_preds")
         self.relation = nn.Linear(3 * dim, dim)  # its bias marks a token as a triple
         self.told_subject, self.told_object = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.norm = nn.LayerNorm(dim)
@@ -90,7 +98,8 @@ class NSGEncoder(nn.Module):
             # The same scale for all embeddings, so that no term of the sum dominates. This also initialises the transformer
             # layers independently; nn.TransformerEncoder makes them copies of one layer.
             if "norm" not in name:
-                nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(parameter, std=0.02)
+                starts_at_zero = name.endswith(("bias", "meaning.weight"))
+                nn.init.zeros_(parameter) if starts_at_zero else nn.init.normal_(parameter, std=0.02)
         self.weights_from = f"random (init: {init})" if init else None
         if ckpt_path is not None:
             load_part(self, ckpt_path, "cond_stage", ignore=PRETRAINING_PREFIXES)
@@ -124,7 +133,10 @@ class NSGEncoder(nn.Module):
 
     def objects(self, graph: GraphBatch) -> Tensor:  # -> (O,dim)
         """Returns the embedding of each object without its triples."""
-        twin = _rank_within(graph.obj_to_img * self.name.num_embeddings + graph.objs).clamp(max=MAX_SAME_NAME - 1)
+        names = max(self.name.num_embeddings, int(graph.objs.max()) + 1) if self.open_words and len(graph.objs) else 0
+        twin = _rank_within(graph.obj_to_img * (names or self.name.num_embeddings) + graph.objs).clamp(
+            max=MAX_SAME_NAME - 1
+        )
         boxed = (graph.boxes[:, :1] >= 0).to(self.no_box.dtype)
         box = self.box(_fourier(graph.boxes).to(self.no_box.dtype))
         # Multiplication instead of indexing gives every parameter a gradient, whether or not the graph has boxes.
@@ -134,6 +146,23 @@ class NSGEncoder(nn.Module):
             return features
         pairs = graph.triples.new_empty(0, 2) if graph.attributes is None else graph.attributes
         return _add_rows(features, pairs[:, 0], self.attribute(pairs[:, 1]))
+
+    def _table(self, size: int, option: str) -> WordEmbedding:
+        if self.open_words is None:
+            return WordEmbedding(size, self.dim, option)
+        return MeaningEmbedding(size, self.dim, option, self.open_words)
+
+    def bind_words(self, vocab: Vocab, encoder: SentenceEncoder | None = None) -> None:
+        """Takes the meanings of a vocabulary's names, which may be more than the tables have rows; nothing without open words.
+
+        Args:
+            encoder: of sentences; by default the installed one.
+
+        Raises:
+            UserError: there is no encoder.
+        """
+        if self.open_words is not None:
+            bind_tables(self.word_tables(), vocab, encoder)
 
     def word_tables(self) -> tuple[nn.Embedding, nn.Embedding, nn.Embedding | None]:
         """The embeddings of object names, of predicates and of attributes."""

@@ -20,6 +20,7 @@ from ldm.sampling.sample import apply_layout, derive_seed, sample_images
 from ldm.util.files import remove_leftovers
 from ldm.util.image_folder import is_made, save_image, write_index
 from ldm.util.images import to_image
+from ldm.words.naming import Naming
 
 SHEET_GRAPHS, SHEET_REPEATS = 8, 4  # maximum numbers on the contact sheet
 
@@ -48,6 +49,7 @@ def sample_all(
     batch_size: int = 16,
     rank: int = 0,
     world: int = 1,
+    naming: Naming | None = None,
 ) -> bool:
     """Samples the images that the folder lacks.
 
@@ -56,6 +58,7 @@ def sample_all(
         provenance: further entries of each record, such as the weights.
         batch_size: images between two writes to disk.
         rank, world: index of this process and number of processes.
+        naming: that named the graphs, whose drawings show the words as they were written.
 
     Returns:
         Whether all images are there now, those of other processes included.
@@ -65,6 +68,7 @@ def sample_all(
     """
     places = [(index, repeat) for index in range(len(scenes)) for repeat in range(repeats)]
     share = places[rank::world]
+    naming = naming or Naming()
     shared = {**dataclasses.asdict(options), **(provenance or {})}
     remove_leftovers(folder)
     with tqdm(total=len(share), desc="sampling", unit="image", disable=rank > 0) as bar:
@@ -74,6 +78,7 @@ def sample_all(
                 graph = scenes[index][1]
                 record = {"file": image_path(index, repeat), "graph_index": index, "repeat": repeat}
                 record |= {"seed": derive_seed(seed, index, repeat), **shared, "graph": graph.to_json()}
+                record |= naming.record_of(graph)
                 if is_made(folder, record):
                     continue
                 with_boxes, complaint = apply_layout(graph, record["seed"], options)
@@ -82,7 +87,8 @@ def sample_all(
                 if complaint:
                     record["complaint"] = complaint
                     bar.write(f"graph {index}, image {repeat}: {complaint}", sys.stderr)
-                missing.append((graph, with_boxes, record))
+                written = next((each.show(graph) for each in naming.wordings(graph)), graph)
+                missing.append((written, with_boxes, record))
             _sample_missing(model, missing, folder, options, style)
             bar.update(len(batch))
     names = [image_path(*place) for place in places]
@@ -105,7 +111,7 @@ def sheet(folder: Path, scenes: Scenes, repeats: int) -> Image.Image:
 def _sample_missing(
     model: LatentDiffusion, missing: Sequence[tuple], folder: Path, options: SampleOptions, style
 ) -> None:
-    """Samples and writes the images of (graph, graph with boxes, record)."""
+    """Samples and writes the images of (graph as it was written, graph with boxes, record)."""
     seeds = [record["seed"] for _, _, record in missing]
     images = sample_images(model, [with_boxes for _, with_boxes, _ in missing], seeds, options, style)
     for (graph, _, record), image in zip(missing, images):

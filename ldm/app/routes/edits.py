@@ -53,7 +53,7 @@ def edit(editor: TheEditor, sid: str, body: Edit) -> dict:
 
 @router.post("/sessions/{sid}/attention", status_code=202)
 def attention(editor: TheEditor, sid: str, body: NodeId) -> dict:
-    asked = ask_attention(editor.model, editor.store.session(sid).node(body.node))
+    asked = ask_attention(editor.model, editor.store.session(sid).node(body.node), editor.words)
     return editor.add_job(sid, asked).to_json()
 
 
@@ -76,5 +76,7 @@ def queue(editor: TheEditor) -> dict:
 def _ask(editor: Editor, sid: str, body: Plan, **further: Any) -> tuple[EditAsked, Node]:
     """The checked request, and the node that it starts from."""
     node = editor.store.session(sid).node(body.node)
-    asked = ask(editor.model, editor.store, node, body.graph, body.style, body.mask, body.options, **further)
+    asked = ask(
+        editor.model, editor.store, node, body.graph, body.style, body.mask, body.options, words=editor.words, **further
+    )
     return asked, node

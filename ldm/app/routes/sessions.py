@@ -161,5 +161,5 @@ def _root(editor: Editor, body: NewSession, graph: dict | None) -> tuple[str, Ne
 def _explicit(editor: Editor, data: dict) -> dict:
     """A graph to keep, checked."""
     graph = graphs.explicit(graphs.from_json(data))
-    graphs.validate(graph, editor.model)
+    graphs.validate(graph, editor.model, words=editor.words)
     return graph.to_json()

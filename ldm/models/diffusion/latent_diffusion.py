@@ -6,14 +6,17 @@ seconds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ldm.checkpoints.trained_with import TrainedWith
-from ldm.graph.batch import Batch, GraphBatch
+from ldm.graph.batch import Batch, GraphBatch, encode
+from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.text_tokens import Texts
+from ldm.graph.vocab import OpenVocab
 from ldm.models.diffusion import assembly, text_conditioning
 from ldm.models.diffusion.assembly import PUBLISHED_KEYS
 from ldm.models.diffusion.ddim import Denoiser
@@ -30,6 +33,8 @@ from ldm.modules.ema import EMA
 from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.shallow_copy import with_submodules
 from ldm.modules.text_words import HasWordTables, start_from_text
+from ldm.modules.word_encoder import ReadsMeanings
+from ldm.util.errors import UserError
 
 if TYPE_CHECKING:
     from ldm.models.first_stage import Autoencoder
@@ -216,10 +221,29 @@ class LatentDiffusion(DenoisingLoss):
         if self.vocab is None:
             return
         assembly.refuse_small_vocabulary(self.cond_stage_model, self.vocab)
+        if isinstance(self.cond_stage_model, ReadsMeanings):
+            self.cond_stage_model.bind_words(self.vocab)
         if self.names_from_text and stage == "fit":
             start_from_text(self.cond_stage_model, self.vocab, self.text_stage_model)
             if self.model_ema is not None:
                 self.model_ema.restart(self)
+
+    def open_vocabulary(self, graphs: Iterable[SceneGraph]) -> None:
+        """Adds the names of graphs that the vocabulary lacks, which then have the projection of their meaning alone.
+
+        Raises:
+            UserError: the graph encoder has no open words, or the sentence encoder is not installed.
+        """
+        encoder = self.cond_stage_model
+        if not isinstance(encoder, ReadsMeanings) or encoder.open_words is None or self.vocab is None:
+            raise UserError(
+                "--words embed: this model's graph encoder has no open words (cond_stage_config.params.open_words); use "
+                "--words open, which reads each word as a name of the vocabulary"
+            )
+        vocab = OpenVocab(self.vocab)
+        encode(list(graphs), vocab)
+        self.vocab = vocab
+        encoder.bind_words(vocab)
 
     # Parts -----------------------------------------------------------------------------------------------------------
 
