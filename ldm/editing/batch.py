@@ -121,7 +121,7 @@ def edit_all(
     made = [name for name, _ in edits.values() if name and read_record(folder / name, check_pixels=False)]
     if made:
         write_index(folder, made, lambda: sheet(folder, made))
-    return _sum_over_processes(failures, world)
+    return sum_over_processes(failures, world)
 
 
 def read_line(line: dict, folder: Path, model: LatentDiffusion, min_score: float = MIN_SCORE) -> Line:
@@ -180,7 +180,7 @@ def _parse_lines(lines: Sequence[tuple[int, bytes]]) -> dict[int, tuple[str, dic
     taken: set[PurePosixPath] = {PurePosixPath(INDEX), PurePosixPath(SHEET)}
     for number, text in lines:
         try:
-            values = _parse_line(text)
+            values = parse_line(text)
             path = _output_path(values.get("out", f"{number:06}.png"), taken)
         except UserError as error:
             edits[number] = "", error
@@ -190,7 +190,8 @@ def _parse_lines(lines: Sequence[tuple[int, bytes]]) -> dict[int, tuple[str, dic
     return edits
 
 
-def _parse_line(text: bytes) -> dict:
+def parse_line(text: bytes) -> dict:
+    """The JSON object of a line. Raises UserError for anything else."""
     try:
         values = json.loads(text.decode())
     except UnicodeDecodeError as error:
@@ -240,7 +241,7 @@ def _hash(file: Path) -> str:
         raise UserError(f"{str(file)[:200]}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _sum_over_processes(failures: int, world: int) -> int:
+def sum_over_processes(failures: int, world: int) -> int:
     """The sum, once all processes are done: torchrun stops the others as soon as one of them fails."""
     if world == 1 or "MASTER_ADDR" not in os.environ:
         return failures

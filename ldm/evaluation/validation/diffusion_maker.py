@@ -1,0 +1,78 @@
+"""Pictures of a latent diffusion model: samples of graphs, and edits of photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from ldm.editing.pipeline import edit
+from ldm.evaluation.validation.lines import ValidationLine
+from ldm.evaluation.validation.models import SHIPPED, ModelSpec, edit_options, edit_request, sample_options
+from ldm.graph.scene_graph import SceneGraph
+from ldm.models.loading import fingerprint, load_model
+from ldm.sampling.sample import default_layout, sample_images
+from ldm.util.config_merging import ConfigPaths
+from ldm.util.errors import UserError
+from ldm.util.images import read_image
+
+
+class DiffusionMaker:
+    """A loaded model; a `Maker`.
+
+    Args:
+        spec: which one.
+        config: of published weights; None for the one in the checkpoint.
+        device: where it runs.
+        options: of sampling and editing; those of a line come before them.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+
+    def __init__(self, spec: ModelSpec, config: ConfigPaths | None, device: str, options: Mapping[str, Any]):
+        checkpoint: str | None = spec.source
+        if spec.source == SHIPPED:
+            checkpoint = None
+        elif spec.source.endswith((".yaml", ".yml")):
+            checkpoint, config = None, [*(config or ()), spec.source]
+        self.model = load_model(checkpoint, None if spec.source == SHIPPED else config, device, spec.loras)
+        self.options = {"layout": default_layout(self.model), **options}
+        self.identity = {
+            "weights": fingerprint(self.model),
+            "options": dict(sorted(self.options.items())),
+            "device": device.partition(":")[0],
+        }
+
+    def make(self, lines: Sequence[ValidationLine]) -> list[Image.Image]:
+        """The pictures. Samples with the same options and style share forward passes, which changes none of them."""
+        if len(lines) > 1 and _can_share(lines):
+            return self._sample(lines)
+        return [self._edit(line) if line.is_edit else self._sample([line])[0] for line in lines]
+
+    def _sample(self, lines: Sequence[ValidationLine]) -> list[Image.Image]:
+        style = lines[0].style and read_image(lines[0].style, upright=True)
+        graphs = [self._checked(line.graph) for line in lines]
+        options = sample_options(lines[0], self.options)
+        return sample_images(self.model, graphs, [line.seed for line in lines], options, style)
+
+    def _edit(self, line: ValidationLine) -> Image.Image:
+        request = edit_request(line)
+        self._checked(request.graph)
+        if request.source_graph is not None:
+            self._checked(request.source_graph)
+        return edit(self.model, request, edit_options(line, self.options)).image
+
+    def _checked(self, graph: SceneGraph | None) -> SceneGraph:
+        if graph is None:
+            raise UserError("has no graph (sg), and this model takes no prompt; name a function of your own as the model")
+        graph.validate(self.model.vocab, "sg", self.model.cond_stage_model.max_objects)
+        return graph
+
+
+def _can_share(lines: Sequence[ValidationLine]) -> bool:
+    first = lines[0]
+    return all(
+        not line.is_edit and line.options == first.options and line.style == first.style for line in lines
+    )
