@@ -1,0 +1,400 @@
+"""The scores of a picture: what is measured, which direction is better, and which weights it wants.
+
+A `Score` measures one picture of one line and returns numbers by name; what does not apply to a line it leaves out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm.evaluation.metric_networks import LPIPS, Networks, default_weights_folder, find_weights, load_networks
+from ldm.evaluation.truth_measures import changed_pixels, compare_with_truth
+from ldm.evaluation.validation.classifier import Classifier, call
+from ldm.evaluation.validation.lines import ValidationLine
+from ldm.synthetic import checker
+from ldm.synthetic.worlds import find_reader
+from ldm.util import image_similarity
+from ldm.util.errors import UserError, did_you_mean
+from ldm.util.images import read_image
+
+MOST_PSNR = 99.0  # of equal pixels
+LEAST_PIXELS = 64  # of a region, for PSNR and SSIM within it
+
+
+class Measure(NamedTuple):
+    """A number that a score returns.
+
+    Args:
+        higher_is_better: None if neither direction is better.
+        definition: one sentence for the report.
+        factor: multiplies it in tables.
+        form: format of it in tables.
+    """
+
+    higher_is_better: bool | None
+    definition: str
+    factor: float = 1
+    form: str = ".3f"
+
+
+class Score(Protocol):
+    """Measures pictures."""
+
+    @property
+    def measures(self) -> Mapping[str, Measure]:
+        """What it returns."""
+        ...
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """Weights and settings that its numbers depend on, as JSON values."""
+        ...
+
+    def measure(self, picture: Image.Image, line: ValidationLine) -> dict[str, Any]:
+        """The numbers of a picture; those that do not apply to the line are left out. Raises UserError."""
+        ...
+
+
+@dataclass(frozen=True)
+class PixelScore:
+    """PSNR and SSIM outside of what may change, against the photograph, and to the true result where that differs from it."""
+
+    protocol: Mapping[str, Any]
+    measures = {
+        "psnr_outside": Measure(True, "dB against the photograph, outside of what may change", form=".1f"),
+        "ssim_outside": Measure(True, "SSIM against the photograph, outside of what may change"),
+        "changed_inside": Measure(None, "mean absolute difference to the photograph, of 255, within what may change", form=".1f"),
+        "truth_psnr": Measure(True, "dB to the true result, where that differs from the photograph", form=".1f"),
+        "truth_ssim": Measure(True, "SSIM to the true result, where that differs from the photograph"),
+    }
+
+    def measure(self, picture: Image.Image, line: ValidationLine) -> dict[str, Any]:
+        if line.photograph is None:
+            return {}
+        photograph = source_of(line, picture)
+        truth = None if line.truth is None else _of_same_size(line.truth, picture, line, "true result")
+        inside = changing_region(line, picture.size, photograph, truth)
+        numbers: dict[str, float] = {}
+        if inside is not None:
+            outside = ~inside
+            if outside.sum() >= LEAST_PIXELS:
+                numbers["psnr_outside"] = image_similarity.psnr(picture, photograph, outside)
+                numbers["ssim_outside"] = image_similarity.ssim(picture, photograph, outside)
+            if inside.any():
+                pixels = [np.asarray(image, float)[inside] for image in (picture, photograph)]
+                numbers["changed_inside"] = float(np.abs(np.subtract(*pixels)).mean())
+        if truth is not None:
+            numbers |= compare_with_truth(picture, truth, changed_pixels(photograph, truth))
+        return {key: min(value, MOST_PSNR) for key, value in numbers.items()}
+
+
+@dataclass(frozen=True)
+class CheckerScore:
+    """Whether a picture shows what its graph says, by the exact checker of a synthetic world.
+
+    Args:
+        world: its name.
+    """
+
+    world: str
+    measures = {
+        "passed": Measure(True, "share of pictures that show all of the graph and nothing else, %", 100, ".1f"),
+        "objects": Measure(True, "share of objects that are recognised, %", 100, ".1f"),
+        "triples": Measure(True, "share of relations that hold between recognised objects, %", 100, ".1f"),
+    }
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        return {"world": self.world}
+
+    def measure(self, picture: Image.Image, line: ValidationLine) -> dict[str, Any]:
+        if line.graph is None:
+            return {}
+        verdict = checker.check(line.graph, picture, self.world)
+        numbers = {"passed": float(verdict.passed), "objects": float(np.mean(verdict.objects))}
+        return numbers | ({"triples": float(np.mean(verdict.triples))} if verdict.triples else {})
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """CLIP's cosines, times 100 and not below 0 (Hessel et al. 2104.08718 have 2.5 in place of 100).
+
+    Args:
+        clip: its two towers.
+    """
+
+    clip: Clip
+    measures = {
+        "clip_text": Measure(True, "CLIP similarity to the prompt, x 100", form=".2f"),
+        "clip_source": Measure(None, "CLIP similarity to the photograph, x 100", form=".2f"),
+        "clip_truth": Measure(True, "CLIP similarity to the true result, x 100", form=".2f"),
+        "clip_style": Measure(True, "CLIP similarity to the style's image, x 100", form=".2f"),
+    }
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        return self.clip.protocol
+
+    def measure(self, picture: Image.Image, line: ValidationLine) -> dict[str, Any]:
+        shown = self.clip.image(picture)
+        others = {"clip_source": line.photograph, "clip_truth": line.truth, "clip_style": line.style}
+        numbers = {
+            key: percent_cosine(shown, self.clip.image(read_image(path, upright=True)))
+            for key, path in others.items()
+            if path is not None
+        }
+        if line.prompt is not None:
+            numbers["clip_text"] = percent_cosine(shown, self.clip.text(line.prompt))
+        return numbers
+
+
+@dataclass(frozen=True)
+class LpipsScore:
+    """LPIPS of the whole picture (Zhang et al. 1801.03924)."""
+
+    networks: Networks
+    device: str = "cpu"
+    measures = {
+        "lpips_source": Measure(None, "LPIPS to the photograph"),
+        "lpips_truth": Measure(False, "LPIPS to the true result"),
+    }
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        return self.networks.protocol
+
+    @torch.no_grad()
+    def measure(self, picture: Image.Image, line: ValidationLine) -> dict[str, Any]:
+        numbers = {}
+        for key, path in (("lpips_source", line.photograph), ("lpips_truth", line.truth)):
+            if path is not None:
+                other = _of_same_size(path, picture, line, key.partition("_")[2])
+                pair = (to_bytes(image).to(self.device) for image in (picture, other))
+                numbers[key] = float(self.networks.distance(*pair))
+        return numbers
+
+
+@dataclass(frozen=True)
+class ClassifierScore:
+    """The verdict of a classifier of the user's; its errors are corrected in the report."""
+
+    name: str
+    classifier: Classifier
+    measures: Mapping[str, Measure]
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        return {"classifier": self.name}
+
+    def measure(self, picture: Image.Image, line: ValidationLine) -> dict[str, Any]:
+        return {} if line.label is None else {"verdict": call(self.classifier, picture)}
+
+
+# CLIP ----------------------------------------------------------------------------------------------------------------
+
+
+class Clip(Protocol):
+    """CLIP's two towers; embeddings are (E,)."""
+
+    protocol: Mapping[str, Any]
+
+    def image(self, picture: Image.Image) -> Tensor: ...
+
+    def text(self, words: str) -> Tensor: ...
+
+
+class OpenClip:
+    """A model of open_clip from a file; a `Clip`.
+
+    Args:
+        name: 'ARCHITECTURE:FILE', such as 'ViT-L-14-quickgelu:ViT-L-14.pt' for OpenAI's weights.
+        device: where it runs.
+
+    Raises:
+        UserError: there is no such architecture or file.
+    """
+
+    def __init__(self, name: str, device: str = "cpu"):
+        import open_clip
+
+        from ldm.util.files import digest
+
+        architecture, colon, file = name.partition(":")
+        if architecture not in open_clip.list_models():
+            known = open_clip.list_models()
+            raise UserError(f"--clip {name}: open_clip has no model {architecture!r}{did_you_mean(architecture, known)}")
+        if not colon or not Path(file).is_file():
+            raise UserError(f"--clip {name}: there is no file {file!r}; write ARCHITECTURE:FILE, weights are not downloaded")
+        try:
+            model, _, self._prepare = open_clip.create_model_and_transforms(architecture, pretrained=file, device=device)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise UserError(f"--clip {name}: {file} does not hold these weights ({str(error).splitlines()[0]})") from None
+        self._model, self._tokenize, self._device = model.eval(), open_clip.get_tokenizer(architecture), device
+        self._texts: dict[str, Tensor] = {}
+        self.protocol = {"clip": architecture, "sha256": digest(Path(file))}
+
+    @torch.no_grad()
+    def image(self, picture: Image.Image) -> Tensor:
+        return self._model.encode_image(self._prepare(picture)[None].to(self._device))[0].float().cpu()
+
+    @torch.no_grad()
+    def text(self, words: str) -> Tensor:
+        if words not in self._texts:
+            self._texts[words] = self._model.encode_text(self._tokenize([words]).to(self._device))[0].float().cpu()
+        return self._texts[words]
+
+
+def percent_cosine(first: Tensor, second: Tensor) -> float:
+    """The cosine of two embeddings, times 100 and not below 0, as torchmetrics' CLIPScore has it."""
+    return max(0.0, 100 * float(torch.nn.functional.cosine_similarity(first, second, dim=0)))
+
+
+# What scores share ---------------------------------------------------------------------------------------------------
+
+
+def source_of(line: ValidationLine, picture: Image.Image) -> Image.Image:
+    """The photograph of a line. Raises UserError if the picture has another size."""
+    assert line.photograph is not None
+    return _of_same_size(line.photograph, picture, line, "photograph")
+
+
+def changing_region(
+    line: ValidationLine, size: tuple[int, int], photograph: Image.Image, truth: Image.Image | None
+) -> np.ndarray | None:  # (H,W) bool
+    """Where a picture may differ from its photograph: the mask, else where the true result does, else the changed boxes."""
+    mask = line.change_mask(size)
+    if mask is not None:
+        return mask
+    if truth is not None:
+        return changed_pixels(photograph, truth)
+    if line.source_graph is None or line.graph is None:
+        return None
+    sides = [set(zip(graph.ids, graph.objects, graph.boxes)) for graph in (line.source_graph, line.graph)]
+    boxes = [box for _, _, box in sides[0] ^ sides[1]]
+    if not boxes or any(box is None for box in boxes):
+        return None
+    square = image_similarity.mask_outside(boxes, max(size))  # in fractions of each side
+    rows, columns = (np.arange(side) * max(size) // side for side in size[::-1])
+    return ~square[np.ix_(rows, columns)]
+
+
+def to_bytes(picture: Image.Image) -> Tensor:  # (1,3,H,W) uint8
+    """The picture as a batch of one."""
+    return torch.from_numpy(np.asarray(picture.convert("RGB")).transpose(2, 0, 1).copy())[None]
+
+
+def _of_same_size(path: Path, picture: Image.Image, line: ValidationLine, what: str) -> Image.Image:
+    image = read_image(path, upright=True)
+    if image.size != picture.size:
+        raise UserError(
+            f"{line.place}: its picture is {picture.width}x{picture.height}, its {what} {image.width}x{image.height}; they "
+            "are compared pixel by pixel"
+        )
+    return image
+
+
+# From names to scores ------------------------------------------------------------------------------------------------
+
+PIE = ("pie-pixels", "pie-lpips", "pie-structure", "pie-clip")
+NAMES = ("pixels", "checker", "clip", "lpips", "fid", "pie", *PIE)
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What scores need besides their names.
+
+    Args:
+        world: synthetic world of the checker.
+        clip: 'ARCHITECTURE:FILE'.
+        weights: folder of the other networks' weights; None for torch's own.
+        classifier: function of the user's, as package.module.function.
+        device: where networks run.
+    """
+
+    world: str | None = None
+    clip: str | None = None
+    weights: str | None = None
+    classifier: str | None = None
+    device: str = "cpu"
+
+    @property
+    def folder(self) -> Path:
+        """Of the weights."""
+        return Path(self.weights).expanduser() if self.weights else default_weights_folder()
+
+
+def default_names(lines: Sequence[ValidationLine], options: ScoreOptions) -> list[str]:
+    """The scores that suit some lines and need no weights beyond those that are named."""
+    edits = any(line.is_edit for line in lines)
+    masked = all(line.region is not None for line in lines)
+    names = ["pie-pixels"] if masked else ["pixels"] if edits else []
+    names += ["checker"] if options.world else []
+    return names + (["clip"] if options.clip else [])
+
+
+def expand_names(names: Sequence[str]) -> list[str]:
+    """The names, with 'pie' as its four parts. Raises UserError for an unknown one."""
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f"--scores {name}: choose from {', '.join(NAMES)}{did_you_mean(name, NAMES)}")
+    return list(dict.fromkeys(part for name in names for part in (PIE if name == "pie" else [name])))
+
+
+def make_scores(names: Sequence[str], options: ScoreOptions) -> dict[str, Score]:
+    """The scores of these names, 'fid' apart, which is no number of a single picture.
+
+    Raises:
+        UserError: a name is unknown, or weights are missing; the message says which file to put where.
+    """
+    from ldm.evaluation.validation import pie_scores
+
+    builders: dict[str, Callable[[], Score]] = {
+        "pixels": lambda: PixelScore({"measures": "see their definitions"}),
+        "checker": lambda: _make_checker(options.world),
+        "clip": lambda: ClipScore(_make_clip(options)),
+        "lpips": lambda: LpipsScore(_load_lpips(options, "alex"), options.device),
+        "pie-pixels": pie_scores.PiePixels,
+        "pie-lpips": lambda: pie_scores.PieLpips(_load_lpips(options, "squeeze"), options.device),
+        "pie-structure": lambda: pie_scores.PieStructure(*pie_scores.load_dino(options.folder, options.device)),
+        "pie-clip": lambda: pie_scores.PieClip(_make_clip(options)),
+    }
+    scores = {name: builders[name]() for name in expand_names(names) if name != "fid"}
+    if options.classifier:
+        from ldm.util.config import resolve
+
+        scores["classifier"] = ClassifierScore(options.classifier, resolve(options.classifier), {})
+    return scores
+
+
+def _make_checker(world: str | None) -> CheckerScore:
+    if world is None:
+        raise UserError("--scores checker: name the synthetic world that has one with --world, such as shapes")
+    find_reader(world)
+    return CheckerScore(world)
+
+
+def _make_clip(options: ScoreOptions) -> Clip:
+    if options.clip is None:
+        raise UserError("CLIP needs weights: name them with --clip, such as ViT-L-14-quickgelu:ViT-L-14.pt")
+    return OpenClip(options.clip, options.device)
+
+
+def _load_lpips(options: ScoreOptions, net: str) -> Networks:
+    assert net in LPIPS
+    return load_networks(find_weights(["lpips"], options.folder, net), net, options.device)
+
+
+def finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Without NaN and infinities, which JSON does not have."""
+    return {key: value for key, value in numbers.items() if not isinstance(value, float) or math.isfinite(value)}
+
+
