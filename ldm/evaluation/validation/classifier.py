@@ -63,7 +63,9 @@ def measure_confusion(labelled: Sequence[tuple[str, str]]) -> Confusion:
     """
     classes = tuple(sorted({label for label, _ in labelled}))
     if len(classes) < 2:
-        raise UserError("the labelled pictures are of fewer than two classes; a confusion matrix needs some of each class")
+        raise UserError(
+            "the labelled pictures are of fewer than two classes; a confusion matrix needs some of each class"
+        )
     unknown = sorted({verdict for _, verdict in labelled} - set(classes))
     if unknown:
         raise UserError(
@@ -166,7 +168,9 @@ def report_classes(
             "by_class": {
                 name: {
                     "pictures": int((wanted == number).sum()),
-                    "plain": float((table.given[wanted == number] == number).mean()) if (wanted == number).any() else None,
+                    "plain": float((table.given[wanted == number] == number).mean())
+                    if (wanted == number).any()
+                    else None,
                 }
                 for name, number in index.items()
             },
@@ -218,7 +222,9 @@ def call(classifier: Classifier, picture: Image.Image) -> str:
     """The verdict on a picture. Raises UserError if it is no text."""
     verdict = classifier(picture)
     if not isinstance(verdict, str):
-        raise UserError(f"the classifier returned {type(verdict).__name__}; it takes an image and returns a class's name")
+        raise UserError(
+            f"the classifier returned {type(verdict).__name__}; it takes an image and returns a class's name"
+        )
     return verdict
 
 

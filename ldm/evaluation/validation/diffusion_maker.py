@@ -66,13 +66,13 @@ class DiffusionMaker:
 
     def _checked(self, graph: SceneGraph | None) -> SceneGraph:
         if graph is None:
-            raise UserError("has no graph (sg), and this model takes no prompt; name a function of your own as the model")
+            raise UserError(
+                "has no graph (sg), and this model takes no prompt; name a function of your own as the model"
+            )
         graph.validate(self.model.vocab, "sg", self.model.cond_stage_model.max_objects)
         return graph
 
 
 def _can_share(lines: Sequence[ValidationLine]) -> bool:
     first = lines[0]
-    return all(
-        not line.is_edit and line.options == first.options and line.style == first.style for line in lines
-    )
+    return all(not line.is_edit and line.options == first.options and line.style == first.style for line in lines)

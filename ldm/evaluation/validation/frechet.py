@@ -36,7 +36,9 @@ class Samples:
         features, products = self.features[chosen], self.products[np.ix_(chosen, chosen)]
         products = products - products.mean(0) - products.mean(1, keepdims=True) + products.mean()
         values = np.linalg.eigvalsh(products / (len(chosen) - 1))
-        roots = np.sqrt(values[values > values.max() * len(values) * np.finfo(float).eps])  # the others are rounding errors
+        roots = np.sqrt(
+            values[values > values.max() * len(values) * np.finfo(float).eps]
+        )  # the others are rounding errors
         spread = features.var(0, ddof=1).sum() + np.trace(self.reference.covariance)
         return float(((features.mean(0) - self.reference.mean) ** 2).sum() + spread - 2 * roots.sum())
 
@@ -79,5 +81,6 @@ def _draw_units(units: Sequence[str]) -> list[np.ndarray]:
         members.setdefault(unit, []).append(index)
     groups = list(members.values())
     return [
-        np.concatenate([groups[number] for number in rng.integers(0, len(groups), len(groups))]) for _ in range(RESAMPLES)
+        np.concatenate([groups[number] for number in rng.integers(0, len(groups), len(groups))])
+        for _ in range(RESAMPLES)
     ]

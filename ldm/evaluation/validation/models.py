@@ -92,7 +92,9 @@ def parse_models(base: str, models: Sequence[str]) -> list[ModelSpec]:
 
 def _parse_model(name: str, text: str, base: ModelSpec | None) -> list[ModelSpec]:
     parts, assignments = text.split("@")[0], text.split("@")[1:]
-    types = option_types(SampleOptions) | {key: kind for key, kind in option_types(EditOptions).items() if key in EDITING}
+    types = option_types(SampleOptions) | {
+        key: kind for key, kind in option_types(EditOptions).items() if key in EDITING
+    }
     options = parse_assignments(assignments, types, f"model {name!r}")
     source, *loras = parts.split("+")
     scaled = [_scales_of(lora, name) for lora in loras]

@@ -109,5 +109,7 @@ def _read_instances(path: Path) -> tuple[dict[int, dict], dict[int, list[Thing]]
             )
             things[entry["image_id"]].append((names[entry["category_id"]], edges))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: not COCO's instances ({error!r}); check its categories, images and annotations") from None
+        raise UserError(
+            f"{path}: not COCO's instances ({error!r}); check its categories, images and annotations"
+        ) from None
     return images, things

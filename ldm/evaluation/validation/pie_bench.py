@@ -57,7 +57,9 @@ def lines_of(content: dict, path: Path) -> list[ValidationLine]:
             raise UserError(f"{place}: editing_type_id {entry['editing_type_id']!r} is none of 0 to 9")
         photograph = path.parent / PHOTOGRAPHS / str(entry["image_path"])
         if not photograph.is_file():
-            raise UserError(f"{place}: there is no photograph {photograph}; unpack {PHOTOGRAPHS} beside the mapping file")
+            raise UserError(
+                f"{place}: there is no photograph {photograph}; unpack {PHOTOGRAPHS} beside the mapping file"
+            )
         lines.append(
             ValidationLine(
                 id=str(key),

@@ -26,8 +26,9 @@ from torchvision.transforms import functional as images
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.loading import read_state_dict
 from ldm.evaluation.metric_networks import EvaluationError, Networks
+from ldm.evaluation.validation.clip import Clip, percent_cosine
 from ldm.evaluation.validation.lines import ValidationLine
-from ldm.evaluation.validation.scores import MOST_PSNR, Clip, Measure, percent_cosine, source_of, to_bytes
+from ldm.evaluation.validation.scores import MOST_PSNR, Measure, source_of, to_bytes
 from ldm.util.errors import UserError
 from ldm.util.files import digest
 from ldm.util.image_similarity import psnr, ssim
@@ -37,7 +38,9 @@ DINO_URL = "https://dl.fbaipublicfiles.com/dino/dino_vitbase8_pretrain/dino_vitb
 DINO_SIDE = 224  # pixels of its input
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-STRUCTURE = {"structure_distance": Measure(False, "mean squared difference of DINO's self-similarities, x 1000", 1000, ".2f")}
+STRUCTURE = {
+    "structure_distance": Measure(False, "mean squared difference of DINO's self-similarities, x 1000", 1000, ".2f")
+}
 PIXELS = {
     "psnr_unedit_part": Measure(True, "background PSNR, dB", 1, ".2f"),
     "mse_unedit_part": Measure(False, "background MSE of values in 0 to 1, x 10000", 10000, ".2f"),

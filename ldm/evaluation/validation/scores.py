@@ -6,7 +6,7 @@ A `Score` measures one picture of one line and returns numbers by name; what doe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm.evaluation.metric_networks import LPIPS, Networks, default_weights_folder, find_weights, load_networks
+from ldm.evaluation.metric_networks import Networks
 from ldm.evaluation.truth_measures import changed_pixels, compare_with_truth
 from ldm.evaluation.validation.classifier import Classifier, call
+from ldm.evaluation.validation.clip import Clip, percent_cosine
 from ldm.evaluation.validation.lines import ValidationLine
 from ldm.synthetic import checker
-from ldm.synthetic.worlds import find_reader
 from ldm.util import image_similarity
-from ldm.util.errors import UserError, did_you_mean
+from ldm.util.errors import UserError
 from ldm.util.images import read_image
 
 MOST_PSNR = 99.0  # of equal pixels
@@ -72,7 +72,9 @@ class PixelScore:
     measures = {
         "psnr_outside": Measure(True, "dB against the photograph, outside of what may change", form=".1f"),
         "ssim_outside": Measure(True, "SSIM against the photograph, outside of what may change"),
-        "changed_inside": Measure(None, "mean absolute difference to the photograph, of 255, within what may change", form=".1f"),
+        "changed_inside": Measure(
+            None, "mean absolute difference to the photograph, of 255, within what may change", form=".1f"
+        ),
         "truth_psnr": Measure(True, "dB to the true result, where that differs from the photograph", form=".1f"),
         "truth_ssim": Measure(True, "SSIM to the true result, where that differs from the photograph"),
     }
@@ -199,65 +201,6 @@ class ClassifierScore:
         return {} if line.label is None else {"verdict": call(self.classifier, picture)}
 
 
-# CLIP ----------------------------------------------------------------------------------------------------------------
-
-
-class Clip(Protocol):
-    """CLIP's two towers; embeddings are (E,)."""
-
-    protocol: Mapping[str, Any]
-
-    def image(self, picture: Image.Image) -> Tensor: ...
-
-    def text(self, words: str) -> Tensor: ...
-
-
-class OpenClip:
-    """A model of open_clip from a file; a `Clip`.
-
-    Args:
-        name: 'ARCHITECTURE:FILE', such as 'ViT-L-14-quickgelu:ViT-L-14.pt' for OpenAI's weights.
-        device: where it runs.
-
-    Raises:
-        UserError: there is no such architecture or file.
-    """
-
-    def __init__(self, name: str, device: str = "cpu"):
-        import open_clip
-
-        from ldm.util.files import digest
-
-        architecture, colon, file = name.partition(":")
-        if architecture not in open_clip.list_models():
-            known = open_clip.list_models()
-            raise UserError(f"--clip {name}: open_clip has no model {architecture!r}{did_you_mean(architecture, known)}")
-        if not colon or not Path(file).is_file():
-            raise UserError(f"--clip {name}: there is no file {file!r}; write ARCHITECTURE:FILE, weights are not downloaded")
-        try:
-            model, _, self._prepare = open_clip.create_model_and_transforms(architecture, pretrained=file, device=device)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise UserError(f"--clip {name}: {file} does not hold these weights ({str(error).splitlines()[0]})") from None
-        self._model, self._tokenize, self._device = model.eval(), open_clip.get_tokenizer(architecture), device
-        self._texts: dict[str, Tensor] = {}
-        self.protocol = {"clip": architecture, "sha256": digest(Path(file))}
-
-    @torch.no_grad()
-    def image(self, picture: Image.Image) -> Tensor:
-        return self._model.encode_image(self._prepare(picture)[None].to(self._device))[0].float().cpu()
-
-    @torch.no_grad()
-    def text(self, words: str) -> Tensor:
-        if words not in self._texts:
-            self._texts[words] = self._model.encode_text(self._tokenize([words]).to(self._device))[0].float().cpu()
-        return self._texts[words]
-
-
-def percent_cosine(first: Tensor, second: Tensor) -> float:
-    """The cosine of two embeddings, times 100 and not below 0, as torchmetrics' CLIPScore has it."""
-    return max(0.0, 100 * float(torch.nn.functional.cosine_similarity(first, second, dim=0)))
-
-
 # What scores share ---------------------------------------------------------------------------------------------------
 
 
@@ -302,99 +245,6 @@ def _of_same_size(path: Path, picture: Image.Image, line: ValidationLine, what: 
     return image
 
 
-# From names to scores ------------------------------------------------------------------------------------------------
-
-PIE = ("pie-pixels", "pie-lpips", "pie-structure", "pie-clip")
-NAMES = ("pixels", "checker", "clip", "lpips", "fid", "pie", *PIE)
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """What scores need besides their names.
-
-    Args:
-        world: synthetic world of the checker.
-        clip: 'ARCHITECTURE:FILE'.
-        weights: folder of the other networks' weights; None for torch's own.
-        classifier: function of the user's, as package.module.function.
-        device: where networks run.
-    """
-
-    world: str | None = None
-    clip: str | None = None
-    weights: str | None = None
-    classifier: str | None = None
-    device: str = "cpu"
-
-    @property
-    def folder(self) -> Path:
-        """Of the weights."""
-        return Path(self.weights).expanduser() if self.weights else default_weights_folder()
-
-
-def default_names(lines: Sequence[ValidationLine], options: ScoreOptions) -> list[str]:
-    """The scores that suit some lines and need no weights beyond those that are named."""
-    edits = any(line.is_edit for line in lines)
-    masked = all(line.region is not None for line in lines)
-    names = ["pie-pixels"] if masked else ["pixels"] if edits else []
-    names += ["checker"] if options.world else []
-    return names + (["clip"] if options.clip else [])
-
-
-def expand_names(names: Sequence[str]) -> list[str]:
-    """The names, with 'pie' as its four parts. Raises UserError for an unknown one."""
-    for name in names:
-        if name not in NAMES:
-            raise UserError(f"--scores {name}: choose from {', '.join(NAMES)}{did_you_mean(name, NAMES)}")
-    return list(dict.fromkeys(part for name in names for part in (PIE if name == "pie" else [name])))
-
-
-def make_scores(names: Sequence[str], options: ScoreOptions) -> dict[str, Score]:
-    """The scores of these names, 'fid' apart, which is no number of a single picture.
-
-    Raises:
-        UserError: a name is unknown, or weights are missing; the message says which file to put where.
-    """
-    from ldm.evaluation.validation import pie_scores
-
-    builders: dict[str, Callable[[], Score]] = {
-        "pixels": lambda: PixelScore({"measures": "see their definitions"}),
-        "checker": lambda: _make_checker(options.world),
-        "clip": lambda: ClipScore(_make_clip(options)),
-        "lpips": lambda: LpipsScore(_load_lpips(options, "alex"), options.device),
-        "pie-pixels": pie_scores.PiePixels,
-        "pie-lpips": lambda: pie_scores.PieLpips(_load_lpips(options, "squeeze"), options.device),
-        "pie-structure": lambda: pie_scores.PieStructure(*pie_scores.load_dino(options.folder, options.device)),
-        "pie-clip": lambda: pie_scores.PieClip(_make_clip(options)),
-    }
-    scores = {name: builders[name]() for name in expand_names(names) if name != "fid"}
-    if options.classifier:
-        from ldm.util.config import resolve
-
-        scores["classifier"] = ClassifierScore(options.classifier, resolve(options.classifier), {})
-    return scores
-
-
-def _make_checker(world: str | None) -> CheckerScore:
-    if world is None:
-        raise UserError("--scores checker: name the synthetic world that has one with --world, such as shapes")
-    find_reader(world)
-    return CheckerScore(world)
-
-
-def _make_clip(options: ScoreOptions) -> Clip:
-    if options.clip is None:
-        raise UserError("CLIP needs weights: name them with --clip, such as ViT-L-14-quickgelu:ViT-L-14.pt")
-    return OpenClip(options.clip, options.device)
-
-
-def _load_lpips(options: ScoreOptions, net: str) -> Networks:
-    assert net in LPIPS
-    return load_networks(find_weights(["lpips"], options.folder, net), net, options.device)
-
-
 def finite(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """Without NaN and infinities, which JSON does not have."""
     return {key: value for key, value in numbers.items() if not isinstance(value, float) or math.isfinite(value)}
-
-
