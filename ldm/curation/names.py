@@ -1,0 +1,133 @@
+"""Names of clusters: proposed from captions, labels and objects, changed by hand in clusters.yaml, kept by later runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy.optimize import linear_sum_assignment
+
+from ldm.curation.clusters import Clusters
+from ldm.curation.errors import CurationError
+from ldm.curation.pictures import Picture
+from ldm.util.files import atomic_write, read_text
+
+FILE = "clusters.yaml"
+EXAMPLES = 12  # pictures of each cluster in the file, by which a later run knows it again
+SAME = 0.3  # share of the examples that has to be in a new cluster for it to take the name
+STOP_WORDS = frozenset("a an and are at by for from in is it of on or that the their this to with photo picture image".split())
+HEADER = (
+    "# Change `name` as you like: a later run keeps it for the cluster with the same pictures, and proposes names for the\n"
+    "# others. `name: null` takes the proposal again.\n"
+)
+
+logger = logging.getLogger(__name__)
+
+
+def propose_names(pictures: Sequence[Picture], clusters: Clusters) -> list[str]:
+    """The two words of each cluster that tell it best from the others (class-based TF-IDF, Grootendorst 2022, eq. 2).
+
+    Words are labels, objects and the words of captions. A cluster without any is "cluster 3".
+    """
+    words = [Counter[str]() for _ in range(len(clusters.centroids))]
+    for picture, label in zip(pictures, clusters.labels.tolist()):
+        if label >= 0:
+            words[label].update(set(words_of(picture)))  # each picture counts once
+    total = sum(words, Counter[str]())
+    average = sum(total.values()) / max(1, len(words))
+    names: list[str] = []
+    for place, counts in enumerate(words):
+        size = max(1, sum(counts.values()))
+        score = {word: n / size * math.log(1 + average / total[word]) for word, n in counts.items()}
+        best = sorted(score, key=lambda word: (-score[word], word))[:2]
+        best = [word for word in best if score[word] >= score[best[0]] / 2]
+        name = " ".join(best) or f"cluster {place}"
+        names.append(name if name not in names else f"{name} {place}")
+    return names
+
+
+def words_of(picture: Picture) -> list[str]:
+    """Labels and objects, and the words of the caption, in lower case."""
+    text = re.findall(r"[^\W\d_]{2,}", (picture.caption or "").lower())
+    return [*map(str.lower, (*picture.labels, *picture.objects)), *(word for word in text if word not in STOP_WORDS)]
+
+
+def name_clusters(pictures: Sequence[Picture], clusters: Clusters, path: Path | None) -> tuple[list[str], list[str]]:
+    """The names of all clusters; names that were given by hand in the file of an earlier run come first.
+
+    Returns:
+        Names, and the proposed ones.
+
+    Raises:
+        CurationError: the file is broken, or names two clusters alike.
+    """
+    proposed = propose_names(pictures, clusters)
+    names = list(proposed)
+    earlier = _read(path) if path and path.is_file() else []
+    by_hand = [entry for entry in earlier if entry["name"] and entry["name"] != entry.get("proposed")]
+    for entry, cluster in _match(by_hand, pictures, clusters):
+        names[cluster] = entry["name"]
+    lost = [entry["name"] for entry in by_hand if entry["name"] not in names]
+    if lost:
+        logger.warning("%s: no cluster has the pictures of %s any more; these names are dropped", path, ", ".join(lost))
+    for place, name in enumerate(names):
+        if names.index(name) != place:  # a proposal that a name by hand equals
+            names[place] = f"{name} {place}"
+    return names, proposed
+
+
+def write_names(
+    path: Path, names: Sequence[str], proposed: Sequence[str], pictures: Sequence[Picture], clusters: Clusters
+) -> None:
+    """Writes the file in which names are changed by hand."""
+    entries = [
+        {
+            "name": name,
+            "proposed": proposal,
+            "size": int((clusters.labels == cluster).sum()),
+            "pictures": [pictures[row].name for row in clusters.members(cluster)[:EXAMPLES].tolist()],
+        }
+        for cluster, (name, proposal) in enumerate(zip(names, proposed))
+    ]
+    with atomic_write(path) as temporary:
+        temporary.write_text(HEADER + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _match(
+    entries: Sequence[dict], pictures: Sequence[Picture], clusters: Clusters
+) -> list[tuple[dict[str, Any], int]]:
+    """Each entry with the cluster that holds most of its pictures, no cluster twice (Kuhn 1955)."""
+    if not entries or not len(clusters.centroids):
+        return []
+    row_of = {picture.name: row for row, picture in enumerate(pictures)}
+    shares = np.zeros((len(entries), len(clusters.centroids)))
+    for place, entry in enumerate(entries):
+        rows = [row_of[name] for name in entry["pictures"] if name in row_of]
+        for label in clusters.labels[rows].tolist() if rows else ():
+            if label >= 0:
+                shares[place, label] += 1 / len(rows)
+    pairs = zip(*linear_sum_assignment(-shares))
+    return [(entries[place], int(cluster)) for place, cluster in pairs if shares[place, cluster] > SAME]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries = yaml.safe_load(read_text(path)) or []
+        for entry in entries:
+            if not isinstance(entry["pictures"], list) or not isinstance(entry.get("name"), str | None):
+                raise TypeError
+            entry.setdefault("name", None)
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError):
+        raise CurationError(f"{path}: is broken; correct it, or delete it and let the names be proposed anew") from None
+    given = [entry["name"] for entry in entries if entry["name"]]
+    twice = next((name for name in given if given.count(name) > 1), None)
+    if twice:
+        raise CurationError(f"{path}: two clusters are named {twice!r}; give each its own name")
+    return entries
