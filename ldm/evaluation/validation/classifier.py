@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy.optimize import nnls
 
-from ldm.evaluation.validation.statistics import NO_DIFFERENCE, judge
+from ldm.evaluation.validation.statistics import judge
 from ldm.util.errors import UserError
 
 RESAMPLES = 500
@@ -177,11 +177,10 @@ def report_classes(
         }
         if model != base:
             interval = _percentiles(draws[model] - draws[base])
-            same = bool((table.given == tables[base].given).all())
             results[model] |= {
                 "difference": corrected - results[base]["corrected"],
                 "difference_95": interval,
-                "verdict": NO_DIFFERENCE if same else judge(interval, count, True),
+                "verdict": judge(interval, count, True),
             }
     absent = [name for name, number in index.items() if not (wanted == number).any()]
     return {

@@ -20,6 +20,7 @@ from ldm.evaluation.validation.classifier import measure_confusion, read_labelle
 from ldm.evaluation.validation.merge import Results
 from ldm.evaluation.validation.score_options import ScoreOptions
 from ldm.evaluation.validation.scores import to_bytes
+from ldm.evaluation.validation.statistics import NO_DIFFERENCE
 from ldm.evaluation.validation.votes import KEY, read_votes
 from ldm.util.config import resolve
 from ldm.util.errors import UserError
@@ -68,6 +69,8 @@ def write_outcome(
         more["fid"] = _report_fid(results, options, extras)
     if any("verdict" in row["scores"] for rows in results.rows.values() for row in rows.values()):
         more["classes"] = _report_classes(results, options, extras)
+        for model in summary.same_pictures(results):
+            more["classes"]["models"][model]["verdict"] = NO_DIFFERENCE
     if extras.votes:
         key = Path(extras.key) if extras.key else folder / KEY
         more["votes"] = read_votes(extras.votes, key, results)

@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 from ldm.evaluation.report import bootstrap_interval
 
 LEAST_UNITS = 10  # below, the percentiles of a bootstrap cover far less than they say (Efron & Tibshirani 1993, ch. 14)
-NO_DIFFERENCE, WITHIN_CHANCE, TOO_FEW = "no difference", "within chance", "too few to tell"
+NO_DIFFERENCE = "no difference"  # equal pictures; equal scores of other pictures are within chance
+WITHIN_CHANCE, TOO_FEW = "within chance", "too few to tell"
 BETTER, WORSE, HIGHER, LOWER = "better", "worse", "higher", "lower"
 
 Interval = tuple[float, float]
@@ -38,11 +39,6 @@ class Comparison:
     pictures: int
     units: int
     verdict: str
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the data tell in which direction the model differs."""
-        return self.verdict not in (NO_DIFFERENCE, WITHIN_CHANCE, TOO_FEW)
 
 
 def compare(
@@ -73,8 +69,7 @@ def compare(
     assert interval is not None
     difference = float(np.mean([row["difference"] for row in rows]))
     count = len(set(of_lines))
-    unchanged = not any(row["difference"] for row in rows)
-    verdict = NO_DIFFERENCE if unchanged else judge(interval, count, higher_is_better)
+    verdict = judge(interval, count, higher_is_better)
     means = (float(np.mean([numbers[id] for id in ids])) for numbers in (model, base))
     return Comparison(*means, difference, interval, len(ids), count, verdict)
 
@@ -108,7 +103,6 @@ def preference(choices: Sequence[float], units: Sequence[str]) -> dict:
     wins, losses = sum(choice == 1 for choice in choices), sum(choice == 0 for choice in choices)
     p = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
     shifted = interval[0] - 0.5, interval[1] - 0.5
-    verdict = NO_DIFFERENCE if not wins + losses else judge(shifted, len(set(units)), True)
     return {
         "share": share,
         "share_95": interval,
@@ -116,5 +110,5 @@ def preference(choices: Sequence[float], units: Sequence[str]) -> dict:
         "ties": len(choices) - wins - losses,
         "units": len(set(units)),
         "p": p,
-        "verdict": verdict,
+        "verdict": judge(shifted, len(set(units)), True),
     }

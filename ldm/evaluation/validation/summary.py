@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from ldm.evaluation.report import average, bootstrap_interval
@@ -23,7 +23,6 @@ from ldm.evaluation.validation.statistics import (
 from ldm.util.tables import markdown_table
 
 ALL = "all"
-CORRECTED = Measure(
     True, "share of pictures of the class that their line asks for, corrected for the classifier's errors, %"
 )
 
@@ -93,12 +92,14 @@ def find_averages(results: Results) -> dict[str, dict[str, dict[str, dict]]]:
 def find_differences(results: Results) -> list[Difference]:
     """Each model against the base, by measure and type."""
     base, *models = results.plan.models
-    found = []
+    found, same = [], same_pictures(results)
     for model in models:
         for kind, ids in types_of(results).items():
             for name, measure in results.plan.measures.items():
                 sides = [_of_ids(results.numbers(side, name), ids) for side in (model, base)]
                 comparison = compare(*sides, results.plan.units, measure.higher_is_better)
+                if comparison and model in same:
+                    comparison = replace(comparison, verdict=NO_DIFFERENCE)
                 if comparison:
                     found.append(Difference(model, name, kind, comparison))
     return found
@@ -132,7 +133,7 @@ def verdict(results: Results, differences: Sequence[Difference] | None = None) -
         parts = [
             f"{word} than the base: {'; '.join(by_verdict.pop(word))}" for word in (BETTER, WORSE) if word in by_verdict
         ]
-        for word in (WITHIN_CHANCE, NO_DIFFERENCE, TOO_FEW):
+        for word in (WITHIN_CHANCE, TOO_FEW):
             if word in by_verdict:
                 parts.append(f"{word}: {'; '.join(by_verdict.pop(word))}")
         parts += [f"{word}: {'; '.join(texts)}" for word, texts in by_verdict.items()]

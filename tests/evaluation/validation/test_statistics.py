@@ -22,7 +22,9 @@ def test_the_interval_of_a_paired_difference_is_that_of_scipy():
     base, model = rng.normal(size=60), rng.normal(0.2, 1, 60)
     result = statistics.compare(numbers(model), numbers(base), own_units(base), True)
     assert result is not None and result.difference == pytest.approx((model - base).mean())
-    expected = bootstrap(((model - base),), np.mean, n_resamples=20000, method="percentile", rng=rng).confidence_interval
+    expected = bootstrap(
+        ((model - base),), np.mean, n_resamples=20000, method="percentile", rng=rng
+    ).confidence_interval
     assert result.interval == pytest.approx(tuple(expected), abs=0.03)
 
 
@@ -36,10 +38,10 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says():
     assert 0.90 < covered / count < 0.985
 
 
-def test_a_model_that_is_the_base_makes_no_difference():
+def test_equal_scores_are_within_chance():
     values = numbers(np.random.default_rng(0).normal(size=30))
     result = statistics.compare(values, dict(values), own_units(values), True)
-    assert (result.verdict, result.difference, result.interval) == ("no difference", 0, (0, 0))
+    assert (result.verdict, result.difference, result.interval) == ("within chance", 0, (0, 0))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,9 @@ def test_lines_of_one_unit_count_once():
 
 
 def test_lines_without_a_number_are_left_out_on_both_sides():
-    result = statistics.compare({"a": 1.0, "b": float("nan"), "c": 3.0}, {"a": 0.0, "b": 9.0}, {"a": "a", "b": "b"}, True)
+    result = statistics.compare(
+        {"a": 1.0, "b": float("nan"), "c": 3.0}, {"a": 0.0, "b": 9.0}, {"a": "a", "b": "b"}, True
+    )
     assert (result.pictures, result.mean, result.base) == (1, 1, 0)
     assert statistics.compare({"a": 1.0}, {"b": 1.0}, {}, True) is None
 
@@ -88,7 +92,9 @@ def test_the_correction_of_two_classes_is_that_of_rogan_and_gladen():
     yes = confusion.classes.index("yes")
     observed = np.array([0.0, 0.0])
     observed[yes], observed[1 - yes] = 0.45, 0.55
-    assert classifier.corrected_shares(observed, confusion.shares)[yes] == pytest.approx((0.45 + 0.9 - 1) / (0.8 + 0.9 - 1))
+    assert classifier.corrected_shares(observed, confusion.shares)[yes] == pytest.approx(
+        (0.45 + 0.9 - 1) / (0.8 + 0.9 - 1)
+    )
 
 
 def test_the_correction_returns_the_shares_that_made_the_verdicts():
@@ -139,12 +145,17 @@ def test_a_classifier_that_cannot_tell_classes_apart_is_refused():
         classifier.measure_confusion(labelled(0.5, 0.5))
 
 
-def test_the_difference_of_equal_verdicts_is_none():
+def test_the_difference_of_equal_verdicts_is_zero():
     confusion = classifier.measure_confusion(labelled(0.8, 0.9))
     verdicts = {f"{index}": "yes" if index % 3 else "no" for index in range(30)}
     labels = dict.fromkeys(verdicts, "yes")
-    result = classifier.report_classes({"base": verdicts, "copy": dict(verdicts)}, labels, {id: id for id in labels}, confusion)
-    assert result["models"]["copy"]["verdict"] == "no difference" and result["models"]["copy"]["difference_95"] == (0, 0)
+    result = classifier.report_classes(
+        {"base": verdicts, "copy": dict(verdicts)}, labels, {id: id for id in labels}, confusion
+    )
+    assert result["models"]["copy"]["verdict"] == "no difference" and result["models"]["copy"]["difference_95"] == (
+        0,
+        0,
+    )
 
 
 # FID -----------------------------------------------------------------------------------------------------------------
@@ -156,7 +167,7 @@ def test_the_frechet_distance_is_the_definition_with_a_matrix_root():
     one, two = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
     distance = ((first.mean(0) - second.mean(0)) ** 2).sum() + np.trace(one + two - 2 * sqrtm(one @ two).real)
     ours = frechet.Samples(first, frechet.Reference(second))
-    assert ours.distance() == pytest.approx(distance, rel=1e-8)
+    assert ours.distance() == pytest.approx(distance, rel=1e-6)
     chosen = rng.integers(0, 40, 40)
     again = frechet.Samples(first[chosen], frechet.Reference(second))
     assert ours.distance(chosen) == pytest.approx(again.distance(), rel=1e-8)
