@@ -79,9 +79,7 @@ def _verify_crop(
     best = (0.0, first)
     for whole, part in ((first, second), (second, first)):
         aspects = tuple(sizes[row][0] / sizes[row][1] for row in (whole, part))
-        correlation, _ = find_crop(
-            records.thumbnail(whole), records.thumbnail(part), (aspects[0], aspects[1]), enough=0.99
-        )
+        correlation, _ = find_crop(records.thumbnail(whole), records.thumbnail(part), (aspects[0], aspects[1]))
         best = max(best, (correlation, whole))
     return Duplicate(first, second, CROP, best[0], best[1]) if best[0] >= min_correlation else None
 

@@ -32,7 +32,7 @@ class CurationOptions:
         6, "near duplicates: differing bits of the perceptual hash, of 64", minimum=0, maximum=32
     )
     min_cosine: float = option(
-        0.9, "near duplicates: least cosine of the embeddings (both conditions hold)", minimum=-1, maximum=1
+        0.95, "near duplicates: least cosine of the embeddings (both conditions hold)", minimum=-1, maximum=1
     )
     crop_neighbours: int = option(
         8, "nearest pictures of each that are tried as a crop of it; 0: none", minimum=0, maximum=1000

@@ -42,7 +42,7 @@ class Thresholds:
     """
 
     max_hash_distance: int = 6
-    min_cosine: float = 0.9
+    min_cosine: float = 0.95
     neighbours: int = 0
 
 

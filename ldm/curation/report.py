@@ -24,6 +24,7 @@ SHEET = 8  # nearest and farthest pictures of each cluster
 PAIRS = 48  # duplicates shown
 POINTS, HOVERED = 4000, 500  # of the map, and those of them with a picture
 SIDE = 96
+BLOB = 0.6  # share of the pictures in one cluster above which the report says that clustering tells little
 COLOURS = ("#3b6fb6", "#c8553d", "#4a9a5b", "#8a5fa8", "#c79a2b", "#3a9aa0", "#b5537f", "#6b7280")
 STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#8881}
@@ -126,6 +127,12 @@ def _clusters(curation: Curation) -> str:
     if clusters.silhouettes:
         tried = ", ".join(f"{k}: {value:.3f}" for k, value in clusters.silhouettes.items())
         parts.append(f'<p class="note">Silhouettes by number of clusters: {tried}.</p>')
+    counts = np.bincount(clusters.labels[clusters.labels != NOISE])
+    if len(counts) > 1 and counts.max() > BLOB * counts.sum():
+        parts.append(
+            f"<p><strong>{_text(curation.names[int(counts.argmax())])} holds {counts.max() / counts.sum():.0%} of them: that "
+            "groups little. Give --centre, a number of --clusters, or another --tower.</strong></p>"
+        )
     for cluster, name in enumerate(curation.names):
         members = curation.clustered[clusters.members(cluster)].tolist()
         near, far = members[:SHEET], members[SHEET:][-SHEET:]
