@@ -20,6 +20,7 @@ SCRIPTS = (
     "preprocess_vg",
     "sample",
     "train_checker",
+    "validate",
 )
 PRINT_HELP = """
 import runpy, sys

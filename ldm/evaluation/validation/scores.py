@@ -96,7 +96,7 @@ class PixelScore:
                 numbers["changed_inside"] = float(np.abs(np.subtract(*pixels)).mean())
         if truth is not None:
             numbers |= compare_with_truth(picture, truth, changed_pixels(photograph, truth))
-        return {key: min(value, MOST_PSNR) for key, value in numbers.items()}
+        return {key: min(value, MOST_PSNR) if "psnr" in key else value for key, value in numbers.items()}
 
 
 @dataclass(frozen=True)

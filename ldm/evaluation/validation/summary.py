@@ -23,8 +23,6 @@ from ldm.evaluation.validation.statistics import (
 from ldm.util.tables import markdown_table
 
 ALL = "all"
-    True, "share of pictures of the class that their line asks for, corrected for the classifier's errors, %"
-)
 
 
 class Difference(NamedTuple):

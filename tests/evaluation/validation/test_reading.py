@@ -30,7 +30,16 @@ def photograph(tmp_path):
 
 
 def test_a_line_gives_what_to_sample_or_to_edit(tmp_path, photograph):
-    edited = {"id": "b", "ref": "photo.png", "sg": GRAPH, "prompt": "a cat", "seed": 3, "type": "x", "unit": "u", "margin": 2}
+    edited = {
+        "id": "b",
+        "ref": "photo.png",
+        "sg": GRAPH,
+        "prompt": "a cat",
+        "seed": 3,
+        "type": "x",
+        "unit": "u",
+        "margin": 2,
+    }
     first, second = read_lines(write(tmp_path, {"id": "a", "sg": GRAPH, "steps": 7}, edited))
     assert (first.is_edit, first.options, first.seed, first.unit) == (False, {"steps": 7}, default_seed("a"), "a")
     assert (second.is_edit, second.photograph, second.seed, second.type) == (True, photograph, 3, "x")
@@ -138,7 +147,11 @@ def test_a_mapping_file_is_read_with_prompts_type_and_mask(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"editing_type_id": "12"}, "none of 0 to 9"), ({"mask": None}, "has no mask"), ({"image_path": "no"}, "no photograph")],
+    [
+        ({"editing_type_id": "12"}, "none of 0 to 9"),
+        ({"mask": None}, "has no mask"),
+        ({"image_path": "no"}, "no photograph"),
+    ],
 )
 def test_a_broken_mapping_file_is_refused(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
