@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from ldm.curation.errors import CurationError
 from ldm.curation.options import CurationOptions, pairs_of
 from ldm.curation.pictures import Picture
 from ldm.curation.store import Records
-from ldm.util.config import resolve
 from ldm.util.files import read_text
 from ldm.util.images import read_image
 
@@ -76,12 +76,14 @@ def score_pictures(pictures: Sequence[Picture], rows: Sequence[int], scores: str
 
 def load_function(name: str, option: str) -> Callable:
     """The function package.module.function. Raises CurationError if there is none."""
+    module, _, attribute = name.rpartition(".")
     try:
-        function = resolve(name)
+        function = getattr(importlib.import_module(module), attribute, None)
     except Exception as error:  # whatever the import of the user's module raises
-        raise CurationError(f"{option}: {name}: {' '.join(str(error).split())}; name package.module.function") from None
+        reason = " ".join(str(error).split())
+        raise CurationError(f"{option}: {name}: {module or 'it'} cannot be imported ({reason}); correct it") from None
     if not callable(function):
-        raise CurationError(f"{option}: {name} is no function; name package.module.function")
+        raise CurationError(f"{option}: {name} is no function; name one as package.module.function")
     return function
 
 

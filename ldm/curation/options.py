@@ -35,7 +35,7 @@ class CurationOptions:
         0.95, "near duplicates: least cosine of the embeddings (both conditions hold)", minimum=-1, maximum=1
     )
     crop_neighbours: int = option(
-        8, "nearest pictures of each that are tried as a crop of it; 0: none", minimum=0, maximum=1000
+        4, "nearest pictures of each that are tried as a crop of it; 0: none", minimum=0, maximum=1000
     )
     min_crop_correlation: float = option(
         0.93, "crops: least correlation of the crop with its place", above=0, maximum=1

@@ -37,7 +37,7 @@ class CuratedTrain(Dataset):
     Args:
         root: folder that scripts/curate.py wrote.
         split: "train", "validation" or "test".
-        image_size: side length S in pixels; with `dataset`, its own counts.
+        image_size: side length S in pixels (default: 256, or that of `dataset`).
         max_samples: use only the first pictures, up to this number.
         dataset: {target, params} of the data set that was curated, if its graphs are to be used.
 
@@ -53,7 +53,7 @@ class CuratedTrain(Dataset):
         self,
         root: str | Path,
         split: str | None = None,
-        image_size: int = 256,
+        image_size: int | None = None,
         max_samples: int | None = None,
         dataset: Mapping | None = None,
     ):
@@ -61,7 +61,8 @@ class CuratedTrain(Dataset):
         self.root, self.split = Path(root), split or self.default_split
         if self.split not in ("train", "validation", "test"):
             raise ConfigError(f"{kind}: split must be train, validation or test, not {split!r}")
-        self.image_size = require_count(f"{kind}: image_size", image_size)
+        size = {} if image_size is None else {"image_size": require_count(f"{kind}: image_size", image_size)}
+        self.image_size = size.get("image_size", 256)
         lines = [line for line in _read(self.root / METADATA) if line.get("kept") and line.get("split") == self.split]
         self._source: Any = None
         self._epoch = 0
@@ -70,7 +71,7 @@ class CuratedTrain(Dataset):
             lines = [line for line in lines if line.get("graph") or line.get("objects") or line.get("labels")]
             self._rows: list[Any] = [_Line(line, self.root) for line in lines]
         else:
-            self._source = instantiate_from_config(dataset, image_size=image_size)
+            self._source = instantiate_from_config(dataset, **size)
             if not isinstance(self._source, ImageFileDataset):
                 raise ConfigError(f"{kind}: dataset: {type(self._source).__name__} has no image files; leave it out")
             self.vocab, self.image_size = self._source.vocab, self._source.image_size

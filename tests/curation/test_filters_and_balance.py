@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pile import picture, save
 from PIL import Image, ImageOps
+from pile import picture, save
 
 from ldm.curation.balance import balance, rare_words, word_counts
 from ldm.curation.errors import CurationError

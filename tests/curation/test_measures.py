@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 import pytest
-from pile import mirrored, picture
 from PIL import Image
+from pile import mirrored, picture
 
 from ldm.curation.measures import differing_bits, measure, perceptual_hash, sharpness
 
