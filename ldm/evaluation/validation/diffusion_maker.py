@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ class DiffusionMaker:
     """
 
     def __init__(self, spec: ModelSpec, config: ConfigPaths | None, device: str, options: Mapping[str, Any]):
+        gc.collect()  # the model before this one, whose parts refer to each other
         checkpoint: str | None = spec.source
         if spec.source == SHIPPED:
             checkpoint = None

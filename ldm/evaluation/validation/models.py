@@ -96,6 +96,8 @@ def _parse_model(name: str, text: str, base: ModelSpec | None) -> list[ModelSpec
         key: kind for key, kind in option_types(EditOptions).items() if key in EDITING
     }
     options = parse_assignments(assignments, types, f"model {name!r}")
+    for kind, names in ((SampleOptions, SAMPLING), (EditOptions, EDITING)):
+        from_mapping(kind, {key: value for key, value in options.items() if key in names})
     source, *loras = parts.split("+")
     scaled = [_scales_of(lora, name) for lora in loras]
     if not source or (source == BASE and base is None):

@@ -6,7 +6,6 @@ machines need no common file system until the merge.
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +129,6 @@ def run_shard(
             failures.add(f"model {spec.name!r}, line {id}: {message}")
         failed |= {(spec.name, id) for id in of_model}
         del maker
-        gc.collect()
     jobs = [(spec.name, line.id, 0) for spec in specs for line in share if (spec.name, line.id) not in failed]
     for job, row in zip(jobs, _score(plan, share, jobs, options, shard, folder, workers)):
         if not row["success"]:
