@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configuration_reference import page as configuration_page
 
+from ldm.curation.options import CurationOptions
 from ldm.editing.options import EditOptions
 from ldm.sampling.options import SampleOptions
 from ldm.util.options import markdown_table
@@ -18,6 +19,7 @@ DOCS = Path(__file__).parent
 def pages() -> dict[str, str]:
     """Path below docs/ -> text."""
     return {
+        "generated/curation_options.md": markdown_table(CurationOptions),
         "generated/edit_options.md": markdown_table(EditOptions),
         "generated/sample_options.md": markdown_table(SampleOptions),
         "configuration.md": configuration_page(),

@@ -112,10 +112,10 @@ def _sums(data: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 def _faiss_centroids(data: np.ndarray, k: int, seed: int, iterations: int) -> np.ndarray | None:
     try:
-        import faiss
+        from faiss import Kmeans
     except ImportError:
         return None
-    kmeans = faiss.Kmeans(
+    kmeans = Kmeans(
         data.shape[1], k, niter=iterations, spherical=True, seed=seed, min_points_per_centroid=1, verbose=False
     )
     kmeans.train(data)

@@ -11,6 +11,7 @@ SCRIPTS = (
     "ablate",
     "benchmark",
     "cache_latents",
+    "curate",
     "demo",
     "ddim_invert_edit",
     "evaluate",
