@@ -92,7 +92,9 @@ def call(function: Callable, argument: object, name: str, where: str) -> object:
     try:
         return function(argument)
     except Exception as error:  # of the user's function
-        raise CurationError(f"{name} failed on {where} ({type(error).__name__}: {error}); correct the function") from error
+        raise CurationError(
+            f"{name} failed on {where} ({type(error).__name__}: {error}); correct the function"
+        ) from error
 
 
 def _reason(
@@ -104,7 +106,10 @@ def _reason(
         (0 < options.max_aspect < aspect, f"aspect {aspect:.2f}, more than {options.max_aspect:g}"),
         _below("sharpness", measured, options.min_sharpness),
         _below("contrast", measured, options.min_contrast),
-        (measured["clipped"] > options.max_clipped, f"clipped {measured['clipped']:.2f}, above {options.max_clipped:g}"),
+        (
+            measured["clipped"] > options.max_clipped,
+            f"clipped {measured['clipped']:.2f}, above {options.max_clipped:g}",
+        ),
         (objects < options.min_objects, f"{objects} objects, fewer than {options.min_objects}"),
         (0 < options.max_objects < objects, f"{objects} objects, more than {options.max_objects}"),
     )

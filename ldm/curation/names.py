@@ -22,7 +22,26 @@ from ldm.util.files import atomic_write, read_text
 FILE = "clusters.yaml"
 EXAMPLES = 12  # pictures of each cluster in the file, by which a later run knows it again
 SAME = 0.3  # share of the examples that has to be in a new cluster for it to take the name
-STOP_WORDS = frozenset("a an and are at by for from in is it of on or that the their this to with photo picture image".split())
+STOP_WORDS = {
+    "a",
+    "an",
+    "and",
+    "are",
+    "at",
+    "by",
+    "for",
+    "from",
+    "in",
+    "is",
+    "it",
+    "of",
+    "on",
+    "or",
+    "that",
+    "the",
+    "their",
+}
+STOP_WORDS |= {"this", "to", "with", "photo", "picture", "image"}
 HEADER = (
     "# Change `name` as you like: a later run keeps it for the cluster with the same pictures, and proposes names for the\n"
     "# others. `name: null` takes the proposal again.\n"

@@ -17,7 +17,7 @@ import numpy as np
 
 from ldm.curation.errors import CurationError
 from ldm.curation.measures import differing_bits
-from ldm.curation.partition import chunks, nearest_centroids, spherical_kmeans, unit
+from ldm.curation.partition import chunks, nearest_centroids, spherical_kmeans
 from ldm.util.files import atomic_write, locked_folder
 
 COMPLETE = 20_000  # pictures up to which all pairs are compared
@@ -180,9 +180,7 @@ def _pairs(
     return pairs
 
 
-def _merge(
-    thresholds: Thresholds, found: np.ndarray, folder: Path | None, rank: int, world: int
-) -> np.ndarray:
+def _merge(thresholds: Thresholds, found: np.ndarray, folder: Path | None, rank: int, world: int) -> np.ndarray:
     """The pairs of all processes, each pair of a kind once; of the candidates for crops, the nearest of each picture."""
     if world > 1:
         if folder is None:

@@ -104,7 +104,9 @@ def read_declared_pairs(path: str | Path, pictures: Sequence[Picture]) -> set[tu
     for entry in data if isinstance(data, list) else [None]:
         ends = (entry.get("source"), entry.get("target")) if isinstance(entry, dict) else entry
         if not isinstance(ends, list | tuple) or len(ends) != 2 or None in ends:
-            raise CurationError(f'{path}: declare pairs as a list of ["a.png", "b.png"] or {{"source": .., "target": ..}}')
+            raise CurationError(
+                f'{path}: declare pairs as a list of ["a.png", "b.png"] or {{"source": .., "target": ..}}'
+            )
         found = [rows[str(end)] for end in ends if str(end) in rows]
         if len(found) == 2:
             pairs.add((min(found), max(found)))
@@ -136,7 +138,9 @@ def _read_folder(folder: Path, split: str) -> Iterator[Picture]:
             continue
         note = path.with_suffix(".txt")
         caption = read_text(note).strip() if note.is_file() else None
-        yield Picture(path, name.as_posix(), split, labels=name.parts[:1] if len(name.parts) > 1 else (), caption=caption)
+        yield Picture(
+            path, name.as_posix(), split, labels=name.parts[:1] if len(name.parts) > 1 else (), caption=caption
+        )
 
 
 def _read_metadata(path: Path, split: str) -> Iterator[Picture]:
@@ -150,7 +154,9 @@ def _read_metadata(path: Path, split: str) -> Iterator[Picture]:
             if not isinstance(name, str):
                 raise TypeError
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise CurationError(f'{path}, line {number}: is no JSON object with "file_name"; correct the line') from None
+            raise CurationError(
+                f'{path}, line {number}: is no JSON object with "file_name"; correct the line'
+            ) from None
         if entry.get("kept") is False:
             continue
         graph = entry.get("graph") if isinstance(entry.get("graph"), dict) else None
@@ -194,7 +200,9 @@ def _read_coco(path: Path, split: str) -> Iterator[Picture]:
                 graph=_graph(mine, image),
             )
     except (KeyError, TypeError, AttributeError) as error:
-        raise CurationError(f"{path}: is not in COCO's form ({error!r} is missing or wrong); name another file") from None
+        raise CurationError(
+            f"{path}: is not in COCO's form ({error!r} is missing or wrong); name another file"
+        ) from None
 
 
 def _graph(objects: Sequence[tuple[str, Sequence[float]]], image: Mapping) -> dict | None:

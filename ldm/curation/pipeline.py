@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ import numpy as np
 
 from ldm.curation.balance import balance
 from ldm.curation.captions import make_captions
-from ldm.curation.clusters import NOISE, Clusters, cluster_hdbscan, cluster_kmeans
+from ldm.curation.clusters import NOISE, Clusters, adjusted_rand_index, cluster_hdbscan, cluster_kmeans
 from ldm.curation.duplicates import Duplicate, Removal, choose_keepers, find_duplicates
 from ldm.curation.errors import CurationError
 from ldm.curation.filters import Scores, filter_pictures, score_pictures
@@ -104,7 +105,14 @@ def curate(
     thresholds = Thresholds(options.max_hash_distance, options.min_cosine, options.crop_neighbours)
     folder = out / "work" / f"pairs-{_pool_digest(records)}" if out else None
     curation.duplicates = find_duplicates(
-        records, thresholds, options.min_crop_correlation, declared, folder=folder, rank=rank, world=world, seed=options.seed
+        records,
+        thresholds,
+        options.min_crop_correlation,
+        declared,
+        folder=folder,
+        rank=rank,
+        world=world,
+        seed=options.seed,
     )
     if rank > 0:
         return None
@@ -121,9 +129,7 @@ def curate(
     _balance(curation)
     curation.captions = make_captions(curation.pictures, curation.kept, curation.cluster_names(), options)
     if options.view and out:
-        curation.views = make_views(
-            curation.pictures, curation.kept, records["checksum"], options.view, out / "views"
-        )
+        curation.views = make_views(curation.pictures, curation.kept, records["checksum"], options.view, out / "views")
     return curation
 
 
@@ -148,6 +154,30 @@ def describe_pool(pictures: Sequence[Picture], group_by: str | None = None) -> l
     return lines
 
 
+def agreements(curation: Curation) -> list[str]:
+    """How well duplicates and clusters agree with what is known of the pictures: labels, single objects, and groups."""
+    sentences, key = [], curation.options.group_by
+    grouped = [picture.group(key) for picture in curation.pictures]
+    pairs = [pair for pair in curation.duplicates if None not in (grouped[pair.first], grouped[pair.second])]
+    if key and pairs:
+        within = sum(grouped[pair.first] == grouped[pair.second] for pair in pairs) / len(pairs)
+        sentences.append(f"{within:.1%} of {len(pairs)} pairs of duplicates are within one {key}")
+    if curation.clusters is None:
+        return sentences
+    chosen = [curation.pictures[row] for row in curation.clustered.tolist()]
+    known = {
+        "labels": [picture.labels[0] if picture.labels else None for picture in chosen],
+        "objects": [picture.objects[0] if len(set(picture.objects)) == 1 else None for picture in chosen],
+        f"{key}": [picture.group(key) for picture in chosen],
+    }
+    for name, values in known.items():
+        rows = [row for row, value in enumerate(values) if value is not None]
+        if len({values[row] for row in rows}) > 1:
+            index = adjusted_rand_index(curation.clusters.labels[rows], np.array([values[row] for row in rows]))
+            sentences.append(f"adjusted Rand index of clusters and {name} of {len(rows)} pictures: {index:.3f}")
+    return sentences
+
+
 def _make_splits(curation: Curation) -> None:
     options, kept = curation.options, set(curation.kept)
     pairs = [pair for pair in curation.duplicates if pair.first in kept and pair.second in kept]
@@ -158,7 +188,9 @@ def _make_splits(curation: Curation) -> None:
         place = {row: index for index, row in enumerate(rows)}
         inner = [pair._replace(first=place[pair.first], second=place[pair.second]) for pair in pairs]
         chosen = [curation.pictures[row] for row in rows]
-        for row, split in zip(rows, split_by_group(chosen, inner, options.validation_share, options.group_by, options.seed)):
+        for row, split in zip(
+            rows, split_by_group(chosen, inner, options.validation_share, options.group_by, options.seed)
+        ):
             curation.pictures[row] = replace(curation.pictures[row], split=split)
         return
     if options.leaks == "remove":
@@ -179,7 +211,9 @@ def _remove_duplicates(curation: Curation) -> None:
         and not {pair.first, pair.second} & curation.removed.keys()
     ]
     names = [picture.name for picture in pictures]
-    curation.remove("one of each group of duplicates", choose_keepers(pairs, records["size"], records["sharpness"], names))
+    curation.remove(
+        "one of each group of duplicates", choose_keepers(pairs, records["size"], records["sharpness"], names)
+    )
 
 
 def _cluster(curation: Curation, names_file: Path | None) -> None:
@@ -221,6 +255,4 @@ def _require_some(curation: Curation) -> None:
 
 
 def _pool_digest(records: Records) -> str:
-    import hashlib
-
     return hashlib.sha256(records["checksum"].tobytes()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from ldm.curation.captions import long_captions
 from ldm.curation.clusters import NOISE
 from ldm.curation.duplicates import RULE
 from ldm.curation.gaussians import distances_between
-from ldm.curation.pipeline import Curation
+from ldm.curation.pipeline import Curation, agreements
 from ldm.util.images import ImageError, read_image
 
 SHEET = 8  # nearest and farthest pictures of each cluster
@@ -64,6 +64,7 @@ def report_page(curation: Curation, tower: str, command: str) -> str:
         _reasons(curation),
         _duplicates(curation),
         _clusters(curation),
+        "".join(f"<p>{_text(sentence)}.</p>" for sentence in agreements(curation)),
         _map(curation),
         _distances(curation),
         _coverage(curation),
@@ -193,7 +194,9 @@ def _distances(curation: Curation) -> str:
     }
     names, table = distances_between(curation.records["embedding"], groups)
     rows = [(name, *(f"{value:.3f}" for value in line)) for name, line in zip(names, table)]
-    note = '<p class="note">Wasserstein-2 distance of Gaussians with diagonal covariances, of normalised embeddings.</p>'
+    note = (
+        '<p class="note">Wasserstein-2 distance of Gaussians with diagonal covariances, of normalised embeddings.</p>'
+    )
     return _table("Distances between clusters", ("", *names), rows, note)
 
 
@@ -206,7 +209,9 @@ def _coverage(curation: Curation) -> str:
     note = f"<p>{sum(after[word] > 0 for word in before)} of {len(before)} words are still shown by some picture.</p>"
     if rare:
         named = ", ".join(f"{word} ({after[word]})" for word in rare[:60])
-        note += f"<p>In fewer than {curation.options.rare} pictures: {_text(named)}{', ...' if len(rare) > 60 else ''}.</p>"
+        note += (
+            f"<p>In fewer than {curation.options.rare} pictures: {_text(named)}{', ...' if len(rare) > 60 else ''}.</p>"
+        )
     rows = [(word, count, after[word], f"{after[word] / count:.0%}") for word, count in before.most_common(60)]
     return _table("Coverage of words", ("word", "pictures before", "after", "kept"), rows, note)
 

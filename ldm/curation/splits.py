@@ -24,7 +24,8 @@ def refuse_leaks(pictures: Sequence[Picture], duplicates: Sequence[Duplicate], g
     leaking = leaks(pictures, duplicates)
     if leaking:
         named = "; ".join(
-            f"{_place(pictures[pair.first])} and {_place(pictures[pair.second])} ({pair.kind})" for pair in leaking[:NAMED]
+            f"{_place(pictures[pair.first])} and {_place(pictures[pair.second])} ({pair.kind})"
+            for pair in leaking[:NAMED]
         )
         more = f" and {len(leaking) - NAMED} more pairs" if len(leaking) > NAMED else ""
         raise LeakError(

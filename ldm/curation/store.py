@@ -109,7 +109,9 @@ def embed(
     _write_index(folder, tower)
     blocks = [pictures[start : start + shard_size] for start in range(0, len(pictures), shard_size)]
     paths = [folder / f"{_block_digest(block)}.npy" for block in blocks]
-    missing = [place for place in range(rank, len(blocks), world) if _open(paths[place], kind, len(blocks[place])) is None]
+    missing = [
+        place for place in range(rank, len(blocks), world) if _open(paths[place], kind, len(blocks[place])) is None
+    ]
     known = _known_rows(folder, kind) if missing else {}
     total = sum(len(blocks[place]) for place in missing)
     with tqdm(total=total, desc="embedding", unit="picture", disable=rank > 0 or not total) as progress:

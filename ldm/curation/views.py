@@ -48,7 +48,9 @@ def make_views(
             continue
         view = call(apply, read_image(pictures[row].path), function, pictures[row].name)
         if not isinstance(view, Image.Image):
-            raise CurationError(f"view: {function} returned {type(view).__name__} for {pictures[row].name}, not a picture")
+            raise CurationError(
+                f"view: {function} returned {type(view).__name__} for {pictures[row].name}, not a picture"
+            )
         with atomic_write(path) as temporary:
             view.save(temporary, "PNG")
     return views

@@ -32,7 +32,9 @@ def test_mirror_images_swap_left_and_right(text, expected):
     assert swap_sides(text) == expected
 
 
-@given(st.lists(st.sampled_from(["left", "right", "Left", "a", "of", "all right", "leftmost"]), max_size=8).map(" ".join))
+@given(
+    st.lists(st.sampled_from(["left", "right", "Left", "a", "of", "all right", "leftmost"]), max_size=8).map(" ".join)
+)
 def test_swapping_twice_returns_the_caption(text):
     assert swap_sides(swap_sides(text)) == text
 
@@ -102,7 +104,11 @@ def test_a_name_whose_pictures_are_gone_is_dropped_with_a_warning(tmp_path, capl
 
 def test_a_broken_file_of_names_and_equal_names_are_errors(tmp_path):
     path = tmp_path / "clusters.yaml"
-    for text, message in (("a: [", "is broken"), ("- 3", "is broken"), ("- {name: a, pictures: []}\n" * 2, "named 'a'")):
+    for text, message in (
+        ("a: [", "is broken"),
+        ("- 3", "is broken"),
+        ("- {name: a, pictures: []}\n" * 2, "named 'a'"),
+    ):
         path.write_text(text)
         with pytest.raises(CurationError, match=message):
             name_clusters(pictures("dog"), clusters_of([0]), path)

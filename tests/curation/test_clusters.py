@@ -25,7 +25,11 @@ def test_kmeans_finds_planted_clusters_and_their_number():
 
 def test_a_common_direction_hides_clusters_unless_the_mean_is_subtracted():
     vectors, truth = bunches(3, 50, spread=0.05)
-    cone = unit(vectors * 0.05 + np.array([0] * 15 + [1.0]) + 0.2 * np.random.default_rng(1).standard_normal((150, 1)) * np.eye(16)[14])
+    cone = unit(
+        vectors * 0.05
+        + np.array([0] * 15 + [1.0])
+        + 0.2 * np.random.default_rng(1).standard_normal((150, 1)) * np.eye(16)[14]
+    )
     plain, centred = (cluster_kmeans(cone, 3, centre=centre).labels for centre in (False, True))
     assert adjusted_rand_index(centred, truth) >= adjusted_rand_index(plain, truth)
 
@@ -62,7 +66,9 @@ def test_silhouette_and_rand_index_are_those_of_scikit_learn():
     vectors, truth = bunches(3, 20, spread=0.5)
     other = np.random.default_rng(0).integers(0, 4, 60)
     for labels in (truth, other):
-        assert silhouette(vectors, labels) == pytest.approx(metrics.silhouette_score(vectors, labels, metric="cosine"), abs=1e-5)
+        assert silhouette(vectors, labels) == pytest.approx(
+            metrics.silhouette_score(vectors, labels, metric="cosine"), abs=1e-5
+        )
     assert adjusted_rand_index(truth, other) == pytest.approx(metrics.adjusted_rand_score(truth, other))
 
 
@@ -84,7 +90,9 @@ def test_w2_of_shifted_and_scaled_groups_has_its_closed_form():
     group = np.random.default_rng(0).standard_normal((500, 3))
     assert diagonal_w2(group, group) == 0
     assert diagonal_w2(group, group + [3, 4, 0]) == pytest.approx(5)
-    assert diagonal_w2(group, 2 * (group - group.mean(0)) + group.mean(0)) == pytest.approx(np.linalg.norm(group.std(0)))
+    assert diagonal_w2(group, 2 * (group - group.mean(0)) + group.mean(0)) == pytest.approx(
+        np.linalg.norm(group.std(0))
+    )
 
 
 def test_distances_are_symmetric_and_single_pictures_are_left_out():

@@ -52,7 +52,9 @@ def test_planted_faults_are_removed_each_with_its_reason_and_keeper(curate, pile
     code, out, _ = curate("--images", pile, "--tower", "pixels", "--crop-neighbours", 15)
     assert code == 0 and "wrote 12 pictures" in out
     found = lines(tmp_path / "set")
-    removed = {name: (line["reason"].partition(" (")[0], line["keeper"]) for name, line in found.items() if not line["kept"]}
+    removed = {
+        name: (line["reason"].partition(" (")[0], line["keeper"]) for name, line in found.items() if not line["kept"]
+    }
     assert removed.pop("pens/z_crop.png", None) or removed.pop("pens/a01.png")  # of equal size, the sharper one is kept
     assert removed == {
         "cups/z_copy.png": ("exact copy", "cups/a00.png"),
@@ -73,7 +75,20 @@ def test_the_report_is_one_page_that_opens_offline(curate, pile, tmp_path):
 
 
 def test_its_yaml_repeats_it(curate, pile, tmp_path):
-    curate("--images", pile, "--tower", "pixels", "--validation-share", 0.3, "--seed", 3, "--cap", 4, "--balance-by", "label")
+    curate(
+        "--images",
+        pile,
+        "--tower",
+        "pixels",
+        "--validation-share",
+        0.3,
+        "--seed",
+        3,
+        "--cap",
+        4,
+        "--balance-by",
+        "label",
+    )
     again = yaml.safe_load((tmp_path / "set/curation.yaml").read_text())
     assert again["images"] == [str(pile)] and again["options"]["cap"] == 4
     code, *_ = curate("--again", tmp_path / "set/curation.yaml", out="again")
@@ -117,7 +132,10 @@ def test_a_dry_run_counts_and_writes_nothing(curate, pile, tmp_path):
     [
         ((), "name pictures with --images"),
         (("--images", "nowhere"), "there is no such file or folder"),
-        (("--images", "PILE", "--tower", "pixels", "--min-side", "500"), "no picture is left of 16; 15 were removed for: 96 pixels"),
+        (
+            ("--images", "PILE", "--tower", "pixels", "--min-side", "500"),
+            "no picture is left of 16; 15 were removed for: 96 pixels",
+        ),
         (("--images", "PILE", "--tower", "ViT-Q"), "--tower"),
         (("--images", "PILE", "--num-shards", "2"), "together"),
         (("--images", "PILE", "--cap", "3"), "say what it counts"),
@@ -201,8 +219,29 @@ def test_near_duplicates_of_real_film_frames_are_of_one_clip(curate, tmp_path):
     if not photos.is_file():
         pytest.skip(f"the photographs are not beside the checkout ({photos})")
     words = ("--images", f"validation={photos}", "--only", "kind=real", "--tower", "pixels", "--crop-neighbours", 0)
-    code, *_ = curate(*words, "--clustering", "none")
+    code, out, _ = curate(*words, "--clustering", "none", "--group-by", "clip")
+    share = float(re.search(r"([\d.]+)% of \d+ pairs of duplicates are within one clip", out)[1])
+    assert share > 99
     found = lines(tmp_path / "set")
     removed = [line for line in found.values() if not line["kept"]]
     assert code == 0 and len(removed) > 250
     assert sum(found[line["keeper"]]["clip"] == line["clip"] for line in removed) > 0.99 * len(removed)
+
+
+@pytest.mark.slow
+def test_a_split_of_real_film_frames_by_picture_is_refused_as_leaky(load_script, tmp_path, capsys):
+    photos = SHARED / "photos" / "instances_val.json"
+    if not photos.is_file():
+        pytest.skip(f"the photographs are not beside the checkout ({photos})")
+    data = json.loads(photos.read_text())
+    real = [image for image in data["images"] if image["kind"] == "real"][:600]
+    sources = []
+    for split, images in (("train", real[::2]), ("validation", real[1::2])):
+        path = tmp_path / split / "metadata.jsonl"
+        path.parent.mkdir()
+        named = [{**image, "file_name": str(photos.parent / "images" / image["file_name"])} for image in images]
+        path.write_text("\n".join(map(json.dumps, named)))
+        sources.append(f"{split}={path}")
+    words = ["--out", str(tmp_path / "set"), "--tower", "pixels", "--crop-neighbours", "0", "--images", *sources]
+    assert load_script("curate").main(words) == 2
+    assert re.search(r"\d{2,} pairs of pictures leak between splits", capsys.readouterr().err)

@@ -65,7 +65,9 @@ def test_the_larger_then_the_sharper_then_the_first_picture_is_kept():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda pair: pair[0] < pair[1])), st.integers(0, 99))
+@given(
+    st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda pair: pair[0] < pair[1])), st.integers(0, 99)
+)
 def test_what_is_removed_is_a_duplicate_of_a_kept_picture_and_kept_ones_are_not_alike(pairs, seed):
     rng = np.random.default_rng(seed)
     duplicates = [Duplicate(a, b, NEAR, 0.99) for a, b in sorted(pairs)]
@@ -91,7 +93,9 @@ def test_correlation_is_numpys():
 
 def pool(*splits: str, groups=None) -> list[Picture]:
     properties = [{"clip": group} for group in groups] if groups else [{}] * len(splits)
-    return [Picture(f"{i}.png", f"{i}.png", split, properties=p) for i, (split, p) in enumerate(zip(splits, properties))]
+    return [
+        Picture(f"{i}.png", f"{i}.png", split, properties=p) for i, (split, p) in enumerate(zip(splits, properties))
+    ]
 
 
 def test_a_recompressed_copy_in_another_split_is_an_error_that_names_the_pair(tmp_path):

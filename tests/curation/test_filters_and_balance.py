@@ -51,7 +51,9 @@ def test_a_picture_beyond_a_limit_is_removed_with_measure_and_limit(limit, remov
 def test_without_limits_only_unreadable_pictures_are_removed():
     table = records()
     table.shards[0]["size"][1] = 0
-    assert {row: why.reason for row, why in filter_pictures(POOL, table, CurationOptions()).items()} == {1: "cannot be read"}
+    assert {row: why.reason for row, why in filter_pictures(POOL, table, CurationOptions()).items()} == {
+        1: "cannot be read"
+    }
 
 
 def test_pictures_without_a_word_of_the_vocabulary_are_removed(tmp_path):
@@ -63,17 +65,27 @@ def test_pictures_without_a_word_of_the_vocabulary_are_removed(tmp_path):
 def test_scores_of_a_users_function_are_held_against_their_limit(tmp_path, monkeypatch):
     (tmp_path / "my_scores.py").write_text("def red(image):\n    return image.getpixel((0, 0))[0] / 255\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    pool = [Picture(save(Image.new("RGB", (8, 8), (value, 0, 0)), tmp_path / f"{value}.png"), f"{value}") for value in (0, 255)]
+    pool = [
+        Picture(save(Image.new("RGB", (8, 8), (value, 0, 0)), tmp_path / f"{value}.png"), f"{value}")
+        for value in (0, 255)
+    ]
     options = CurationOptions(scores="my_scores.red=0.5")
     scores = score_pictures(pool, [0, 1], options.scores)
     assert scores == {"my_scores.red": [0.0, 1.0]}
     table = Records([records().shards[0][1:]])
-    assert {row: why.reason for row, why in filter_pictures(pool, table, options, scores).items()} == {1: "red 1, above 0.5"}
+    assert {row: why.reason for row, why in filter_pictures(pool, table, options, scores).items()} == {
+        1: "red 1, above 0.5"
+    }
 
 
 @pytest.mark.parametrize(
     ("scores", "message"),
-    [("nowhere.f=1", "nowhere"), ("math.pi=1", "no function"), ("math.sqrt=x", "no number"), ("math.sqrt=1", "failed on a")],
+    [
+        ("nowhere.f=1", "nowhere"),
+        ("math.pi=1", "no function"),
+        ("math.sqrt=x", "no number"),
+        ("math.sqrt=1", "failed on a"),
+    ],
 )
 def test_scores_that_cannot_be_computed_are_errors(scores, message, tmp_path):
     pool = [Picture(save(picture(0), tmp_path / "a.png"), "a")]
@@ -140,7 +152,13 @@ def test_options_are_written_and_read_back_as_they_were(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("cap: 3", "say what it counts"), ("min_cosin: 1", "did you mean"), ("- 1", "holds no options"), ("a: [", "not YAML"), ("cap: x", "takes a whole number")],
+    [
+        ("cap: 3", "say what it counts"),
+        ("min_cosin: 1", "did you mean"),
+        ("- 1", "holds no options"),
+        ("a: [", "not YAML"),
+        ("cap: x", "takes a whole number"),
+    ],
 )
 def test_wrong_options_are_errors_that_name_the_file(tmp_path, content, message):
     (tmp_path / "o.yaml").write_text(content)

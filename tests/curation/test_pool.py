@@ -36,7 +36,10 @@ def test_metadata_gives_captions_labels_objects_and_properties(tmp_path):
 @pytest.fixture
 def coco(tmp_path):
     data = {
-        "images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 50, "kind": "real"}, {"id": 2, "file_name": "b.png", "kind": "mix"}],
+        "images": [
+            {"id": 1, "file_name": "a.png", "width": 100, "height": 50, "kind": "real"},
+            {"id": 2, "file_name": "b.png", "kind": "mix"},
+        ],
         "annotations": [
             {"image_id": 1, "category_id": 5, "bbox": [10, 10, 50, 20]},
             {"image_id": 1, "category_id": 6, "bbox": [90, 0, 20, 10]},
