@@ -93,7 +93,9 @@ def test_a_failed_line_shows_in_the_exit_code(main, arguments, checkpoint, tmp_p
     words = ["run", str(tmp_path / "v.jsonl"), *arguments[4:], "--world", "shapes"]
     assert main(words) == 1
     error = capsys.readouterr().err
-    assert "shard 0 of 1: 1 of 2 pictures failed" in error and "line b: sg, objects[0]: " in error and "unicorn" in error
+    assert (
+        "shard 0 of 1: 1 of 2 pictures failed" in error and "line b: sg, objects[0]: " in error and "unicorn" in error
+    )
     assert not (tmp_path / "out" / "report.json").exists()
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from PIL import Image
@@ -17,7 +17,10 @@ from ldm.util.files import digest
 class Clip(Protocol):
     """CLIP's two towers; embeddings are (E,)."""
 
-    protocol: Mapping[str, Any]
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """Its weights, as JSON values."""
+        ...
 
     def image(self, picture: Image.Image) -> Tensor: ...
 
@@ -49,14 +52,13 @@ class OpenClip:
                 f"--clip {name}: there is no file {file!r}; write ARCHITECTURE:FILE, weights are not downloaded"
             )
         try:
-            model, _, self._prepare = open_clip.create_model_and_transforms(
-                architecture, pretrained=file, device=device
-            )
+            model, _, prepare = open_clip.create_model_and_transforms(architecture, pretrained=file, device=device)
         except (RuntimeError, KeyError, ValueError) as error:
             raise UserError(
                 f"--clip {name}: {file} does not hold these weights ({str(error).splitlines()[0]})"
             ) from None
-        self._model, self._tokenize, self._device = model.eval(), open_clip.get_tokenizer(architecture), device
+        self._model, self._prepare = model.eval(), cast("Callable[[Image.Image], Tensor]", prepare)
+        self._tokenize, self._device = open_clip.get_tokenizer(architecture), device
         self._texts: dict[str, Tensor] = {}
         self.protocol = {"clip": architecture, "sha256": digest(Path(file))}
 

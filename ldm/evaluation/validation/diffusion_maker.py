@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -38,7 +39,8 @@ class DiffusionMaker:
         if spec.source == SHIPPED:
             checkpoint = None
         elif spec.source.endswith((".yaml", ".yml")):
-            checkpoint, config = None, [*(config or ()), spec.source]
+            first = [config] if isinstance(config, str | Path) else list(config or ())
+            checkpoint, config = None, [*first, spec.source]
         self.model = load_model(checkpoint, None if spec.source == SHIPPED else config, device, spec.loras)
         self.options = {"layout": default_layout(self.model), **options}
         self.identity = {
