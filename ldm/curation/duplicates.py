@@ -47,11 +47,13 @@ def find_duplicates(
         thresholds: of near duplicates, and how many neighbours are tried as crops.
         min_crop_correlation: of a crop with its place.
         declared: pairs that are alike on purpose, which are left out.
-        sharing: folder, rank, world and seed of `near_pairs`.
+        sharing: folder, rank, world and seed of `near_pairs`; processes other than the first get no pairs.
     """
     features = Features(records["embedding"], records["hash"], records["mirrored"])
     readable = records["size"].min(1) > 0
     rows = np.concatenate([exact_pairs(records["checksum"]), near_pairs(features, thresholds, **sharing)])
+    if sharing.get("rank"):  # the first process verifies the candidates
+        return []
     sizes, found = records["size"], {}
     for first, second, kind_, score, _ in rows.tolist():
         pair, kind = (first, second), KINDS[kind_]

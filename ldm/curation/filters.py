@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def load_function(name: str, option: str) -> Callable:
     return function
 
 
-def call(function: Callable, argument: object, name: str, where: str) -> object:
+def call(function: Callable, argument: Any, name: str, where: str) -> Any:
     """Calls a user's function. Raises CurationError with its exception."""
     try:
         return function(argument)

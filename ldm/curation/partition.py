@@ -112,7 +112,7 @@ def _sums(data: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 def _faiss_centroids(data: np.ndarray, k: int, seed: int, iterations: int) -> np.ndarray | None:
     try:
-        from faiss import Kmeans
+        from faiss import Kmeans  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     kmeans = Kmeans(

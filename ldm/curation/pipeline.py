@@ -103,7 +103,7 @@ def curate(
     """
     curation = Curation(list(pictures), records, options)
     thresholds = Thresholds(options.max_hash_distance, options.min_cosine, options.crop_neighbours)
-    folder = out / "work" / f"pairs-{_pool_digest(records)}" if out else None
+    folder = out / "work" / f"pairs-{_digest(records, thresholds, options.seed)}" if out else None
     curation.duplicates = find_duplicates(
         records,
         thresholds,
@@ -254,5 +254,8 @@ def _require_some(curation: Curation) -> None:
         raise CurationError(f"no picture is left of {len(curation.pictures)}; {count} were removed for: {reason}")
 
 
-def _pool_digest(records: Records) -> str:
-    return hashlib.sha256(records["checksum"].tobytes()).hexdigest()[:16]
+def _digest(records: Records, thresholds: Thresholds, seed: int) -> str:
+    """Of everything that pairs depend on, so that processes never read those of another run."""
+    state = hashlib.sha256(f"{thresholds} {seed} ".encode())
+    state.update(records["checksum"].tobytes())
+    return state.hexdigest()[:16]
