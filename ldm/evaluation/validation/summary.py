@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from ldm.evaluation.report import average, bootstrap_interval
+import numpy as np
+
+from ldm.evaluation.report import bootstrap_interval, wilson_interval
 from ldm.evaluation.validation import pie_scores
 from ldm.evaluation.validation.merge import Results
 from ldm.evaluation.validation.scores import Measure
@@ -77,14 +79,23 @@ def find_averages(results: Results) -> dict[str, dict[str, dict[str, dict]]]:
             for measure in results.plan.measures:
                 numbers = _of_ids(results.numbers(model, measure), ids)
                 if numbers:
-                    rows = [{measure: value} for value in numbers.values()]
-                    interval = bootstrap_interval(rows, [units[id] for id in numbers], measure)
-                    entries[measure] = {
-                        "mean": average(rows, measure),
-                        "mean_95": interval,
-                        "pictures": len(numbers),
-                    }
+                    entries[measure] = describe_average(numbers, units)
     return averages
+
+
+def describe_average(numbers: Mapping[str, float], units: Mapping[str, str]) -> dict:
+    """Mean, its 95 % interval and how many pictures.
+
+    The interval of a share is Wilson's for as many pictures as there are units, since a bootstrap of nothing but failures
+    has no width; that of other numbers is a bootstrap's.
+    """
+    mean, of_lines = float(np.mean(list(numbers.values()))), [units[id] for id in numbers]
+    if set(numbers.values()) <= {0, 1}:
+        count = len(set(of_lines))
+        interval = wilson_interval(mean * count, count)
+    else:
+        interval = bootstrap_interval([{"number": value} for value in numbers.values()], of_lines, "number")
+    return {"mean": mean, "mean_95": interval, "pictures": len(numbers)}
 
 
 def find_differences(results: Results) -> list[Difference]:
@@ -161,7 +172,7 @@ def remarks(results: Results, differences: Sequence[Difference]) -> list[str]:
         sentences.append("only the base was measured; name others with --model")
     if units < LEAST_UNITS:
         sentences.append(f"{units} independent units are too few for an interval; give at least {LEAST_UNITS}")
-    compared = len([each for each in differences if each.comparison.units >= LEAST_UNITS])
+    compared = len([each for each in differences if each.comparison.verdict not in (NO_DIFFERENCE, TOO_FEW)])
     if compared > 1:
         sentences.append(
             f"{compared} differences were examined at 95 %: where nothing differs, about {0.05 * compared:.1f} of them still look "

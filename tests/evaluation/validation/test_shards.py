@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 
 from ldm.evaluation.validation import merge, models, shards, statistics, summary, votes
 from ldm.evaluation.validation.lines import ValidationLine
@@ -182,6 +183,19 @@ def test_every_type_has_averages_of_its_own(run, tmp_path):
     of_type = [numbers[f"line{index}"] for index in range(1, COUNT, 3)]
     assert averages["type 1"]["psnr_outside"]["mean"] == pytest.approx(np.mean(of_type))
     assert averages["type 1"]["psnr_outside"]["pictures"] == 4
+
+
+def test_a_share_of_nothing_but_failures_has_an_interval():
+    numbers = {f"{index}": 0.0 for index in range(24)}
+    units = {f"{index}": f"{index // 2}" for index in range(24)}
+    result = summary.describe_average(numbers, units)
+    assert result["mean"] == 0 and result["mean_95"] == pytest.approx(proportion(0, 12), abs=1e-6)
+
+
+def proportion(successes, count):
+    """Wilson's interval as scipy has it."""
+    interval = binomtest(successes, count).proportion_ci(method="wilson")
+    return interval.low, interval.high
 
 
 def test_models_may_be_added_but_lines_may_not_change(run, lines, tmp_path, painters):
