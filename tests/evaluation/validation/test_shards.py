@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from ldm.evaluation.validation import merge, models, shards, statistics, summary, votes
+from ldm.evaluation.validation import merge, models, pie_scores, shards, statistics, summary, votes
 from ldm.evaluation.validation.lines import ValidationLine
 from ldm.evaluation.validation.outcome import Extras, write_outcome
 from ldm.evaluation.validation.plan import make_plan, write_plan
@@ -341,3 +342,19 @@ def test_votes_are_counted_by_the_key(run, lines, tmp_path):
     file.write_text('{"pair": "0", "choice": "left"}\n')
     with pytest.raises(UserError, match="line 1: no vote on a pair"):
         votes.read_votes([file], tmp_path / "out" / votes.KEY, results)
+
+
+def test_the_row_of_the_published_table_is_printed_where_all_its_metrics_were_measured(run, tmp_path):
+    run(tmp_path / "out", ["far=painters.far"], scores=("pie-pixels",))
+    results = merge.collect([tmp_path / "out"])
+    assert "CLIP edited" not in summary.tables(results)
+    known = pie_scores.STRUCTURE | pie_scores.PIXELS | pie_scores.LPIPS | pie_scores.CLIP
+    rest = {key: 0.02 for key in pie_scores.PUBLISHED if key not in pie_scores.PIXELS}
+    for rows in results.rows.values():
+        for row in rows.values():
+            row["scores"] |= rest
+    plan = replace(results.plan, measures=known)
+    table = summary.tables(replace(results, plan=plan))
+    (row,) = [line for line in table.splitlines() if line.startswith("| far |") and len(line.split("|")) == 10]
+    mse = np.mean(list(results.numbers("far", "mse_unedit_part").values()))
+    assert row.split("|")[2].strip() == "20.00" and row.split("|")[5].strip() == f"{10000 * mse:.2f}"
