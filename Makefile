@@ -4,14 +4,21 @@ BIN = .venv/bin
 READY = .venv/ready
 READY_TO_TEST = .venv/ready-to-test
 READY_TO_CHECK = .venv/ready-to-check
+READY_FOR_APP = .venv/ready-for-app
+READY_TO_TEST_APP = .venv/ready-to-test-app
+WEB = ldm/app/web
 GPU_BENCHMARK = --device cuda --size vg --only matmul,unet,backward,step,edit,memory --precision both --batch-size 8 --repeats 5
 # One thread per process: tests run in as many processes as there are cores.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
-.PHONY: demo test test-all gpu fuzz check format docs clean
+.PHONY: demo app test test-all test-app web web-check gpu fuzz check format docs clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
+
+# The editor in the browser, with the weights that ship.
+app: $(READY_FOR_APP)
+	$(BIN)/python scripts/app.py
 
 test: $(READY_TO_TEST)
 	$(TEST) -m 'not slow'
@@ -29,6 +36,18 @@ gpu: $(READY_TO_TEST)
 fuzz: $(READY_TO_TEST)
 	KILLS=12 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/robustness \
 		$(shell git ls-files '*test_mutated*.py')
+
+# The editor's page in Chromium: Debian's, else one that Playwright installs.
+test-app: $(READY_TO_TEST_APP)
+	$(BIN)/python -m pytest -q -m page tests/app/page
+
+# The editor's page, from its sources into ldm/app/static. Its build is committed, so only those who change it need Node.
+web: $(WEB)/node_modules
+	cd $(WEB) && npm run --silent build
+
+# Types and tests of the page's sources, and whether the committed build is theirs.
+web-check: $(WEB)/node_modules
+	cd $(WEB) && npm run --silent check
 
 check: $(READY_TO_CHECK)
 	$(BIN)/ruff check .
@@ -49,6 +68,10 @@ $(READY): setup.py
 	$(BIN)/python -m pip install -q -e .
 	touch $@
 
+$(READY_FOR_APP): $(READY)
+	$(BIN)/python -m pip install -q -e '.[app]'
+	touch $@
+
 $(READY_TO_TEST): $(READY)
 	$(BIN)/python -m pip install -q -e '.[test]'
 	touch $@
@@ -57,5 +80,14 @@ $(READY_TO_CHECK): $(READY_TO_TEST)
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	touch $@
 
+$(READY_TO_TEST_APP): $(READY_TO_TEST)
+	$(BIN)/python -m pip install -q -e '.[app,test-app]'
+	test -x /usr/bin/chromium || $(BIN)/playwright install --with-deps chromium
+	touch $@
+
+$(WEB)/node_modules: $(WEB)/package-lock.json
+	cd $(WEB) && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
 clean:
-	rm -rf .venv site
+	rm -rf .venv site $(WEB)/node_modules

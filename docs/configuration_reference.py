@@ -25,12 +25,14 @@ OTHER_CLASSES = {
     "ldm.data.clevr.CLEVRValidation": "data.params.validation",
     "ldm.data.curated.CuratedTrain": "data.params.train",
     "ldm.data.curated.CuratedValidation": "data.params.validation",
+    "ldm.models.tiny_autoencoder.TinyAutoencoder": "model.params.preview_config",
 }
 # Targets that trainer.py adds where a config states none.
 DEFAULT_TARGETS = {"lightning.callbacks.image_logger": "ldm.training.callbacks.ImageLogger"}
 # Values that classes accept for keys of published configs, as their **kwargs.
 PUBLISHED_KEYS = {
-    "ldm.modules.diffusionmodules.openaimodel.UNetModel": {k: [v] for k, v in openaimodel.FIXED_OPTIONS.items()},
+    "ldm.modules.diffusionmodules.openaimodel.UNetModel": {k: [v] for k, v in openaimodel.FIXED_OPTIONS.items()}
+    | openaimodel.IGNORED_OPTIONS,
     "ldm.models.diffusion.ddpm.LatentDiffusion": ddpm.PUBLISHED_KEYS,
 }
 

@@ -11,6 +11,7 @@ from configuration_reference import page as configuration_page
 from ldm.curation.options import CurationOptions
 from ldm.editing.options import EditOptions
 from ldm.sampling.options import SampleOptions
+from ldm.sampling.text_options import TextOptions
 from ldm.util.options import markdown_table
 
 DOCS = Path(__file__).parent
@@ -22,6 +23,7 @@ def pages() -> dict[str, str]:
         "generated/curation_options.md": markdown_table(CurationOptions),
         "generated/edit_options.md": markdown_table(EditOptions),
         "generated/sample_options.md": markdown_table(SampleOptions),
+        "generated/text_options.md": markdown_table(TextOptions),
         "configuration.md": configuration_page(),
     }
 

@@ -3,6 +3,7 @@
     python scripts/benchmark.py                                  small shapes: about two minutes on two CPU cores
     python scripts/benchmark.py --size vg --out outputs/speed    the full size of configs/vg.yaml
     python scripts/benchmark.py --only step,memory --compile
+    python scripts/benchmark.py --estimate                       what Stable Diffusion 1, 2 and XL need, without running them
 
 Weights are random, which does not affect the speed. All variants of a computation run in turns; a time is the median over
 the rounds, with quartiles in parentheses, and speedups are computed round by round. If diffusers is installed (pip install
@@ -81,6 +82,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--compile", action="store_true", help="measure compiled U-Nets too")
     add("--threads", type=positive, metavar="N", help="CPU threads (default: torch's own choice)")
     add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, else the CPU)")
+    add(
+        "--estimate",
+        action="store_true",
+        help="calculate the memory of Stable Diffusion 1, 2 and XL at full size on torch's meta device, print it, and exit",
+    )
     add("--out", metavar="DIR", help="folder for speed.md and speed.json (default: none is written)")
     return parser.parse_args(argv)
 
@@ -115,9 +121,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ldm.models.loading import choose_device
     from ldm.models.runtime import keep_freed_memory
-    from ldm.profiling import report, sections
+    from ldm.profiling import estimate, report, sections
     from ldm.profiling.workload import Workload
 
+    if arguments.estimate:
+        print(estimate.table([estimate.estimate(name, kind) for name in estimate.CONFIGS for kind in ("fp32", "fp16")]))
+        return
     folder = arguments.out and writable_folder(arguments.out, "--out")
     device = choose_device(arguments.device)
     torch.set_num_threads(arguments.threads or torch.get_num_threads())

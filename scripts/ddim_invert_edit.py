@@ -62,6 +62,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_lora_argument(parser)
     add_min_score_argument(parser)
     add(
+        "--prediction",
+        choices=("eps", "v"),
+        help="what the U-Net of a Stable Diffusion without --config predicts (default: as its weights state)",
+    )
+    add(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
@@ -131,6 +136,7 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
     model, device, checkpoint = _load(arguments)
     provenance = {"checkpoint": checkpoint, "weights": fingerprint(model), "device": device.partition(":")[0]}
     provenance |= {"precision": arguments.precision, **({"lora": arguments.lora} if arguments.lora else {})}
+    provenance |= {"decided": list(model.decided)} if model.decided else {}
     _prepare(model, device, arguments)
     failures = edit_all(model, path, texts, folder, options, provenance, rank, world, arguments.min_score)
     if rank > 0:
@@ -171,7 +177,7 @@ def edit_one(arguments: argparse.Namespace) -> int:
     if source:
         source.validate(model.vocab, arguments.source_sg, limit)
     _prepare(model, device, arguments)
-    record = {"arguments": vars(arguments), "checkpoint": checkpoint}
+    record = {"arguments": vars(arguments), "checkpoint": checkpoint, "decided": list(model.decided)}
     if photograph is None:
         _sample(model, graph, style, options, folder, record)
     else:
@@ -283,7 +289,8 @@ def _load(arguments: argparse.Namespace) -> tuple:
 
     device = choose_device(arguments.device)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    return load_model(checkpoint, arguments.config, loras=arguments.lora), device, checkpoint and str(checkpoint)
+    model = load_model(checkpoint, arguments.config, loras=arguments.lora, prediction=arguments.prediction)
+    return model, device, checkpoint and str(checkpoint)
 
 
 def _prepare(model, device: str, arguments: argparse.Namespace) -> None:

@@ -6,11 +6,13 @@
     python scripts/evaluate.py edits --n 4 --operations remove,move --methods edit:graph_scale=3
     python scripts/evaluate.py edits --scenes rendered --tasks datasets/rendered/test --methods truth,edit --seeds 3
     python scripts/evaluate.py scenes --boxes all,none
+    python scripts/evaluate.py compare outputs/edits-shapes-11111111 outputs/edits-shapes-22222222
 
 images: FID and Inception Score against real images; with --paired also PSNR, SSIM and LPIPS, and the diversity of several
 samples of a graph. The weights of the metrics' networks are not downloaded; an error says which file to put where.
 edits: how often editors make edits with a known answer on synthetic scenes, and how much of the rest they preserve.
 scenes: how often samples of held-out synthetic scenes show what their graphs say.
+compare: the difference in success of two methods or models on the same edits, with its interval.
 edits and scenes can be interrupted and resumed; they also write a table and sheets of pictures.
 """
 
@@ -53,6 +55,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     scenes.set_defaults(report=report_on_scenes, resumable=True)
     add_scene_arguments(scenes)
     add_benchmark_arguments(scenes, "scenes of each kind")
+    comparison = commands.add_parser("compare", help="success of two methods or models on the same edits")
+    comparison.set_defaults(report=report_on_comparison, resumable=False)
+    add_comparison_arguments(comparison)
     return parser.parse_args(argv)
 
 
@@ -173,6 +178,18 @@ def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
 
 
+def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate.py compare`."""
+    parser.add_argument("first", metavar="DIR", help="folder that `edits` wrote")
+    parser.add_argument("second", metavar="DIR", help="another one, or the same")
+    parser.add_argument(
+        "--methods",
+        type=split,
+        metavar="FIRST,SECOND",
+        help="the method of each folder (default: its only one)",
+    )
+
+
 def add_benchmark_arguments(parser: argparse.ArgumentParser, unit: str) -> None:
     """The arguments that `edits` and `scenes` share."""
     add = parser.add_argument
@@ -277,6 +294,19 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
         failures_first=arguments.show == "failures",
     )
     finish(report, arguments)
+
+
+def report_on_comparison(arguments: argparse.Namespace) -> None:
+    """Prints how two sets of edits differ."""
+    from ldm.evaluation import comparison
+
+    methods = arguments.methods or [None, None]
+    if len(methods) == 1:
+        methods *= 2
+    if len(methods) != 2:
+        raise UserError(f"--methods {','.join(methods)}: name one method, or one for each folder")
+    summaries = comparison.compare(Path(arguments.first), Path(arguments.second), tuple(methods))
+    print(comparison.table(summaries), end="")
 
 
 def report_on_scenes(arguments: argparse.Namespace) -> None:

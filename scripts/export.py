@@ -28,7 +28,7 @@ PARTS = {
     "adapters": "all trained parameters of a LatentDiffusion, its config and its vocabulary (--ckpt of the other scripts)",
     "first_stage": "a whole autoencoder (first_stage_config.params.ckpt_path)",
     "image_tower": "the image tower of a pre-training run with train_image (global_stage_config.params.pretrained)",
-    "unet": "a whole U-Net without adapters (model.params.ckpt_path)",
+    "unet": "a whole U-Net without adapters, with the text encoder if the run trained one (model.params.ckpt_path)",
 }
 
 

@@ -1,12 +1,15 @@
-"""Sample images of scene graphs, from a file or from a split of the data set.
+"""Sample images of scene graphs, from a file or from a split of the data set, or of texts.
 
     python scripts/sample.py --sg graph.json --n-per-graph 4
+    python scripts/sample.py --ckpt v1-5.safetensors --prompt "a cat on a red sofa" --n_samples 4
     torchrun --nproc-per-node 8 -- scripts/sample.py --run logs/<run> --split test --n 1000 --outdir outputs/test
 
 (Without the --, torchrun takes --run and --n for options of its own.)
 The same command with the same --outdir samples what is missing. An image depends only on the model, the options, the seed
-and the index of its graph: not on --batch-size, --n or the number of processes. With --layout search, its line in
+and the index of its graph or prompt: not on --batch-size, --n or the number of processes. With --layout search, its line in
 index.jsonl has the boxes that it was sampled with, and the relations that these could not satisfy.
+
+Texts are for models that were trained on them, such as Stable Diffusion. The flags of LDM's txt2img.py mean what they do there.
 """
 
 from __future__ import annotations
@@ -23,12 +26,34 @@ from datetime import datetime
 from pathlib import Path
 
 from ldm.sampling.options import SampleOptions
-from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, positive, run_program
+from ldm.sampling.text_options import Prompt, TextOptions, read_prompts
+from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, finite, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values
 from ldm.util.score_option import add_min_score_argument
+
+# Flags that only one kind of input takes: name of the argument, and what to do instead.
+GRAPH_FLAGS = {
+    "--graph-scale": ("graph_scale", "use --scale"),
+    "--style-scale": ("style_scale", "leave it out"),
+    "--text-scale": ("text_scale", "use --scale"),
+    "--steer": ("steer", "leave it out"),
+    "--steer-peak": ("steer_peak", "leave it out"),
+    "--layout": ("layout", "leave it out"),
+    "--style": ("style", "leave it out"),
+    "--n-per-graph": ("n_per_graph", "use --n_samples"),
+}
+TEXT_FLAGS = {
+    "--scale": ("scale", "use --graph-scale"),
+    "--negative": ("negative", "leave it out"),
+    "--n_samples": ("n_samples", "use --n-per-graph"),
+    "--H": ("height", "leave it out"),
+    "--W": ("width", "leave it out"),
+    "--long-prompt": ("long_prompt", "leave it out"),
+    "--quick-decode": ("quick_decode", "leave it out"),
+}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,18 +64,42 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     graphs.add_argument(
         "--split", choices=["train", "validation", "test"], help="graphs of this split of the run's data"
     )
+    graphs.add_argument("--prompt", metavar="TEXT", help="a text, for a model that was trained on text")
+    graphs.add_argument(
+        "--prompts",
+        metavar="JSONL",
+        help='file with a text per line: "a cat", or {"prompt": "a cat", "negative": "blurry", "seed": 1}',
+    )
     add_model_arguments(parser)
     add_lora_argument(parser)
     add_min_score_argument(parser)
-    add("--n", type=positive, help="use the first N graphs (default: all)")
-    add("--n-per-graph", type=positive, default=1, metavar="N", help="images per graph (default: %(default)s)")
+    add(
+        "--prediction",
+        choices=("eps", "v"),
+        help="what the U-Net of a Stable Diffusion without --config predicts (default: as its weights state)",
+    )
+    add("--n", type=positive, help="use the first N graphs or prompts (default: all)")
+    add("--n-per-graph", type=positive, metavar="N", help="images per graph (default: 1)")
     add("--style", metavar="IMAGE", help="image to take the look from (default: none)")
     add("--seed", type=int, default=0, help="seed from which each image's own seed is derived (default: %(default)s)")
     add("--batch-size", type=positive, default=16, help="images between two writes to disk (default: %(default)s)")
     add("--outdir", metavar="DIR", help="output folder (default: outputs/<date and time>)")
     add_verbose_argument(parser)
     add_arguments(parser.add_argument_group("how to sample"), SampleOptions)
+    add_text_arguments(parser.add_argument_group("how to sample texts"))
     return parser.parse_args(argv)
+
+
+def add_text_arguments(group: argparse._ActionsContainer) -> None:
+    """Adds the options of texts, under the names that LDM's txt2img.py has for them."""
+    add_arguments(group, TextOptions, ("scale", "negative", "long_prompt", "quick_decode"))
+    add, size = group.add_argument, "in pixels (default: that of the model's training)"
+    add("--n_samples", type=positive, metavar="N", help="images per prompt (default: 1)")
+    add("--H", "--height", type=positive, dest="height", metavar="PIXELS", help=f"height {size}")
+    add("--W", "--width", type=positive, dest="width", metavar="PIXELS", help=f"width {size}")
+    add("--ddim_steps", type=positive, dest="steps", metavar="N", help="the same as --steps")
+    add("--ddim_eta", type=finite, dest="eta", metavar="ETA", help="the same as --eta")
+    add("--plms", action="store_true", help="a sampler of LDM that is not here; --sampler dpm++ replaces it")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,27 +114,73 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    refuse_foreign_flags(arguments)
+    if arguments.prompt is not None or arguments.prompts:
+        run_texts(arguments)
+    else:
+        run_graphs(arguments)
+
+
+def refuse_foreign_flags(arguments: argparse.Namespace) -> None:
+    """Raises UserError for --plms, and for options of texts beside graphs or of graphs beside texts."""
+    if arguments.plms:
+        raise UserError(
+            "--plms: PLMS is not available; use --sampler dpm++ --steps 20, which is of second order like it"
+        )
+    reads_text = arguments.prompt is not None or arguments.prompts
+    others = GRAPH_FLAGS if reads_text else TEXT_FLAGS
+    for flag, (name, instead) in others.items():
+        if getattr(arguments, name) not in (None, False):
+            kind, where = ("graphs", "--prompt") if reads_text else ("texts", "--sg and --split")
+            raise UserError(f"{flag} is for {kind}; with {where} {instead}")
+
+
+def run_texts(arguments: argparse.Namespace) -> None:
+    given = given_values(arguments, TextOptions)
+    options = from_mapping(TextOptions, given)
+    prompts = [Prompt(arguments.prompt)] if arguments.prompts is None else read_prompts(arguments.prompts)
+    count = arguments.n or len(prompts)
+    if count > len(prompts):
+        raise UserError(f"--n {count}: there are only {len(prompts)} prompts; take fewer")
+    from ldm.models.finding import find_checkpoint
+    from ldm.models.loading import choose_device, fingerprint, load_model
+    from ldm.sampling.text_folder import sample_all_texts
+
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    folder, device = choose_folder(arguments.outdir, world), choose_device(arguments.device)
+    model = load_model(checkpoint, arguments.config, device, arguments.lora, arguments.prediction)
+    provenance = {"device": device.partition(":")[0], "checkpoint": checkpoint and str(checkpoint)}
+    provenance |= {"weights": fingerprint(model)} | ({"lora": arguments.lora} if arguments.lora else {})
+    repeats = arguments.n_samples or 1
+    sizes = repeats, provenance, arguments.batch_size, rank, world
+    if sample_all_texts(model, prompts[:count], folder, options, arguments.seed, *sizes):
+        print(f"{count * repeats} images in {folder}: images/, index.jsonl and sheet.png")
+
+
+def run_graphs(arguments: argparse.Namespace) -> None:
     given = given_values(arguments, SampleOptions)
     from_mapping(SampleOptions, given)
     places, checkpoint = read_checked_graphs(arguments)
     from ldm.models.loading import choose_device, fingerprint, load_model
     from ldm.sampling.folder import sample_all
-    from ldm.sampling.sample import default_layout
+    from ldm.sampling.sample import default_options
     from ldm.util.images import read_image
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = choose_folder(arguments.outdir, world)
     style = arguments.style and read_image(arguments.style, upright=True)
     device = choose_device(arguments.device)
-    model = load_model(checkpoint, arguments.config, device, arguments.lora)
+    model = load_model(checkpoint, arguments.config, device, arguments.lora, arguments.prediction)
     scenes = choose_scenes(arguments, model, places)
-    options = from_mapping(SampleOptions, {"layout": default_layout(model)} | given)
+    options = from_mapping(SampleOptions, default_options(model) | given)
     provenance = {"style": arguments.style, "device": device.partition(":")[0]}
     provenance |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
     provenance |= {"lora": arguments.lora} if arguments.lora else {}
-    sizes = arguments.n_per_graph, provenance, arguments.batch_size
+    repeats = arguments.n_per_graph or 1
+    sizes = repeats, provenance, arguments.batch_size
     if sample_all(model, scenes, folder, options, style, arguments.seed, *sizes, rank, world):
-        count = len(scenes) * arguments.n_per_graph
+        count = len(scenes) * repeats
         print(f"{count} images in {folder}: images/, graphs/, index.jsonl and sheet.png")
 
 

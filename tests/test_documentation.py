@@ -69,7 +69,13 @@ def test_commands_are_found():
 def test_flags_in_prose_exist():
     programs = [ROOT / "trainer.py", *(ROOT / "scripts").glob("*.py"), *(ROOT / "ldm").rglob("*.py")]
     known = {flag for path in programs for flag in re.findall(r'"--([a-z][\w-]*)"', path.read_text(encoding="utf-8"))}
-    for name in ("curation/options", "editing/options", "sampling/options", "data/vg_options"):  # whose fields are options
+    for name in (
+        "curation/options",
+        "editing/options",
+        "sampling/options",
+        "sampling/text_options",
+        "data/vg_options",
+    ):  # whose fields are options
         known |= set(
             re.findall(r"^    (\w+): .* = ", (ROOT / f"ldm/{name}.py").read_text(encoding="utf-8"), re.MULTILINE)
         )

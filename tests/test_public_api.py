@@ -31,7 +31,7 @@ def test_the_python_lines_of_the_readme_edit_a_photograph(checkpoint, tmp_path, 
     assert type(names["other"]) is type(names["model"])
 
 
-@pytest.mark.parametrize("package", ["ldm", "ldm.editing", "ldm.sampling"])
+@pytest.mark.parametrize("package", ["ldm", "ldm.app", "ldm.editing", "ldm.sampling"])
 def test_every_public_name_exists(package):
     module = import_module(package)
     for name in module.__all__:

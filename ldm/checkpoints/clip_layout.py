@@ -56,17 +56,23 @@ def to_open_clip(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         )
     vision = {key.removeprefix(VISION): value for key, value in state.items() if key.startswith(VISION)}
     vision.pop(BUFFER, None)
-    tower = {"proj": state[PROJECTION].T.contiguous()}
-    for key, value in vision.items():
+    renamed = {ENDS.get(key, key): value for key, value in merge_layers(vision).items()}
+    return {"proj": state[PROJECTION].T.contiguous(), **renamed}
+
+
+def merge_layers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the transformer blocks of a tower of transformers to open_clip's, and merges query, key and value."""
+    tower = {}
+    for key, value in state.items():
         found = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", key)
         if not found:
-            tower[ENDS.get(key, key)] = value
+            tower[key] = value
             continue
         block, layer, kind = f"transformer.resblocks.{found[1]}", found[2], found[3]
         if layer == "self_attn.q_proj":
             names = [f"encoder.layers.{found[1]}.self_attn.{which}_proj.{kind}" for which in "qkv"]
-            if all(name in vision for name in names):
-                tower[f"{block}.attn.in_proj_{kind}"] = torch.cat([vision[name] for name in names])
+            if all(name in state for name in names):
+                tower[f"{block}.attn.in_proj_{kind}"] = torch.cat([state[name] for name in names])
         elif layer not in ("self_attn.k_proj", "self_attn.v_proj"):
             tower[f"{block}.{LAYERS.get(layer, layer)}.{kind}"] = value
     return tower

@@ -22,6 +22,8 @@ UNET_LAYERS = {
 UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -60,7 +62,7 @@ def rename_layers(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> 
 
 
 def to_ldm_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the parameters of diffusers' UNet2DConditionModel (Stable Diffusion 1.x) to those of LDM's UNetModel."""
+    """Renames the parameters of diffusers' UNet2DConditionModel (Stable Diffusion 1, 2, XL) to those of LDM's UNetModel."""
     blocks = count_blocks(state, r"down_blocks\.0\.resnets\.(\d+)\.")
 
     def rename(name: str) -> str:

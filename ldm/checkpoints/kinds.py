@@ -1,4 +1,4 @@
-"""Names the published model that a state dict belongs to, where that is one that this project does not support."""
+"""Names the published model that a state dict belongs to, to explain why it does not fit or is not supported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,28 @@ CONTEXTS = {
     1280: "the refiner of Stable Diffusion XL",
     2048: "Stable Diffusion XL",
 }
-SUPPORTED = "as only models like Stable Diffusion 1.x, LDM and SGDiff are supported so far"
+# Models of these kinds are refused even by a config that they fit: what they need beside the latents is not here.
+REFUSED = (
+    "the refiner of Stable Diffusion XL",
+    "InstructPix2Pix model",
+    "depth-to-image model",
+    "upscaler",
+)
+
+
+CONFIGS = {"Stable Diffusion 2": "configs/sd2_vg.yaml", "Stable Diffusion XL": "configs/sdxl_vg.yaml"}
+SUPPORTED = "use Stable Diffusion 1, 2 or XL, LDM or SGDiff"
+
+
+def is_refused(kind: str | None) -> bool:
+    return kind is not None and any(name in kind for name in REFUSED)
+
+
+def remedy(kind: str) -> str:
+    """What to use for weights of a kind that the config does not fit."""
+    if "inpainting" in kind:
+        return "use the config of its model with in_channels: 9"
+    return f"use its config, such as {CONFIGS[kind]}" if kind in CONFIGS else SUPPORTED
 
 
 def describe_kind(state: Mapping[str, Tensor], part: str) -> str | None:

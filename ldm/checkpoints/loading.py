@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ldm.checkpoints.diffusers_layout import is_diffusers, to_ldm_unet, to_ldm_vae
-from ldm.checkpoints.kinds import SUPPORTED, describe_kind
+from ldm.checkpoints.kinds import SUPPORTED, describe_kind, is_refused, remedy
 from ldm.checkpoints.reading import PARTS, CheckpointError, describe_predicates, list_names, read_state_dict
 from ldm.checkpoints.sidecars import differences, read_sidecars
 from ldm.checkpoints.trained_with import TrainedWith, trained_with
@@ -28,16 +28,16 @@ logger = logging.getLogger(__name__)
 UNUSED_KEYS = {
     r"(^|\.)loss\.": "training loss",
     r"^model_ema\.": "EMA of other parts, or its counters",
-    r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar)$": "noise schedule",
+    r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|denoiser\.(log_)?sigmas)$": "noise schedule",
     r"^scale_factor$": "scale factor of the latents",
     r"^(v_pred|ztsnr)$": "marks of what the model predicts",
-    r"^(model\.diffusion_model|\w+_stage_model)\.": "another part of the model",
+    r"^(model\.diffusion_model|\w+_stage_model|conditioner)\.": "another part of the model",
     r"^context_local_mlp\.": "projection for the graph encoder that it was trained with",
     r"^null_(tokens|style)$": "null conditioning of its training run",
 }
 # Keys of a module that published files lack, or hold in another shape: adapters trained here, and an unused buffer.
 OPTIONAL_KEYS = (
-    r"(^|\.)(film|lora_A|lora_B|box_bias|context_local_mlp|context_global_mlp)(\.|$)",
+    r"(^|\.)(film|lora_A|lora_B|box_bias|to_[kv]_graph|context_local_mlp|context_global_mlp)(\.|$)",
     r"^logit_scale$",
 )
 # Prefixes of what the checkpoints of a graph encoder's pre-training hold besides the encoder: SGDiff's sip_*.pt and those
@@ -245,12 +245,14 @@ def refuse_mismatch(
         part: a key of PARTS.
         name: the source, for the message.
         settings: what the module and the settings beside the weights disagree on.
-        kind: what the weights are, if this is an unsupported kind; it explains a mismatch.
+        kind: what the weights are, if this is one of the known kinds; it explains a mismatch.
     """
     complaints = {"missing": match.missing, "of another shape": match.mismatched, "unexpected": match.unexpected}
     found = "; ".join(f"{len(keys)} {what}: {list_names(keys)}" for what, keys in complaints.items() if keys)
+    if is_refused(kind):
+        raise CheckpointError(f"{name}: this is {kind}, which is not supported; {SUPPORTED}")
     if kind and (found or not match.tensors):
-        raise CheckpointError(f"{name}: this is {kind}; it does not fit the {part} of the config, {SUPPORTED}")
+        raise CheckpointError(f"{name}: this is {kind}; it does not fit the {part} of the config; {remedy(kind)}")
     if not match.tensors:
         raise CheckpointError(f"{name}: holds no weights of the {part}; name {PARTS[part].source}")
     if other := describe_vocabulary(match.mismatched):

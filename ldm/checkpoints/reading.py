@@ -52,6 +52,16 @@ PARTS = {
         "stage, or a diffusers folder",
     ),
     "cond_stage": Part("cond_stage_model.", (), "the checkpoint that this encoder was trained in"),
+    "text_encoder": Part(
+        "cond_stage_model.",
+        ("text_encoder",),
+        "a Stable Diffusion checkpoint with its text encoder, a diffusers folder, or a CLIP of open_clip or Hugging Face",
+    ),
+    "text_encoder_2": Part(
+        "conditioner.embedders.1.",
+        ("text_encoder_2",),
+        "a Stable Diffusion XL checkpoint with its text encoders, or a diffusers folder",
+    ),
 }
 
 

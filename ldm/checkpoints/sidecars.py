@@ -49,7 +49,10 @@ class HasDiffusersConfig(Protocol):
     """A module that can be compared with the config.json beside published weights."""
 
     def diffusers_config(self) -> Mapping[str, Any]:
-        """Its settings under diffusers' names; `heads` maps each level with attention to its number of heads."""
+        """Its settings under diffusers' names.
+
+        `heads` and `depths` map each level with attention to its number of heads and of transformer blocks.
+        """
         ...
 
 
@@ -144,6 +147,8 @@ def differences(module: object, sidecar: Sidecar | None) -> list[str]:
     for name, expected in module.diffusers_config().items():
         if name == "heads":
             found += head_differences(expected, published)
+        elif name == "depths":
+            found += depth_differences(expected, published)
         elif name in published and not is_equal(published[name], expected):
             found.append(f"{name} is {published[name]!r}, not {expected!r}")
     return found
@@ -156,6 +161,15 @@ def head_differences(expected: Mapping[int, int], published: Mapping[str, Any]) 
     ours, theirs = sorted(set(expected.values())), sorted(set(heads or ()))
     given = published.get("num_attention_heads") or published.get("attention_head_dim", DEFAULT_HEADS)
     return [f"attention heads are {_one(theirs) or given!r}, not {_one(ours)}"]
+
+
+def depth_differences(expected: Mapping[int, int], published: Mapping[str, Any]) -> list[str]:
+    given = published.get("transformer_layers_per_block", 1)
+    per_level = isinstance(given, (list, tuple))
+    if all((given[level] if per_level and level < len(given) else given) == count for level, count in expected.items()):
+        return []
+    ours = [expected[level] for level in sorted(expected)]
+    return [f"transformer_layers_per_block is {given!r}, not {ours} at the levels with attention"]
 
 
 def _one(values: list[int]) -> int | list[int]:

@@ -49,6 +49,8 @@ STANDS_IN = {
 }
 # Schedulers of models that are no discrete diffusion models with a schedule of betas.
 OTHER_PROCESSES = ("FlowM", "EDM", "ScoreSde", "KarrasVe", "CMStochastic", "SCM", "CosineDPM")
+# Options of schedulers that choose other noise levels than those of whole timesteps.
+OTHER_STEPS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 PREDICTIONS = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 ALL_NOISE = 0.9999  # beta above which a timestep counts as replacing all signal by noise
 
@@ -66,6 +68,8 @@ class TrainedWith:
         scale_factor: factor of the latents, a scalar.
         scale_source: where it is stated.
         sampling: what the original sampler does otherwise than those here, as a sentence.
+        spacing: how the original sampler chooses its timesteps, the arguments of `ldm.models.diffusion.spacing.Spacing`; None
+            if nothing states it.
     """
 
     betas: Tensor | None = None
@@ -76,19 +80,19 @@ class TrainedWith:
     scale_factor: Tensor | None = None
     scale_source: str = ""
     sampling: str = ""
+    spacing: Mapping[str, Any] | None = None
 
     def refuse_unsupported(self) -> None:
-        """Raises CheckpointError for a U-Net that predicts something else than the noise, or from pure noise."""
-        if self.prediction not in (None, "epsilon"):
-            kind = "v-prediction" if self.prediction == "v_prediction" else f"prediction_type {self.prediction!r}"
+        """Raises CheckpointError for a U-Net that predicts something else than the noise or v, or the noise from pure noise."""
+        if self.prediction not in (None, *PREDICTIONS.values()):
             raise CheckpointError(
-                f"{self.prediction_source}: a model of {kind}, which is not supported yet; use a model that predicts the "
-                "noise (epsilon)"
+                f"{self.prediction_source}: a model of prediction_type {self.prediction!r}, which is not supported; use a "
+                "model that predicts the noise (epsilon) or v (v_prediction)"
             )
-        if self.zero_snr_source:
+        if self.zero_snr_source and self.prediction == "epsilon":
             raise CheckpointError(
-                f"{self.zero_snr_source}: a model of zero-terminal SNR, which is not supported yet; use a model whose last "
-                "timestep keeps some signal"
+                f"{self.zero_snr_source}: a model of zero-terminal SNR that predicts the noise, from which no image follows "
+                "where there is nothing but noise; use one of v-prediction"
             )
 
 
@@ -113,17 +117,20 @@ def trained_with(state: Mapping[str, Tensor], source: str, path: Path | None, si
     zero_snr_source = source if "ztsnr" in state else ""
     if scheduler and scheduler.values.get("rescale_betas_zero_snr"):
         zero_snr_source = str(scheduler.path)
-    elif betas is not None and ends_in_noise(betas):
+    elif not zero_snr_source and betas is not None and ends_in_noise(betas):
         zero_snr_source = betas_source
+    prediction = PREDICTIONS.get(prediction, prediction) if prediction else None
+    is_new = bool(zero_snr_source) or prediction == "v_prediction"
     return TrainedWith(
         None if betas is None else betas.double(),
         betas_source,
-        PREDICTIONS.get(prediction, prediction) if prediction else None,
+        prediction,
         prediction_source,
         zero_snr_source,
         scale,
         scale_source,
-        describe_sampling(scheduler) if scheduler else "",
+        describe_sampling(scheduler, adopts_spacing=is_new) if scheduler else "",
+        spacing_of(scheduler) if scheduler else None,
     )
 
 
@@ -134,6 +141,8 @@ def ends_in_noise(betas: Tensor) -> bool:  # (T,)
 def prediction_in_file(state: Mapping[str, Tensor], path: Path | None) -> str | None:
     """What a single file says that its U-Net predicts: a tensor called v_pred, or the metadata modelspec.prediction_type."""
     if "v_pred" in state:
+        return "v_prediction"
+    if "ztsnr" in state:  # such files are marked with both; from pure noise, nothing but v can be predicted
         return "v_prediction"
     return read_metadata(path).get("modelspec.prediction_type") if path is not None and path.is_file() else None
 
@@ -187,8 +196,37 @@ def is_beta(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value <= 1
 
 
-def describe_sampling(scheduler: Sidecar) -> str:
-    """What the scheduler of a scheduler_config.json does otherwise than the samplers here; empty if nothing."""
+def spacing_of(scheduler: Sidecar) -> dict[str, Any] | None:
+    """The arguments of a `Spacing` that a scheduler_config.json states for a sampler that is here; None for others.
+
+    Raises:
+        CheckpointError: a value is none that diffusers has.
+    """
+    values, sampler = scheduler.values, SAME.get(str(scheduler.values.get("_class_name", "")))
+    if sampler is None:
+        return None
+    kind = values.get("timestep_spacing", "linspace" if sampler == "dpm++" else "leading")
+    offset = values.get("steps_offset", 0)
+    if kind not in ("leading", "linspace", "trailing"):
+        raise CheckpointError(
+            f"{scheduler.path}: timestep_spacing {kind!r} is not known; known are leading, linspace and trailing"
+        )
+    if type(offset) is not int or not 0 <= offset <= 1000:
+        raise CheckpointError(f"{scheduler.path}: steps_offset {offset!r} is not a number of timesteps; correct it")
+    if sampler == "dpm++":
+        ends_clean = values.get("final_sigmas_type", "zero") == "zero"
+    else:
+        ends_clean = bool(values.get("set_alpha_to_one", True))
+    return {"kind": kind, "offset": offset, "ends_clean": ends_clean, "sampler": sampler}
+
+
+def describe_sampling(scheduler: Sidecar, adopts_spacing: bool) -> str:
+    """What the scheduler of a scheduler_config.json does otherwise than the samplers here; empty if nothing.
+
+    Args:
+        scheduler: the file.
+        adopts_spacing: whether its timesteps are visited, if its sampler is here.
+    """
     values, name = scheduler.values, str(scheduler.values.get("_class_name", "its scheduler"))
     found = []
     if name not in SAME:
@@ -197,10 +235,18 @@ def describe_sampling(scheduler: Sidecar) -> str:
         found.append("clip_sample is true, but predicted latents are not clipped here")
     if values.get("thresholding"):
         found.append("thresholding is true, but predicted latents are not thresholded here")
+    found += [f"{key} is {values[key]!r}, which is not done here" for key in OTHER_STEPS if values.get(key)]
+    if not (adopts_spacing and name in SAME):
+        found += describe_spacing(values)
+    return f"{scheduler.path}: {'; '.join(found)}" if found else ""
+
+
+def describe_spacing(values: Mapping[str, Any]) -> list[str]:
+    found = []
     if values.get("steps_offset", 1) != 1:
         found.append(f"steps_offset is {values['steps_offset']!r}, but the first timestep is 1 here")
     if values.get("timestep_spacing", "leading") != "leading":
         found.append(f"timestep_spacing is {values['timestep_spacing']!r}, but timesteps are spaced as 'leading' here")
     if values.get("set_alpha_to_one"):
         found.append("set_alpha_to_one is true, but sampling ends at the first timestep here")
-    return f"{scheduler.path}: {'; '.join(found)}" if found else ""
+    return found

@@ -7,6 +7,9 @@ A cache folder has a subfolder per split, which holds
                              size   (2,) int32            width and height of the image file, which graphs may need
                              z      (1 or 2,4,h,w) half   unscaled latent of the image, and of the flipped image
                              style  (1 or 2,E) half       image embeddings, if the model has an image encoder
+                             text   (1 or 2,M,D) half     captions of the graph and of its mirror image, if the model has a
+                             text_vector (1 or 2,A) half  text encoder; graphs that are drawn anew in each epoch keep the
+                                                          caption of the first
 
 Shards are structured arrays in the .npy format, which numpy maps into memory: a sample reads 10 to 20 kB of one file, and
 processes share the pages. A shard is renamed to its final name when it is complete, so an interrupted run leaves no
@@ -27,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.data.protocols import GraphDataset, HasStyleReferences, ImageFileDataset
+from ldm.data.protocols import DrawnDataset, GraphDataset, HasStyleReferences, ImageFileDataset
 from ldm.data.values import composed
 from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Latents
@@ -36,6 +39,8 @@ from ldm.util.errors import UserError
 
 FORMAT = 2  # to be raised when the records or the preprocessing of images change
 INDEX = "index.json"
+IN_RECORD = Latents._fields
+TEXT_ENCODER = "text encoder"  # its name in the index, if the records hold captions
 REMEDY = "resume with the scripts/cache_latents.py command that began this cache"
 
 
@@ -172,9 +177,11 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"{shard:05}.npy"
 
 
-def require_image_files(dataset: object) -> ImageFileDataset:
-    """Returns `dataset`. Raises CacheError if it is not one of image files, such as one that generates its images."""
-    if not isinstance(dataset, ImageFileDataset):
+def require_image_files(dataset: object) -> ImageFileDataset | DrawnDataset:
+    """Returns `dataset`. Raises CacheError unless it is one of image files, or of pictures that are the same in every epoch."""
+    if isinstance(dataset, DrawnDataset):
+        dataset.prepare()
+    elif not isinstance(dataset, ImageFileDataset):
         raise CacheError(
             f"{type(dataset).__name__} has no image files, so its images cannot be cached; leave data.params.cache out"
         )
@@ -196,7 +203,7 @@ class CachedDataset(DatasetWrapper):
         CacheError: the cache is missing, stale or incomplete, or `dataset` cannot be cached.
     """
 
-    dataset: ImageFileDataset
+    dataset: ImageFileDataset | DrawnDataset
 
     def __init__(self, dataset: GraphDataset, folder: str | Path):
         super().__init__(require_image_files(dataset))
@@ -227,11 +234,11 @@ class CachedDataset(DatasetWrapper):
         return self._latents(index, 1)
 
     def _latents(self, index: int, side: int) -> Latents:
-        z = _to_tensor(self._record(index)["z"][side])
-        if "style" not in self.index.fields:
-            return Latents(z)
-        shown_by = self.dataset.style_reference(index) if isinstance(self.dataset, HasStyleReferences) else index
-        return Latents(z, _to_tensor(self._record(shown_by)["style"][side]))
+        record = self._record(index)
+        latents = Latents(**{name: _to_tensor(record[name][side]) for name in self.index.fields if name in IN_RECORD})
+        if latents.style is None or not isinstance(self.dataset, HasStyleReferences):
+            return latents
+        return latents._replace(style=_to_tensor(self._record(self.dataset.style_reference(index))["style"][side]))
 
     def _record(self, index: int) -> np.void:
         shard, row = divmod(int(self.rows[index]), self.index.shard_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from ldm.data.cache import INDEX, CacheError, CacheIndex, read_index, require_image_files, shard_path
 from ldm.data.datamodule import ignore_signals
-from ldm.data.protocols import GraphDataset, ImageFileDataset
+from ldm.data.flips import mirror_words
+from ldm.data.protocols import DrawnDataset, GraphDataset, ImageFileDataset
 from ldm.data.wrapping import DatasetWrapper
 from ldm.graph.batch import Latents
+from ldm.graph.scene_graph import SceneGraph
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, remove_leftovers
 from ldm.util.images import ImageError
@@ -28,6 +30,8 @@ from ldm.util.images import ImageError
 CHECKED_IMAGES = 8  # by `_require_fixed_images`; flips of half of the images escape it with a probability of 1 / 4**8
 
 Encoder = Callable[[Tensor], Latents]  # images (B,3,S,S) in [-1,1]
+Describer = Callable[[Sequence[SceneGraph]], Mapping[str, Tensor]]  # fields of `Latents` for captions of B graphs
+Samples = tuple[Tensor, Tensor, Sequence[SceneGraph]]  # images (B,3,S,S), sizes (B,2) of their files, graphs
 
 
 class WriteResult(NamedTuple):
@@ -57,16 +61,18 @@ class CacheEstimate(NamedTuple):
 
 
 class ImagesWithSizes(DatasetWrapper):
-    """Samples are (image (3,S,S), (width, height) of its file)."""
+    """Samples are (image (3,S,S), (width, height) of its file, graph)."""
 
-    dataset: ImageFileDataset
+    dataset: ImageFileDataset | DrawnDataset
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self.dataset[index][0]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, SceneGraph]:
+        image, graph = self.dataset[index][:2]
+        if isinstance(self.dataset, DrawnDataset):
+            return image, torch.tensor(self.dataset.drawn_size(index)), graph
         path = self.dataset.image_path(index)
         try:
             with Image.open(path) as file:
-                return image, torch.tensor(file.size)
+                return image, torch.tensor(file.size), graph
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ImageError(path, f"its size cannot be read ({error})") from None
 
@@ -82,6 +88,7 @@ def write_cache(
     num_workers: int = 0,
     rank: int = 0,
     world: int = 1,
+    describe: Describer | None = None,
 ) -> WriteResult:
     """Encodes the images of this process's missing shards, which are among every `world`-th shard from `rank` on.
 
@@ -96,6 +103,8 @@ def write_cache(
         num_workers: processes that read images.
         rank: number of this process.
         world: number of processes.
+        describe: encodes captions of graphs, if these are to be cached: those of the images' graphs as they are in epoch 0
+            and, if `mirrored`, of their mirror images.
 
     Raises:
         CacheError: the data set cannot be cached, `folder` holds another cache or cannot be written to, or a latent
@@ -104,7 +113,7 @@ def write_cache(
     folder, start = Path(folder), time.monotonic()
     images = require_image_files(dataset)
     _require_fixed_images(images)
-    index = _describe(images, encode, encoders, mirrored, shard_size)
+    index = _make_index(images, encode, encoders, mirrored, shard_size, describe)
     with _explain_errors(folder):
         remove_leftovers(folder)
         _write_index(folder, index)
@@ -117,7 +126,7 @@ def write_cache(
         for shard in missing:
             records: list[np.ndarray] = []
             while sum(map(len, records)) < len(index.rows(shard)):
-                records.append(_encode_records(*next(batches), encode, mirrored))
+                records.append(_encode_records(next(batches), encode, mirrored, describe))
                 progress.update(len(records[-1]))
             _write_shard(folder, shard, index, np.concatenate(records))
 
@@ -133,7 +142,11 @@ def write_cache(
 
 
 def estimate_cache(
-    dataset: GraphDataset, encode: Encoder, mirrored: bool = True, batch_size: int = 16
+    dataset: GraphDataset,
+    encode: Encoder,
+    mirrored: bool = True,
+    batch_size: int = 16,
+    describe: Describer | None = None,
 ) -> CacheEstimate:
     """Estimates the cost of `write_cache` from one batch, after a warm-up batch, without writing anything.
 
@@ -144,19 +157,23 @@ def estimate_cache(
     count = min(batch_size, len(images))
     for _timed in (False, True):
         start = time.monotonic()
-        pixels, sizes = (torch.stack(column) for column in zip(*(images[index] for index in range(count))))
-        records = _encode_records(pixels, sizes, encode, mirrored)
+        samples = _stack([images[index] for index in range(count)])
+        records = _encode_records(samples, encode, mirrored, describe)
         seconds = time.monotonic() - start
     return CacheEstimate(len(images), len(images) * records.dtype.itemsize, len(images) * seconds / count)
 
 
-def _describe(
-    images: ImageFileDataset, encode: Encoder, encoders: Mapping[str, str], mirrored: bool, shard_size: int
+def _make_index(
+    images: ImageFileDataset | DrawnDataset,
+    encode: Encoder,
+    encoders: Mapping[str, str],
+    mirrored: bool,
+    shard_size: int,
+    describe: Describer | None,
 ) -> CacheIndex:
     """The index of the cache; one image is encoded to find the shapes of its records."""
-    example = _encode_records(
-        torch.zeros(1, 3, images.image_size, images.image_size), torch.zeros(1, 2), encode, mirrored
-    ).dtype
+    image = torch.zeros(1, 3, images.image_size, images.image_size)
+    example = _encode_records((image, torch.zeros(1, 2), [SceneGraph(("image",))]), encode, mirrored, describe).dtype
     row = [[name, example[name].base.str, list(example[name].shape)] for name in example.names or ()]
     return CacheIndex(dict(encoders), images.image_size, shard_size, row, images.image_names())
 
@@ -179,24 +196,33 @@ def _write_index(folder: Path, index: CacheIndex) -> None:
 
 
 def _read_batches(
-    images: ImageFileDataset, index: CacheIndex, shards: list[int], batch_size: int, num_workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and file sizes of the shards, one shard after the other; no batch spans two shards."""
+    images: ImageFileDataset | DrawnDataset, index: CacheIndex, shards: list[int], batch_size: int, num_workers: int
+) -> Iterator[Samples]:
+    """The samples of the shards, one shard after the other; no batch spans two shards."""
     rows = [index.rows(shard) for shard in shards]
     return iter(
         DataLoader(
             ImagesWithSizes(images),
             batch_sampler=[list(each[i : i + batch_size]) for each in rows for i in range(0, len(each), batch_size)],
             num_workers=num_workers,
+            collate_fn=_stack,
             worker_init_fn=ignore_signals,
         )
     )
 
 
-def _encode_records(images: Tensor, sizes: Tensor, encode: Encoder, mirrored: bool) -> np.ndarray:
-    """The records (B,) of images (B,3,S,S) and file sizes (B,2)."""
+def _stack(samples: Sequence[tuple[Tensor, Tensor, SceneGraph]]) -> Samples:
+    images, sizes, graphs = zip(*samples)
+    return torch.stack(images), torch.stack(sizes), graphs
+
+
+def _encode_records(samples: Samples, encode: Encoder, mirrored: bool, describe: Describer | None) -> np.ndarray:
+    """The records (B,) of samples."""
+    images, sizes, graphs = samples
     sides = [images, images.flip(-1)] if mirrored else [images]
     latents = encode(torch.cat(sides))
+    if describe is not None:
+        latents = latents._replace(**describe([*graphs, *map(mirror_words, graphs)] if mirrored else graphs))
     fields = {name: x for name, x in latents._asdict().items() if x is not None}
     arrays = {name: x.unflatten(0, (len(sides), -1)).transpose(0, 1).half().cpu().numpy() for name, x in fields.items()}
     arrays = {"size": sizes.numpy().astype("<i4"), **arrays}
@@ -219,7 +245,7 @@ def _write_shard(folder: Path, shard: int, index: CacheIndex, records: np.ndarra
         np.save(temporary, records)
 
 
-def _require_fixed_images(images: ImageFileDataset) -> None:
+def _require_fixed_images(images: ImageFileDataset | DrawnDataset) -> None:
     """Raises CacheError if the images depend on the epoch, as random crops do; some images in three epochs show that."""
     sample: Any = copy.copy(images)  # so that the data set keeps its epoch
     epochs = []

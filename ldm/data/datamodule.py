@@ -15,7 +15,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from ldm.data.cache import CachedDataset, read_index
+from ldm.data.cache import TEXT_ENCODER, CachedDataset, read_index
+from ldm.data.captions import CaptionedDataset, collate_captioned, require_forms
 from ldm.data.flips import RandomFlipDataset
 from ldm.data.protocols import GraphDataset, SeededDataset
 from ldm.data.values import require_count, require_share
@@ -50,9 +51,11 @@ class DataModuleFromConfig(pl.LightningDataModule):
         cache: folder that scripts/cache_latents.py wrote for these data sets and the model's frozen encoders. Batches
             then hold latents and style embeddings from it, and no image is read.
         flip: probability that a training image is flipped horizontally, together with its graph.
+        captions: forms of captions, `long` or `short`, of which each sample gets one by chance, for models with a text encoder.
+            By default, such a model writes a long caption of each graph itself, which takes its process more time.
 
     Raises:
-        ConfigError: `flip` is not a probability, or `batch_size` or `num_workers` is no such number.
+        ConfigError: `flip` is not a probability, there is no such form of captions, or `batch_size` or `num_workers` is no such number.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
         seed: int = 0,
         cache: str | None = None,
         flip: float = 0.0,
+        captions: list[str] | None = None,
     ):
         super().__init__()
+        self.captions = require_forms("data.params.captions", captions)
         self.cache, self.flip = cache, require_share("data.params.flip", flip)
         self.batch_size = require_count("data.params.batch_size", batch_size)
         self.num_workers = require_count("data.params.num_workers", num_workers, 0)
@@ -110,6 +115,10 @@ class DataModuleFromConfig(pl.LightningDataModule):
 
     def _wrap(self, split: str, dataset: Any) -> Any:
         flip = self.flip if split == "train" else 0
+        if self.captions and not isinstance(dataset, GraphDataset):
+            raise ConfigError(
+                f"data.params.captions: {self.configs[split]['target']} has no graphs to describe; leave captions out"
+            )
         if flip and not isinstance(dataset, GraphDataset):
             raise ConfigError(
                 f"data.params.flip: {self.configs[split]['target']} has no graphs to mirror; leave flip out"
@@ -121,14 +130,20 @@ class DataModuleFromConfig(pl.LightningDataModule):
                     f"data.params.flip: the cache {self.cache} was written with --no-mirror; leave flip out, or write "
                     "another cache"
                 )
-        return RandomFlipDataset(dataset, flip, self.seed) if flip else dataset
+        dataset = RandomFlipDataset(dataset, flip, self.seed) if flip else dataset
+        return CaptionedDataset(dataset, self.captions, self.seed) if self.captions else dataset
 
     def _require_same_encoders(self, cache: Path, model: pl.LightningModule) -> None:
         if not isinstance(model, TrainsOnLatents):
             raise ConfigError(f"data.params.cache: {type(model).__name__} trains on images; leave cache out")
-        encoders = model.encoder_checksums()
+        encoders = dict(model.encoder_checksums())
+        text = encoders.pop(TEXT_ENCODER, None)
         for split in self.loader_datasets:
-            read_index(cache / split).require(cache / split, encoders=encoders)
+            index = read_index(cache / split)
+            # A cache without captions does, as the model then encodes them; one with captions does without a text encoder.
+            cached = index.encoders.get(TEXT_ENCODER)
+            captions = {TEXT_ENCODER: text or cached} if cached else {}
+            index.require(cache / split, encoders={**encoders, **captions})
 
     @property
     def vocab(self) -> Vocab | None:
@@ -155,10 +170,15 @@ class DataModuleFromConfig(pl.LightningDataModule):
             sampler=EpochSampler(dataset, self.seed, rank, world, shuffle),
             position=position,
             num_workers=self.num_workers,
-            collate_fn=partial(collate, vocab=dataset.vocab) if isinstance(dataset, GraphDataset) else default_collate,
+            collate_fn=self._collate_function(dataset),
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=ignore_signals,
         )
+
+    def _collate_function(self, dataset: Any) -> Callable:
+        if not isinstance(dataset, GraphDataset):
+            return default_collate
+        return partial(collate_captioned if self.captions else collate, vocab=dataset.vocab)
 
     def _position(self) -> tuple[int, int]:
         """The epoch, and the number of its batches that Lightning counts as done.

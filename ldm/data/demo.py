@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from PIL import Image
@@ -19,8 +20,10 @@ from ldm.synthetic.shapes import ShapesWorld
 from ldm.synthetic.worlds import WORLDS
 from ldm.util.errors import ConfigError, did_you_mean
 from ldm.util.images import to_tensor
+from ldm.util.processes import available_cores, end_with_parent
 
 BOXES = ("mixed", "all", "part", "none")
+PREPARED_ALONE = 1000  # scenes that are generated faster than processes start
 
 
 class _Demo(Dataset):
@@ -86,9 +89,11 @@ class _Demo(Dataset):
         """Picture (3,H,W) in [-1,1] and its graph with boxes and triples dropped; with `reference` a second picture."""
         graph, background = self.scene(index)
         rng = random.Random(f"told/{self._key(index)}")
-        annotation = subsample_graph(graph, rng, self.boxes, converse=self.world.converse)
-        sample = self._render(graph, background), annotation
+        sample = self._render(graph, background), self._annotate(graph, rng)
         return (*sample, self._render(self.reference_world.random_graph(rng), background)) if self.reference else sample
+
+    def _annotate(self, graph: SceneGraph, rng: random.Random) -> SceneGraph:
+        return subsample_graph(graph, rng, self.boxes, converse=self.world.converse)
 
     def _render(self, graph: SceneGraph, background: Any) -> Tensor:
         return to_tensor(self.world.render(graph, background, self.image_size))
@@ -124,3 +129,47 @@ class DemoValidation(_Demo):
 
     def _key(self, index: int) -> str:
         return f"{index}"
+
+
+class DemoFixed(_Demo):
+    """The same scenes in every epoch, whose latents can be cached; what their graphs leave out depends on (seed, epoch, index).
+
+    Scenes 2k and 2k + 1 have the same background: with `reference`, the picture of one shows the style of the other.
+    """
+
+    _prepared: Sequence[tuple[SceneGraph, Any]] = ()
+
+    def __getitem__(self, index: int) -> tuple:
+        sample = to_tensor(self.picture(index)), self.graph(index, self.drawn_size(index))
+        return (*sample, to_tensor(self.picture(self.style_reference(index)))) if self.reference else sample
+
+    def scene(self, index: int) -> tuple[SceneGraph, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no picture {index} among {len(self)}")
+        if self._prepared:
+            return self._prepared[index]
+        rng = random.Random(f"fixed/{self.seed}/background {index // 2}")
+        return self.world.random_graph(random.Random(self._key(index))), self.world.random_background(rng)
+
+    def prepare(self) -> None:
+        """Generates all scenes with all cores, so that the loader's processes need not do it in each epoch."""
+        if self._prepared or len(self) < PREPARED_ALONE:
+            return
+        with multiprocessing.Pool(available_cores(), end_with_parent) as pool:
+            self._prepared = pool.map(self.scene, range(len(self)), chunksize=256)
+
+    def graph(self, index: int, size: tuple[int, int]) -> SceneGraph:
+        """The graph of a picture, with boxes and triples dropped."""
+        return self._annotate(self.scene(index)[0], random.Random(f"told/{self.seed}/{self.epoch}/{index}"))
+
+    def style_reference(self, index: int) -> int:
+        return min(index ^ 1, len(self) - 1) if self.reference else index
+
+    def drawn_size(self, index: int) -> tuple[int, int]:
+        return self.image_size, self.image_size
+
+    def image_names(self) -> list[str]:
+        return [f"{self.world!r} {self._key(index)}" for index in range(len(self))]
+
+    def _key(self, index: int) -> str:
+        return f"fixed/{self.seed}/{index}"

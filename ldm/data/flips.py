@@ -52,19 +52,24 @@ class RandomFlipDataset(DatasetWrapper):
 def mirror_graph(graph: SceneGraph, vocab: Vocab) -> SceneGraph | None:
     """Returns the graph of the horizontally flipped image, or None if the vocabulary lacks a word that it needs."""
     objects, predicates, attributes = vocab.ids
-    flipped = replace(
-        graph,
-        objects=tuple(_swap_sides(name) for name in graph.objects),
-        boxes=tuple(None if box is None else (1 - box[2], box[1], 1 - box[0], box[3]) for box in graph.boxes),
-        attributes=tuple(names and tuple(_swap_sides(name) for name in names) for names in graph.attributes),
-        triples=graph.triples and tuple((s, _swap_sides(name), o) for s, name, o in graph.triples),
-    )
+    flipped = mirror_words(graph)
     in_vocabulary = (
         all(name in objects for name in flipped.objects)
         and all(name in predicates for _, name, _ in flipped.known_triples)
         and all(name in attributes for names in flipped.known_attributes for name in names)
     )
     return flipped if in_vocabulary else None
+
+
+def mirror_words(graph: SceneGraph) -> SceneGraph:
+    """Returns the graph of the horizontally flipped image in words that a vocabulary may lack."""
+    return replace(
+        graph,
+        objects=tuple(_swap_sides(name) for name in graph.objects),
+        boxes=tuple(None if box is None else (1 - box[2], box[1], 1 - box[0], box[3]) for box in graph.boxes),
+        attributes=tuple(names and tuple(_swap_sides(name) for name in names) for names in graph.attributes),
+        triples=graph.triples and tuple((s, _swap_sides(name), o) for s, name, o in graph.triples),
+    )
 
 
 def _swap_sides(name: str) -> str:

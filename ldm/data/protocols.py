@@ -57,6 +57,32 @@ class ImageFileDataset(GraphDataset, Protocol):
 
 
 @runtime_checkable
+class DrawnDataset(GraphDataset, Protocol):
+    """Data set of pictures that are drawn, the same in every epoch, so that they can be cached like files."""
+
+    @property
+    def image_size(self) -> int:
+        """Side length of the pictures, in pixels."""
+        ...
+
+    def prepare(self) -> None:
+        """Computes what the processes of a loader share; called before they start."""
+        ...
+
+    def image_names(self) -> list[str]:
+        """A name of each picture, which tells it from those of other settings."""
+        ...
+
+    def drawn_size(self, index: int) -> tuple[int, int]:
+        """The (width, height) of one picture in pixels."""
+        ...
+
+    def graph(self, index: int, size: tuple[int, int]) -> SceneGraph:
+        """The graph of one picture, given its (width, height)."""
+        ...
+
+
+@runtime_checkable
 class HasStyleReferences(Protocol):
     """Data set that takes the style of a picture from another of its pictures."""
 

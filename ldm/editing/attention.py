@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm.editing.region import Region, object_maps
+from ldm.editing.text import shared_tokens, text_maps
 from ldm.graph.diff import MIN_BOX_CHANGE, Add, ChangeAttribute, Move, Operation, Remove, Replace, Resize
 from ldm.graph.matching import match_objects
 from ldm.graph.scene_graph import SceneGraph
@@ -18,6 +19,7 @@ from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import encode_graph
 from ldm.modules.attention_control import AttentionStore, Control, MutualSelfAttention, RowPair, TokenInjection
 from ldm.modules.conditioning import Conditioning
+from ldm.modules.graph_text import GraphText
 
 MAP_LEVELS = 8  # noise levels at which attention maps are read
 MAP_SHARE = 0.7  # of all noise levels, from the lowest on: above, there is little of the photograph to attend to
@@ -30,6 +32,7 @@ def appearance_control(
     operations: Sequence[Operation],
     everywhere: bool,
     restyled: bool,
+    texts: tuple[GraphText | None, GraphText] | None = None,
 ) -> Control | None:
     """Attention control by which objects keep their appearance (the option `keep`).
 
@@ -47,7 +50,10 @@ def appearance_control(
         size = model.latent_size, model.latent_size
         covered = Region.of([Add(0, "", (box,)) for box in dict.fromkeys(new_boxes)], size, size, margin=0.0)
         mutual = MutualSelfAttention(shifts, blend=1 - covered.latent[0, 0])
-    if everywhere and model.cond_stage_model.has_layout:
+    if everywhere and texts is not None and texts[0] is not None:
+        unchanged = unchanged_objects(texts[0].graph, texts[1].graph)
+        tokens = TokenInjection(shared_tokens(texts[0], texts[1], unchanged))
+    elif everywhere and model.cond_stage_model.has_layout:
         layouts = [model.cond_stage_model.layout(encode_graph(each, model)) for each in (source, graph)]
         tokens = TokenInjection(
             common_tokens(source, graph, layouts, style=not restyled and model.null_style is not None)
@@ -56,14 +62,22 @@ def appearance_control(
 
 
 def attention_maps(
-    model: LatentDiffusion, graph: SceneGraph, cond: Conditioning, schedule: DDIMSchedule, inversion: Inversion
+    model: LatentDiffusion,
+    graph: SceneGraph,
+    cond: Conditioning,
+    schedule: DDIMSchedule,
+    inversion: Inversion,
+    text: GraphText | None = None,
 ) -> Tensor | None:
     """Mean cross-attention to each object of a graph, over layers and over noise levels from low to high.
+
+    Args:
+        text: the caption of the graph, for a model that reads text.
 
     Returns:
         (O,h,w), or None for a graph encoder whose tokens do not stand for single objects.
     """
-    if not model.cond_stage_model.has_layout:
+    if text is None and not model.cond_stage_model.has_layout:
         return None
     first, last = float(schedule.timesteps[0]), float(schedule.timesteps[-1])
     wanted = torch.linspace(first, first + MAP_SHARE * (last - first), MAP_LEVELS)
@@ -72,6 +86,8 @@ def attention_maps(
     for i in levels.tolist():
         x = inversion.path[i + 1]
         denoiser(x, timestep_batch(schedule, i, x), control=Control(maps=maps))
+    if text is not None:
+        return text_maps(maps.mean()[0].cpu(), text)
     tokens = model.cond_stage_model.layout(encode_graph(graph, model)).object_token[: len(graph.objects)]
     return object_maps(maps.mean()[0].cpu(), tokens.cpu())
 
@@ -89,7 +105,7 @@ def common_tokens(source: SceneGraph, target: SceneGraph, layouts: Sequence, sty
     Returns:
         (N + 1,) long, with -1 where there is no such token; the last element is the style token's.
     """
-    unchanged = {j: i for i, j in match_objects(source, target).items() if _unchanged(source, i, target, j)}
+    unchanged = unchanged_objects(source, target)
     unchanged[len(target.objects)] = len(source.objects)  # the __image__ object, the last one of each graph
     of_source, of_target = layouts
     pairs = [(of_target.object_token[j], of_source.object_token[i]) for j, i in unchanged.items()]
@@ -108,6 +124,11 @@ def common_tokens(source: SceneGraph, target: SceneGraph, layouts: Sequence, sty
     if style:
         tokens[-1] = of_source.mask.shape[1]
     return tokens
+
+
+def unchanged_objects(source: SceneGraph, target: SceneGraph) -> dict[int, int]:
+    """Index in the target graph -> index in the source graph, of objects with the same name, attributes and box."""
+    return {j: i for i, j in match_objects(source, target).items() if _unchanged(source, i, target, j)}
 
 
 def _shifts(operations: Sequence[Operation]) -> tuple[tuple, list]:

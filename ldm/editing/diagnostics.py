@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,26 +70,34 @@ def round_trip_error(source: SourceState) -> float | None:
 
 
 class Previews:
-    """Records what an edit is heading for at some of its steps.
+    """Records what an edit is heading for at some of its steps, and shows it at every step to whoever watches.
 
     Args:
         count: how many steps are recorded in each pass, spread evenly.
+        show: is called with the x0 prediction (1,C,h,w) of every step.
     """
 
-    def __init__(self, count: int):
-        self.count = count
+    def __init__(self, count: int, show: Callable[[Tensor], None] | None = None):
+        self.count, self.show = count, show
         self.latents: list[Tensor] = []  # x0 predictions, (1,C,h,w)
 
     def watch(self, denoiser: Denoiser, schedule: DDIMSchedule) -> Denoiser:
-        """The same denoiser, which also records the x0 prediction of its last row."""
+        """The same denoiser, which also records and shows the x0 prediction of its last row."""
         last = len(schedule) - 1
         chosen = np.linspace(last, 0, min(self.count, len(schedule))).round().astype(int) if self.count else []
-        steps = {int(schedule.timesteps[i]): i for i in chosen}
+        recorded = {int(i) for i in chosen}
+        shown = range(len(schedule)) if self.show else recorded
+        steps = {int(schedule.timesteps[i]): i for i in shown}
 
         def watched(x: Tensor, t: Tensor, *null_tokens: Tensor) -> Tensor:
             eps = denoiser(x, t, *null_tokens)
-            if int(t[0]) in steps:
-                self.latents.append(predict_x0(x[-1:], eps[-1:], schedule.alphas[steps[int(t[0])]]))
+            i = steps.get(int(t[0]))
+            if i is not None:
+                x0 = predict_x0(x[-1:], eps[-1:], schedule.alphas[i])
+                if i in recorded:
+                    self.latents.append(x0)
+                if self.show:
+                    self.show(x0)
             return eps
 
         return watched if steps else denoiser

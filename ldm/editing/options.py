@@ -27,7 +27,9 @@ RANDOM_METHODS = ("ddpm", "noise")  # their edits differ by the seed
 MARGIN = FEATHER = 1.0  # latent cells
 FAST_METHODS = ("noise", "direct")  # their default sampler is dpm++
 DEFAULT_GUIDANCE = 2.0  # for models that were trained for guidance
+TEXT_GUIDANCE = 7.5  # for models that read graphs as text alone, as Stable Diffusion is used
 RESTYLE_PASSES = 2  # after a single pass, too much of the photograph's own style remains
+FORMS = ("long", "short")  # those of ldm.graph.caption, whose import takes seconds
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,12 @@ class EditOptions:
     graph_scale: float | None = option(
         None,
         "guidance scale of the graph; 1 is no guidance",
-        default_text="2 for models trained with graph and style dropout, else 1",
+        default_text="2 for models trained with graph and style dropout, 7.5 for those that go by text alone, else 1",
+    )
+    text_scale: float | None = option(
+        None,
+        "guidance scale of the text, for models that read graphs beside it; 1 is no guidance",
+        default_text="as --graph-scale",
     )
     style_scale: float | None = option(
         None, "guidance scale of the style; 1 is no guidance", default_text="as --graph-scale"
@@ -149,6 +156,24 @@ class EditOptions:
         default_text="2 with a style and the method direct, else 1",
     )
     seed: int = option(0, "seed of the noise, any whole number")
+    caption: str = option(
+        "long",
+        "of models that read text: how graphs are put into words, long with relations or short without",
+        choices=FORMS,
+    )
+    negative: str = option("", "of models that read text: what the edit should not show", metavar="TEXT")
+    steer: float = option(
+        0.0,
+        "of models that read text: how strongly attention to an object's words is drawn to its box (paint with words, "
+        "Balaji et al. 2211.01324); 0 is off",
+        minimum=0,
+    )
+    steer_peak: float | None = option(
+        None,
+        "the constant that --steer multiplies; without explicit logits, attention is faster",
+        above=0,
+        default_text="the largest logit of each layer",
+    )
 
     def __post_init__(self):
         validate(self)
@@ -194,4 +219,8 @@ def default_sampler(method: str) -> str:
 
 def default_guidance_scale(model: LatentDiffusion) -> float:
     """The guidance scale of graph and style where none is given."""
+    from ldm.modules.graph_encoder import NoGraphEncoder  # imports torch, which --help must not wait for
+
+    if isinstance(model.cond_stage_model, NoGraphEncoder):
+        return TEXT_GUIDANCE
     return DEFAULT_GUIDANCE if model.graph_drop and model.style_drop else 1.0

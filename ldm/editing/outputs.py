@@ -78,11 +78,27 @@ def sentences(edit: Edit, request: EditRequest) -> list[str]:
     """The operations in words, and which places were chosen."""
     if request.source_graph is None:
         whole = ", so the whole image may change" if edit.region.all() else ""
-        return [f"without a source graph nothing is known about the photograph{whole}"]
+        unknown = f"without a source graph nothing is known about the photograph{whole}"
+        return [unknown, *text_sentences(edit.plan)]
     plan = edit.plan
     lines = [str(operation) for operation in plan.operations]
     lines += [f"chosen: {plan.placement}"] if plan.placement else []
-    return (lines or ["the two graphs are the same"]) + _assumed(request.source_graph, plan)
+    return (lines or ["the two graphs are the same"]) + _assumed(request.source_graph, plan) + text_sentences(plan)
+
+
+def text_sentences(plan: EditPlan) -> list[str]:
+    """The captions by which a model that reads text goes, and what they leave out; nothing for other models."""
+    if plan.texts is None:
+        return []
+    lines = []
+    for name, text in zip(("photograph", "edit"), plan.texts):
+        if text is None:
+            lines.append(f"goes by text; {name}: the empty text")
+            continue
+        lines.append(f"goes by text; {name}: {text.caption.text!r}")
+        if text.caption.dropped:
+            lines.append(f"no room in the caption of the {name} for: {', '.join(text.caption.dropped)}")
+    return lines
 
 
 def _assumed(graph: SceneGraph, plan: EditPlan) -> list[str]:
@@ -110,9 +126,16 @@ def measurements(edit: Edit) -> dict:
         "operations": [str(operation) for operation in plan.operations],
         "chosen": plan.placement,
         "graph": plan.graph.to_json(),
+        **({} if plan.texts is None else {"captions": [text and text.caption.text for text in plan.texts]}),
         "region_share": round(float(edit.region.mean()), 4),
         **{name: None if value == math.inf else value for name, value in figures.items()},  # of equal images
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that an image depends on, for a record."""
+    libraries = {"torch": torch, "pytorch_lightning": pytorch_lightning, "pillow": PIL}
+    return {"python": platform.python_version(), **{name: it.__version__ for name, it in libraries.items()}}
 
 
 def write(folder: Path, images: dict[str, Image.Image], record: dict) -> None:
@@ -121,9 +144,7 @@ def write(folder: Path, images: dict[str, Image.Image], record: dict) -> None:
     Of several processes that write into one folder, one at a time does, so that the files of one edit stay together.
     """
     names = [f"{name}.png" for name in images]
-    versions = {"torch": torch, "pytorch_lightning": pytorch_lightning, "pillow": PIL}
-    versions = {"python": platform.python_version(), **{name: it.__version__ for name, it in versions.items()}}
-    text = json.dumps({**record, "files": names, "versions": versions}, indent=2, allow_nan=False) + "\n"
+    text = json.dumps({**record, "files": names, "versions": versions()}, indent=2, allow_nan=False) + "\n"
     with locked_folder(folder):
         remove_leftovers(folder)
         for name in _earlier_images(folder):

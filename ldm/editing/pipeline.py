@@ -11,9 +11,8 @@ The steps, each a function that can be called by itself:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -29,17 +28,20 @@ from ldm.editing.restyle import next_source
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.guidance import controlled
 from ldm.models.diffusion.inversion import Inversion, SourceBranch
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import encode_graph, noise_generator, to_image_like, to_model_input, to_style_input
 from ldm.modules import conditioning
 from ldm.modules.attention_control import Control
 from ldm.modules.conditioning import Conditioning
+from ldm.modules.graph_text import steering
 from ldm.modules.lora import merge_lora
 from ldm.util.errors import UserError
 from ldm.util.images import to_rgb
 
-Progress = Callable[[Sequence[int], str], Sequence[int]]  # wraps the steps of a pass, e.g. in a progress bar
+Progress = Callable[[Sequence[int], str], Iterable[int]]  # wraps the steps of a pass, e.g. in a progress bar
+Watcher = Callable[[Tensor, Region], None]  # sees the x0 prediction (1,C,h,w) of each sampling step, and the region
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def edit(
     attention: bool = False,
     reconstruction: bool = False,
     progress: Progress | None = None,
+    watch: Watcher | None = None,
 ) -> Edit:
     """Edits a photograph so that it shows the edited graph, in the requested style.
 
@@ -123,7 +126,8 @@ def edit(
         previews: how many previews of the way are made in each pass.
         attention: whether to return attention maps even if the region does not need them.
         reconstruction: whether to sample the photograph back without an edit as well.
-        progress: progress(steps, description) wraps the steps of each pass.
+        progress: progress(steps, description) wraps the steps of each pass. An exception that it raises ends the edit.
+        watch: watch(x0, region) is called at each sampling step; it may raise, too.
 
     Raises:
         UserError: the request does not fit the model, or sampling diverges.
@@ -142,7 +146,7 @@ def edit(
     source = invert(source, plan, progress)
     maps = object_attention(model, source, plan) if attention or plan.needs_attention else None
     region = locate(source, plan, maps)
-    control, watcher = attention_control(model, plan), Previews(previews)
+    control, watcher = attention_control(model, plan), Previews(previews, watch and (lambda x0: watch(x0, region)))
     latent = sample(model, source, region, plan, control, watcher, progress)
     for _ in range(plan.options.passes - 1):
         following = invert(next_pass(model, latent, source, plan), plan, progress)
@@ -163,18 +167,27 @@ def edit(
 def variants(
     count: int, model: LatentDiffusion, request: EditRequest, options: EditOptions = EditOptions(), **diagnostics
 ) -> list[Edit]:
-    """`count` edits that differ by their seeds, from `options.seed` on.
+    """`count` edits that differ by their seeds, from `options.seed` on; other arguments are those of `edit`.
 
     Raises:
         UserError: the method draws no noise, so all edits would be the same.
     """
-    method = options.or_defaults(model.edit_defaults).method or default_method(request, options)
+    seeds = variant_seeds(count, model, request, options)
+    return [edit(model, request, options.replace(seed=seed), **diagnostics) for seed in seeds]
+
+
+def variant_seeds(count: int, model: LatentDiffusion, request: EditRequest, options: EditOptions) -> range:
+    """The seeds of `variants`.
+
+    Raises:
+        UserError: the method draws no noise, so all edits would be the same.
+    """
+    method = options.or_defaults(model.edit_defaults).method or default_method(request, options, model)
     if count > 1 and method not in RANDOM_METHODS:
         raise UserError(
             f"the method {method} draws no noise, so {count} edits would be the same; use {' or '.join(RANDOM_METHODS)}"
         )
-    seeds = range(options.seed, options.seed + count)
-    return [edit(model, request, options.replace(seed=seed), **diagnostics) for seed in seeds]
+    return range(options.seed, options.seed + count)
 
 
 # The steps -----------------------------------------------------------------------------------------------------------
@@ -184,14 +197,15 @@ def describe_source(model: LatentDiffusion, plan: EditPlan, schedule: DDIMSchedu
     """Encodes the photograph, and conditions the model on both graphs and styles."""
     request = plan.request
     image = to_model_input(model, request.photograph)
-    in_own_style = model.condition(encode_graph(plan.graph, model), image)
+    source_words, words = plan.words
+    in_own_style = model.condition(encode_graph(plan.graph, model), image, texts=words)
     if plan.source_graph is None:
         known = model.unconditional(1)
     else:
-        known = model.condition(encode_graph(plan.source_graph, model), style=in_own_style.style)
+        known = model.condition(encode_graph(plan.source_graph, model), style=in_own_style.style, texts=source_words)
     target = in_own_style
     if request.style is not None:
-        target = model.condition(encode_graph(plan.graph, model), to_style_input(model, request.style))
+        target = model.condition(encode_graph(plan.graph, model), to_style_input(model, request.style), texts=words)
     branch = _source_branch(model, known, plan.options)
     return SourceState(image, model.encode(image), known, target, branch, schedule, plan.options.method)
 
@@ -211,8 +225,9 @@ def object_attention(model: LatentDiffusion, source: SourceState, plan: EditPlan
     graph = plan.source_graph
     known = (plan.graph, source.target) if graph is None else (graph, source.conditioning)
     if graph is None and plan.request.style is not None:
-        known = plan.graph, model.condition(encode_graph(plan.graph, model), source.image)
-    return attention_maps(model, *known, source.schedule, source.inverted)
+        known = plan.graph, model.condition(encode_graph(plan.graph, model), source.image, texts=plan.words[1])
+    text = plan.texts and plan.texts[graph is None]
+    return attention_maps(model, *known, source.schedule, source.inverted, text)
 
 
 def locate(source: SourceState, plan: EditPlan, attention: Tensor | None = None) -> Region:
@@ -244,8 +259,22 @@ def attention_control(model: LatentDiffusion, plan: EditPlan) -> Control | None:
     if not plan.options.keep or plan.source_graph is None:
         return None
     return appearance_control(
-        model, plan.source_graph, plan.graph, plan.operations, plan.everywhere, plan.request.style is not None
+        model,
+        plan.source_graph,
+        plan.graph,
+        plan.operations,
+        plan.everywhere,
+        plan.request.style is not None,
+        plan.texts,
     )
+
+
+def steered(control: Control | None, plan: EditPlan, row: int) -> Control | None:
+    """The control with what draws the words of the edited graph to their boxes in a batch row (the option `steer`)."""
+    if plan.texts is None or not plan.options.steer:
+        return control
+    rows = [None] * row + [plan.texts[1]]
+    return (control or Control())._replace(steering=steering(rows, plan.options.steer, plan.options.steer_peak))
 
 
 def sample(
@@ -264,8 +293,9 @@ def sample(
     """
     paired = control is not None or source.inverted.source_denoiser is not None  # source and target in one batch
     cond = conditioning.cat(source.conditioning, source.target) if paired else source.target
-    denoiser = _guided(model, cond, plan.options)
-    denoiser = partial(denoiser, control=control) if control else denoiser
+    denoiser = _guided(model, cond, plan.options, inpainting_inputs(model, source, region))
+    control = steered(control, plan, row=int(paired))
+    denoiser = controlled(denoiser, control, model.schedule) if control else denoiser
     denoiser = previews.watch(denoiser, source.schedule) if previews else denoiser
     unrestricted = plan.everywhere and plan.request.mask is None
     steps = progress or _silent
@@ -282,6 +312,11 @@ def sample(
             "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
         )
     return latent
+
+
+def inpainting_inputs(model: LatentDiffusion, source: SourceState, region: Region) -> Tensor | None:
+    """What an inpainting U-Net reads: the region, and the photograph without it; None for other U-Nets."""
+    return model.inpainting_inputs(source.image, (region.latent > 0).to(source.image)) if model.inpaints else None
 
 
 def next_pass(model: LatentDiffusion, latent: Tensor, source: SourceState, plan: EditPlan) -> SourceState:
@@ -312,12 +347,15 @@ def _unedited_maps(model: LatentDiffusion, source: SourceState, plan: EditPlan) 
 
 
 def _source_branch(model: LatentDiffusion, known: Conditioning, options: EditOptions) -> SourceBranch:
-    guided = _guided(model, known, options)
-    return SourceBranch(model.denoiser(known), guided, model.null_tokens, noise_generator(options.seed))
+    guided, null = _guided(model, known, options), model.null(options.negative)
+    null_tokens = null.tokens if null.text is None else null.text.tokens
+    return SourceBranch(model.denoiser(known), guided, null_tokens, noise_generator(options.seed))
 
 
-def _guided(model: LatentDiffusion, cond: Conditioning, options: EditOptions) -> Denoiser:
-    return model.denoiser(cond, options.graph_scale, options.style_scale, options.interval, options.rescale)
+def _guided(model: LatentDiffusion, cond: Conditioning, options: EditOptions, inputs: Tensor | None = None) -> Denoiser:
+    scales = options.graph_scale, options.style_scale
+    rest = options.interval, options.rescale, inputs, options.negative
+    return model.denoiser(cond, *scales, *rest, text_scale=options.text_scale)
 
 
 def _silent(steps: Sequence[int], description: str) -> Sequence[int]:

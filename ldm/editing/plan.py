@@ -16,6 +16,7 @@ from ldm.editing.options import (
     default_sampler,
 )
 from ldm.editing.region import touched_places
+from ldm.editing.text import edit_texts
 from ldm.graph.diff import Operation, diff
 from ldm.graph.inheritance import drop_contradicted, share_known
 from ldm.graph.perspective import Floor
@@ -27,6 +28,8 @@ from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.models.diffusion.schedule import DDIMSchedule
+from ldm.modules.graph_text import GraphText
+from ldm.util.errors import UserError
 
 NO_REACH = (0.0, 0.0, 0.0, 0.0)
 
@@ -45,6 +48,7 @@ class EditPlan:
         everywhere: whether the whole image may change.
         options: all options, with defaults filled in.
         source_graph: the source graph, with the attributes and relations that only the edited graph says; None without one.
+        texts: captions of the source graph (None without one) and of the edited graph, for a model that reads text.
     """
 
     request: EditRequest
@@ -54,6 +58,13 @@ class EditPlan:
     everywhere: bool
     options: EditOptions
     source_graph: SceneGraph | None = None
+    texts: tuple[GraphText | None, GraphText] | None = None
+
+    @property
+    def words(self) -> tuple[list[str] | None, list[str] | None]:
+        """The captions of the source graph and of the edited graph, for `LatentDiffusion.condition`."""
+        first, second = self.texts or (None, None)
+        return first and [first.caption.text], second and [second.caption.text]
 
     @property
     def places(self) -> list:
@@ -88,23 +99,30 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
 
     Raises:
         GraphError: a new relation is not spatial, or there is no room for it.
-        UserError: the method does not exist or does not work with the sampler, or the model's `edit_defaults` are invalid.
+        UserError: the method does not exist or does not work with the sampler or the model, or the model's `edit_defaults` are invalid.
     """
     options = options.or_defaults(model.edit_defaults)
     half_a_cell = 1 / (2 * model.latent_size)  # as fine as a U-Net can place
     floor = options.floor and Floor(*options.floor)
     operations, graph, placement = understand(request.source_graph, request.graph, half_a_cell, floor)
     everywhere = may_change_everywhere(request, options)
-    method = options.method or default_method(request, options)
+    method = options.method or default_method(request, options, model)
+    if model.inpaints and method != LOCAL_METHOD:
+        raise UserError(
+            f"the method {method} follows the photograph through noise levels that an inpainting U-Net was not trained for; use "
+            f"the method {LOCAL_METHOD}, or a U-Net that reads the latents alone"
+        )
     sampler = options.sampler or default_sampler(method)
     inversion.get_method(method, sampler)
     scale = default_guidance_scale(model)
+    graph_scale = scale if options.graph_scale is None else options.graph_scale
     passes = options.passes or (RESTYLE_PASSES if method == GLOBAL_METHOD else 1)
     complete = options.replace(
         method=method,
         sampler=sampler,
         steps=SAMPLERS[sampler].default_steps if options.steps is None else options.steps,
-        graph_scale=scale if options.graph_scale is None else options.graph_scale,
+        graph_scale=graph_scale,
+        text_scale=options.text_scale if options.text_scale is not None else graph_scale,
         style_scale=scale if options.style_scale is None else options.style_scale,
         passes=1 if request.style is None else passes,
         margin=MARGIN if options.margin is None else options.margin,
@@ -113,7 +131,9 @@ def make_plan(request: EditRequest, options: EditOptions, model: LatentDiffusion
         spare=1.0 if options.spare is None else options.spare,
     )
     source = request.source_graph and share_known(request.source_graph, request.graph)[0]
-    return EditPlan(request, tuple(operations), graph, placement, everywhere, complete, source)
+    reads_text = model.text_stage_model is not None
+    texts = edit_texts(source, graph, operations, complete.caption) if reads_text else None
+    return EditPlan(request, tuple(operations), graph, placement, everywhere, complete, source, texts)
 
 
 def understand(
@@ -152,9 +172,9 @@ def may_change_everywhere(request: EditRequest, options: EditOptions) -> bool:
     )
 
 
-def default_method(request: EditRequest, options: EditOptions) -> str:
-    """The inversion method where none is given."""
-    return GLOBAL_METHOD if may_change_everywhere(request, options) else LOCAL_METHOD
+def default_method(request: EditRequest, options: EditOptions, model: LatentDiffusion) -> str:
+    """The inversion method where none is given; an inpainting U-Net has one only."""
+    return GLOBAL_METHOD if may_change_everywhere(request, options) and not model.inpaints else LOCAL_METHOD
 
 
 def make_schedule(model: LatentDiffusion, options: EditOptions) -> DDIMSchedule:

@@ -37,5 +37,5 @@ def next_source(
     latent = torch.lerp(model.encode(image), latent, kept)
     if not knows_graph:
         return latent, model.unconditional(1)
-    source = model.condition(encode_graph(graph, model), image)
+    source = model.condition(encode_graph(graph, model), image)._replace(text=target.text)
     return latent, source._replace(style=torch.lerp(source.style, target.style, STYLE_MIX))

@@ -111,10 +111,14 @@ class Latents(NamedTuple):
     Attributes:
         z: (B,4,h,w) latents of the autoencoder, before scaling.
         style: (B,E) embeddings of the image encoder; None for a model without one.
+        text: (B,M,D) tokens of the captions from the text encoder; None for a model without one.
+        text_vector: (B,A) what an SDXL's U-Net reads beside them, or None.
     """
 
     z: Tensor
     style: Tensor | None = None
+    text: Tensor | None = None
+    text_vector: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +133,14 @@ class Batch:
         graph: the graphs, with their attributes.
         reference: (B,3,H,W), the images that define the style; by default `image`.
         latents: cached latents; None for a batch of images.
+        text_ids: (B,77) long, tokens of a caption of each graph (`ldm.data.captions`); None for batches without captions.
     """
 
     image: Tensor | None
     graph: GraphBatch
     reference: Tensor | None = None
     latents: Latents | None = None
+    text_ids: Tensor | None = None
 
     def __post_init__(self):
         if self.reference is None:
@@ -170,6 +176,7 @@ class Batch:
             GraphBatch(*map(apply, self.graph)),
             image if self.reference is self.image else apply(self.reference),
             None if self.latents is None else Latents(*map(apply, self.latents)),
+            apply(self.text_ids),
         )
 
 
@@ -187,6 +194,6 @@ def collate(samples: Sequence[tuple], vocab: Vocab) -> Batch:
     images, graphs, *references = zip(*samples)
     graph = encode(graphs, vocab)
     if isinstance(images[0], Latents):
-        z, style = zip(*images)
-        return Batch(None, graph, latents=Latents(torch.stack(z), None if style[0] is None else torch.stack(style)))
+        columns = (None if column[0] is None else torch.stack(column) for column in zip(*images))
+        return Batch(None, graph, latents=Latents(*columns))
     return Batch(torch.stack(images), graph, *map(torch.stack, references))

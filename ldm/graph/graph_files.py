@@ -76,11 +76,16 @@ def write_graphs(path: str | os.PathLike, graphs: Sequence[SceneGraph]) -> None:
     """
     if not graphs:
         raise GraphError(f"{path}: there is no graph to write; give at least one")
+    write_text(path, graph_text(graphs))
+
+
+def graph_text(graphs: Sequence[SceneGraph]) -> str:
+    """The content of such a file."""
     texts = []
     for graph in graphs:  # one line per key; json.dumps offers only one line in all or one line per number
         lines = (f'  "{key}": {_to_text(value)}' for key, value in graph.to_json().items())
         texts.append("{\n" + ",\n".join(lines) + "\n}")
-    write_text(path, (texts[0] if len(texts) == 1 else "[\n" + ",\n".join(texts) + "\n]") + "\n")
+    return (texts[0] if len(texts) == 1 else "[\n" + ",\n".join(texts) + "\n]") + "\n"
 
 
 def _to_text(value: Any) -> str:

@@ -105,3 +105,39 @@ class Vocab:
             for names in (self.objects, self.predicates, self.attributes)
         )
         return objects, predicates, attributes
+
+
+class OpenVocab(Vocab):
+    """A vocabulary of any names, for models that read text: a name gets the next id when it is first asked for."""
+
+    def __init__(self):
+        self.__dict__["ids"] = _Growing({IMAGE: 0}), _Growing({IN_IMAGE: 0}), _Growing()
+
+    @property
+    def objects(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride] - grows
+        return tuple(self.ids[0])
+
+    @property
+    def predicates(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return tuple(self.ids[1])
+
+    @property
+    def attributes(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return tuple(self.ids[2])
+
+    def object_id(self, name: str) -> int:
+        return self.ids[0][name]
+
+    def predicate_id(self, name: str) -> int:
+        return self.ids[1][name]
+
+    def attribute_id(self, name: str) -> int:
+        return self.ids[2][name]
+
+
+class _Growing(dict[str, int]):
+    """Ids by name, with the next id for a new name."""
+
+    def __missing__(self, name: str) -> int:
+        self[name] = len(self)
+        return self[name]

@@ -50,6 +50,7 @@ class Autoencoder(SavesTrainableParameters, LightningModule):
     """
 
     learning_rate = 1e-4  # default; the trainer sets it
+    scaled_latents = False  # whether latents have the U-Net's scale already (see ldm.models.tiny_autoencoder)
 
     def __init__(
         self,
@@ -290,6 +291,8 @@ class AutoencoderKL(Autoencoder):
         init: 'random' for random weights.
         freeze_encoder: train the decoder only, on the latents as they are, so that a backbone trained on them stays valid.
         kl_weight: weight of the KL divergence from the standard normal, averaged over the elements of the latent.
+        force_upcast: encode and decode in float32 under autocast too. Activations of SDXL's autoencoder exceed the range of
+            float16, which makes its images black.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -311,13 +314,14 @@ class AutoencoderKL(Autoencoder):
         hardest: float = 0.0,
         warmup_steps: int = 0,
         freeze_encoder: bool = False,
+        force_upcast: bool = False,
     ):
         super().__init__(ddconfig, lossconfig, monitor, image_key, patch_size, hardest, warmup_steps)
         if not ddconfig.get("double_z", True):
             raise ValueError("AutoencoderKL predicts mean and variance of the latent: set ddconfig.double_z: true")
         self.quant_conv = nn.Conv2d(2 * ddconfig["z_channels"], 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, ddconfig["z_channels"], 1)
-        self.kl_weight = kl_weight
+        self.kl_weight, self.force_upcast = kl_weight, force_upcast
         self.load_weights(ckpt_path, ignore_keys, init)
         self.freeze_encoder = freeze_encoder
         if freeze_encoder:
@@ -330,6 +334,18 @@ class AutoencoderKL(Autoencoder):
             return super().saved_state()
         encoder = self.encoder.state_dict(prefix="encoder.") | self.quant_conv.state_dict(prefix="quant_conv.")
         return encoder | super().saved_state()
+
+    def _encoder_output(self, image: Tensor) -> Tensor:
+        if not self.force_upcast:
+            return super()._encoder_output(image)
+        with torch.autocast(image.device.type, enabled=False):
+            return super()._encoder_output(image.float())
+
+    def _decoder_output(self, z: Tensor) -> Tensor:
+        if not self.force_upcast:
+            return super()._decoder_output(z)
+        with torch.autocast(z.device.type, enabled=False):
+            return super()._decoder_output(z.float())
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:  # (B,3,H,W) -> (B,4,H/8,W/8), (B,4,H/8,W/8)
         """Returns mean and log-variance of the latent."""

@@ -1,22 +1,28 @@
-"""The two frozen encoders of an image that training needs: the first stage and CLIP's image tower."""
+"""The frozen encoders that training needs: the first stage, CLIP's image tower, and the text encoder for captions."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.reading import CheckpointError
+from ldm.data.cache import TEXT_ENCODER
 from ldm.graph.batch import Latents
+from ldm.graph.caption import caption
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.text_spans import count_tokens
 from ldm.models.autoencoder import AutoencoderKL, VQModelInterface
 from ldm.models.runtime import set_memory_format
-from ldm.util.config import instantiate_from_config
+from ldm.models.tiny_autoencoder import TinyAutoencoder
+from ldm.modules.encoders.modules import TextEncoder
+from ldm.util.config import instantiate_from_config, resolve
 
-FirstStage = VQModelInterface | AutoencoderKL
+FirstStage = VQModelInterface | AutoencoderKL | TinyAutoencoder
 
 # Parts of a first stage that work on the latent and do not change it.
 DECODER_PREFIXES = ("decoder.", "post_quant_conv.", "quantize.", "loss.")
@@ -36,14 +42,25 @@ SETTINGS = (
     "padding_mode",
     "dilation",
     "approximate",
+    "read_layer",
+    "final_norm",
 )
 
 
-def build_encoders(params: Mapping) -> tuple[FirstStage, nn.Module | None]:
-    """Builds the first stage and, if there is one, the image encoder of a LatentDiffusion, with their weights.
+class Encoders(NamedTuple):
+    """The frozen encoders of a LatentDiffusion; None for those that it does not have."""
+
+    first_stage: FirstStage
+    image_encoder: nn.Module | None = None
+    text_encoder: TextEncoder | None = None
+
+
+def build_encoders(params: Mapping, with_text: bool = True) -> Encoders:
+    """Builds the frozen encoders of a LatentDiffusion, with their weights.
 
     Args:
         params: `model.params` of the config.
+        with_text: whether the text encoder is built too, if there is one.
 
     Raises:
         CheckpointError: weights are missing or do not fit.
@@ -53,7 +70,28 @@ def build_encoders(params: Mapping) -> tuple[FirstStage, nn.Module | None]:
         load_part(first_stage, params["ckpt_path"], "first_stage")
     if first_stage.weights_from is None:
         raise CheckpointError("first_stage_config: the first stage has no weights; name a checkpoint as its ckpt_path")
-    return first_stage, build_frozen(params["global_stage_config"]) if params.get("global_stage_config") else None
+    image_encoder = build_frozen(params["global_stage_config"]) if params.get("global_stage_config") else None
+    text_stage = text_stage_of(params) if with_text else None
+    text_encoder = None if text_stage is None else cast(TextEncoder, build_frozen(text_stage))
+    if text_encoder is not None and text_encoder.weights_from is None:
+        if not params.get("ckpt_path"):
+            raise CheckpointError(
+                "text_stage_config: the text encoder has no weights; name a checkpoint as its ckpt_path"
+            )
+        text_encoder.load_weights(params["ckpt_path"])
+    return Encoders(first_stage, image_encoder, text_encoder)
+
+
+def is_text_encoder(config: Mapping | None) -> bool:
+    """Whether a config's target is a text encoder."""
+    target = resolve(config["target"]) if config and isinstance(config.get("target"), str) else None
+    return isinstance(target, type) and issubclass(target, TextEncoder)
+
+
+def text_stage_of(params: Mapping) -> dict | None:
+    """The config of the text encoder in `model.params`; Stable Diffusion's own configs have it as cond_stage_config."""
+    cond_stage = params.get("cond_stage_config")
+    return params.get("text_stage_config") or (cond_stage if is_text_encoder(cond_stage) else None)
 
 
 def build_frozen(config: Mapping) -> nn.Module:
@@ -79,9 +117,29 @@ def make_encode_function(first_stage: FirstStage, image_encoder: nn.Module | Non
     return encode
 
 
-def checksums(first_stage: nn.Module, image_encoder: nn.Module | None) -> dict[str, str]:
+def make_describe_function(text_encoder: TextEncoder, side: int) -> Callable[[Sequence[SceneGraph]], dict[str, Tensor]]:
+    """A function from graphs to the text encoder's outputs for their captions, as fields of `Latents`.
+
+    Args:
+        text_encoder: runs on its device.
+        side: height and width of the images in pixels.
+    """
+
+    @torch.no_grad()
+    def describe(graphs: Sequence[SceneGraph]) -> dict[str, Tensor]:
+        texts = [caption(graph, count_tokens=count_tokens).text for graph in graphs]
+        encoded = text_encoder(texts, (side, side))
+        fields = {"text": encoded.tokens.float()}
+        return fields if encoded.vector is None else {**fields, "text_vector": encoded.vector.float()}
+
+    return describe
+
+
+def checksums(
+    first_stage: nn.Module, image_encoder: nn.Module | None, text_encoder: nn.Module | None = None
+) -> dict[str, str]:
     """The checksum of each encoder by its name."""
-    named = {"first stage": first_stage, "image encoder": image_encoder}
+    named = {"first stage": first_stage, "image encoder": image_encoder, TEXT_ENCODER: text_encoder}
     return {name: checksum(part) for name, part in named.items() if part is not None}
 
 

@@ -5,6 +5,7 @@ A whole part has the keys of published weights, so that it can be loaded by a co
     first_stage   encoder.*, decoder.*, quantize.*, ...   of a VQModelInterface or AutoencoderKL
     image_tower   visual.*                                of a GraphImagePretraining with train_image
     unet          model.diffusion_model.*, scale_factor   of a LatentDiffusion with freeze_unet: false
+                  cond_stage_model.*                      with text_stage_trainable: true, as in files of Stable Diffusion
 
 Adapters are everything that a LatentDiffusion trained, with its config and vocabulary as JSON in the file's metadata;
 ldm.models.loading.load_model builds the model from them and the frozen parts that the config names.
@@ -29,6 +30,7 @@ from ldm.checkpoints.saving import save_safetensors
 from ldm.models.autoencoder import Autoencoder
 from ldm.models.finding import METADATA
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.modules.encoders.modules import TextEncoder
 from ldm.modules.global_film import CLIPGlobalEncoder
 from ldm.util.config import instantiate_from_config, resolve
 from ldm.util.trust import read_untrusted
@@ -48,6 +50,7 @@ PARTS = {
     "image_tower": ExportablePart(CLIPGlobalEncoder, "model.params.image_config", "image_model.", ""),
     "unet": ExportablePart(UNetModel, "model.params.unet_config", "model.diffusion_model.", "model.diffusion_model."),
 }
+TEXT = ExportablePart(TextEncoder, "model.params.text_stage_config", "text_stage_model.", "cond_stage_model.")
 SCALE = "scale_factor"  # of the latents that the U-Net was trained on
 # Keys of what is added to a published U-Net, and of what trains a first stage.
 LEFT_OUT = r"(^|\.)(film|lora_A|lora_B)(\.|$)|^loss\."
@@ -67,30 +70,39 @@ def export_part(part: str, checkpoint: str | Path, path: str | Path) -> dict[str
     Raises:
         CheckpointError: the checkpoint cannot be read, or its run did not train all parameters of the part.
     """
-    kind, config_path, prefix, published_prefix = PARTS[part]
     saved = read_checkpoint(checkpoint)
-    config = OmegaConf.select(OmegaConf.create(saved["config"]), config_path)
-    module = None if config is None else _build_without_weights(config)
-    if module is None or not isinstance(module, kind):
-        raise CheckpointError(
-            f"{checkpoint}: did not train the {part} (its config has no {kind.__name__} as {config_path}); name the run "
-            "that did"
-        )
     weights = select_ema_weights(saved["state_dict"])
-    found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    stored = {name: value for name, value in found.items() if not re.search(LEFT_OUT, name)}
-    expected = {name: value for name, value in module.state_dict().items() if not re.search(LEFT_OUT, name)}
-    differing = [name for name in expected.keys() | stored.keys() if _shape(stored, name) != _shape(expected, name)]
-    if differing:
-        raise CheckpointError(
-            f"{checkpoint}: did not train the whole {part} ({list_names(sorted(differing))} missing or unexpected); name "
-            "the run that did"
-        )
-    tensors = {published_prefix + name: to_half(name, stored[name]) for name in expected}
+    tensors = _whole_part(part, PARTS[part], saved["config"], weights, checkpoint)
     if part == "unet":
+        if any(name.startswith(TEXT.prefix) for name in weights):
+            tensors |= _whole_part("text encoder", TEXT, saved["config"], weights, checkpoint)
         tensors[SCALE] = weights[SCALE]
     save_safetensors(path, tensors)
     return tensors
+
+
+def _whole_part(
+    name: str, part: ExportablePart, run_config: dict, weights: Mapping[str, Tensor], checkpoint: str | Path
+) -> dict[str, Tensor]:
+    """The tensors of a part with its published keys. Raises CheckpointError if the run did not train all of it."""
+    kind, config_path, prefix, published_prefix = part
+    config = OmegaConf.select(OmegaConf.create(run_config), config_path)
+    module = None if config is None else _build_without_weights(config)
+    if module is None or not isinstance(module, kind):
+        raise CheckpointError(
+            f"{checkpoint}: did not train the {name} (its config has no {kind.__name__} as {config_path}); name the run "
+            "that did"
+        )
+    found = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    stored = {key: value for key, value in found.items() if not re.search(LEFT_OUT, key)}
+    expected = {key: value for key, value in module.state_dict().items() if not re.search(LEFT_OUT, key)}
+    differing = [key for key in expected.keys() | stored.keys() if _shape(stored, key) != _shape(expected, key)]
+    if differing:
+        raise CheckpointError(
+            f"{checkpoint}: did not train the whole {name} ({list_names(sorted(differing))} missing or unexpected); name "
+            "the run that did"
+        )
+    return {published_prefix + key: to_half(key, stored[key]) for key in expected}
 
 
 def export_adapters(checkpoint: str | Path, path: str | Path) -> dict[str, Tensor]:

@@ -18,20 +18,26 @@ from ldm.checkpoints import shipped
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.folders import find_weights
 from ldm.checkpoints.reading import PARTS, has_part
-from ldm.graph.vocab import Vocab
+from ldm.graph.vocab import OpenVocab, Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.encoders import FirstStage, build_encoders, tensor_bytes
+from ldm.models.encoders import Encoders, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.finding import find_checkpoint, is_run, last_checkpoint
+from ldm.models.published_models import build_published, published_architecture
 from ldm.models.runtime import prepare_for_inference
+from ldm.models.tiny_autoencoder import TinyAutoencoder
 from ldm.models.vocabulary import training_vocab
+from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.lora_files import add_lora
-from ldm.util.config import instantiate_from_config, plain
+from ldm.util.config import instantiate_from_config, plain, resolve
 from ldm.util.config_merging import ConfigPaths, config_name, read_configs
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.trust import read_untrusted
 
 logger = logging.getLogger(__name__)
+
+# Parts of a model whose weights a published file or folder may hold -> their names in `PARTS`.
+STAGES = {"first_stage": "first_stage", "cond_stage": "cond_stage", "text_stage": "text_encoder"}
 
 
 def choose_device(requested: str | None = None) -> str:
@@ -55,12 +61,14 @@ def load_model(
     config: ConfigPaths | None = None,
     device: str | torch.device = "cpu",
     loras: Sequence[tuple[str | Path, float]] = (),
+    prediction: str | None = None,
 ) -> LatentDiffusion:
     """Loads a model for inference: EMA weights, evaluation mode, no gradients.
 
     Args:
         checkpoint: the log folder of a run, a checkpoint of trainer.py, adapters that scripts/export.py wrote, or,
-            together with `config`, a published checkpoint of a whole model, which may be a folder of diffusers. With
+            together with `config`, a published checkpoint of a whole model, which may be a folder of diffusers. A whole Stable
+            Diffusion 1, 2 or XL needs no config; it reads graphs as text. With
             `config` alone, its frozen parts are loaded and its adapters are the identity; with neither, the weights that
             ship with the project are loaded.
         config: a YAML file, or several of which later ones override earlier ones (default: the config in the
@@ -68,6 +76,7 @@ def load_model(
             the checkout.
         device: where the model will run.
         loras: LoRA files for the U-Net's attention, in the layout of kohya, diffusers or peft, and their scales.
+        prediction: 'eps' or 'v', what the U-Net of a Stable Diffusion without config predicts; by default what its weights state.
 
     Raises:
         UserError: files are missing, damaged or do not fit, or the config cannot be built.
@@ -76,6 +85,12 @@ def load_model(
         checkpoint = find_checkpoint(config=config)
     elif is_run(checkpoint):
         checkpoint = last_checkpoint(checkpoint)
+    elif not config and (found := published_architecture(checkpoint)):
+        return _for_inference(build_published(checkpoint, found, prediction), device, loras)
+    if prediction:
+        raise UserError(
+            f"--prediction {prediction}: only for a Stable Diffusion without config; set model.params.parameterization there"
+        )
     source = config_name(config or checkpoint)
     saved = _read_trained(checkpoint, config) if checkpoint else None
     merged = _read_model_config(saved, checkpoint, config)
@@ -85,7 +100,13 @@ def load_model(
     if saved:
         _load_trained(model, saved, f"{checkpoint}")
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
-    model.vocab = _find_vocab(saved, plain(merged.data.params.train))
+    model.vocab = _find_vocab(model, saved, plain(merged.data.params.train))
+    return _for_inference(model, device, loras)
+
+
+def _for_inference(
+    model: LatentDiffusion, device: str | torch.device, loras: Sequence[tuple[str | Path, float]]
+) -> LatentDiffusion:
     model.setup("predict")
     for path, scale in loras:
         add_lora(model.unet, path, scale)
@@ -93,14 +114,18 @@ def load_model(
     return model
 
 
-def load_encoders(config: DictConfig) -> tuple[FirstStage, nn.Module | None]:
-    """Builds the first stage and, if there is one, the image encoder of a config's model, without its U-Net.
+def load_encoders(config: DictConfig, with_text: bool = True) -> Encoders:
+    """Builds the frozen encoders of a config's model, without its U-Net.
+
+    Args:
+        config: with model.params.
+        with_text: whether the text encoder is built too, if there is one.
 
     Raises:
         UserError: weights are missing, or the config cannot be built.
     """
     try:
-        return build_encoders(_locate_weights(plain(config.model.params)))
+        return build_encoders(_locate_weights(plain(config.model.params)), with_text)
     except UserError:
         raise
     except (KeyError, ValueError, TypeError, OSError) as error:
@@ -174,16 +199,16 @@ def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config
 def _load_all_parts_from(checkpoint: str | Path, params: DictConfig) -> None:
     """Takes every part's weights from one published file or folder, so that the files the config names need not exist.
 
-    A part that a folder, or a file of diffusers' U-Net, lacks keeps the file that the config names.
+    A part that a folder, or a file of diffusers' U-Net, lacks keeps the file that the config names, as does a tiny autoencoder.
     """
     params.ckpt_path = str(checkpoint)
     if Path(checkpoint).name.startswith("diffusion_pytorch_model"):
         return
-    kept = {
-        part for part in ("first_stage", "cond_stage") if Path(checkpoint).is_dir() and not has_part(checkpoint, part)
-    }
-    for part in {"first_stage", "cond_stage"} - kept:
-        params[f"{part}_config"].params.pop("ckpt_path", None)
+    for stage, part in STAGES.items():
+        config = params.get(f"{stage}_config")
+        in_no_subfolder = Path(checkpoint).is_dir() and not has_part(checkpoint, part)
+        if not (config is None or in_no_subfolder or resolve(config.target) is TinyAutoencoder):
+            config.get("params", {}).pop("ckpt_path", None)
 
 
 def _build(merged: DictConfig, source: str) -> LatentDiffusion:
@@ -219,8 +244,18 @@ def _locate_weights(config: Any) -> Any:
     return [_locate_weights(value) for value in config] if isinstance(config, list) else config
 
 
-def _find_vocab(saved: dict | None, train: dict) -> Vocab:
-    """The checkpoint's vocabulary, or the training set's, read from its own file where the config names one."""
+def _find_vocab(model: LatentDiffusion, saved: dict | None, train: dict) -> Vocab:
+    """The checkpoint's vocabulary, or the training set's, read from its own file where the config names one.
+
+    A model of text alone takes any names, and so does one whose graph encoder is untrained if the data are not there.
+    """
     if saved and saved["vocab"]:
         return Vocab.from_json(saved["vocab"])
-    return training_vocab(train)
+    if isinstance(model.cond_stage_model, NoGraphEncoder):
+        return OpenVocab()
+    try:
+        return training_vocab(train)
+    except UserError:
+        if model.text_stage_model is None or saved:
+            raise
+        return OpenVocab()

@@ -53,7 +53,7 @@ def prepare_for_inference(
         model: the diffusion model.
         device: where to compute.
         precision: of the U-Net's weights, a key of PRECISIONS.
-        low_memory: keeps the first stage and the image encoder on the CPU and moves them to the device only while they
+        low_memory: keeps the first stage and the encoders of images and texts on the CPU and moves them to the device only while they
             run (`on_device`). On a CPU, convolutions then do not use the Winograd kernels, which need more memory.
     """
     is_cpu = torch.device(device).type == "cpu"
@@ -112,9 +112,14 @@ def set_memory_format(module: nn.Module, device: str | torch.device) -> None:
 # Offloading ---------------------------------------------------------------------------------------------------------
 
 
-def offload_encoders(model: LatentDiffusion) -> None:
-    """Moves the first stage and the image encoder to the CPU; `on_device` moves them back while they run."""
-    for part in (model.first_stage_model, model.global_stage_model):
+def offload_encoders(model: LatentDiffusion, texts: bool = True) -> None:
+    """Moves the first stage and the encoders to the CPU; `on_device` moves them back while they run.
+
+    Args:
+        texts: whether the text encoder moves too.
+    """
+    text_encoder = model.text_stage_model if texts else None
+    for part in (model.first_stage_model, model.global_stage_model, text_encoder, model.preview_model):
         if part is not None:
             part.to("cpu")
     if model.device.type == "cuda":

@@ -68,6 +68,11 @@ def _vocab_of_dataset(train: str) -> Vocab:
     return instantiate_from_config(json.loads(train)).vocab
 
 
+def is_own_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of trainer.py or exported adapters."""
+    return _saved_vocab(path) is not None
+
+
 def _saved_vocab(path: Path) -> Any:
     """The vocabulary in a checkpoint of trainer.py or in exported adapters, as JSON data; None in any other file."""
     try:

@@ -47,12 +47,14 @@ class Context(NamedTuple):
             without a box; None if no layer has a box bias.
         keys: Keys and values of the tokens in each block of each SpatialTransformer, indexed by its `layer`; None if each
             layer computes its own.
+        graph: The tokens of a scene graph, where `tokens` are those of a text and layers attend to both (`graph_attention`).
     """
 
     tokens: Tensor
     bias: Tensor
     preference: dict[tuple[int, int], Tensor] | None = None
     keys: tuple[tuple[KeysValues, ...], ...] | None = None
+    graph: Context | None = None
 
     @classmethod
     def from_tokens(
@@ -86,6 +88,9 @@ class CrossAttention(nn.Module):
         linear: Constructor of the four projections, e.g. of LoRA layers.
         box_bias: Whether to learn a weight per head, 0 at initialisation, of the preference for tokens whose box covers
             the query's location.
+        graph_attention: Whether to attend to the graph's tokens beside the text's, by keys and values of their own whose
+            result is added (decoupled cross-attention, IP-Adapter, Ye et al. 2308.06721 eq. 5). Its values are 0 at
+            initialisation.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class CrossAttention(nn.Module):
         dim_head: int,
         linear: Callable[..., nn.Linear] = nn.Linear,
         box_bias: bool = False,
+        graph_attention: bool = False,
     ):
         super().__init__()
         self.heads = heads
@@ -104,6 +110,10 @@ class CrossAttention(nn.Module):
         self.to_v = linear(context_dim, heads * dim_head, bias=False)
         self.to_out = nn.Sequential(linear(heads * dim_head, query_dim))
         self.box_bias = nn.Parameter(torch.zeros(heads)) if box_bias else None
+        self.to_k_graph = nn.Linear(context_dim, heads * dim_head, bias=False) if graph_attention else None
+        self.to_v_graph = nn.Linear(context_dim, heads * dim_head, bias=False) if graph_attention else None
+        if self.to_v_graph is not None:
+            nn.init.zeros_(self.to_v_graph.weight)
 
     def forward(
         self,
@@ -118,7 +128,7 @@ class CrossAttention(nn.Module):
         Args:
             x: (B,M,C), the locations of a feature map.
             context: Tokens and their mask.
-            preference: (B,1,M,N), see Context, for a layer with a box bias.
+            preference: (B,1,M,N), see Context, for a layer with a box bias; of the graph's tokens if there are any.
             control: Modifies the output before the projection `to_out`.
             keys: Keys and values of the context's tokens, if already computed.
         """
@@ -129,16 +139,23 @@ class CrossAttention(nn.Module):
             y = y if control is None else control.self_attention(y, q, k, v)
         else:
             k, v = keys or self.keys(context.tokens)
-            bias = context.bias
-            if self.box_bias is not None and preference is not None:
-                bias = bias + self.box_bias[:, None, None] * preference
+            bias = self._bias(context, None if context.graph else preference)
             y = attend(q, k, v, bias)
             y = y if control is None else control.cross_attention(y, q, k, v, bias)
+            if context.graph is not None and self.to_k_graph is not None and self.to_v_graph is not None:
+                tokens = context.graph.tokens
+                k, v = self._split_heads(self.to_k_graph(tokens)), self._split_heads(self.to_v_graph(tokens))
+                y = y + attend(q, k, v, self._bias(context.graph, preference))
         return self.to_out(rearrange(y, "b heads n d -> b n (heads d)"))
 
     def keys(self, tokens: Tensor) -> KeysValues:  # (B,N,D) -> 2 x (B,heads,N,d)
         """Returns the keys and values of the tokens."""
         return self._split_heads(self.to_k(tokens)), self._split_heads(self.to_v(tokens))
+
+    def _bias(self, context: Context, preference: Tensor | None) -> Tensor:  # to (B,heads,M,N)
+        if self.box_bias is None or preference is None:
+            return context.bias
+        return context.bias + self.box_bias[:, None, None] * preference
 
     def _split_heads(self, y: Tensor) -> Tensor:
         return rearrange(y, "b n (heads d) -> b heads n d", heads=self.heads)
@@ -179,10 +196,11 @@ class BasicTransformerBlock(nn.Module):
         dim_head: int,
         linear: Callable[..., nn.Linear] = nn.Linear,
         box_bias: bool = False,
+        graph_attention: bool = False,
     ):
         super().__init__()
         self.attn1 = CrossAttention(dim, dim, heads, dim_head)
-        self.attn2 = CrossAttention(dim, context_dim, heads, dim_head, linear, box_bias)
+        self.attn2 = CrossAttention(dim, context_dim, heads, dim_head, linear, box_bias, graph_attention)
         self.ff = FeedForward(dim)
         self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
 
@@ -202,6 +220,9 @@ class BasicTransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the locations of a feature map, with a residual connection around them.
 
+    `linear_projections` (LDM's `use_linear`, diffusers' `use_linear_projection`) makes the projections around the blocks linear
+    layers, whose weights have two dimensions instead of a convolution's four.
+
     Attributes:
         layer: Number of this transformer in its U-Net, in forward order; set by the U-Net. An attention control and
             `Context.keys` use it as index.
@@ -216,27 +237,41 @@ class SpatialTransformer(nn.Module):
         depth: int = 1,
         linear: Callable[..., nn.Linear] = nn.Linear,
         box_bias: bool = False,
+        linear_projections: bool = False,
+        graph_attention: bool = False,
     ):
         super().__init__()
         inner = heads * dim_head
         self.layer = 0
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
-        self.proj_in = Conv2d(channels, inner, 1)
+        self.proj_in = nn.Linear(channels, inner) if linear_projections else Conv2d(channels, inner, 1)
         self.transformer_blocks = nn.ModuleList(
-            BasicTransformerBlock(inner, context_dim, heads, dim_head, linear, box_bias) for _ in range(depth)
+            BasicTransformerBlock(inner, context_dim, heads, dim_head, linear, box_bias, graph_attention)
+            for _ in range(depth)
         )
-        self.proj_out = Conv2d(inner, channels, 1)
+        self.proj_out = nn.Linear(inner, channels) if linear_projections else Conv2d(inner, channels, 1)
 
     def forward(self, x: Tensor, context: Context, control: AttentionControl | None = None) -> Tensor:
         # (B,C,h,w) -> (B,C,h,w)
         h, w = x.shape[-2:]
         layer_control = None if control is None else control.at(self.layer, (h, w))
-        preference = context.preference[h, w] if context.preference else None
-        y = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
+        preferences = (context.graph or context).preference
+        preference = preferences[h, w] if preferences else None
+        if self.linear_projections:
+            y = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        else:
+            y = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
         keys_of_blocks = context.keys[self.layer] if context.keys else [None] * len(self.transformer_blocks)
         for block, keys in zip(self.transformer_blocks, keys_of_blocks):
             y = block(y, context, preference, layer_control, keys)
+        if self.linear_projections:
+            return x + rearrange(self.proj_out(y), "b (h w) c -> b c h w", h=h)
         return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=h))
+
+    @property
+    def linear_projections(self) -> bool:
+        """Whether the projections around the blocks are linear layers, as in SD 2 and SDXL, or 1 x 1 convolutions."""
+        return isinstance(self.proj_in, nn.Linear)
 
     def keys(self, context: Context) -> tuple[KeysValues, ...]:
         """Returns the keys and values of the context's tokens in each block."""

@@ -2,13 +2,15 @@
 
 A `Control` lists pairs of batch rows (source, target). In each pair the target's self-attention uses the source's keys and
 values (mutual self-attention, MasaCtrl, Cao et al. 2023, arXiv 2304.08465), its cross-attention uses the source's attention
-probabilities for the tokens that both graphs share (prompt-to-prompt, Hertz et al. 2022, arXiv 2208.01626), or both. The
-U-Net passes the control on to its attention layers (`ldm.modules.attention.AttentionControl`). Rows that are the target of
-no pair stay bit-equal.
+probabilities for the tokens that both graphs share (prompt-to-prompt, Hertz et al. 2022, arXiv 2208.01626), or both.
+Without pairs, it can draw the cross-attention of a row to tokens inside their boxes (`BoxSteering`). The U-Net passes the
+control on to its attention layers (`ldm.modules.attention.AttentionControl`). Rows that are the target of no pair and are not
+steered stay bit-equal.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from ldm.graph.validation import Box
 from ldm.modules.boxes import box_coverage
+from ldm.modules.kernels.sdpa import attend
 
 Shifts = tuple[tuple[Box, Box | None], ...]  # (source box, target box or None) of each object
 
@@ -66,6 +69,32 @@ class RowPair(NamedTuple):
     tokens: TokenInjection | None = None
 
 
+class BoxSteering(NamedTuple):
+    """Cross-attention of a batch row, drawn to tokens inside their boxes without training (paint with words, eDiff-I, Balaji
+    et al. 2022, arXiv 2211.01324): weight * log(1 + sigma) * m is added to a token's logits inside its box.
+
+    Attributes:
+        row: the batch row.
+        boxes: (M,4) x0 y0 x1 y1 in [0,1], box of each token; -1 throughout for a token without one. Tokens from index M on have
+            none. Cells that a box covers in part get that part of the bias.
+        weight: w; with 0 the output is bit-equal to the model's.
+        sigma: the noise level sqrt((1 - a) / a) of alpha-bar a.
+        peak: m; by default the largest logit of the row in each layer, at least 0. A constant saves the explicit logits, which
+            fused attention does not compute.
+    """
+
+    row: int
+    boxes: Tensor
+    weight: float
+    sigma: float = 0.0
+    peak: float | None = None
+
+    @property
+    def strength(self) -> float:
+        """The bias as a multiple of m."""
+        return self.weight * math.log1p(self.sigma)
+
+
 class AttentionStore:
     """Accumulates cross-attention maps, averaged over heads, over all U-Net evaluations whose `Control` holds this store.
 
@@ -98,17 +127,23 @@ class Control(NamedTuple):
     Attributes:
         pairs: Pairs of source and target rows.
         maps: Receives the cross-attention maps of all rows; the U-Net's output does not depend on it.
+        steering: Rows whose tokens are drawn to their boxes.
     """
 
     pairs: tuple[RowPair, ...] = ()
     maps: AttentionStore | None = None
+    steering: tuple[BoxSteering, ...] = ()
+
+    def at_noise(self, sigma: float) -> Control:
+        """Returns the control of a denoising step at noise level `sigma`."""
+        return self._replace(steering=tuple(each._replace(sigma=sigma) for each in self.steering))
 
     def repeat(self, has_graph: Sequence[bool], rows: int) -> Control:
         """Repeats the control for the branches of guidance, which are stacked along the batch.
 
         Args:
-            has_graph: For each branch, whether it is conditioned on graph tokens. Null tokens are shared by no graph, so
-                `TokenInjection` is left out of the other branches.
+            has_graph: For each branch, whether it is conditioned on the graph (by tokens or text). Null tokens are shared by
+                no graph and have no box, so `TokenInjection` and `BoxSteering` are left out of the other branches.
             rows: Batch size of one branch.
         """
         pairs = tuple(
@@ -116,7 +151,13 @@ class Control(NamedTuple):
             for n, has_tokens in enumerate(has_graph)
             for pair in self.pairs
         )
-        return self._replace(pairs=pairs)
+        steering = tuple(
+            each._replace(row=each.row + n * rows)
+            for n, has_tokens in enumerate(has_graph)
+            for each in self.steering
+            if has_tokens
+        )
+        return self._replace(pairs=pairs, steering=steering)
 
     def at(self, layer: int, size: tuple[int, int]) -> LayerControl:
         """Returns the control of transformer number `layer`, whose feature map has `size` (h,w)."""
@@ -147,9 +188,10 @@ class LayerControl(NamedTuple):
             k, v: (B,heads,N,d).
             bias: Broadcasts to (B,heads,h*w,N).
         """
+        bias, steered = self._steer(q, k, bias)
         if self.control.maps is not None:
             self.control.maps.add(self.layer, self.size, _probabilities(q, k, bias))
-        rows = {}
+        rows = dict(zip(steered, attend(q[steered], k[steered], v[steered], bias[steered]))) if steered else {}
         for pair in self.control.pairs:
             if pair.tokens is not None:
                 both = [pair.source, pair.target]
@@ -159,6 +201,22 @@ class LayerControl(NamedTuple):
                 mixed = torch.where(index >= 0, of_source[..., index.clamp(min=0)], of_target)
                 rows[pair.target] = mixed @ v[pair.target]
         return _replace_rows(y, rows)
+
+    def _steer(self, q: Tensor, k: Tensor, bias: Tensor) -> tuple[Tensor, list[int]]:
+        """Returns the bias with that of `BoxSteering` added, and the rows to which it was."""
+        active = [each for each in self.control.steering if each.strength]
+        if not active:
+            return bias, []
+        bias = bias.expand(*bias.shape[:2], q.shape[-2], k.shape[-2]).clone()
+        for each in active:
+            peak = each.peak
+            if peak is None:
+                peak = _logits(q[each.row], k[each.row], bias[each.row]).max().float().clamp(min=0)
+            boxes = each.boxes[: k.shape[-2]].to(q.device, torch.float32)
+            inside = box_coverage(boxes[None], *self.size)[0].mT  # (h*w,M)
+            inside = F.pad(inside, (0, k.shape[-2] - len(boxes)))
+            bias[each.row] += (each.strength * peak * inside).to(bias.dtype)
+        return bias, list(dict.fromkeys(each.row for each in active))
 
     def _attend_to_source(self, shifts: Shifts, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of q to the source's k and v with objects moved to their target boxes; all (heads,h*w,d)."""
@@ -230,9 +288,12 @@ def _visibility_bias(shifts: Shifts, size: tuple[int, int], device: torch.device
     return visible.log().float().view(1, -1).to(device)
 
 
+def _logits(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:  # -> (...,heads,h*w,N)
+    return q @ k.mT * q.shape[-1] ** -0.5 + bias
+
+
 def _probabilities(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:  # -> (B,heads,h*w,N)
-    logits = q @ k.mT * q.shape[-1] ** -0.5 + bias
-    return logits.softmax(-1, dtype=torch.float32).to(q.dtype)
+    return _logits(q, k, bias).softmax(-1, dtype=torch.float32).to(q.dtype)
 
 
 def _replace_rows(y: Tensor, rows: dict[int, Tensor]) -> Tensor:

@@ -51,6 +51,13 @@ class EMA(nn.Module):
             average.lerp_(parameter.to(average.dtype), weight.to(average.dtype))
 
     @torch.no_grad()
+    def restart(self, model: nn.Module) -> None:
+        """Sets the averages to the parameters, as at the beginning."""
+        self.updates.zero_()
+        for parameter, average in self._pairs(model):
+            average.copy_(parameter)
+
+    @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Overwrites the parameters with the averages, in place."""
         for parameter, average in self._pairs(model):

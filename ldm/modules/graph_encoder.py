@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.graph.batch import GraphBatch
 from ldm.modules.conditioning import Conditioning
@@ -57,3 +58,20 @@ class GraphEncoder(Protocol):
             NotImplementedError: if `has_layout` is False.
         """
         ...
+
+
+class NoGraphEncoder(nn.Module):
+    """The graph encoder of a model that reads graphs as text alone: no tokens, of graphs of any size and vocabulary."""
+
+    dim = 1
+    num_objs = num_preds = sys.maxsize
+    max_objects: int | None = None
+    embedding_dim: int | None = None
+    weights_from: str | None = "none (graphs are read as text)"
+    has_layout = False
+
+    def forward(self, graph: GraphBatch) -> Conditioning:  # tokens (B,0,1)
+        return Conditioning.from_tokens(graph.boxes.new_zeros(graph.num_images, 0, self.dim))
+
+    def layout(self, graph: GraphBatch) -> TokenLayout:
+        raise NotImplementedError("there are no tokens of graphs")

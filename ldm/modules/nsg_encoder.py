@@ -131,6 +131,10 @@ class NSGEncoder(nn.Module):
         pairs = graph.triples.new_empty(0, 2) if graph.attributes is None else graph.attributes
         return _add_rows(features, pairs[:, 0], self.attribute(pairs[:, 1]))
 
+    def word_tables(self) -> tuple[nn.Embedding, nn.Embedding, nn.Embedding | None]:
+        """The embeddings of object names, of predicates and of attributes."""
+        return self.name, self.predicate, self.attribute
+
     def layout(self, graph: GraphBatch) -> TokenLayout:
         """Returns the token index of each object and triple; warns if some do not fit in `max_tokens`."""
         count = len(graph.objs)

@@ -15,6 +15,7 @@ from ldm.checkpoints.shipped import FOLDER, ROOT
 from ldm.graph.batch import Batch, GraphBatch, Latents, encode
 from ldm.graph.graph_files import read_graphs
 from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.text_tokens import LENGTH
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -30,6 +31,7 @@ RANDOM_WEIGHTS = {
     "first_stage_config": {"params": {"ckpt_path": None, "init": "random"}},
     "global_stage_config": {"params": {"init": "random"}},
 }
+RANDOM_TEXT_ENCODER = {"text_stage_config": {"params": {"init": "random"}}}  # of a model that has one
 ADAPTER_PARAMS = {"film_embedding_dim", "lora_rank", "context_local_dim", "box_bias"}  # unknown to diffusers' U-Net
 EXAMPLE = ROOT / FOLDER / "flat"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -63,7 +65,10 @@ class Workload:
     def params(self) -> dict:
         """Parameters of LatentDiffusion, with random weights."""
         configs = [read_config(ROOT / "configs" / name) for name in SIZES[self.size]]
-        params = plain(OmegaConf.merge(*configs, {"model": {"params": RANDOM_WEIGHTS}}).model.params)
+        merged = OmegaConf.merge(*configs, {"model": {"params": RANDOM_WEIGHTS}})
+        if "text_stage_config" in merged.model.params:
+            merged = OmegaConf.merge(merged, {"model": {"params": RANDOM_TEXT_ENCODER}})
+        params = plain(merged.model.params)
         params["unet_config"]["params"] = with_defaults(params["unet_config"]["params"])
         return with_defaults(params)
 
@@ -103,10 +108,11 @@ class Workload:
         return model
 
     def unet_inputs(self) -> tuple[Tensor, Tensor, Conditioning]:
-        """Latents (B,4,h,w), timesteps (B,) and as many tokens as a full graph and its style have (B,N+1,D)."""
+        """Latents (B,4,h,w), timesteps (B,) and as many tokens (B,N,D) as a text, or a full graph and its style, have."""
         rng = torch.Generator().manual_seed(0)
         side, width = self.params["image_size"], self.unet_params["context_dim"]
-        count = self.params["cond_stage_config"]["params"]["max_tokens"] + 1
+        graphs = self.params.get("cond_stage_config")
+        count = graphs["params"]["max_tokens"] + 1 if graphs else LENGTH
         x, tokens = (torch.randn(self.batch, *shape, generator=rng) for shape in ((4, side, side), (count, width)))
         t = torch.randint(0, self.params["timesteps"], (self.batch,), generator=rng)
         return x.to(self.device), t.to(self.device), Conditioning.from_tokens(tokens.to(self.device))

@@ -9,6 +9,7 @@ from ldm.util.errors import UserError
 from ldm.util.options import option, validate
 
 LAYOUTS = ("search", "none")
+TEXT_GUIDANCE = 7.5  # for models that read graphs as text alone, as Stable Diffusion is used
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,34 @@ class SampleOptions:
 
     steps: int = option(50, "sampler steps, one call of the U-Net each", minimum=1)
     eta: float = option(0.0, "noise of the sampler ddim; 0 is deterministic, 1 is DDPM", minimum=0)
-    graph_scale: float = option(1.0, "guidance scale of the graph; 1 is no guidance")
-    style_scale: float = option(1.0, "guidance scale of the style; 1 is no guidance")
+    graph_scale: float = option(
+        1.0,
+        "guidance scale of the graph; 1 is no guidance",
+        default_text="7.5 for models that read graphs as text alone, else 1.0",
+    )
+    style_scale: float = option(
+        1.0,
+        "guidance scale of the style; 1 is no guidance",
+        default_text="as --graph-scale without an image encoder, else 1.0",
+    )
+    text_scale: float | None = option(
+        None,
+        "guidance scale of the text, for models that read graphs beside it; 1 is no guidance",
+        default_text="as --graph-scale",
+    )
+    steer: float | None = option(
+        None,
+        "of models that read text: how strongly attention to an object's words is drawn to its box (paint with words, "
+        "Balaji et al. 2211.01324); 0 is off",
+        minimum=0,
+        default_text="0",
+    )
+    steer_peak: float | None = option(
+        None,
+        "the constant that --steer multiplies; without explicit logits, attention is faster",
+        above=0,
+        default_text="the largest logit of each layer",
+    )
     sampler: str = option("ddim", "dpm++ (second order) needs fewer steps", choices=tuple(SAMPLERS))
     layout: str | None = option(
         "none",

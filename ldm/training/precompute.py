@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
 
 from ldm.data.cache import require_image_files
-from ldm.data.cache_writing import estimate_cache, write_cache
+from ldm.data.cache_writing import Describer, estimate_cache, write_cache
 from ldm.data.datamodule import build_datasets
-from ldm.data.protocols import ImageFileDataset
-from ldm.graph.batch import Latents
-from ldm.models.encoders import FirstStage, checksums, make_encode_function
+from ldm.data.protocols import DrawnDataset, ImageFileDataset
+from ldm.models.encoders import Encoders, checksums, make_describe_function, make_encode_function
 from ldm.training.config import SECTIONS
 from ldm.util.config import as_config_error, parameter_names, plain, resolve
 from ldm.util.config_merging import ConfigPaths, merge_configs, read_configs
@@ -71,7 +69,7 @@ def _require_known_params(section: str, config: Any) -> None:
         _require_known_params(f"{section}.{key}" if section else str(key), value)
 
 
-def build_split_datasets(config: DictConfig, split: str, source: str) -> dict[str, ImageFileDataset]:
+def build_split_datasets(config: DictConfig, split: str, source: str) -> dict[str, ImageFileDataset | DrawnDataset]:
     """Builds the data sets of a config.
 
     Args:
@@ -98,19 +96,25 @@ def build_split_datasets(config: DictConfig, split: str, source: str) -> dict[st
 
 
 def estimate_caches(
-    datasets: Mapping[str, ImageFileDataset], encode: Callable[[Tensor], Latents], mirrored: bool, batch_size: int
+    datasets: Mapping[str, ImageFileDataset | DrawnDataset], encoders: Encoders, mirrored: bool, batch_size: int
 ) -> Iterator[str]:
     """Yields a sentence per split: the size of its cache, and how long encoding takes (see `estimate_cache`)."""
+    encode = make_encode_function(*encoders[:2])
     for split, dataset in datasets.items():
-        cost = estimate_cache(dataset, encode, mirrored, batch_size)
+        cost = estimate_cache(dataset, encode, mirrored, batch_size, describe_function(encoders, dataset))
         hours = f"{cost.seconds / 3600:,.2f} hours with one process and batches of {batch_size} images"
         yield f"{split}: {cost.images} images, {cost.size / 1e6:,.2f} MB, {hours}"
 
 
+def describe_function(encoders: Encoders, dataset: ImageFileDataset | DrawnDataset) -> Describer | None:
+    """Encodes captions of a data set's graphs; None without a text encoder."""
+    return encoders.text_encoder and make_describe_function(encoders.text_encoder, dataset.image_size)
+
+
 def write_caches(
-    datasets: Mapping[str, ImageFileDataset],
+    datasets: Mapping[str, ImageFileDataset | DrawnDataset],
     folder: Path,
-    encoders: tuple[FirstStage, nn.Module | None],
+    encoders: Encoders,
     mirrored: bool = True,
     shard_size: int = 512,
     batch_size: int = 16,
@@ -121,16 +125,15 @@ def write_caches(
     """Writes this process's share of each split's cache to a subfolder of `folder` (see `write_cache`).
 
     Args:
-        encoders: the first stage, and the image encoder if there is one.
+        encoders: those of the model. With a text encoder, captions are cached too.
 
     Yields:
         A sentence per split, in the first process and in the one that completes the split.
     """
-    encode, names = make_encode_function(*encoders), checksums(*encoders)
+    encode, names = make_encode_function(*encoders[:2]), checksums(*encoders)
     for split, dataset in datasets.items():
-        result = write_cache(
-            dataset, folder / split, encode, names, mirrored, shard_size, batch_size, num_workers, rank, world
-        )
+        options = mirrored, shard_size, batch_size, num_workers, rank, world
+        result = write_cache(dataset, folder / split, encode, names, *options, describe_function(encoders, dataset))
         summary = f"{result.images} images in {folder / split}, {result.size / 1e6:,.1f} MB"
         if result.missing:
             summary += f"; {result.missing} shards are missing: other processes, or the same command later, write them"

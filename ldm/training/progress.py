@@ -35,6 +35,17 @@ INTENDED = (
     "You're resuming from a checkpoint that ended before the epoch ended",  # our loaders continue at the right batch
     ".*Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # a callback that was taken out
 )
+# Components of the names of a U-Net's trained parameters -> the adapters that they belong to.
+ADAPTERS = {
+    "lora_A": "LoRA",
+    "lora_B": "LoRA",
+    "film": "FiLM",
+    "to_k_graph": "attention to graphs beside the text",
+    "to_v_graph": "attention to graphs beside the text",
+    "box_bias": "box bias",
+    "context_local_mlp": "projection of graph tokens",
+    "context_global_mlp": "projection of styles",
+}
 LIBRARY_LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
 
 
@@ -64,6 +75,28 @@ def parts_table(model: nn.Module) -> str:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(f"{a:{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows)
+
+
+def trained_lines(model: nn.Module) -> list[str]:
+    """What trains, by kind of adapter, and the memory that it takes; nothing for a model of which nothing trains."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    sizes: dict[str, int] = {}
+    for name, parameter in named:
+        for kind in dict.fromkeys(ADAPTERS[part] for part in name.split(".") if part in ADAPTERS):
+            sizes[kind] = sizes.get(kind, 0) + parameter.numel()
+    lines = ["adapters: " + ", ".join(f"{kind} {size:,}" for kind, size in sizes.items())] if sizes else []
+    count = sum(parameter.numel() for _, parameter in named)
+    size = sum(parameter.numel() * parameter.element_size() for _, parameter in named)
+    if count:
+        lines.append(
+            f"{count:,} parameters train: {in_bytes(size)}, with gradients and AdamW's two averages {in_bytes(4 * size)}"
+        )
+    return lines
+
+
+def in_bytes(size: int) -> str:
+    """Such as '1.5 MB' or '2.1 GB'."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def make_progress(refresh_rate: int | None) -> pl.Callback:

@@ -22,7 +22,7 @@ from ldm.training.callbacks import TrainingStopped
 from ldm.training.checkpointing import Interrupted
 from ldm.training.config import read_training_config
 from ldm.training.log_folder import ConfigSaver, find_checkpoint, folder_name, new_log_folder, removed_if_unused
-from ldm.training.progress import Summary, parts_table, print_line, silence_libraries
+from ldm.training.progress import Summary, parts_table, print_line, silence_libraries, trained_lines
 from ldm.training.protocols import HasVocab, dataset_splits
 from ldm.training.strategies import Sharded, refuse_to_shard
 from ldm.training.trainer_factory import make_trainer
@@ -176,8 +176,9 @@ def prepare_model(model: pl.LightningModule, trainer: pl.Trainer, config: DictCo
 
 
 def print_model(model: pl.LightningModule, config: DictConfig) -> None:
-    """Prints the table of parts and the learning rate."""
-    print_line(parts_table(model))
+    """Prints the table of parts, what trains and how large it is, and the learning rate."""
+    for line in (parts_table(model), *trained_lines(model)):
+        print_line(line)
     scaled = " (scaled)" if config.lightning.scale_lr else ""
     print_line(f"learning rate {model.learning_rate:.2e}{scaled}")
 

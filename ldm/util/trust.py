@@ -18,6 +18,12 @@ from ldm.util.errors import ConfigError
 _AUTOENCODERS = ("ldm.models.autoencoder.AutoencoderKL", "ldm.models.autoencoder.VQModelInterface")
 _GRAPH_ENCODERS = ("ldm.modules.nsg_encoder.NSGEncoder", "ldm.modules.cgip.cgip.CGIPModel")
 _IMAGE_ENCODERS = ("ldm.modules.global_film.CLIPGlobalEncoder",)
+_TEXT_ENCODERS = tuple(
+    f"ldm.modules.encoders.modules.{name}"
+    for name in ("FrozenCLIPEmbedder", "FrozenOpenCLIPEmbedder", "FrozenOpenCLIPEmbedder2", "SDXLTextEncoder")
+)
+_TEXT_ENCODERS += ("ldm.modules.encoders.small.SmallTextEncoder",)
+_TINY_AUTOENCODER = "ldm.models.tiny_autoencoder.TinyAutoencoder"
 _DATA_SETS = tuple(
     f"ldm.data.{name}"
     for name in (
@@ -27,6 +33,7 @@ _DATA_SETS = tuple(
         "coco.COCOValidation",
         "curated.CuratedTrain",
         "curated.CuratedValidation",
+        "demo.DemoFixed",
         "demo.DemoTrain",
         "demo.DemoValidation",
         "rendered.RenderedTrain",
@@ -61,13 +68,16 @@ TRUSTED: dict[str, tuple[str, ...]] = {
         *_AUTOENCODERS,
     ),
     r"model\.params\.unet_config": ("ldm.modules.diffusionmodules.openaimodel.UNetModel",),
-    r"model\.params\.first_stage_config": _AUTOENCODERS,
+    r"model\.params\.first_stage_config": (*_AUTOENCODERS, _TINY_AUTOENCODER),
+    r"model\.params\.preview_config": (_TINY_AUTOENCODER,),
+    r"model\.params\.text_stage_config": _TEXT_ENCODERS,
     r"model\.params\.(first_stage_config\.params\.)?lossconfig": (
         "torch.nn.Identity",
         "ldm.modules.losses.perceptual_adversarial.PerceptualAdversarialLoss",
     ),
     r"model\.params\.(first_stage_config\.params\.)?lossconfig\.params\.tower": _IMAGE_ENCODERS,
-    r"model\.params\.(cond_stage_config|graph_config)": _GRAPH_ENCODERS,
+    r"model\.params\.cond_stage_config": (*_GRAPH_ENCODERS, *_TEXT_ENCODERS),
+    r"model\.params\.graph_config": _GRAPH_ENCODERS,
     r"model\.params\.(global_stage_config|image_config)": _IMAGE_ENCODERS,
     r"model\.params\.optimizer_config": ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD"),
     r"data": ("ldm.data.datamodule.DataModuleFromConfig",),

@@ -23,6 +23,22 @@ UNET = {
     "cross_attention_dim": 24,
     "attention_head_dim": 4,
 }
+# The same of Stable Diffusion 2, XL and inpainting, which differ in what is listed.
+SD2 = UNET | {"use_linear_projection": True, "attention_head_dim": [2, 4]}
+SDXL = UNET | {
+    "block_out_channels": [32, 64, 64],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "transformer_layers_per_block": [1, 2, 3],
+    "use_linear_projection": True,
+    "attention_head_dim": [2, 4, 4],
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 16 + 6 * 8,
+}
+INPAINTING = UNET | {"in_channels": 9}
+BACKBONES = {"SD 1": UNET, "SD 2": SD2, "SDXL": SDXL, "inpainting": INPAINTING}
 KL = {
     "block_out_channels": [32, 64],
     "down_block_types": ["DownEncoderBlock2D"] * 2,
@@ -42,25 +58,36 @@ SCHEDULER = {
 }
 
 
-def build_unet(params: dict) -> UNetModel:
-    """This project's U-Net of the same architecture as diffusers' with these arguments."""
+def unet_params(params: dict) -> dict:
+    """The arguments of this project's U-Net for the architecture of diffusers' with these arguments."""
     channels = params["block_out_channels"]
     default = ["CrossAttnDownBlock2D"] * (len(channels) - 1) + ["DownBlock2D"]
     blocks = params.get("down_block_types", default)
-    return UNetModel(
-        image_size=params["sample_size"],
-        in_channels=params["in_channels"],
-        out_channels=params["out_channels"],
-        model_channels=channels[0],
-        channel_mult=[width // channels[0] for width in channels],
-        num_res_blocks=params["layers_per_block"],
-        attention_resolutions=[2**level for level, block in enumerate(blocks) if block == "CrossAttnDownBlock2D"],
-        num_heads=params["attention_head_dim"],  # diffusers' name for the number of heads
-        use_spatial_transformer=True,
-        transformer_depth=1,
-        context_dim=params["cross_attention_dim"],
-        legacy=False,
-    ).eval()
+    heads = params["attention_head_dim"]  # diffusers' name for the number of heads
+    head_size = {"num_heads": heads} if isinstance(heads, int) else {"num_head_channels": channels[0] // heads[0]}
+    width = params.get("projection_class_embeddings_input_dim")
+    return {
+        "image_size": params["sample_size"],
+        "in_channels": params["in_channels"],
+        "out_channels": params["out_channels"],
+        "model_channels": channels[0],
+        "channel_mult": [width // channels[0] for width in channels],
+        "num_res_blocks": params["layers_per_block"],
+        "attention_resolutions": [2**level for level, block in enumerate(blocks) if block == "CrossAttnDownBlock2D"],
+        "use_spatial_transformer": True,
+        "transformer_depth": params.get("transformer_layers_per_block", 1),
+        "use_linear_in_transformer": params.get("use_linear_projection", False),
+        "num_classes": "sequential" if width else None,
+        "adm_in_channels": width,
+        "context_dim": params["cross_attention_dim"],
+        "legacy": False,
+        **head_size,
+    }
+
+
+def build_unet(params: dict, **changes) -> UNetModel:
+    """This project's U-Net of the same architecture as diffusers' with these arguments."""
+    return UNetModel(**{**unet_params(params), **changes}).eval()
 
 
 def build_kl(params: dict) -> AutoencoderKL:

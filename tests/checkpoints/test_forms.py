@@ -15,7 +15,10 @@ import pytest
 import torch
 from clip_models import TOWER, embedding_error, save_clip
 from diffusers_models import (
+    INPAINTING,
     KL,
+    SD2,
+    SDXL,
     UNET,
     build_kl,
     build_unet,
@@ -28,6 +31,7 @@ from diffusers_models import (
 )
 from lora_files import outputs, pair, trained_unet, with_diffusers_lora
 from safetensors.torch import load_file, save_file
+from text_forms import TEXT_FORMS
 from tiny import DATA
 from toy import random_state
 
@@ -37,13 +41,14 @@ from ldm.checkpoints.reading import CheckpointError, read_state_dict
 from ldm.checkpoints.saving import save_safetensors
 from ldm.models.loading import load_model
 from ldm.modules.cgip.cgip import CGIPModel
-from ldm.modules.conditioning import Conditioning
+from ldm.modules.conditioning import Conditioning, TextTokens
+from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
 from ldm.modules.global_film import CLIPGlobalEncoder
 from ldm.modules.lora_files import add_lora, diffusers_lora, kohya_lora
 
 DOCS = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 WEIGHTS = "diffusion_pytorch_model"
-FORMS = {}
+FORMS = dict(TEXT_FORMS)
 KL_PARAMS = {"embed_dim": 4, "ddconfig": kl_ddconfig(KL), "init": "random"}
 RANDOM_FIRST_STAGE = {"first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": KL_PARAMS}}
 
@@ -263,14 +268,42 @@ def refused_betas(folder, networks):
     latent_diffusion(save_pipeline(folder, networks), linear_start=0.0015)
 
 
-@form("scheduler_config.json: prediction_type v_prediction")
+def noise_of_v_error(model, networks) -> float:
+    """The noise that a model predicts, against that of diffusers' output read as v."""
+    torch.manual_seed(1)
+    x, t, tokens = torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.randn(2, 5, 24)
+    model.unet.context_local_mlp = torch.nn.Identity()
+    a = model.schedule.alphas_cumprod[t].float().view(2, 1, 1, 1)
+    with torch.no_grad():
+        v = networks[0](x, t, tokens).sample
+        return relative_error(model.denoiser(Conditioning.from_tokens(tokens))(x, t), a.sqrt() * v + (1 - a).sqrt() * x)
+
+
+@form("scheduler_config.json: prediction_type v_prediction, which the config leaves open")
 def v_prediction(folder, networks):
-    latent_diffusion(save_pipeline(folder, networks, prediction_type="v_prediction"))
+    model = latent_diffusion(save_pipeline(folder, networks, prediction_type="v_prediction"))
+    return noise_of_v_error(model, networks)
 
 
-@form("scheduler_config.json: rescale_betas_zero_snr")
+@form("scheduler_config.json: rescale_betas_zero_snr with v_prediction")
 def zero_snr(folder, networks):
+    scheduler = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    return adopted(folder, networks, "DDIMScheduler", **scheduler)
+
+
+@form("scheduler_config.json: rescale_betas_zero_snr with epsilon")
+def zero_snr_of_noise(folder, networks):
     latent_diffusion(save_pipeline(folder, networks, rescale_betas_zero_snr=True))
+
+
+@form("scheduler_config.json: prediction_type sample")
+def sample_prediction(folder, networks):
+    latent_diffusion(save_pipeline(folder, networks, prediction_type="sample"))
+
+
+@form("scheduler_config.json: a prediction_type other than the config states")
+def refused_prediction(folder, networks):
+    latent_diffusion(save_pipeline(folder, networks, prediction_type="v_prediction"), parameterization="eps")
 
 
 @form("scheduler_config.json: flow matching")
@@ -292,19 +325,32 @@ def refused_own_betas(folder, networks):
     latent_diffusion(folder / "model.safetensors", linear_start=0.0015, **RANDOM_FIRST_STAGE)
 
 
-@form("LDM file: betas that end in pure noise")
-def own_zero_snr(folder, networks):
+def ends_in_noise(folder, networks, marks: dict):
     betas = torch.linspace(0.001, 0.02, 1000)
     betas[-1] = 1
-    unet_error({**ldm_state(networks), "betas": betas}, networks)
+    save_file({**ldm_state(networks), **marks, "betas": betas}, folder / "model.safetensors")
+    model = latent_diffusion(folder / "model.safetensors", **RANDOM_FIRST_STAGE)
+    return relative_error(model.schedule.alphas_cumprod.float(), (1 - betas).cumprod(0))
 
 
-@form("LDM file: marked as v-prediction (key v_pred, or modelspec.prediction_type)")
+@form("LDM file: betas that end in pure noise, marked as v-prediction")
+def own_zero_snr(folder, networks):
+    return ends_in_noise(folder, networks, {"v_pred": torch.tensor([])})
+
+
+@form("LDM file: betas that end in pure noise, with nothing that marks it")
+def unmarked_zero_snr(folder, networks):
+    ends_in_noise(folder, networks, {})
+
+
+@form("LDM file: marked as v-prediction (key v_pred, or modelspec.prediction_type) or as zero-terminal SNR (key ztsnr)")
 def own_v_prediction(folder, networks):
     save_file(ldm_state(networks), folder / "a.safetensors", {"modelspec.prediction_type": "v"})
-    with pytest.raises(CheckpointError, match="v-prediction"):
-        unet_error(folder / "a.safetensors", networks)
-    unet_error({**ldm_state(networks), "v_pred": torch.tensor([])}, networks)
+    marks = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
+    save_file({**ldm_state(networks), **marks}, folder / "b.safetensors")
+    models = [latent_diffusion(folder / f"{name}.safetensors", {"num_heads": 4}, **RANDOM_FIRST_STAGE) for name in "ab"]
+    assert not models[0].schedule.ends_in_noise and models[1].schedule.ends_in_noise
+    return max(noise_of_v_error(model, networks) for model in models)
 
 
 @form("vae/config.json: a scaling_factor that the config leaves open")
@@ -363,19 +409,48 @@ def refused_shape(networks, key: str, shape: tuple) -> None:
     unet_error({**state, key: torch.zeros(shape)}, networks)
 
 
-@form("Stable Diffusion 2")
+def backbone_error(params: dict) -> float:
+    """A U-Net of another architecture, from LDM's layout, against diffusers'."""
+    import diffusers
+
+    torch.manual_seed(0)
+    theirs, unet = diffusers.UNet2DConditionModel(**params).eval(), build_unet(params)
+    load_part(unet, {f"model.diffusion_model.{k}": v for k, v in to_ldm_unet(theirs.state_dict()).items()}, "unet")
+    x, t, tokens = torch.randn(2, params["in_channels"], 8, 8), torch.tensor([3, 700]), torch.randn(2, 5, 24)
+    pooled, sizes = torch.randn(2, 16), torch.full((2, 6), 64.0)
+    text = TextTokens.from_tokens(tokens, torch.cat([pooled, timestep_embedding(sizes.flatten(), 8).view(2, -1)], 1))
+    cond = Conditioning.from_text(text) if unet.vector_dim else Conditioning.from_tokens(tokens)
+    with torch.no_grad():
+        output = theirs(x, t, tokens, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
+        return relative_error(unet(x, t, cond), output)
+
+
+for row, architecture in (
+    ("Stable Diffusion 2, with a config of its architecture", SD2),
+    ("Stable Diffusion XL, with a config of its architecture", SDXL),
+    ("inpainting models (9 input channels), with a config of 9 input channels", INPAINTING),
+):
+    form(row)(lambda folder, networks, params=architecture: backbone_error(params))
+
+
+@form("Stable Diffusion 2, with another config")
 def sd2(folder, networks):
     refused_shape(networks, "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (32, 1024))
 
 
-@form("Stable Diffusion XL")
+@form("Stable Diffusion XL, with another config")
 def sdxl(folder, networks):
     refused_shape(networks, "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (32, 2048))
 
 
-@form("inpainting models (9 input channels)")
+@form("inpainting models, with another config")
 def inpainting(folder, networks):
     refused_shape(networks, "input_blocks.0.0.weight", (32, 9, 3, 3))
+
+
+@form("the refiner of Stable Diffusion XL")
+def refiner(folder, networks):
+    refused_shape(networks, "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", (32, 1280))
 
 
 @form("InstructPix2Pix (8 input channels)")

@@ -204,8 +204,8 @@ def test_the_unet_states_its_settings_in_diffusers_words():
 
 
 def test_a_unet_that_reads_more_than_the_latents_is_named(networks):
-    with pytest.raises(ValueError, match="in_channels: 9 channels, as of inpainting model.* latents of 4"):
-        latent_diffusion(None, {"in_channels": 9})
+    with pytest.raises(ValueError, match="in_channels: 8 channels, as of InstructPix2Pix model.* latents of 4"):
+        latent_diffusion(None, {"in_channels": 8})
 
 
 def test_a_file_of_another_format_under_the_name_safetensors_is_read(tmp_path, networks):

@@ -7,6 +7,7 @@ from noise_vg import training_config
 from omegaconf import OmegaConf
 
 import trainer
+from ldm.data.cache import read_index
 
 
 @pytest.fixture
@@ -36,6 +37,19 @@ def test_the_script_writes_a_cache_that_the_trainer_accepts(cache_latents, confi
     assert trainer.main(run) == 0
     assert trainer.main([*run, "model.params.global_stage_config.params.normalize=false"]) == 2
     assert "stale (image encoder: checksum" in capsys.readouterr().err
+
+
+def test_captions_are_cached_for_a_model_that_reads_text_unless_they_are_left_out(cache_latents, noise_vg, tmp_path):
+    made, path = training_config(noise_vg), tmp_path / "text.yaml"
+    tower = {"width": 24, "layers": 2, "heads": 2, "embed_dim": 16}
+    text = {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder", "params": {"init": "random", "version": tower}}
+    made["model"] = {**made["model"], "params": {**made["model"]["params"], "text_stage_config": text}}
+    OmegaConf.save(OmegaConf.create(made), path)
+    for name, options, fields in (("with", [], {"text"}), ("without", ["--no-text"], set())):
+        assert cache_latents("--config", path, "--out", tmp_path / name, "--num-workers", "0", *options) == 0
+        index = read_index(tmp_path / name / "train")
+        assert set(index.fields) == {"size", "z", "style", *fields}
+        assert ("text encoder" in index.encoders) == bool(fields)
 
 
 def test_an_estimate_writes_nothing(cache_latents, config, tmp_path, capsys):

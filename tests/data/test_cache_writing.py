@@ -34,7 +34,7 @@ def test_a_record_holds_the_latents_of_the_image_and_of_its_mirror_image(dataset
         image = dataset[index][0][None]
         for pixels, latents in ((image, cached[index][0]), (image.flip(-1), cached.flipped_image(index))):
             expected = model.first_stage_model.encode(pixels)[0], model.global_stage_model(pixels)[0]
-            for found, exact in zip(latents, expected, strict=True):
+            for found, exact in zip(latents[:2], expected, strict=True):
                 torch.testing.assert_close(found.float(), exact, rtol=1e-3, atol=1e-5)
     assert (cached[0][0].z - cached.flipped_image(0).z).abs().max() > 0.05
 

@@ -46,3 +46,10 @@ def test_an_option_out_of_bounds_is_refused_by_its_name(wrong):
     ((name, _),) = wrong.items()
     with pytest.raises(UserError, match=name):
         EditOptions(**wrong)
+
+
+def test_the_forms_of_captions_are_those_that_can_be_made():
+    from ldm.editing.options import FORMS
+    from ldm.graph import caption
+
+    assert caption.FORMS == FORMS

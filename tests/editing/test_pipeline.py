@@ -421,6 +421,29 @@ def test_previews_approach_the_edit_and_change_nothing(model, scene):
     assert distances[-1] < distances[0]
 
 
+def test_who_watches_an_edit_sees_every_step_and_changes_nothing(model, scene):
+    photograph, graph, other = scene
+    request, options, seen = EditRequest(photograph, other, graph), EditOptions(steps=4), []
+    watched = edit(model, request, options, previews=4, watch=lambda x0, region: seen.append((x0, region)))
+    plain = edit(model, request, options)
+    assert watched.image.tobytes() == plain.image.tobytes() and len(seen) == 4
+    for (x0, region), preview in zip(seen, watched.previews, strict=True):
+        assert compose(photograph, model.decode(x0), region).tobytes() == preview.tobytes()
+
+
+def test_an_exception_of_who_watches_ends_an_edit_at_that_step(model, scene, calls):
+    photograph, graph, other = scene
+
+    def stop(x0, region):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        edit(
+            model, EditRequest(photograph, other, graph), EditOptions(steps=4, graph_scale=1, style_scale=1), watch=stop
+        )
+    assert len(calls) == 1
+
+
 def test_a_model_is_loaded_with_the_averages_of_its_checkpoint(checkpoint, model):
     saved = torch.load(checkpoint, weights_only=True)["state_dict"]
     for name, parameter in model.named_parameters():

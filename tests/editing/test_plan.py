@@ -57,7 +57,7 @@ def test_the_default_method_depends_on_whether_everything_may_change(model, requ
     assert plan.everywhere == everywhere
     assert plan.options.method == (GLOBAL_METHOD if everywhere else LOCAL_METHOD)
     assert not plan.changes_nothing
-    assert [name for name, value in plan.options.as_dict().items() if value is None] == ["floor"]
+    assert [name for name, value in plan.options.as_dict().items() if value is None] == ["floor", "steer_peak"]
 
 
 def test_graphs_that_say_nothing_of_attributes_and_relations_change_nothing(model):
@@ -72,6 +72,7 @@ def test_options_that_are_given_are_kept(model):
         method="direct",
         sampler="ddim",
         steps=7,
+        text_scale=2.5,
         graph_scale=1.5,
         style_scale=3.0,
         passes=2,

@@ -110,7 +110,8 @@ def test_a_batch_can_be_pickled_and_comes_whole_from_a_worker_process(batch):
 
 
 def test_moving_a_batch_moves_all_its_tensors(batch):
-    cached = Batch(None, batch.graph, latents=Latents(torch.rand(2, 4, 1, 1), torch.rand(2, 8)))
+    of_captions = torch.rand(2, 77, 3), torch.rand(2, 5)
+    cached = Batch(None, batch.graph, latents=Latents(torch.rand(2, 4, 1, 1), torch.rand(2, 8), *of_captions))
     for move in (Batch.to, move_data_to_device):  # Lightning's function uses Batch.to
         moved = move(batch, torch.device("meta"))
         assert type(moved) is Batch and {x.device.type for x in (*moved, *moved.graph, moved.reference)} == {"meta"}

@@ -2,15 +2,17 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 from graph_examples import VOCAB, any_json, repeatable, result_or_none
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldm.graph.batch import decode, encode
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import GraphError
-from ldm.graph.vocab import Vocab
+from ldm.graph.vocab import OpenVocab, Vocab
 
 
 def test_the_published_vocabulary_is_read_and_written_unchanged(realdata, tmp_path):
@@ -68,3 +70,15 @@ def test_any_json_gives_a_vocabulary_or_a_graph_error(data):
     data = VOCAB.to_json() | (data if isinstance(data, dict) else {"object_idx_to_name": ["__image__", data]})
     vocab = result_or_none(Vocab.from_json, data)
     assert vocab is None or Vocab.from_json(vocab.to_json()) == vocab
+
+
+def test_an_open_vocabulary_takes_any_name_and_gives_it_back():
+    vocab = OpenVocab()
+    graph = SceneGraph(
+        ("빨간 여우", "NONE", "fox"), attributes=((), ("very red",), ("very red",)), triples=((0, "jumping over", 2),)
+    )
+    assert decode(encode([graph], vocab), vocab) == [replace(graph, boxes=(None,) * 3)]
+    assert vocab.objects == ("__image__", "빨간 여우", "NONE", "fox")
+    assert vocab.predicates == ("__in_image__", "jumping over") and vocab.attributes == ("very red",)
+    assert vocab.object_id("fox") == 3 and vocab.object_id("hat") == 4
+    graph.validate(vocab)

@@ -72,6 +72,21 @@ def test_the_log_variance_is_clamped_as_published():
         assert (model.posterior(torch.zeros(1, 3, 16, 16))[1] == clamped).all()
 
 
+@torch.no_grad()
+def test_an_autoencoder_whose_activations_exceed_float16_computes_in_float32_under_autocast():
+    z, image = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 16, 16) * 2 - 1
+    models = [small_kl().eval(), small_kl(force_upcast=True).eval()]
+    for model in models:
+        model.decoder.conv_in.weight.mul_(1e6)
+        model.encoder.conv_in.weight.mul_(1e6)
+    exact = models[0].decode(z), models[0].encode(image)
+    assert all(value.isfinite().all() for value in exact)
+    with torch.autocast("cpu", torch.float16):
+        plain, safe = ((model.decode(z), model.encode(image)) for model in models)
+    assert not any(value.isfinite().all() for value in plain)
+    assert all(torch.equal(value, reference) for value, reference in zip(safe, exact, strict=True))
+
+
 def test_weights_are_loaded_from_the_path_in_the_config(parity, tmp_path, caplog):
     caplog.set_level("INFO", "ldm")
     published = parity("ldm_vq")

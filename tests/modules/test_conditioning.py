@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm.modules.conditioning import Conditioning, cat
+from ldm.modules.conditioning import Conditioning, TextTokens, cat
 
 
 def make(rows, tokens, style=True, seed=0, dim=5):
@@ -93,3 +93,45 @@ def test_cat_refuses_to_lose_a_style(styles):
     assert cat(make(1, 2, style=False), make(1, 2, style=False)).style is None
     with pytest.raises(ValueError, match="style"):
         cat(*(make(1, 2, style=style) for style in styles))
+
+
+def text_tokens(rows: int, length: int, seed: int, vector: bool = True) -> TextTokens:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(rows, length, 5, generator=generator)
+    return TextTokens.from_tokens(tokens, torch.randn(rows, 3, generator=generator) if vector else None)
+
+
+def test_a_text_is_dropped_with_the_graph_or_apart_from_it():
+    cond = make(2, 3)._replace(text=text_tokens(2, 4, 0))
+    null = make(1, 3, seed=1)._replace(text=text_tokens(1, 4, 1))
+    first, none = torch.tensor([True, False]), torch.tensor([False, False])
+    with_graph, apart = cond.drop(first, none, null), cond.drop(none, none, null, text=first)
+    for dropped in (with_graph, apart):
+        assert torch.equal(dropped.text.tokens[0], null.text.tokens[0])
+        assert torch.equal(dropped.text.vector[0], null.text.vector[0])
+        assert torch.equal(dropped.text.tokens[1], cond.text.tokens[1])
+    assert torch.equal(apart.tokens, cond.tokens) and not torch.equal(with_graph.tokens, cond.tokens)
+
+
+def test_a_shorter_null_text_hides_the_tokens_that_it_lacks():
+    cond, null = text_tokens(2, 6, 0), text_tokens(1, 4, 1)
+    replaced = cond.where(torch.tensor([True, False]), null)
+    assert replaced.mask.tolist() == [[True] * 4 + [False] * 2, [True] * 6]
+    assert torch.equal(replaced.tokens[0, :4], null.tokens[0])
+
+
+def test_texts_of_different_length_are_concatenated_with_a_mask():
+    both = cat(*(make(1, 3)._replace(text=text_tokens(1, length, length)) for length in (2, 5)))
+    assert both.text.tokens.shape == (2, 5, 5) and both.text.mask.sum(1).tolist() == [2, 5]
+    assert both.text.vector.shape == (2, 3) and both.rows(1).text.tokens.shape == (1, 5, 5)
+
+
+def test_a_text_without_counterpart_is_refused():
+    with_text = make(1, 3)._replace(text=text_tokens(1, 2, 0))
+    row = torch.tensor([True])
+    with pytest.raises(ValueError, match="with and without a text"):
+        cat(with_text, make(1, 3))
+    with pytest.raises(ValueError, match="has no text to replace"):
+        with_text.drop(row, row, make(1, 3))
+    with pytest.raises(ValueError, match="have no vector to replace"):
+        text_tokens(1, 2, 0).where(row, text_tokens(1, 2, 1, vector=False))

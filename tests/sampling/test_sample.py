@@ -13,6 +13,7 @@ from PIL import Image
 from tiny import adapted_model, tiny_model
 
 from ldm.data.demo import DemoValidation
+from ldm.editing.diagnostics import Previews
 from ldm.graph.graph_files import write_graphs
 from ldm.graph.layout import generate_layout
 from ldm.graph.scene_graph import SceneGraph
@@ -23,11 +24,11 @@ from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import (
     ROWS,
     _sample_pass,
-    _worker_pool,
     apply_layout,
     default_layout,
     derive_seed,
     sample_images,
+    worker_pool,
 )
 from ldm.util.errors import UserError
 from ldm.util.image_folder import save_image, write_index
@@ -164,6 +165,19 @@ def test_seed_graph_style_and_every_option_change_an_image(sensitive_model, grap
     ]
     pictures = [pixels(sample_images(sensitive_model, **{**plain, **change}))[0] for change in changes]
     assert len(set(pictures)) == len(pictures)
+
+
+def test_who_watches_sampling_sees_every_step_and_may_end_it(model, graphs):
+    seen, options = [], SampleOptions(steps=3)
+    (plain,) = sample_images(model, graphs[:1], [5], options)
+    (watched,) = sample_images(model, graphs[:1], [5], options, watch=Previews(0, seen.append).watch)
+    assert len(seen) == 3 and watched.tobytes() == plain.tobytes()
+
+    def stop(x0):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        sample_images(model, graphs[:1], [5], options, watch=Previews(0, stop).watch)
 
 
 def test_a_layout_depends_on_the_images_seed_and_is_what_it_is_sampled_with(sensitive_model):
@@ -357,7 +371,7 @@ def test_the_index_is_written_once_all_images_exist(tmp_path):
 
 def test_sampling_on_a_gpu_uses_deterministic_kernels_of_cudnn():
     before = torch.backends.cudnn.allow_tf32
-    with _worker_pool(torch.device("cuda")):
+    with worker_pool(torch.device("cuda")):
         assert torch.backends.cudnn.enabled and torch.backends.cudnn.deterministic
         assert torch.backends.cudnn.allow_tf32 == before and not torch.backends.cudnn.benchmark
     assert not torch.backends.cudnn.deterministic

@@ -9,6 +9,7 @@ from paths import ROOT
 LARGE_PACKAGES = ("torch", "numpy", "PIL", "pytorch_lightning", "open_clip", "torchvision")
 SCRIPTS = (
     "ablate",
+    "app",
     "benchmark",
     "cache_latents",
     "curate",

@@ -13,7 +13,8 @@ from ldm.util.errors import ConfigError, UserError
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # Configs that change another one, which comes before them.
-OVERLAYS = {"tiny.yaml": "vg.yaml", "sgdiff_coco.yaml": "sgdiff_vg.yaml", "pretrain_coco.yaml": "pretrain_vg.yaml"}
+OVERLAYS = {"tiny.yaml": "vg.yaml"}
+OVERLAYS |= {f"{name}_coco.yaml": f"{name}_vg.yaml" for name in ("sgdiff", "pretrain", "sd1", "sd2", "sdxl")}
 FLAT = [  # --base of each training for flat shapes
     ("flat/vq.yaml",),
     ("flat/adapters.yaml", "flat/backbone.yaml"),

@@ -13,7 +13,8 @@ from ldm.util.errors import ConfigError
 from ldm.util.trust import TRUSTED, read_untrusted
 
 CONFIG = {"model": MODEL, "data": DATA}
-OVERLAYS = {"tiny.yaml": "vg.yaml", "sgdiff_coco.yaml": "sgdiff_vg.yaml", "pretrain_coco.yaml": "pretrain_vg.yaml"}
+OVERLAYS = {"tiny.yaml": "vg.yaml"}
+OVERLAYS |= {f"{name}_coco.yaml": f"{name}_vg.yaml" for name in ("sgdiff", "pretrain", "sd1", "sd2", "sdxl")}
 
 
 def changed(path, value):

@@ -18,7 +18,8 @@ def step(
 ) -> Tensor:
     """Moves x (B,C,H,W) from alpha-bar `a_from` to alpha-bar `a_to`, in either direction (DDIM eq. 12)."""
     x0 = (x - (1 - a_from).sqrt() * eps) / a_from.sqrt()
-    return a_to.sqrt() * x0 + (1 - a_to - sigma**2).sqrt() * eps + sigma * noise
+    # a float64 eps (NoiseSchedule.to_noise) leaves the latents in their own precision
+    return (a_to.sqrt() * x0 + (1 - a_to - sigma**2).sqrt() * eps + sigma * noise).to(x.dtype)
 
 
 def sample(

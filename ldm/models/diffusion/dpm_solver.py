@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ldm.models.diffusion import ddim
 from ldm.models.diffusion.ddim import Denoiser, timestep_batch
-from ldm.models.diffusion.schedule import DDIMSchedule, NoiseSchedule
+from ldm.models.diffusion.schedule import NO_SIGNAL, DDIMSchedule, NoiseSchedule
 from ldm.util.errors import UserError
+
+PURE_NOISE = 2.0**-24  # alpha-bar whose log-SNR stands for that of pure noise; diffusers' choice
 
 
 def step(x: Tensor, x0: Tensor, a_from: Tensor, a_to: Tensor, previous: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -35,7 +38,7 @@ def step(x: Tensor, x0: Tensor, a_from: Tensor, a_to: Tensor, previous: tuple[Te
         x0_previous, a_previous = previous
         r = (half_log_snr(a_from) - half_log_snr(a_previous)) / h
         x0 = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * x0_previous
-    return ((1 - a_to) / (1 - a_from)).sqrt() * x - a_to.sqrt() * torch.expm1(-h) * x0
+    return (((1 - a_to) / (1 - a_from)).sqrt() * x - a_to.sqrt() * torch.expm1(-h) * x0).to(x.dtype)
 
 
 def predict_x0(x: Tensor, eps: Tensor, a: Tensor) -> Tensor:
@@ -101,8 +104,11 @@ def invert(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Cal
     for i in progress(range(len(schedule))):
         x = path[-1]
         t = timestep_batch(schedule, i - 1, x) if i > 0 else torch.zeros(len(x), dtype=torch.long, device=x.device)
-        prediction = predict_x0(x, denoiser(x, t), a[i])
-        path.append(step(x, prediction, a[i], a[i + 1], previous))
+        eps = denoiser(x, t)
+        prediction = predict_x0(x, eps, a[i])
+        # x_0 itself has an infinite log-SNR; a first-order step from there is DDIM's
+        is_clean = bool(a[i] == 1)
+        path.append(ddim.step(x, eps, a[i], a[i + 1]) if is_clean else step(x, prediction, a[i], a[i + 1], previous))
         previous = (prediction, a[i])
     return torch.stack(path)
 
@@ -110,11 +116,14 @@ def invert(denoiser: Denoiser, schedule: DDIMSchedule, x0: Tensor, progress: Cal
 def make_schedule(schedule: NoiseSchedule, steps: int) -> DDIMSchedule:
     """Returns exactly `steps` timesteps from T - 1 down to at least 1, as evenly spaced in lambda as integers allow.
 
-    With many steps the last ones would share timesteps; they then take consecutive timesteps.
+    With many steps the last ones would share timesteps; they then take consecutive timesteps. A schedule with a spacing
+    (`NoiseSchedule.spacing_for`) visits that instead.
 
     Raises:
         UserError: the number of steps is not between 1 and T - 1.
     """
+    if (spacing := schedule.spacing_for("dpm++")) is not None:
+        return schedule.visit(spacing, steps, with_end=True)
     total = len(schedule)
     if not 1 <= steps < total:
         raise UserError(f"{steps} steps of a schedule over {total}: choose between 1 and {total - 1}")
@@ -129,5 +138,6 @@ def make_schedule(schedule: NoiseSchedule, steps: int) -> DDIMSchedule:
 
 
 def half_log_snr(a: Tensor) -> Tensor:
-    """Returns lambda = log(a / (1 - a)) / 2 for alpha-bar `a`."""
+    """Returns lambda = log(a / (1 - a)) / 2 for alpha-bar `a`; of pure noise that of PURE_NOISE, as it would be infinite."""
+    a = torch.where(a == NO_SIGNAL, PURE_NOISE, a)
     return (a / (1 - a)).log() / 2

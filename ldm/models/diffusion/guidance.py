@@ -7,14 +7,16 @@ U-Net computes from the conditionings alone is the same at every step; it is com
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ldm.models.diffusion.ddim import Denoiser
+from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.modules import conditioning
 from ldm.modules.attention_control import Control
-from ldm.modules.conditioning import Conditioning
+from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.diffusionmodules.openaimodel import PreparedConditioning
 from ldm.util.errors import UserError
 
@@ -28,6 +30,7 @@ def guided_denoiser(
     style_scale: float = 1.0,
     interval: tuple[float, float] = (0.0, 1.0),
     rescale: float = 0.0,
+    text_scale: float | None = None,
 ) -> Denoiser:
     """Returns eps(x, t, null_tokens=None, control=None) under `cond`, guided away from `null`.
 
@@ -35,8 +38,11 @@ def guided_denoiser(
 
         eps(,) + graph_scale (eps(graph,) - eps(,)) + style_scale (eps(graph, style) - eps(graph,))
 
-    as InstructPix2Pix composes two conditions (2211.09800 eq. 3). Only branches with a non-zero weight are computed:
-    one for scales of 1, two for equal scales.
+    as InstructPix2Pix composes two conditions (2211.09800 eq. 3). A text beside the graph goes first, in the same way:
+
+        eps(,,) + text_scale (eps(text,,) - eps(,,)) + graph_scale (eps(text, graph,) - eps(text,,)) + ...
+
+    Only branches with a non-zero weight are computed: one for scales of 1, two for equal scales.
 
     In the returned function, null_tokens (B,N,D) replace the tokens of `null`; it is differentiable with respect to
     them. A `Control` lets rows of the batch attend to each other. The weights of the U-Net must not change after the
@@ -52,6 +58,7 @@ def guided_denoiser(
         interval: first and last timestep with guidance, as fractions of T (Kynkäänniemi et al. 2404.07724). Elsewhere
             only `cond` is computed.
         rescale: 0 to 1, see `rescale_guidance`.
+        text_scale: guidance scale of the text; by default graph_scale, which guides both together.
 
     Raises:
         UserError: `interval` or `rescale` is out of range.
@@ -61,9 +68,23 @@ def guided_denoiser(
         raise UserError(
             f"guidance from {low} to {high}, rescaled by {rescale}: set values between 0 and 1, the first two in order"
         )
-    if (graph_scale, style_scale) == (1, 1):
+    text_scale = graph_scale if text_scale is None or cond.text is None else text_scale
+    if (text_scale, graph_scale, style_scale) == (1, 1, 1):
         interval = (0.0, 1.0)  # guidance at scales of 1 is the conditional prediction, inside the interval and outside
-    return _Guidance(unet, timesteps, cond, null, graph_scale, style_scale, interval, rescale).predict
+    scales = text_scale, graph_scale, style_scale
+    return _Guidance(unet, timesteps, cond, null, scales, interval, rescale).predict
+
+
+def controlled(denoiser: Denoiser, control: Control, schedule: NoiseSchedule) -> Denoiser:
+    """Returns eps(x, t, ...) under an attention control, which is told the noise level of each step."""
+    if not control.steering:
+        return partial(denoiser, control=control)
+
+    def predict(x: Tensor, t: Tensor, *null_tokens: Tensor) -> Tensor:
+        a = float(schedule.alphas_cumprod[int(t[0])])
+        return denoiser(x, t, *null_tokens, control=control.at_noise(((1 - a) / a) ** 0.5))
+
+    return predict
 
 
 def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tensor:  # (B,C,H,W), (B,C,H,W) -> (B,C,H,W)
@@ -76,13 +97,22 @@ def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tenso
     return share * guided * (conditional_std / guided_std) + (1 - share) * guided
 
 
+def refuse_untrained_null(kind: str, drop: float) -> None:
+    """Raises UserError if the null graph or style (`kind`), which needs training rows without one, was not trained."""
+    if drop == 0:
+        raise UserError(
+            f"guidance, and inversion without a source graph, need a null {kind}, but this model was trained with "
+            f"{kind}_drop: 0: set the scales to 1 and name a source graph, or train with {kind}_drop: 0.1"
+        )
+
+
 class BranchBatch:
     """Evaluates the U-Net under several conditionings in one batch.
 
     Args:
         unet: the U-Net.
         conds: a conditioning of B rows for each branch.
-        has_graph: for each branch, whether its tokens are a graph's and not the null's.
+        has_graph: for each branch, whether its tokens (or its text) are a graph's and not the null's.
     """
 
     def __init__(self, unet: nn.Module, conds: Sequence[Conditioning], has_graph: Sequence[bool]):
@@ -112,7 +142,10 @@ class BranchBatch:
 
 
 class _Guidance:
-    """The weighted sum of guidance branches, within an interval of timesteps. Arguments as for `guided_denoiser`."""
+    """The weighted sum of guidance branches, within an interval of timesteps. Arguments as for `guided_denoiser`.
+
+    `scales` are those of text, graph and style.
+    """
 
     def __init__(
         self,
@@ -120,23 +153,25 @@ class _Guidance:
         timesteps: int,
         cond: Conditioning,
         null: Conditioning,
-        graph_scale: float,
-        style_scale: float,
+        scales: tuple[float, float, float],
         interval: tuple[float, float],
         rescale: float,
     ):
+        text_scale, graph_scale, style_scale = scales
         self.unet, self.timesteps, self.interval, self.rescale = unet, timesteps, interval, rescale
         all_rows = torch.ones(len(cond.tokens), dtype=torch.bool, device=cond.tokens.device)
-        branches = []  # weight, whether it has the graph, conditioning
-        if graph_scale != 1:
-            branches.append((1 - graph_scale, False, cond.drop(all_rows, all_rows, null)))
+        branches = []  # weight, whether cross-attention reads the graph or its text, conditioning
+        if text_scale != 1:
+            branches.append((1 - text_scale, False, cond.drop(all_rows, all_rows, null)))
+        if text_scale != graph_scale:
+            branches.append((text_scale - graph_scale, True, cond.drop(all_rows, all_rows, null, text=~all_rows)))
         if graph_scale != style_scale:
             branches.append((graph_scale - style_scale, True, cond.drop(~all_rows, all_rows, null)))
         if style_scale != 0 or rescale:  # rescaling needs the conditional prediction
             branches.append((style_scale, True, cond))
         self.weights, has_graph, conds = zip(*branches)
-        self.has_null_branch = graph_scale != 1
-        self.null_style = None if cond.style is None else null.style
+        self.has_null_branch = text_scale != 1
+        self.null_style, self.null_text = None if cond.style is None else null.style, null.text
         self.branches = BranchBatch(unet, conds, has_graph)
         self.branches_after_null = BranchBatch(unet, conds[1:], has_graph[1:])  # for calls that replace the null tokens
         self.conditional = BranchBatch(unet, (cond,), (True,))  # for timesteps outside the interval
@@ -173,5 +208,11 @@ class _Guidance:
         with torch.no_grad():
             others = self.branches_after_null(x, t, control)
         style = None if self.null_style is None else self.null_style.expand(len(x), -1)
-        null_branch = BranchBatch(self.unet, (Conditioning.from_tokens(null_tokens, style),), (False,))
+        if self.null_text is None:
+            null = Conditioning.from_tokens(null_tokens, style)
+        else:  # they are those of the text, beside no token of a graph
+            vector = self.null_text.vector
+            vector = None if vector is None else vector.expand(len(x), -1)
+            null = Conditioning.from_text(TextTokens.from_tokens(null_tokens, vector))._replace(style=style)
+        null_branch = BranchBatch(self.unet, (null,), (False,))
         return *null_branch(x, t, control, cache=False), *others

@@ -6,25 +6,30 @@ where the weights state nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.checkpoints.errors import CheckpointError
+from ldm.checkpoints.kinds import CONTEXTS
 from ldm.checkpoints.sidecars import head_counts, read_sidecars, scale_factor_of
-from ldm.checkpoints.trained_with import TrainedWith
+from ldm.checkpoints.trained_with import ALL_NOISE, TrainedWith
+from ldm.models.diffusion.prediction import probe_prediction
 from ldm.models.diffusion.schedule import NoiseSchedule
+from ldm.models.diffusion.spacing import KINDS, Spacing
 from ldm.util.config import plain
 from ldm.util.errors import did_you_mean
 
 logger = logging.getLogger(__name__)
 
 LDM_SCHEDULE = {"timesteps": 1000, "linear_start": 0.0015, "linear_end": 0.0195, "beta_schedule": "linear"}
-OPEN = (*LDM_SCHEDULE, "scale_factor")
+OPEN = (*LDM_SCHEDULE, "scale_factor", "parameterization", "rescale_betas_zero_snr")
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}  # diffusers' names -> LDM's (`parameterization`)
 TOLERANCE = 1e-3  # relative, since files may store their betas in half precision
 
 
@@ -41,39 +46,133 @@ def check_defaults(defaults: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def check_default(key: str, value: Any) -> None:
-    kinds = {"timesteps": int, "beta_schedule": str}.get(key, (int, float))
-    if not isinstance(value, kinds) or isinstance(value, bool):
+    if key == "parameterization":
+        check_parameterization(value, "model.params.defaults.parameterization")
+        return
+    kinds = {"timesteps": int, "beta_schedule": str, "rescale_betas_zero_snr": bool}.get(key, (int, float))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         raise ValueError(f"model.params.defaults.{key}: {value!r} is not a {'name' if kinds is str else 'number'}")
 
 
+def check_parameterization(value: Any, key: str = "model.params.parameterization") -> None:
+    """Raises ValueError unless it is 'eps' or 'v'."""
+    if value not in PREDICTIONS.values():
+        raise ValueError(f"{key}: {value!r} is not supported; set it to 'eps' (the noise) or 'v' (v-prediction)")
+
+
 def settle_schedule(stated: Mapping[str, Any], defaults: Mapping[str, Any], trained: TrainedWith) -> NoiseSchedule:
-    """The noise schedule of the weights if they state it, else that of the config.
+    """The noise schedule of the weights if they state it, else that of the config, with what the U-Net predicts.
 
     Args:
-        stated: timesteps, linear_start, linear_end and beta_schedule as the config states them; None for what it leaves open.
+        stated: timesteps, linear_start, linear_end, beta_schedule, parameterization, rescale_betas_zero_snr and timestep_spacing
+            as the config states them; None for what it leaves open.
         defaults: their values where neither states them.
         trained: what the weights were trained with.
 
     Raises:
         CheckpointError: the config states something else than the weights, or the weights' schedule is damaged.
+        ValueError: a value of the config is not supported.
     """
+    schedule = _settle_betas(stated, defaults, trained)
+    prediction = _settle_prediction(stated.get("parameterization"), defaults, trained)
+    if _settle_zero_snr(stated.get("rescale_betas_zero_snr"), defaults, trained) and not schedule.ends_in_noise:
+        schedule = schedule.with_zero_terminal_snr()
+    if schedule.ends_in_noise and prediction == "eps":
+        raise CheckpointError(
+            f"{trained.zero_snr_source or 'model.params.rescale_betas_zero_snr'}: zero-terminal SNR with a U-Net that predicts "
+            "the noise, from which no image follows where there is nothing but noise; it needs v-prediction (parameterization: v)"
+        )
+    is_new = prediction == "v" or schedule.ends_in_noise
+    spacing = _settle_spacing(stated.get("timestep_spacing"), trained, is_new)
+    return dataclasses.replace(schedule, prediction=prediction, spacing=spacing)
+
+
+def _settle_prediction(stated: str | None, defaults: Mapping[str, Any], trained: TrainedWith) -> str:
+    """'eps' or 'v'."""
+    if stated is not None:
+        check_parameterization(stated)
+    published = PREDICTIONS.get(trained.prediction or "")
+    if stated is not None and published not in (None, stated):
+        raise CheckpointError(
+            f"{trained.prediction_source}: the U-Net was trained for parameterization {published!r}, but the config sets "
+            f"{stated!r}: remove model.params.parameterization, or set it to that value"
+        )
+    if published == "v":
+        logger.info("v-prediction, as %s states", trained.prediction_source)
+    return stated or published or defaults.get("parameterization", "eps")
+
+
+def _settle_zero_snr(stated: bool | None, defaults: Mapping[str, Any], trained: TrainedWith) -> bool:
+    if stated is False and trained.zero_snr_source:
+        raise CheckpointError(
+            f"{trained.zero_snr_source}: the model was trained with zero-terminal SNR, but the config sets "
+            "rescale_betas_zero_snr to false: remove model.params.rescale_betas_zero_snr"
+        )
+    if trained.zero_snr_source:
+        logger.info("zero-terminal SNR, as %s states", trained.zero_snr_source)
+        return True
+    return bool(defaults.get("rescale_betas_zero_snr") if stated is None else stated)
+
+
+def _settle_spacing(stated: str | None, trained: TrainedWith, is_new: bool) -> Spacing | None:
+    """The spacing of the original sampler ('published'; the default for models of v-prediction), or one by its name."""
+    if stated in (None, "published"):
+        return Spacing(**trained.spacing) if trained.spacing and (stated or is_new) else None
+    if stated not in KINDS:
+        raise ValueError(
+            f"model.params.timestep_spacing: {stated!r} is not known; known are published, {', '.join(KINDS)}"
+        )
+    return Spacing(stated)
+
+
+def _settle_betas(stated: Mapping[str, Any], defaults: Mapping[str, Any], trained: TrainedWith) -> NoiseSchedule:
+    stated = {key: stated[key] for key in LDM_SCHEDULE if key in stated}
     stated = {key: value for key, value in stated.items() if value is not None}
     fallback = LDM_SCHEDULE | {key: value for key, value in defaults.items() if key in LDM_SCHEDULE}
     configured = _from_options(fallback | stated)
     betas = trained.betas
     if betas is None:
         return configured
-    if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
+    if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas <= 1)).all() or (betas[:-1] == 1).any():
         raise CheckpointError(f"{trained.betas_source}: its betas are not a noise schedule; the file is damaged")
     if _agree(configured.betas, betas):
         return configured
     published = {"timesteps": len(betas), "linear_start": float(betas[0]), "linear_end": float(betas[-1])}
-    closed_form = _find_closed_form(betas)
+    closed_form = None if betas[-1] > ALL_NOISE else _find_closed_form(betas)
     _refuse_others(stated, published, closed_form is not None, trained.betas_source)
     logger.info(
         "noise schedule from %s: %d timesteps, betas from %.6g to %.6g", trained.betas_source, *published.values()
     )
-    return closed_form or NoiseSchedule(betas, (1 - betas).cumprod(0))
+    return closed_form or NoiseSchedule.from_betas(betas)
+
+
+def find_prediction(unet: nn.Module, trained: TrainedWith, timesteps: int, channels: int) -> TrainedWith:
+    """Finds out what a U-Net of Stable Diffusion 2 predicts, where neither its file nor a file beside it states it.
+
+    The files of its base model, which predicts the noise, and of its model for 768 pixels, which predicts v, are alike in their
+    keys and shapes; one evaluation tells them apart (`prediction.probe_prediction`).
+
+    Returns:
+        `trained` with the prediction, if it had to be found out.
+
+    Raises:
+        CheckpointError: the evaluation does not tell.
+    """
+    weights = str(unet.weights_from or "random")
+    is_open = trained.prediction is None and not weights.startswith("random")
+    if not is_open or CONTEXTS.get(unet.context_dim) != "Stable Diffusion 2" or unet.in_channels != channels:
+        return trained
+    prediction, correlation = probe_prediction(unet, timesteps, channels)
+    source = f"one evaluation of the U-Net (correlation of its output with pure noise: {correlation:.2f})"
+    if prediction is None:
+        raise CheckpointError(
+            f"{weights}: nothing states what this U-Net of Stable Diffusion 2 predicts, and {source} does not tell; "
+            "pass --prediction eps (its base model) or v (its model for 768 pixels), or set model.params.parameterization to it in "
+            "a config"
+        )
+    logger.info("parameterization %s, by %s", prediction, source)
+    name = next(name for name, ours in PREDICTIONS.items() if ours == prediction)
+    return dataclasses.replace(trained, prediction=name, prediction_source=source)
 
 
 def settle_scale_factor(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ldm.checkpoints.trained_with import ALL_NOISE
+from ldm.models.diffusion.spacing import TRAILING, Spacing
 from ldm.util.errors import UserError
+
+# Signal variance that stands for none at the last timestep of a schedule of zero-terminal SNR. DDIM's x_0 is a quotient by its
+# root; in float64, as such predictions are (`NoiseSchedule.to_noise`), that is exact to 1e-10.
+NO_SIGNAL = 2.0**-40
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +55,14 @@ class NoiseSchedule:
     Attributes:
         betas: (T,) variance of the noise that each timestep adds.
         alphas_cumprod: (T,) alpha-bar, the signal variance that remains after each timestep.
+        prediction: What the U-Net predicts, 'eps' (the noise) or 'v' (Salimans & Ho 2202.00512, appendix D).
+        spacing: The timesteps that samplers visit; None for each sampler's own (`spacing_for`).
     """
 
     betas: Tensor
     alphas_cumprod: Tensor
+    prediction: str = "eps"
+    spacing: Spacing | None = None
 
     @classmethod
     def linear(cls, steps: int = 1000, start: float = 0.0015, end: float = 0.0195) -> NoiseSchedule:
@@ -76,22 +86,88 @@ class NoiseSchedule:
             raise UserError(f"beta_schedule {name!r} is not supported: set it to 'linear', as all published configs do")
         return cls.linear(steps, start, end)
 
+    @classmethod
+    def from_betas(cls, betas: Tensor) -> NoiseSchedule:  # (T,) float64
+        """Returns the schedule of these betas; if they end in pure noise (beta 1), NO_SIGNAL remains."""
+        alphas = (1 - betas).cumprod(0)
+        if betas[-1] > ALL_NOISE:
+            alphas[-1] = NO_SIGNAL
+        return cls(betas, alphas)
+
+    def with_zero_terminal_snr(self) -> NoiseSchedule:
+        """Returns the schedule shifted and scaled so that the last timestep is pure noise (Lin et al. 2305.08891, alg. 1).
+
+        The square root of alpha-bar keeps its first value; the last one becomes NO_SIGNAL instead of the paper's 0.
+        """
+        root = self.alphas_cumprod.sqrt()
+        alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+        betas = 1 - torch.cat([alphas[:1], alphas[1:] / alphas[:-1]])
+        return replace(self, betas=betas, alphas_cumprod=alphas.clamp(min=NO_SIGNAL))
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether the last timestep is pure noise; False where the values are not known, on the meta device."""
+        return not self.alphas_cumprod.is_meta and bool(self.alphas_cumprod[-1] <= NO_SIGNAL)
+
     def __len__(self) -> int:
         return len(self.betas)
 
+    # What the U-Net predicts -----------------------------------------------------------------------------------------
+
+    def target(self, z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:  # (B,...), (B,...), (B,) -> (B,...)
+        """Returns what the U-Net is trained to predict: the noise, or v = sqrt(a) noise - sqrt(1 - a) z_0."""
+        if self.prediction == "eps":
+            return noise
+        signal, sigma = self._scales(t, z0)
+        return (signal * noise - sigma * z0).to(z0.dtype)
+
+    def to_noise(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:  # (B,...), (B,...), (B,) -> (B,...)
+        """Returns the predicted noise for the U-Net's output at x: of v, eps = sqrt(a) v + sqrt(1 - a) x.
+
+        It is float64 for a schedule that ends in pure noise. There a sampler finds x_0 in the last digits of eps, as
+        (x - sqrt(1 - a) eps) / sqrt(a) with a of NO_SIGNAL.
+        """
+        if self.prediction == "eps":
+            return output
+        if self.ends_in_noise:
+            output, x = output.double(), x.double()
+        signal, sigma = self._scales(t, x)
+        return signal * output + sigma * x
+
+    def _scales(
+        self, t: Tensor, like: Tensor
+    ) -> Tensor:  # (B,) -> (2,B,1,...), roots of alpha-bar and of its complement
+        a = self.alphas_cumprod
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        scales = torch.stack([a.sqrt(), (1 - a).sqrt()]).to(dtype).to(like.device)[:, t]
+        return scales.view(2, -1, *[1] * (like.dim() - 1))
+
+    # Noise levels ----------------------------------------------------------------------------------------------------
+
+    def spacing_for(self, sampler: str) -> Spacing | None:
+        """The spacing that a sampler uses instead of its own; a schedule that ends in pure noise needs 'trailing'."""
+        if self.spacing is not None and self.spacing.sampler in (None, sampler):
+            return self.spacing
+        return TRAILING if self.ends_in_noise else None
+
+    def visit(self, spacing: Spacing, steps: int, with_end: bool = False) -> DDIMSchedule:
+        """Returns the timesteps of a spacing (see `Spacing.timesteps`). Raises UserError if there are none."""
+        timesteps = spacing.timesteps(len(self), steps, with_end)
+        alphas = self.alphas_cumprod[timesteps]
+        end = torch.ones_like(alphas[:1]) if spacing.ends_clean else self.alphas_cumprod[:1]
+        return DDIMSchedule(timesteps, alphas, torch.cat([end, alphas[:-1]]))
+
     def add_noise(self, z0: Tensor, noise: Tensor, t: Tensor) -> Tensor:  # (B,...), (B,...), (B,) -> (B,...)
         """Returns z_t (DDPM eq. 4), computed in float32 or better and returned in the dtype of `z0`."""
-        a = self.alphas_cumprod
-        dtype = torch.promote_types(z0.dtype, torch.float32)
-        scales = torch.stack([a.sqrt(), (1 - a).sqrt()]).to(dtype).to(z0.device)[:, t]
-        signal, sigma = scales.view(2, -1, *[1] * (z0.dim() - 1))
+        signal, sigma = self._scales(t, z0)
         return (signal * z0 + sigma * noise).to(z0.dtype)
 
     def ddim(self, steps: int) -> DDIMSchedule:
         """Returns exactly `steps` evenly spaced timesteps, the first of which is 1 (LDM's 'uniform' discretisation).
 
         If `steps` divides T, this is the published discretisation. Otherwise the published code rounds the spacing down
-        and takes more steps than requested (31 for 30); here each timestep is rounded instead.
+        and takes more steps than requested (31 for 30); here each timestep is rounded instead. A schedule with a spacing
+        (`spacing_for`) visits that instead.
 
         Args:
             steps: 1 to T - 1; with T - 1 steps every timestep but 0, where sampling ends, is visited.
@@ -99,6 +175,8 @@ class NoiseSchedule:
         Raises:
             UserError: the number of steps is out of range.
         """
+        if (spacing := self.spacing_for("ddim")) is not None:
+            return self.visit(spacing, steps)
         total = len(self)
         if not 1 <= steps < total:
             raise UserError(f"{steps} DDIM steps of a schedule over {total}: choose between 1 and {total - 1}")

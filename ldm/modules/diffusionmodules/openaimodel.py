@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,28 +17,28 @@ from ldm.modules.attention import AttentionControl, Context, SpatialTransformer
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.unet_blocks import (
     BlockBuilder,
+    context_projections,
     coordinate_features,
+    output_layers,
+    time_mlp,
     timestep_embedding,
 )
+from ldm.modules.diffusionmodules.unet_options import (
+    FIXED_OPTIONS,
+    IGNORED_OPTIONS,
+    check_fixed_options,
+    default_heads,
+    depth_of_levels,
+    head_size,
+    vector_width,
+)
 from ldm.modules.global_film import FiLMGenerator, modulate
-from ldm.modules.kernels.conv import Conv2d, skip_saving_inputs
+from ldm.modules.kernels.conv import skip_saving_inputs
 from ldm.modules.lora import LoRALinear
-
-# Constructor options that have one value in all published scene-graph and SD-1.x configs; only this value is supported.
-FIXED_OPTIONS = {
-    "dims": 2,
-    "num_classes": None,
-    "use_fp16": False,
-    "num_heads_upsample": -1,
-    "use_scale_shift_norm": False,
-    "resblock_updown": False,
-    "use_new_attention_order": False,
-    "use_spatial_transformer": True,
-    "n_embed": None,
-}
 
 # Components of the parameter names that no published U-Net has; `freeze_body` keeps these parameters trainable.
 ADAPTER_KEYS = {"film", "lora_A", "lora_B", "box_bias", "context_local_mlp", "context_global_mlp"}
+ADAPTER_KEYS |= {"to_k_graph", "to_v_graph"}  # of the attention to graphs beside the text
 
 FiLM = tuple[Tensor, Tensor]  # gamma and beta, (B,C) each
 
@@ -50,20 +49,22 @@ class PreparedConditioning(NamedTuple):
     Attributes:
         context: Cross-attention context with the keys and values of all layers.
         film: gamma and beta (B,C) after each block; None without a style or without FiLM.
+        label: (B,4M) added to the time embedding; None for a U-Net without label embedding.
     """
 
     context: Context
     film: list[FiLM] | None
+    label: Tensor | None = None
 
 
 class UNetModel(nn.Module):
-    """The denoiser eps(x, t, cond), with the constructor arguments and keys of LDM, SGDiff and Stable Diffusion 1.x.
+    """The denoiser eps(x, t, cond), with the constructor arguments and keys of LDM, SGDiff and Stable Diffusion 1, 2 and XL.
 
     All adapters (FiLM, LoRA, box bias) are the identity at initialisation.
 
     Args:
         image_size: Latent size in training; recorded, not enforced.
-        in_channels: C, channels of the latent.
+        in_channels: C, channels of the latent, and of what an inpainting model reads beside it.
         model_channels: Channels of the first convolution.
         out_channels: Channels of the output.
         num_res_blocks: ResBlocks per level.
@@ -74,7 +75,12 @@ class UNetModel(nn.Module):
         use_checkpoint: Recompute each block's activations in the backward pass (gradient checkpointing).
         num_heads: Attention heads; used only without num_head_channels.
         num_head_channels: Channels per attention head.
-        transformer_depth: Transformer blocks per SpatialTransformer.
+        transformer_depth: Transformer blocks per SpatialTransformer, one number or one per level (of levels without attention it
+            is not used).
+        transformer_depth_middle: The same of the middle block; by default the last level's.
+        use_linear_in_transformer: Whether the projections around the transformer blocks are linear layers (SD 2 and XL).
+        num_classes: 'sequential' for a label embedding of the vector beside the text (SDXL: pooled text, sizes and crop).
+        adm_in_channels: A, width of that vector.
         context_dim: D, width of the tokens in cross-attention.
         context_local_dim: Width of the conditioning's tokens, if `context_local_mlp` is to project them to context_dim.
         legacy: Whether to widen heads evenly if num_head_channels does not divide a level's channels.
@@ -82,17 +88,19 @@ class UNetModel(nn.Module):
         lora_rank: Rank of LoRA on the cross-attention projections; None or 0 for none.
         lora_alpha: Scale of LoRA, applied as alpha / rank; by default the rank.
         box_bias: Whether cross-attention learns a preference for tokens whose box covers a location.
+        graph_attention: For a U-Net that reads text: whether it also attends to the graph's tokens and the style, by keys and
+            values of their own (IP-Adapter, Ye et al. 2308.06721). Without it, they are left out beside a text.
         coordinates: Number of frequencies of each location's x and y, appended to the input. For training from
             scratch, since published weights have none.
         defaults: num_heads or num_head_channels to use if neither is given. A LatentDiffusion prefers what the config.json
             beside published weights states.
-        fixed: Published options that must have the value in FIXED_OPTIONS.
+        fixed: Published options that must have the value in FIXED_OPTIONS, or change nothing here (IGNORED_OPTIONS).
 
     Raises:
         ValueError: for missing or unknown options, and for values that are not supported.
     """
 
-    published_params = FIXED_OPTIONS
+    published_params = FIXED_OPTIONS | IGNORED_OPTIONS
 
     def __init__(
         self,
@@ -108,7 +116,11 @@ class UNetModel(nn.Module):
         use_checkpoint: bool = False,
         num_heads: int = -1,
         num_head_channels: int = -1,
-        transformer_depth: int = 1,
+        transformer_depth: int | Sequence[int] = 1,
+        transformer_depth_middle: int | None = None,
+        use_linear_in_transformer: bool = False,
+        num_classes: str | None = None,
+        adm_in_channels: int | None = None,
         context_dim: int | None = None,
         context_local_dim: int | None = None,
         legacy: bool = True,
@@ -116,12 +128,13 @@ class UNetModel(nn.Module):
         lora_rank: int | None = None,
         lora_alpha: float | None = None,
         box_bias: bool = False,
+        graph_attention: bool = False,
         coordinates: int = 0,
         defaults: Mapping[str, int] | None = None,
         **fixed,
     ):
         super().__init__()
-        check_fixed_options(fixed)
+        check_fixed_options(fixed, inspect.signature(UNetModel).parameters)
         if context_dim is None:
             raise ValueError("UNetModel needs context_dim, the width of the tokens in cross-attention")
         if num_heads == -1 and num_head_channels == -1:
@@ -129,7 +142,13 @@ class UNetModel(nn.Module):
         self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
         self.model_channels, self.context_dim = model_channels, context_dim
         self.use_checkpoint, self.box_bias, self.coordinates = use_checkpoint, box_bias, coordinates
+        self.graph_attention = graph_attention
         self.levels, self.num_res_blocks = len(channel_mult), num_res_blocks
+        self.attended = [level for level in range(self.levels) if 2**level in attention_resolutions]
+        self.depths, middle_depth = depth_of_levels(
+            transformer_depth, transformer_depth_middle, self.levels, self.attended
+        )
+        self.vector_dim = vector_width(num_classes, adm_in_channels)
 
         blocks = BlockBuilder(
             model_channels=model_channels,
@@ -141,16 +160,23 @@ class UNetModel(nn.Module):
             learned_resampling=conv_resample,
             head_size=partial(head_size, num_heads, num_head_channels, legacy),
             context_dim=context_dim,
-            transformer_depth=transformer_depth,
+            transformer_depth=self.depths,
+            middle_depth=middle_depth,
             linear=partial(LoRALinear, rank=lora_rank, alpha=lora_alpha) if lora_rank else nn.Linear,
             box_bias=box_bias,
+            linear_projections=use_linear_in_transformer,
+            graph_attention=graph_attention,
         )
         self.widths = blocks.widths
-        attending = {level for level in range(self.levels) if 2**level in attention_resolutions} | {self.levels - 1}
-        self.heads = {level: blocks.head_size(self.widths[level])[0] for level in sorted(attending)}
+        attending = sorted({*self.attended, self.levels - 1})
+        self.heads = {level: blocks.head_size(self.widths[level])[0] for level in attending}
+        self.linear_projections = use_linear_in_transformer
         # The order of construction determines the random initial weights for a seed.
-        self.time_embed = _time_embedding(model_channels, blocks.time_dim)
-        self.context_local_mlp, self.context_global_mlp = _context_projections(
+        self.time_embed = time_mlp(model_channels, blocks.time_dim)
+        self.label_emb = None
+        if self.vector_dim:  # the published module is a sequence of one sequence
+            self.label_emb = nn.Sequential(time_mlp(self.vector_dim, blocks.time_dim))
+        self.context_local_mlp, self.context_global_mlp = context_projections(
             context_dim, context_local_dim, film_embedding_dim
         )
         self.input_blocks, input_channels = blocks.input_blocks(in_channels + 4 * coordinates)
@@ -158,7 +184,7 @@ class UNetModel(nn.Module):
         self.output_blocks, output_channels = blocks.output_blocks(input_channels)
         for number, transformer in enumerate(self._transformers()):
             transformer.layer = number
-        self.out = _output_layers(output_channels[-1], out_channels)
+        self.out = output_layers(output_channels[-1], out_channels)
         self.film = None
         if film_embedding_dim is not None:
             middle_channels = input_channels[-1]
@@ -174,7 +200,8 @@ class UNetModel(nn.Module):
         """Predicts the noise (or v, for a model trained to predict v).
 
         Args:
-            x: (B,C,h,w) noisy latents; h and w must be multiples of 2^(levels - 1).
+            x: (B,C,h,w) noisy latents, followed by what an inpainting model reads beside them; h and w must be multiples of
+                2^(levels - 1).
             t: (B,) timesteps.
             cond: Conditioning, or the result of `prepare` for latents of this size; None for no tokens and no style.
             control: Modifies the attention, e.g. between rows of the batch.
@@ -183,12 +210,15 @@ class UNetModel(nn.Module):
             (B,C,h,w), in x's precision.
 
         Raises:
-            ValueError: for a latent size that the levels do not divide.
+            ValueError: for a latent size that the levels do not divide, and for a missing vector.
         """
         self._check_size(x)
         dtype = self._dtype
         time = self.time_embed(timestep_embedding(t, self.model_channels).to(dtype))
-        context, film = cond if isinstance(cond, PreparedConditioning) else (self.context(x, cond), self.film_of(cond))
+        if not isinstance(cond, PreparedConditioning):
+            cond = PreparedConditioning(self.context(x, cond), self.film_of(cond), self.label_of(x, cond))
+        context, film, label = cond
+        time = time if label is None else time + label
         count = len(self.input_blocks)
         films = film or [None] * (count + 1 + len(self.output_blocks))
 
@@ -208,7 +238,7 @@ class UNetModel(nn.Module):
         """
         context = self.context(x, cond)
         keys = tuple(transformer.keys(context) for transformer in self._transformers())
-        return PreparedConditioning(context._replace(keys=keys), self.film_of(cond))
+        return PreparedConditioning(context._replace(keys=keys), self.film_of(cond), self.label_of(x, cond))
 
     def film_of(self, cond: Conditioning | None) -> list[FiLM] | None:
         """Returns gamma and beta (B,C) after each block; None without a style or without FiLM."""
@@ -216,12 +246,41 @@ class UNetModel(nn.Module):
             return None
         return self.film(cond.style.to(self._dtype))
 
+    def label_of(self, x: Tensor, cond: Conditioning | None) -> Tensor | None:  # -> (B,4M)
+        """Returns what the vector beside the text adds to the time embedding; None for a U-Net without label embedding.
+
+        Raises:
+            ValueError: there is no vector, or one of another width.
+        """
+        if self.label_emb is None:
+            return None
+        if cond is None:
+            vector = x.new_zeros(len(x), self.vector_dim)
+        else:
+            vector = None if cond.text is None else cond.text.vector
+        if vector is None or vector.shape[1] != self.vector_dim:
+            given = "no vector" if vector is None else f"a vector of width {vector.shape[1]}"
+            raise ValueError(
+                f"this U-Net reads a vector of width {self.vector_dim} beside the text (adm_in_channels), but there is {given}; "
+                "use the text encoders that it was trained with"
+            )
+        return self.label_emb(vector.to(self._dtype))
+
     def context(self, x: Tensor, cond: Conditioning | None) -> Context:
-        """Returns the cross-attention context: the projected tokens, followed by the projected style as one more token."""
-        dtype = self._dtype
+        """Returns the cross-attention context: the text, the graph's tokens and style, or the latter beside the text."""
         if cond is None:
             no_token = x.new_zeros(len(x), 1, dtype=torch.bool)
-            return Context.from_tokens(x.new_zeros(len(x), 1, self.context_dim, dtype=dtype), no_token)
+            return Context.from_tokens(x.new_zeros(len(x), 1, self.context_dim, dtype=self._dtype), no_token)
+        if cond.text is None:
+            return self._graph_context(x, cond)
+        context = Context.from_tokens(cond.text.tokens.to(self._dtype), cond.text.mask)
+        if not self.graph_attention or (cond.tokens.shape[1] == 0 and cond.style is None):
+            return context
+        return context._replace(graph=self._graph_context(x, cond))
+
+    def _graph_context(self, x: Tensor, cond: Conditioning) -> Context:
+        """The projected tokens of the graph, followed by the projected style as one more token."""
+        dtype = self._dtype
         tokens, mask, boxes = self.context_local_mlp(cond.tokens.to(dtype)), cond.mask, cond.boxes
         if cond.style is not None:
             style = self.context_global_mlp(cond.style.to(dtype))
@@ -248,7 +307,11 @@ class UNetModel(nn.Module):
             "block_out_channels": list(self.widths),
             "layers_per_block": self.num_res_blocks,
             "cross_attention_dim": self.context_dim,
+            "use_linear_projection": self.linear_projections,
+            "addition_embed_type": "text_time" if self.vector_dim else None,
+            "projection_class_embeddings_input_dim": self.vector_dim,
             "heads": self.heads,
+            "depths": {level: self.depths[level] for level in self.attended},
         }
 
     @property
@@ -280,51 +343,3 @@ class UNetModel(nn.Module):
         else:
             h = block(h, time, context, control)
         return h if film is None else modulate(h, *film)
-
-
-def head_size(num_heads: int, num_head_channels: int, legacy: bool, channels: int) -> tuple[int, int]:
-    """Returns the number of heads and the width of a head, as LDM computes them for a level's channels."""
-    if num_head_channels == -1:
-        return num_heads, channels // num_heads
-    heads = channels // num_head_channels
-    return heads, channels // heads if legacy else num_head_channels
-
-
-def default_heads(defaults: Mapping[str, int]) -> tuple[int, int]:
-    """Returns num_heads and num_head_channels of `defaults`. Raises ValueError if it has neither, or anything else."""
-    if unknown := defaults.keys() - {"num_heads", "num_head_channels"}:
-        raise ValueError(
-            f"UNetModel: defaults has {sorted(unknown)[0]!r}, but may have num_heads or num_head_channels only"
-        )
-    if not any(type(value) is int and value > 0 for value in defaults.values()):
-        raise ValueError("UNetModel needs num_heads or num_head_channels")
-    return defaults.get("num_heads", -1), defaults.get("num_head_channels", -1)
-
-
-def check_fixed_options(options: Mapping[str, object]) -> None:
-    """Raises a ValueError for an option that is not in FIXED_OPTIONS, or has another value there."""
-    for name, value in options.items():
-        if name not in FIXED_OPTIONS:
-            close = difflib.get_close_matches(name, inspect.signature(UNetModel).parameters, n=1)
-            raise ValueError(f"UNetModel has no option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-        if value != FIXED_OPTIONS[name]:
-            raise ValueError(
-                f"UNetModel: {name}={value!r} is not supported, since no published scene-graph or SD-1.x model uses it; "
-                f"set it to {FIXED_OPTIONS[name]!r}"
-            )
-
-
-def _time_embedding(channels: int, time_dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(channels, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-
-
-def _context_projections(context_dim: int, token_dim: int | None, style_dim: int | None) -> tuple[nn.Module, nn.Module]:
-    """The projections of tokens (`context_local_mlp`) and of the style (`context_global_mlp`) to context_dim."""
-    tokens = nn.Identity() if token_dim is None else nn.Sequential(nn.Linear(token_dim, context_dim))
-    style = nn.Identity() if style_dim in (None, context_dim) else nn.Linear(style_dim, context_dim)
-    return tokens, style
-
-
-def _output_layers(channels: int, out_channels: int) -> nn.Sequential:
-    # Not initialised with zeros as in the published code: behind a zero layer that is frozen, no adapter gets a gradient.
-    return nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1))

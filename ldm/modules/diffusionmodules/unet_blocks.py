@@ -99,9 +99,12 @@ class BlockBuilder:
         learned_resampling: Whether up- and downsampling include a convolution (`conv_resample`).
         head_size: (number of heads, width of a head) for a number of channels.
         context_dim: Width of the cross-attention tokens.
-        transformer_depth: Transformer blocks per SpatialTransformer.
+        transformer_depth: Transformer blocks per SpatialTransformer of each level.
+        middle_depth: The same of the middle block.
         linear: Constructor of the cross-attention projections.
         box_bias: Whether cross-attention has a box bias.
+        linear_projections: Whether the projections around the transformer blocks are linear layers.
+        graph_attention: Whether cross-attention to the graph's tokens is added to that of the text's.
     """
 
     model_channels: int
@@ -113,9 +116,12 @@ class BlockBuilder:
     learned_resampling: bool
     head_size: Callable[[int], tuple[int, int]]
     context_dim: int
-    transformer_depth: int
+    transformer_depth: Sequence[int]
+    middle_depth: int
     linear: Callable[..., nn.Linear]
     box_bias: bool
+    linear_projections: bool = False
+    graph_attention: bool = False
 
     def input_blocks(self, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
         """Returns the input blocks and the number of output channels of each."""
@@ -135,7 +141,9 @@ class BlockBuilder:
     def middle_block(self) -> TimestepEmbedSequential:
         """Returns the block at the lowest resolution, which has attention whatever `attention_resolutions` says."""
         c = self.widths[-1]
-        return TimestepEmbedSequential(self._res_block(c, c), self._transformer(c), self._res_block(c, c))
+        return TimestepEmbedSequential(
+            self._res_block(c, c), self._transformer(c, self.middle_depth), self._res_block(c, c)
+        )
 
     def output_blocks(self, skip_channels: Sequence[int]) -> tuple[nn.ModuleList, list[int]]:
         """Returns the output blocks and the number of output channels of each.
@@ -158,13 +166,38 @@ class BlockBuilder:
     def _level_layers(self, c_in: int, c_out: int, level: int) -> list[nn.Module]:
         layers: list[nn.Module] = [self._res_block(c_in, c_out)]
         if 2**level in self.attention_resolutions:
-            layers.append(self._transformer(c_out))
+            layers.append(self._transformer(c_out, self.transformer_depth[level]))
         return layers
 
     def _res_block(self, c_in: int, c_out: int) -> ResBlock:
         return ResBlock(c_in, c_out, self.time_dim, self.dropout)
 
-    def _transformer(self, channels: int) -> SpatialTransformer:
-        heads, dim_head = self.head_size(channels)
-        depth = self.transformer_depth
-        return SpatialTransformer(channels, self.context_dim, heads, dim_head, depth, self.linear, self.box_bias)
+    def _transformer(self, channels: int, depth: int) -> SpatialTransformer:
+        return SpatialTransformer(
+            channels,
+            self.context_dim,
+            *self.head_size(channels),
+            depth,
+            self.linear,
+            self.box_bias,
+            self.linear_projections,
+            self.graph_attention,
+        )
+
+
+def time_mlp(channels: int, time_dim: int) -> nn.Sequential:
+    """The layers of the time embedding (`time_embed`)."""
+    return nn.Sequential(nn.Linear(channels, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+
+
+def context_projections(context_dim: int, token_dim: int | None, style_dim: int | None) -> tuple[nn.Module, nn.Module]:
+    """The projections of tokens (`context_local_mlp`) and of the style (`context_global_mlp`) to context_dim."""
+    tokens = nn.Identity() if token_dim is None else nn.Sequential(nn.Linear(token_dim, context_dim))
+    style = nn.Identity() if style_dim in (None, context_dim) else nn.Linear(style_dim, context_dim)
+    return tokens, style
+
+
+def output_layers(channels: int, out_channels: int) -> nn.Sequential:
+    """The last layers (`out`)."""
+    # Not initialised with zeros as in the published code: behind a zero layer that is frozen, no adapter gets a gradient.
+    return nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1))

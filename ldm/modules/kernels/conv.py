@@ -70,7 +70,8 @@ class Conv2d(nn.Conv2d):
 
     def _convolve_frozen(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        if torch.is_autocast_enabled(x.device.type):  # autocast does not apply inside the backward of a custom function
+        autocasts = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+        if autocasts:  # autocast does not apply inside the backward of a custom function
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         return FrozenConvolution.apply(x, weight, bias, self.stride, self.padding, self.dilation)

@@ -1,0 +1,124 @@
+"""The web application: the page, its files, the interface, and errors as one sentence."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from ldm.app.editor import Editor
+from ldm.app.errors import RequestError, disk_sentence
+from ldm.app.routes import application, downloads, edits, events, pictures, sessions
+from ldm.app.routes.parts import plain
+from ldm.app.security import Guard, Hosts
+from ldm.util.errors import UserError
+
+STATIC = Path(__file__).with_name("static")  # the front end, as `make web` builds it
+TYPES = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".md": "text/plain",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+    ".webmanifest": "application/manifest+json",
+    ".webp": "image/webp",
+    ".woff2": "font/woff2",
+}
+NOT_BUILT = "the page is not built: run make web"
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(editor: Editor, host: str = "127.0.0.1") -> Guard:
+    """The ASGI application of an editor.
+
+    Args:
+        editor: with the model and its sessions.
+        host: that the server binds to, which decides under which names it may be asked.
+    """
+    app = FastAPI(title="Scene-graph editor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.state.editor = editor
+    interface = APIRouter(prefix="/api")
+    for part in (application, pictures, sessions, edits, downloads, events):
+        interface.include_router(part.router)
+    app.include_router(interface)
+    app.add_api_route("/", _page, include_in_schema=False)
+    app.add_api_route("/static/{name:path}", _file, include_in_schema=False)
+    app.add_exception_handler(UserError, _as_sentence)
+    app.add_exception_handler(RequestValidationError, _as_invalid)
+    app.add_exception_handler(HTTPException, _as_status)
+    app.add_exception_handler(ClientDisconnect, _as_cut_off)
+    for kind in (OSError, sqlite3.Error):
+        app.add_exception_handler(kind, _as_disk_error)
+    app.add_exception_handler(Exception, _as_bug)
+    return Guard(app, editor.store.token, Hosts.of(host))
+
+
+def _page() -> Response:
+    return _answer("index.html") or _error(503, NOT_BUILT)
+
+
+def _file(name: str) -> Response:
+    return _answer(name) or _error(404, "there is no such file")
+
+
+def _answer(name: str) -> Response | None:
+    """A file of the front end. Its path comes from the folder's own listing, never from the request."""
+    listed = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
+    path = listed.get(name)
+    if path is None:
+        return None
+    return FileResponse(path, media_type=TYPES.get(path.suffix, "application/octet-stream"))
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+def _as_sentence(request: Request, error: Exception) -> Response:
+    status = error.status if isinstance(error, RequestError) else 400
+    return _error(status, " ".join(str(error).split()))
+
+
+def _as_invalid(request: Request, error: Exception) -> Response:
+    """A request that does not have the form of the interface; the first mistake of it."""
+    assert isinstance(error, RequestValidationError)
+    first: Mapping = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "body"
+    return _error(400, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+
+
+def _as_status(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentences = {404: "there is no such route", 405: f"this route does not take {request.method}"}
+    detail = sentences.get(error.status_code, error.detail)
+    return _error(error.status_code, str(detail or HTTPStatus(error.status_code).phrase))
+
+
+def _as_cut_off(request: Request, error: Exception) -> Response:
+    return _error(413, "the body is too large, or was cut off; send it again, or less of it")
+
+
+def _as_disk_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, (OSError, sqlite3.Error))
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    return _error(503, disk_sentence(error))
+
+
+def _as_bug(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _error(500, "an error in the program; the server's terminal shows it")
+
+
+def _error(status: int, sentence: str) -> Response:
+    return JSONResponse({"error": plain(sentence)}, status)

@@ -1,0 +1,67 @@
+/** The page's words in the chosen language. */
+
+import { getState, setState } from "../store";
+import { en } from "./en";
+import { ko } from "./ko";
+import { optionsKo } from "./options_ko";
+import type { OptionSpec } from "../api/types";
+
+export type Language = "en" | "ko";
+export type TextKey = keyof typeof en;
+export type Values = Record<string, string | number>;
+
+const TEXTS: Record<Language, Record<TextKey, string>> = { en, ko };
+
+export function t(key: TextKey, values: Values = {}): string {
+  return TEXTS[getState().language][key].replace(/\{(\w+)\}/g, (_, name: string) => String(values[name] ?? ""));
+}
+
+/** The pieces of a text whose places are filled with elements: words, and names of places. */
+export function pieces(key: TextKey): { text?: string; place?: string }[] {
+  return TEXTS[getState().language][key]
+    .split(/(\{\w+\})/)
+    .filter(Boolean)
+    .map((piece) => (piece.startsWith("{") ? { place: piece.slice(1, -1) } : { text: piece }));
+}
+
+/** Label, default and help of an option. The server knows English; other languages have their own list. */
+export function optionTexts(spec: OptionSpec): { label: string; help: string } {
+  const translated = getState().language === "ko" ? optionsKo[spec.name] : undefined;
+  return translated ?? { label: spec.label, help: spec.help };
+}
+
+export function chooseLanguage(language: Language): void {
+  document.documentElement.lang = language;
+  remember("language", language);
+  setState({ language });
+}
+
+export function chooseTheme(theme: "system" | "light" | "dark"): void {
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  remember("theme", theme);
+  setState({ theme });
+}
+
+export function remember(name: string, value: string): void {
+  try {
+    localStorage.setItem(`sge.${name}`, value);
+  } catch {
+    // a frame without storage forgets
+  }
+}
+
+export function remembered(name: string): string | null {
+  try {
+    return localStorage.getItem(`sge.${name}`);
+  } catch {
+    return null;
+  }
+}
+
+/** The label of an option by its name. */
+export function optionLabel(name: string): string {
+  const { edit, sample } = getState().optionLists;
+  const spec = [...edit, ...sample].find((other) => other.name === name);
+  return spec ? optionTexts(spec).label : name;
+}

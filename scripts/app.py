@@ -1,0 +1,115 @@
+"""The editor in the browser: draw the scene graph on a photograph, change it, and see the edit happen.
+
+    python scripts/app.py
+    python scripts/app.py --run logs/<run> --sessions outputs/app
+
+It prints the address of the page, with the token that opens it. From another machine, forward the port by the SSH command that
+is printed too, and open the same address.
+"""
+
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, run_program
+from ldm.util.errors import UserError
+from ldm.util.files import writable_folder
+from ldm.util.lora_option import add_lora_argument
+
+PROGRAM = "app.py"
+PRECISIONS = ("fp32", "fp16", "bf16")
+PACKAGES = ("fastapi", "uvicorn", "websockets")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = Parser(PROGRAM, __doc__)
+    add = parser.add_argument
+    add_model_arguments(parser)
+    add_lora_argument(parser)
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="precision of the U-Net; fp16 and bf16 halve its memory and are much faster on GPUs (default: %(default)s)",
+    )
+    add(
+        "--low-memory",
+        action="store_true",
+        help="slower, for GPUs with 8 GB: autoencoder and image encoder stay on the CPU except while they run; on a CPU, "
+        "convolutions use less memory",
+    )
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; another one than this lets other machines connect, unencrypted (default: %(default)s)",
+    )
+    add("--port", type=at_least(0), help="port to listen on, 0 for any (default: the first free one from 8765 on)")
+    add(
+        "--sessions",
+        metavar="DIR",
+        default="outputs/app",
+        help="folder of photographs and edits; the same folder continues (default: %(default)s)",
+    )
+    add_verbose_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    return run_program(
+        lambda: run(arguments),
+        PROGRAM,
+        if_stopped="the same command continues",
+        if_out_of_memory="try --precision fp16, --low-memory or another --device",
+        verbose=arguments.verbose,
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise UserError(f"{' and '.join(missing)} missing: pip install -e '.[app]'")
+    folder = writable_folder(arguments.sessions, "--sessions")
+
+    from ldm.app.editor import Editor
+    from ldm.app.launch import serve
+    from ldm.models.loading import choose_device, find_checkpoint, load_model
+    from ldm.models.runtime import prepare_for_inference
+
+    device = choose_device(arguments.device)
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    model = load_model(checkpoint, arguments.config, loras=arguments.lora)
+    prepare_for_inference(model, device, arguments.precision, arguments.low_memory)
+    serve(Editor(model, folder, model_name(arguments), model_words(arguments)), arguments.host, arguments.port)
+
+
+def model_name(arguments: argparse.Namespace) -> str:
+    """What the page calls the model."""
+    if arguments.run or arguments.ckpt:
+        return Path(arguments.run or arguments.ckpt).name
+    if arguments.config:
+        return Path(arguments.config[-1]).name
+    return "the weights that ship with the project"
+
+
+def model_words(arguments: argparse.Namespace) -> list[str]:
+    """The words of a command line that load the same model."""
+    words: list[str] = []
+    for flag, value in (("--run", arguments.run), ("--ckpt", arguments.ckpt), ("--device", arguments.device)):
+        words += [flag, value] if value else []
+    words += ["--config", *arguments.config] if arguments.config else []
+    for path, scale in arguments.lora:
+        words += ["--lora", f"{path}:{scale!r}"]
+    words += ["--precision", arguments.precision] if arguments.precision != "fp32" else []
+    return words + (["--low-memory"] if arguments.low_memory else [])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
