@@ -11,6 +11,7 @@ from typing import Any
 from ldm.curation.errors import CurationError
 from ldm.data.files import find_file
 from ldm.data.protocols import ImageFileDataset
+from ldm.graph.scene_graph import SceneGraph
 from ldm.util.files import read_json, read_text
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -160,6 +161,8 @@ def _read_metadata(path: Path, split: str) -> Iterator[Picture]:
         if entry.get("kept") is False:
             continue
         graph = entry.get("graph") if isinstance(entry.get("graph"), dict) else None
+        if graph is not None:
+            graph = SceneGraph.from_json(graph, f"{path}, line {number}").to_json()
         objects = (graph or entry).get("objects") or ()
         labels = entry.get("labels", entry.get("label", ()))
         text = next((entry[key] for key in TEXT_KEYS if isinstance(entry.get(key), str)), None)

@@ -80,13 +80,16 @@ def metadata(curation: Curation, out: Path) -> Iterator[dict[str, Any]]:
 
 
 def vocabulary(curation: Curation) -> Vocab:
-    """The object words and predicates of the whole pool, so that all splits have one vocabulary."""
-    words, predicates = set(), set()
+    """The object words, predicates and attributes of the whole pool, so that all splits have one vocabulary."""
+    words, predicates, attributes = set(), set(), set()
     for picture in curation.pictures:
         words |= {*picture.objects, *(() if picture.objects else picture.labels)}
         for _, predicate, _ in (picture.graph or {}).get("relationships") or ():
             predicates.add(predicate)
-    return Vocab((IMAGE, *sorted(words - {IMAGE})), (IN_IMAGE, *sorted(predicates - {IN_IMAGE})))
+        for names in (picture.graph or {}).get("attributes") or ():
+            attributes |= {*(names or ())}
+    predicates = sorted(predicates - {IN_IMAGE})
+    return Vocab((IMAGE, *sorted(words - {IMAGE})), (IN_IMAGE, *predicates), tuple(sorted(attributes)))
 
 
 def _write(path: Path, text: str) -> None:

@@ -158,10 +158,7 @@ class _Line:
 
     def graph(self) -> SceneGraph:
         """Its scene graph. Raises GraphError if it is invalid."""
-        boxes = tuple(None if box is None else tuple(box) for box in self._graph.get("boxes") or ())
-        triples = self._graph.get("relationships")
-        triples = None if triples is None else tuple(map(tuple, triples))
-        return SceneGraph(tuple(self._graph["objects"]), boxes, triples=triples, image=str(self.path))
+        return SceneGraph.from_json({**self._graph, "image": str(self.path)}, str(self.path))
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
