@@ -4,6 +4,7 @@
     python scripts/curate.py --images datasets/pile --config configs/vg.yaml --validation-share 0.05 --out outputs/curated
     python scripts/curate.py --images train=datasets/a.json validation=datasets/b.json --group-by clip --out outputs/curated
     python scripts/curate.py --config configs/vg.yaml --splits train validation --leaks remove --out outputs/curated
+    python scripts/curate.py --config configs/vg.yaml --cache datasets/vg/cache --out outputs/curated
     torchrun --nproc-per-node 4 -- scripts/curate.py --images datasets/pile --out outputs/curated
     python scripts/curate.py --again outputs/curated/curation.yaml --cap 500 --balance-by cluster --out outputs/balanced
 
@@ -32,7 +33,7 @@ from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, read_text, writable_folder
 from ldm.util.options import add_arguments, given_values
 
-SOURCES = ("images", "config", "splits", "tower", "weights", "declared_pairs")  # that curation.yaml repeats
+SOURCES = ("images", "config", "splits", "tower", "weights", "cache", "declared_pairs")  # that curation.yaml repeats
 COMMON = (("RANK", 0), ("WORLD_SIZE", 1))
 
 
@@ -56,6 +57,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--tower", metavar="NAME", help="CLIP by OpenAI's or open_clip's name, or pixels, which needs no weights")
     add("--weights", metavar="FILE", help="weights of --tower (default: OpenAI's file in ~/.cache/clip)")
+    add(
+        "--cache",
+        metavar="DIR",
+        help="latent cache of the config's data sets, whose image embeddings are taken; no tower runs then",
+    )
     add("--declared-pairs", metavar="JSON", help="pairs of pictures that are alike on purpose: a list of [a, b]")
     add("--again", metavar="YAML", help="curation.yaml of an earlier run, whose options and sources are taken")
     add("--store", metavar="DIR", help="folder of the embeddings (default: embeddings/ in --out)")
@@ -103,6 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _curate(arguments: argparse.Namespace, options: CurationOptions, pictures: list, config: Any, out: Path) -> None:
+    from ldm.curation.cached import CachedTower
     from ldm.curation.pictures import read_declared_pairs
     from ldm.curation.pipeline import agreements, curate
     from ldm.curation.report import report_page
@@ -113,11 +120,16 @@ def _curate(arguments: argparse.Namespace, options: CurationOptions, pictures: l
 
     rank, world = _share(arguments)
     device = choose_device(arguments.device)
-    tower = load_tower(arguments.tower, arguments.weights, config, device)
+    if arguments.cache and arguments.tower:
+        raise UserError("--cache and --tower: the embeddings are of one or the other; leave one out")
+    if arguments.cache:
+        tower = CachedTower(arguments.cache, pictures)
+    else:
+        tower = load_tower(arguments.tower, arguments.weights, config, device)
     declared = read_declared_pairs(arguments.declared_pairs, pictures) if arguments.declared_pairs else frozenset()
     store = Path(arguments.store or out / "embeddings") / tower.checksum[:16]
     records = embed(pictures, store, tower, rank, world, arguments.shard_size, arguments.batch_size)
-    curation = curate(pictures, records, options, declared, out, rank, world)
+    curation = curate(pictures, records, options, declared, out, rank, world, tower.embed_texts)
     if curation is None:
         return
     write_set(curation, out, {name: value for name in SOURCES if (value := getattr(arguments, name))})
@@ -134,7 +146,6 @@ def _curate(arguments: argparse.Namespace, options: CurationOptions, pictures: l
 def _read_pool(arguments: argparse.Namespace, options: CurationOptions) -> tuple[list, Any]:
     from ldm.curation.options import pairs_of
     from ldm.curation.pictures import pictures_of_dataset, read_pictures, select
-    from ldm.data.cache import require_image_files
     from ldm.data.datamodule import build_datasets
     from ldm.util.config import plain
     from ldm.util.config_merging import read_configs
@@ -152,9 +163,20 @@ def _read_pool(arguments: argparse.Namespace, options: CurationOptions) -> tuple
         pictures = [
             picture
             for split, dataset in datasets.items()
-            for picture in pictures_of_dataset(require_image_files(dataset), split)
+            for picture in pictures_of_dataset(_with_files(dataset, split), split)
         ]
     return (select(pictures, pairs_of(options.only, "only")) if options.only else pictures), config
+
+
+def _with_files(dataset: Any, split: str) -> Any:
+    """The data set. Raises UserError unless its pictures are files."""
+    from ldm.data.protocols import ImageFileDataset
+
+    if not isinstance(dataset, ImageFileDataset):
+        raise UserError(
+            f"data.params.{split}: the pictures of {type(dataset).__name__} are no files; name a folder with --images"
+        )
+    return dataset
 
 
 def _take_earlier_sources(arguments: argparse.Namespace) -> None:

@@ -7,8 +7,8 @@
     torchrun --nproc-per-node 4 -- scripts/validate.py run validation.jsonl --model a=logs/<run> --outdir outputs/a
     python scripts/validate.py run validation.jsonl --num-shards 4 --shard-index 2 --outdir outputs/part2
     python scripts/validate.py merge outputs/part0 outputs/part1 outputs/part2 outputs/part3 --outdir outputs/all
-    python scripts/validate.py vote validation.jsonl outputs/all
-    python scripts/validate.py merge outputs/all --votes votes-ada.jsonl
+    python scripts/validate.py vote validation.jsonl outputs/all --serve
+    python scripts/validate.py merge outputs/all --votes outputs/all/votes.jsonl
 
 A model is NAME=SOURCE[+LORA:SCALE,...][@OPTION=VALUE...]. SOURCE is a log folder, a checkpoint, a config (the frozen model
 alone), or one of: base, shipped, photograph (unedited), truth (the true result), pictures:DIR (made before), or a function of
@@ -27,12 +27,16 @@ if __name__ == "__main__":
 import argparse
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from ldm.sampling.options import SampleOptions
+from ldm.sampling.text_options import TextOptions
 from ldm.util.cli import Parser, add_verbose_argument, at_least, positive, run_program
 from ldm.util.errors import UserError
 from ldm.util.options import add_arguments, from_mapping, given_values
+
+TEXT_ONLY = ("scale", "negative", "height", "width", "long_prompt")  # the others are those of graphs
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,6 +49,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_report_arguments(run)
     add_verbose_argument(run)
     add_arguments(run.add_argument_group("how to sample and edit"), SampleOptions)
+    add_arguments(run.add_argument_group("how to sample prompts"), TextOptions, TEXT_ONLY)
     merge = commands.add_parser("merge", help="report on shards that ran elsewhere, or again with votes")
     merge.set_defaults(carry_out=merge_shards)
     merge.add_argument("folders", nargs="+", metavar="DIR", help="folders that `run` wrote")
@@ -57,6 +62,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     vote.add_argument("--outdir", metavar="DIR", help="folder of page and key (default: the first folder)")
     vote.add_argument("--seed", type=int, default=0, help="of sides and order (default: %(default)s)")
     vote.add_argument("--pairs", type=positive, metavar="N", help="pairs of each model (default: one per line)")
+    vote.add_argument("--serve", action="store_true", help="serve the page too, and keep the votes (votes.jsonl)")
+    vote.add_argument("--host", default="127.0.0.1", help="with --serve: address to listen on (default: %(default)s)")
+    vote.add_argument("--port", type=at_least(0), help="with --serve: port (default: the first free one from 8765 on)")
     return parser.parse_args(argv)
 
 
@@ -136,6 +144,9 @@ def run_validation(arguments: argparse.Namespace) -> int:
     """Makes and scores a share of the pictures, and reports if all are there. Returns the exit code."""
     given = given_values(arguments, SampleOptions)
     from_mapping(SampleOptions, given)
+    of_texts = given_values(arguments, TextOptions)
+    from_mapping(TextOptions, of_texts)
+    given = {**of_texts, **given}
     from functools import partial
 
     from ldm.editing.batch import sum_over_processes
@@ -187,9 +198,19 @@ def write_votes(arguments: argparse.Namespace) -> None:
     from ldm.evaluation.validation import merge, votes
     from ldm.util.files import writable_folder
 
+    missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
+    if arguments.serve and missing:
+        raise UserError(f"--serve: {' and '.join(missing)} missing: pip install -e '.[app]', or leave --serve out")
     results = merge.collect([Path(folder) for folder in arguments.folders])
     folder = writable_folder(arguments.outdir or arguments.folders[0], "--outdir")
     page = votes.write_page(results, choose_lines(arguments), folder, arguments.seed, arguments.pairs)
+    if arguments.serve:
+        from ldm.app.ballots import VOTES, Ballots
+        from ldm.app.voting import serve_vote
+
+        serve_vote(Ballots(page.parent, folder / VOTES), arguments.host, arguments.port)
+        print(f"for the report: validate.py merge {' '.join(arguments.folders)} --votes {folder / VOTES}")
+        return
     print(f"wrote {page} with its pictures; give voters this folder, and keep {folder / votes.KEY} to yourself")
 
 

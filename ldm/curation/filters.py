@@ -29,7 +29,7 @@ def filter_pictures(
         scores: of `score_pictures`.
     """
     sizes = records["size"]
-    words = _read_words(options.vocabulary)
+    words = read_words(options.vocabulary, "vocabulary") if options.vocabulary else set()
     limits = {name: float(limit) for name, limit in pairs_of(options.scores, "scores").items()}
     columns = {name: records[name] for name in ("sharpness", "contrast", "clipped")}
     removed: dict[int, Removal] = {}
@@ -133,10 +133,9 @@ def _score_reason(own: Mapping[str, float | None], limits: Mapping[str, float]) 
     return None
 
 
-def _read_words(path: str | None) -> set[str]:
-    if path is None:
-        return set()
+def read_words(path: str, option: str) -> set[str]:
+    """The words of a file with one per line, in lower case. Raises CurationError if it has none."""
     words = {line.strip().lower() for line in read_text(Path(path)).splitlines() if line.strip()}
     if not words:
-        raise CurationError(f"vocabulary: {path} is empty; write a word per line")
+        raise CurationError(f"{option}: {path} is empty; write a word per line")
     return words

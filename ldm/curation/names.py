@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from scipy.optimize import linear_sum_assignment
 
 from ldm.curation.clusters import Clusters
 from ldm.curation.errors import CurationError
+from ldm.curation.partition import unit
 from ldm.curation.pictures import Picture
 from ldm.util.files import atomic_write, read_text
 
 FILE = "clusters.yaml"
 EXAMPLES = 12  # pictures of each cluster in the file, by which a later run knows it again
+PROMPT = "a photo of a {}."
 SAME = 0.3  # share of the examples that has to be in a new cluster for it to take the name
 STOP_WORDS = {
     "a",
@@ -72,14 +74,46 @@ def propose_names(pictures: Sequence[Picture], clusters: Clusters) -> list[str]:
     return names
 
 
+def propose_by_text(
+    words: Sequence[str], vectors: np.ndarray, clusters: Clusters, embed_texts: Callable[[Sequence[str]], np.ndarray]
+) -> list[str]:
+    """The word of each cluster whose text embedding is nearest to its pictures (zero-shot, Radford et al. 2103.00020, 3.1).
+
+    A word's mean cosine over the clusters is subtracted, so that a word that is near to everything names nothing.
+
+    Args:
+        words: to choose from.
+        vectors: (N,E) embeddings of the clustered pictures.
+        embed_texts: of the same tower: N texts -> (N,E).
+    """
+    if not len(clusters.centroids):
+        return []
+    texts = unit(embed_texts([PROMPT.format(word) for word in words]))
+    vectors = vectors.astype(np.float32)
+    means = unit(np.stack([vectors[clusters.labels == each].mean(0) for each in range(len(clusters.centroids))]))
+    cosines = means @ texts.T
+    if len(means) > 1:
+        cosines = cosines - cosines.mean(0)
+    names: list[str] = []
+    for place, best in enumerate(cosines.argmax(1).tolist()):
+        names.append(words[best] if words[best] not in names else f"{words[best]} {place}")
+    return names
+
+
 def words_of(picture: Picture) -> list[str]:
     """Labels and objects, and the words of the caption, in lower case."""
     text = re.findall(r"[^\W\d_]{2,}", (picture.caption or "").lower())
     return [*map(str.lower, (*picture.labels, *picture.objects)), *(word for word in text if word not in STOP_WORDS)]
 
 
-def name_clusters(pictures: Sequence[Picture], clusters: Clusters, path: Path | None) -> tuple[list[str], list[str]]:
+def name_clusters(
+    pictures: Sequence[Picture], clusters: Clusters, path: Path | None, proposed: list[str] | None = None
+) -> tuple[list[str], list[str]]:
     """The names of all clusters; names that were given by hand in the file of an earlier run come first.
+
+    Args:
+        path: the file.
+        proposed: a name for each cluster; by default from labels, objects and captions.
 
     Returns:
         Names, and the proposed ones.
@@ -87,7 +121,7 @@ def name_clusters(pictures: Sequence[Picture], clusters: Clusters, path: Path | 
     Raises:
         CurationError: the file is broken, or names two clusters alike.
     """
-    proposed = propose_names(pictures, clusters)
+    proposed = propose_names(pictures, clusters) if proposed is None else proposed
     names = list(proposed)
     earlier = _read(path) if path and path.is_file() else []
     by_hand = [entry for entry in earlier if entry["name"] and entry["name"] != entry.get("proposed")]

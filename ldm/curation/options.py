@@ -58,6 +58,9 @@ class CurationOptions:
     clustering: str = option("kmeans", "how pictures are grouped", choices=("kmeans", "hdbscan", "none"))
     clusters: int = option(0, "number of clusters; 0: the one of several with the best silhouette", minimum=0)
     min_cluster_size: int = option(10, "HDBSCAN: pictures of the smallest cluster", minimum=2)
+    name_words: str | None = option(
+        None, "file with a word per line: names of clusters are proposed by the text tower of --tower, from these words"
+    )
     centre: bool = option(False, "subtract the mean embedding before clustering, since embeddings lie in a narrow cone")
     # balance
     balance_by: str = option(

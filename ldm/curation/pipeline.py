@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from ldm.curation.captions import make_captions
 from ldm.curation.clusters import NOISE, Clusters, adjusted_rand_index, cluster_hdbscan, cluster_kmeans
 from ldm.curation.duplicates import Duplicate, Removal, choose_keepers, find_duplicates
 from ldm.curation.errors import CurationError
-from ldm.curation.filters import Scores, filter_pictures, score_pictures
-from ldm.curation.names import FILE, name_clusters
+from ldm.curation.filters import Scores, filter_pictures, read_words, score_pictures
+from ldm.curation.names import FILE, name_clusters, propose_by_text
 from ldm.curation.options import CurationOptions
 from ldm.curation.pairs import Thresholds
 from ldm.curation.pictures import Picture
@@ -83,6 +83,7 @@ def curate(
     out: Path | None = None,
     rank: int = 0,
     world: int = 1,
+    embed_texts: Callable[[Sequence[str]], np.ndarray] | None = None,
 ) -> Curation | None:
     """Runs all stages.
 
@@ -93,6 +94,7 @@ def curate(
         out: folder of the result, in which an earlier clusters.yaml may be, and to which views go.
         rank: number of this process; all of several find duplicates, the first does the rest.
         world: number of processes.
+        embed_texts: the tower's, for `name_words`.
 
     Returns:
         The result; None in processes other than the first.
@@ -125,7 +127,7 @@ def curate(
     _make_splits(curation)
     _remove_duplicates(curation)
     _require_some(curation)
-    _cluster(curation, out / FILE if out else None)
+    _cluster(curation, out / FILE if out else None, embed_texts)
     _balance(curation)
     curation.captions = make_captions(curation.pictures, curation.kept, curation.cluster_names(), options)
     if options.view and out:
@@ -216,7 +218,7 @@ def _remove_duplicates(curation: Curation) -> None:
     )
 
 
-def _cluster(curation: Curation, names_file: Path | None) -> None:
+def _cluster(curation: Curation, names_file: Path | None, embed_texts: Callable | None) -> None:
     options = curation.options
     if options.clustering == "none":
         return
@@ -227,7 +229,13 @@ def _cluster(curation: Curation, names_file: Path | None) -> None:
     else:
         curation.clusters = cluster_kmeans(vectors, options.clusters, options.seed, options.centre)
     chosen = [curation.pictures[row] for row in curation.clustered.tolist()]
-    curation.names, curation.proposed = name_clusters(chosen, curation.clusters, names_file)
+    by_text = None
+    if options.name_words:
+        if embed_texts is None:
+            raise CurationError("name_words: there is no text tower; name a CLIP with --tower")
+        words = sorted(read_words(options.name_words, "name_words"))
+        by_text = propose_by_text(words, vectors, curation.clusters, embed_texts)
+    curation.names, curation.proposed = name_clusters(chosen, curation.clusters, names_file, by_text)
 
 
 def _balance(curation: Curation) -> None:

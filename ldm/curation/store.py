@@ -146,7 +146,9 @@ def _make_records(
             rows = new[start : start + batch_size]
             read = list(pool.map(_read, [block[row].path for row in rows]))
             good = [(row, *each) for row, each in zip(rows, read) if each is not None]
-            for (row, _, measures), embedding in zip(good, tower([image for _, image, _ in good]) if good else ()):
+            chosen = [block[row] for row, *_ in good]
+            embeddings = tower([image for _, image, _ in good], chosen) if good else ()
+            for (row, _, measures), embedding in zip(good, embeddings):
                 _fill(records[row : row + 1], measures, embedding)
             update(len(rows))
     return records

@@ -30,6 +30,7 @@ from PIL import Image
 from ldm.editing.options import EditOptions, EditRequest
 from ldm.evaluation.validation.lines import ID, ValidationLine
 from ldm.sampling.options import SampleOptions
+from ldm.sampling.text_options import TextOptions
 from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError
 from ldm.util.files import digest
@@ -38,6 +39,7 @@ from ldm.util.options import from_mapping, option_types, parse_assignments
 
 BASE, SHIPPED, PHOTOGRAPH, TRUTH, PICTURES = "base", "shipped", "photograph", "truth", "pictures:"
 SAMPLING = frozenset(item.name for item in dataclasses.fields(SampleOptions))
+TEXTS = frozenset(item.name for item in dataclasses.fields(TextOptions))
 EDITING = frozenset(item.name for item in dataclasses.fields(EditOptions)) - {"seed"}
 
 
@@ -92,11 +94,10 @@ def parse_models(base: str, models: Sequence[str]) -> list[ModelSpec]:
 
 def _parse_model(name: str, text: str, base: ModelSpec | None) -> list[ModelSpec]:
     parts, assignments = text.split("@")[0], text.split("@")[1:]
-    types = option_types(SampleOptions) | {
-        key: kind for key, kind in option_types(EditOptions).items() if key in EDITING
-    }
+    editing = {key: kind for key, kind in option_types(EditOptions).items() if key in EDITING}
+    types = option_types(TextOptions) | option_types(SampleOptions) | editing
     options = parse_assignments(assignments, types, f"model {name!r}")
-    for kind, names in ((SampleOptions, SAMPLING), (EditOptions, EDITING)):
+    for kind, names in ((SampleOptions, SAMPLING), (TextOptions, TEXTS), (EditOptions, EDITING)):
         from_mapping(kind, {key: value for key, value in options.items() if key in names})
     source, *loras = parts.split("+")
     scaled = [_scales_of(lora, name) for lora in loras]
@@ -162,6 +163,11 @@ def _function_of(source: str) -> Callable[[ValidationLine], Image.Image] | None:
 def sample_options(line: ValidationLine, shared: Mapping[str, Any]) -> SampleOptions:
     """The options of a picture from noise. Raises UserError."""
     return from_mapping(SampleOptions, {k: v for k, v in {**shared, **line.options}.items() if k in SAMPLING})
+
+
+def text_options(line: ValidationLine, shared: Mapping[str, Any]) -> TextOptions:
+    """The options of a picture of a prompt. Raises UserError."""
+    return from_mapping(TextOptions, {k: v for k, v in {**shared, **line.options}.items() if k in TEXTS})
 
 
 def edit_options(line: ValidationLine, shared: Mapping[str, Any]) -> EditOptions:

@@ -4,14 +4,14 @@
 
     id                            names the picture; letters, digits, '.', '_' and '-'
     sg                            graph of what the picture should show: a file name, or the graph itself
-    prompt                        the same in words, for CLIP and for functions of the user's that take a text
+    prompt                        the same in words, for CLIP; without sg, models with a text encoder sample it
     seed                          of the noise (default: one that follows from the id)
     ref, source_sg, source_prompt the photograph to edit, its graph and its caption; a line with a photograph is an edit
     mask, style, truth            images: white where the edit may change, the look to take, the picture that should result
     label                         class that the picture should show, for a classifier
     type                          kind of the line, such as 'remove'; averages are also given for each type
     unit                          lines of one unit (a clip, a scene) are not independent of each other (default: the id)
-    steps, graph_scale, ...       any option of sampling or of editing, for this line alone
+    steps, graph_scale, ...       any option of sampling (of texts, where there is no sg) or of editing, for this line alone
 
 File names are relative to the file. PIE-Bench's mapping_file.json and the JSON of aligned photographs are read as well.
 """
@@ -31,6 +31,7 @@ from ldm.graph.graph_files import read_graph, single_graph
 from ldm.graph.importers import Source, parse_graphs
 from ldm.graph.scene_graph import SceneGraph
 from ldm.sampling.options import SampleOptions
+from ldm.sampling.text_options import TextOptions
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import read_json
 from ldm.util.options import from_mapping
@@ -84,7 +85,7 @@ def unique(lines: Sequence[ValidationLine], path: str | Path) -> list[Validation
 def _read_line(values: dict, place: str, folder: Path) -> ValidationLine:
     options = {key: value for key, value in values.items() if key not in KEYS}
     is_edit = values.get("ref") is not None
-    kind = EditOptions if is_edit else SampleOptions
+    kind = EditOptions if is_edit else TextOptions if values.get("sg") is None else SampleOptions
     known = [item.name for item in dataclasses.fields(kind) if item.name != "seed"]
     for key in options:
         if key not in known:
