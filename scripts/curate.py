@@ -30,10 +30,11 @@ from typing import Any
 from ldm.curation.options import CurationOptions, read_options
 from ldm.util.cli import Parser, at_least, positive, run_program
 from ldm.util.errors import UserError
-from ldm.util.files import atomic_write, read_text, writable_folder
+from ldm.util.files import atomic_write, writable_folder
 from ldm.util.options import add_arguments, given_values
 
 SOURCES = ("images", "config", "splits", "tower", "weights", "cache", "declared_pairs")  # that curation.yaml repeats
+LISTS = ("images", "config", "splits")
 COMMON = (("RANK", 0), ("WORLD_SIZE", 1))
 
 
@@ -183,15 +184,21 @@ def _take_earlier_sources(arguments: argparse.Namespace) -> None:
     """What curation.yaml says about the pictures, unless the command line says it."""
     if not arguments.again:
         return
-    import yaml
+    from ldm.curation.options import read_yaml
 
-    try:
-        earlier = yaml.safe_load(read_text(arguments.again))
-    except yaml.YAMLError:
-        earlier = None
+    earlier = read_yaml(arguments.again)
+    if not isinstance(earlier, dict) or "options" not in earlier:
+        return
     for name in SOURCES:
-        if isinstance(earlier, dict) and "options" in earlier and getattr(arguments, name) is None:
-            setattr(arguments, name, earlier.get(name))
+        value = earlier.get(name)
+        words = value if name in LISTS and isinstance(value, list) else [value]
+        if value is not None and (
+            not all(isinstance(word, str) for word in words) or name in LISTS and words == [value]
+        ):
+            kind = "a list of texts" if name in LISTS else "a text"
+            raise UserError(f"{arguments.again}: {name} is not {kind}; correct it")
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
 
 
 def _share(arguments: argparse.Namespace) -> tuple[int, int]:

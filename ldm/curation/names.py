@@ -16,9 +16,10 @@ from scipy.optimize import linear_sum_assignment
 
 from ldm.curation.clusters import Clusters
 from ldm.curation.errors import CurationError
+from ldm.curation.options import read_yaml
 from ldm.curation.partition import unit
 from ldm.curation.pictures import Picture
-from ldm.util.files import atomic_write, read_text
+from ldm.util.files import atomic_write
 
 FILE = "clusters.yaml"
 EXAMPLES = 12  # pictures of each cluster in the file, by which a later run knows it again
@@ -171,13 +172,15 @@ def _match(
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
+    entries = read_yaml(path) or []
     try:
-        entries = yaml.safe_load(read_text(path)) or []
         for entry in entries:
-            if not isinstance(entry["pictures"], list) or not isinstance(entry.get("name"), str | None):
+            texts = [entry.get("name") or "", *entry["pictures"]]
+            if not isinstance(entry["pictures"], list) or not all(isinstance(text, str) for text in texts):
                 raise TypeError
+            "".join(texts).encode(errors="surrogateescape")
             entry.setdefault("name", None)
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError, UnicodeError):
         raise CurationError(f"{path}: is broken; correct it, or delete it and let the names be proposed anew") from None
     given = [entry["name"] for entry in entries if entry["name"]]
     twice = next((name for name in given if given.count(name) > 1), None)

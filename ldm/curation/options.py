@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -104,18 +106,25 @@ def read_options(path: str | None, given: Mapping) -> CurationOptions:
     """
     values: dict = {}
     if path:
-        try:
-            loaded = yaml.safe_load(read_text(path))
-        except yaml.YAMLError as error:
-            raise CurationError(f"{path}: not YAML ({' '.join(str(error).split())[:150]}); correct it") from None
-        if not isinstance(loaded, dict | None):
+        loaded = read_yaml(path) or {}
+        values = (loaded.get("options", loaded) or {}) if isinstance(loaded, dict) else loaded
+        if not isinstance(values, dict):
             raise CurationError(f"{path}: holds no options; write a line such as 'min_cosine: 0.9' for each")
-        loaded = loaded or {}
-        values = dict(loaded.get("options", loaded) or {})
     try:
         return from_mapping(CurationOptions, {**values, **given})
     except UserError as error:
         raise CurationError(f"{path}: {error}" if path else f"{error}") from None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file of plain values holds. Raises CurationError if it is damaged."""
+    text = read_text(path)
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise CurationError(f"{path}: lists are nested too deeply; correct it") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits, an impossible date
+        raise CurationError(f"{path}: not YAML ({' '.join(str(error).split())[:150]}); correct it") from None
 
 
 def pairs_of(text: str | None, name: str) -> dict[str, str]:

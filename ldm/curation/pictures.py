@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,8 @@ from ldm.util.files import read_json, read_text
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 METADATA = "metadata.jsonl"
+SPLITS = ("train", "validation", "test")
+LARGEST_SIDE = 10**9  # pixels
 TEXT_KEYS = ("text", "caption")  # of metadata.jsonl, as Hugging Face's imagefolder and its trainers have them
 OWN_KEYS = {"file_name", "split", "kept", "reason", "keeper", "cluster", "scores", "view"}  # written by a curation
 
@@ -64,7 +68,7 @@ def read_pictures(sources: Sequence[str]) -> list[Picture]:
     pictures: list[Picture] = []
     for source in sources:
         split, equals, path = source.partition("=")
-        if not equals or split not in ("train", "validation", "test"):
+        if not equals or split not in SPLITS:
             split, path = "train", source
         found = list(_read(Path(path), split))
         if not found:
@@ -149,51 +153,66 @@ def _read_metadata(path: Path, split: str) -> Iterator[Picture]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
+        place = f"{path}, line {number}"
         try:
             entry = json.loads(line)
             name = entry["file_name"]
             if not isinstance(name, str):
                 raise TypeError
+            json.dumps(entry, ensure_ascii=False, allow_nan=False).encode(
+                errors="surrogateescape"
+            )  # what a file can hold
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise CurationError(
-                f'{path}, line {number}: is no JSON object with "file_name"; correct the line'
-            ) from None
+            raise CurationError(f'{place}: is no JSON object with "file_name"; correct the line') from None
         if entry.get("kept") is False:
             continue
-        graph = entry.get("graph") if isinstance(entry.get("graph"), dict) else None
-        if graph is not None:
-            graph = SceneGraph.from_json(graph, f"{path}, line {number}").to_json()
-        objects = (graph or entry).get("objects") or ()
-        labels = entry.get("labels", entry.get("label", ()))
-        text = next((entry[key] for key in TEXT_KEYS if isinstance(entry.get(key), str)), None)
-        others = {
-            key: value
-            for key, value in entry.items()
-            if key not in {*OWN_KEYS, *TEXT_KEYS, "labels", "label", "objects", "graph"}
-        }
-        yield Picture(
-            find_file(path.parent, name),
-            name,
-            entry["split"] if entry.get("split") in ("train", "validation", "test") else split,
-            tuple(map(str, labels if isinstance(labels, list | tuple) else [labels])),
-            tuple(map(str, objects)) if isinstance(objects, list) else (),
-            text,
-            others,
-            graph,
-        )
+        yield _picture_of(entry, find_file(path.parent, name), split, place)
+
+
+def _picture_of(entry: Mapping[str, Any], file: Path, split: str, place: str) -> Picture:
+    """The picture of a line of metadata.jsonl. Raises CurationError, or GraphError, for a value of a wrong type."""
+    graph = entry.get("graph")
+    graph = None if graph is None else SceneGraph.from_json(graph, f"{place}, graph").to_json()
+    objects = graph["objects"] if graph else entry.get("objects") or ()
+    if isinstance(objects, Mapping):  # boxes and numbers of classes, as data sets of detectors have them
+        objects = ()
+    labels = entry.get("labels", entry.get("label"))
+    labels = () if labels is None else labels if isinstance(labels, list | tuple) else [labels]
+    text = next((entry[key] for key in TEXT_KEYS if entry.get(key) is not None), None)
+    for key, value, kind in (("objects", objects, str), ("labels", labels, str | int)):
+        if not isinstance(value, list | tuple) or not all(isinstance(each, kind) for each in value):
+            raise CurationError(f'{place}: {key} are not texts; write a list such as ["cup"]')
+    if not isinstance(text, str | None):
+        raise CurationError(f"{place}: the caption is not a text; write it in quotes")
+    if entry.get("split", split) not in SPLITS:
+        raise CurationError(f"{place}: split is not one of {', '.join(SPLITS)}; correct it")
+    known = {*OWN_KEYS, *TEXT_KEYS, "labels", "label", "objects", "graph"}
+    return Picture(
+        file,
+        entry["file_name"],
+        entry.get("split", split),
+        tuple(map(str, labels)),
+        tuple(objects),
+        text,
+        {key: value for key, value in entry.items() if key not in known},
+        graph,
+    )
 
 
 def _read_coco(path: Path, split: str) -> Iterator[Picture]:
     """Images of annotations in COCO's form; scalar keys of an image, such as `clip`, are properties."""
     data = read_json(path, CurationError)
     try:
-        names = {category["id"]: str(category["name"]) for category in data["categories"]}
+        names = {category["id"]: category["name"] for category in data["categories"]}
+        if not all(isinstance(name, str) for name in names.values()):
+            raise TypeError("a category's name is no text")
         objects: dict[Any, list[dict]] = {}
         for annotation in data.get("annotations", ()):
             objects.setdefault(annotation["image_id"], []).append(annotation)
         folder = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
         for image in data["images"]:
             mine = [(names[each["category_id"]], each["bbox"]) for each in objects.get(image["id"], ())]
+            image["file_name"].encode(errors="surrogateescape")  # what a file can hold
             yield Picture(
                 find_file(folder, image["file_name"]),
                 image["file_name"],
@@ -202,10 +221,9 @@ def _read_coco(path: Path, split: str) -> Iterator[Picture]:
                 properties={key: value for key, value in image.items() if isinstance(value, str | int | float)},
                 graph=_graph(mine, image),
             )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CurationError(
-            f"{path}: is not in COCO's form ({error!r} is missing or wrong); name another file"
-        ) from None
+    except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError, UnicodeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CurationError(f"{path}: is not in COCO's form ({reason[:120]}); name another file") from None
 
 
 def _graph(objects: Sequence[tuple[str, Sequence[float]]], image: Mapping) -> dict | None:
@@ -213,6 +231,10 @@ def _graph(objects: Sequence[tuple[str, Sequence[float]]], image: Mapping) -> di
     if not objects:
         return None
     boxes = []
+    if not all(0 < image[side] < LARGEST_SIDE for side in ("width", "height")):
+        raise ValueError(f"image {image['file_name']} has no size")
+    if not all(math.isfinite(number) for _, box in objects for number in box):
+        raise ValueError(f"a box of image {image['file_name']} is not finite")
     for _, (x, y, w, h) in objects:
         corners = x / image["width"], y / image["height"], (x + w) / image["width"], (y + h) / image["height"]
         box = [min(1.0, max(0.0, round(edge, 6))) for edge in corners]
@@ -224,6 +246,8 @@ def _unique(pictures: list[Picture]) -> list[Picture]:
     seen: set[tuple[str, str]] = set()
     for picture in pictures:
         key = picture.split, picture.name
+        if re.search(r"[\0\n\r]", picture.name):
+            raise CurationError(f"{picture.name!r}: a name has a line break or a null character; rename the file")
         if key in seen:
             raise CurationError(f"{picture.name}: is in {picture.split} twice; name each picture once")
         seen.add(key)

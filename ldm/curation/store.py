@@ -173,7 +173,7 @@ def _read(path: Path) -> tuple[Image.Image, Measures] | None:
 def _checksum(path: Path) -> bytes:
     try:
         return bytes.fromhex(digest(path))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return bytes(32)
 
 
@@ -183,7 +183,7 @@ def _block_digest(block: Sequence[Picture]) -> str:
         try:
             status = picture.path.stat()
             version = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
+        except (OSError, ValueError):
             version = "missing"
         state.update(f"{picture.path.absolute()}\0{version}\n".encode(errors="surrogateescape"))
     return state.hexdigest()[:24]
