@@ -47,6 +47,7 @@ FILES = ("sg", "source_sg", *PICTURES, "out")
 OPTIONS = tuple(field.name for field in dataclasses.fields(EditOptions))
 SHEET_EDITS = 24  # maximum number of edits on the contact sheet
 LONGEST_NAME = 255  # bytes
+EDIT_LINE = '{"ref": "photo.jpg", "sg": ...}'
 
 
 class Line(NamedTuple):
@@ -65,10 +66,14 @@ class Line(NamedTuple):
     options: dict[str, Any]
 
 
-def numbered_lines(path: Path) -> list[tuple[int, bytes]]:
+def numbered_lines(path: Path, kind: str = "edits", example: str = EDIT_LINE) -> list[tuple[int, bytes]]:
     """The lines that are not empty, numbered from 1. Raises UserError if the file cannot be read or has no lines.
 
     Lines end at a line feed only: other line separators of Unicode may stand within a JSON string.
+
+    Args:
+        kind: what the lines are, for the message.
+        example: one of them.
     """
     try:
         content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
@@ -76,9 +81,7 @@ def numbered_lines(path: Path) -> list[tuple[int, bytes]]:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
     if not lines:
-        raise UserError(
-            f'{path}: contains no edits; write a JSON object per line, such as {{"ref": "photo.jpg", "sg": ...}}'
-        )
+        raise UserError(f"{path}: contains no {kind}; write a JSON object per line, such as {example}")
     return lines
 
 

@@ -205,11 +205,11 @@ def read_labelled(path: str | Path, classifier: Classifier) -> list[tuple[str, s
     from ldm.util.images import read_image
 
     pairs = []
-    for number, text in numbered_lines(Path(path)):
+    for number, text in numbered_lines(Path(path), "labelled pictures", '{"file": "a.png", "label": "cat"}'):
         try:
             values = parse_line(text)
             if not isinstance(values.get("file"), str) or not isinstance(values.get("label"), str):
-                raise UserError("has no `file` and `label`")
+                raise UserError("has no texts `file` and `label`; correct it")
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         picture = read_image(Path(path).parent / values["file"], upright=True)

@@ -16,6 +16,7 @@ from ldm.evaluation.validation.plan import Plan, read_plan
 from ldm.util.errors import UserError
 
 SHARD = re.compile(r"(\d+)-of-(\d+)")
+VERDICT = "verdict"  # of a classifier, the only score that is a text
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,25 @@ def _read_rows(path: Path) -> tuple[dict, list[dict]]:
     try:
         complete = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         values: list[Any] = [json.loads(line) for line in complete]
-        rows = {tuple(row["job"]): row for row in values[1:]}
+        rows = {_checked_job(row): row for row in values[1:]}
         return values[0]["settings"], list(rows.values())
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError):
         raise UserError(f"{path}: damaged, or not the rows of a validation; run its shard again") from None
+
+
+def _checked_job(row: dict) -> tuple[str, str, int]:
+    """The job of a row. Raises TypeError, ValueError or KeyError if the row is not one that a shard writes."""
+    model, id, repeat = row["job"]
+    types = [(model, str), (id, str), (repeat, int), (row["success"], bool)]
+    if row["success"]:
+        types += [(row["line"], str), (row["pixels"], str), (row["made_by"], dict), (row["scores"], dict)]
+        numbers = [value for name, value in row["scores"].items() if value is not None and name != VERDICT]
+        types += [(value, int | float) for value in numbers] + [(row["scores"].get(VERDICT, ""), str)]
+        for value in numbers:
+            float(value)  # may be too large
+    if not all(isinstance(value, kind) for value, kind in types):
+        raise TypeError
+    return model, id, repeat
 
 
 def _refuse_contradiction(before: tuple[dict, Path] | None, row: dict, path: Path) -> None:

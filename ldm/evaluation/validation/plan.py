@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm.evaluation.validation.lines import ValidationLine
+from ldm.evaluation.validation.lines import ID, ValidationLine
 from ldm.evaluation.validation.scores import Measure
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write, read_json
 
 PLAN = "plan.json"
+LONGEST_FORM = 5  # such as +.1f
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,32 @@ def read_plan(folder: Path) -> Plan:
     path = folder / PLAN
     values: Any = read_json(path, remedy="name a folder that validate.py run wrote", if_broken="run validate.py again")
     try:
-        return Plan(
+        plan = Plan(
             tuple(PlannedLine(**line) for line in values["lines"]),
             tuple(values["models"]),
             tuple(values["scores"]),
             {name: Measure(**measure) for name, measure in values["measures"].items()},
         )
-    except (KeyError, TypeError, AttributeError) as error:
+        _require_form(plan)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: not a plan of validate.py ({error!r}); run it again") from None
+    return plan
+
+
+def _require_form(plan: Plan) -> None:
+    """Raises ValueError or TypeError for a plan that `write_plan` would not write: its names become paths and its forms text."""
+    texts = [text for line in plan.lines for text in (line.identity, line.type, line.unit, line.label or "")]
+    if not all(isinstance(text, str) for text in (*texts, *plan.scores, *plan.measures)):
+        raise TypeError("a text is missing")
+    names = [*plan.models, *(line.id for line in plan.lines)]
+    if not plan.models or not plan.lines or not all(ID.fullmatch(name) for name in names):
+        raise ValueError("names of models or lines")
+    if len(set(plan.models)) < len(plan.models) or len(plan.units) < len(plan.lines):
+        raise ValueError("a name twice")
+    for measure in plan.measures.values():
+        format(1.0 * measure.factor, measure.form)
+        if len(measure.form) > LONGEST_FORM or not isinstance(measure.definition, str):
+            raise ValueError("a measure")
 
 
 def write_plan(folder: Path, plan: Plan) -> None:

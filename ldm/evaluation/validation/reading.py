@@ -19,6 +19,7 @@ File names are relative to the file. PIE-Bench's mapping_file.json and the JSON 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from ldm.util.options import from_mapping
 PICTURES = {"ref": "photograph", "truth": "truth", "mask": "mask", "style": "style"}
 TEXTS = ("prompt", "source_prompt", "label", "type", "unit")
 GRAPHS = {"sg": "graph", "source_sg": "source_graph"}
+EXAMPLE = '{"id": "cat", "sg": "cat.json"}'
 KEYS = ("id", "seed", *GRAPHS, *PICTURES, *TEXTS)
 
 
@@ -61,7 +63,7 @@ def read_lines(path: str | Path) -> list[ValidationLine]:
             f"{path}: neither PIE-Bench's mapping_file.json nor a list of aligned photographs; write a validation.jsonl"
         )
     lines = []
-    for number, text in numbered_lines(path):
+    for number, text in numbered_lines(path, "lines", EXAMPLE):
         place = f"{path}, line {number}"
         try:
             lines.append(_read_line(parse_line(text), place, path.parent))
@@ -91,6 +93,10 @@ def _read_line(values: dict, place: str, folder: Path) -> ValidationLine:
         if key not in known:
             raise UserError(f"unknown key {key!r}{did_you_mean(key, (*KEYS, *known))}")
     from_mapping(kind, options)
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except ValueError:
+        raise UserError("a text has half of a surrogate pair, which is no Unicode; correct it") from None
     if not isinstance(values.get("id"), str):
         raise UserError("'id' is missing: give each line a text that names its picture")
     for key in (*PICTURES, *TEXTS):

@@ -26,6 +26,7 @@ from ldm.util.images import read_image
 PAGE, KEY, PAIRS = "votes.html", "votes_key.json", "pairs.json"
 PAGE_FOLDER = "votes"  # what a voter gets; the key lies outside of it
 CHOICES = ("left", "right", "tie")
+EXAMPLE = '{"pair": "0123456789ab", "choice": "left", "rater": "ada"}'
 SEED_DIGITS = 12  # hexadecimal digits of a pair's name
 
 
@@ -114,13 +115,17 @@ def read_votes(files: Sequence[str | Path], key: Path, results: Results) -> dict
     Raises:
         UserError: a file is damaged, a pair is unknown, or somebody voted on a pair twice.
     """
-    pairs = {entry["pair"]: Pair(**entry) for entry in read_json(key, remedy="validate.py vote wrote it")}
+    pairs = _read_key(key, results)
     base, units = results.plan.models[0], results.plan.units
     choices: dict[str, list[tuple[float, str]]] = {}
     seen: set[tuple[str, str]] = set()
     for file in files:
-        for number, text in numbered_lines(Path(file)):
-            place, vote = f"{file}, line {number}", parse_line(text)
+        for number, text in numbered_lines(Path(file), "votes", EXAMPLE):
+            place = f"{file}, line {number}"
+            try:
+                vote = parse_line(text)
+            except UserError as error:
+                raise UserError(f"{place}: {error}") from None
             pair = pairs.get(str(vote.get("pair")))
             if pair is None or vote.get("choice") not in CHOICES:
                 raise UserError(f"{place}: no vote on a pair of {key} (choice: left, right or tie)")
@@ -133,6 +138,25 @@ def read_votes(files: Sequence[str | Path], key: Path, results: Results) -> dict
             value = 0.5 if chosen is None else float(chosen == model)
             choices.setdefault(model, []).append((value, units[pair.id]))
     return {model: preference(*map(list, zip(*of_model))) for model, of_model in choices.items()}
+
+
+def _read_key(path: Path, results: Results) -> dict[str, Pair]:
+    """The pairs by name. Raises UserError for a file that is no key of these results."""
+    entries = read_json(path, remedy="validate.py vote wrote it", if_broken="write it again with validate.py vote")
+    try:
+        pairs = [Pair(**{name: entry[name] for name in Pair.__dataclass_fields__}) for entry in entries]
+        if not all(isinstance(text, str) for pair in pairs for text in asdict(pair).values()):
+            raise TypeError
+    except (TypeError, KeyError, IndexError):
+        raise UserError(f"{path}: is no key of a vote; write it again with validate.py vote") from None
+    base, *models = results.plan.models
+    for pair in pairs:
+        sides = {pair.left, pair.right}
+        if pair.id not in results.plan.units or base not in sides or not sides & set(models):
+            raise UserError(
+                f"{path}: is the key of other results (pair {pair.pair}); name that of these with --votes-key"
+            )
+    return {pair.pair: pair for pair in pairs}
 
 
 def _asked(line: ValidationLine) -> str:
