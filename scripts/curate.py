@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _curate(arguments: argparse.Namespace, options: CurationOptions, pictures: list, config: Any, out: Path) -> None:
     from ldm.curation.cached import CachedTower
     from ldm.curation.pictures import read_declared_pairs
-    from ldm.curation.pipeline import agreements, curate
+    from ldm.curation.pipeline import agreements, balance_sentence, curate
     from ldm.curation.report import report_page
     from ldm.curation.store import embed
     from ldm.curation.towers import load_tower
@@ -139,7 +139,7 @@ def _curate(arguments: argparse.Namespace, options: CurationOptions, pictures: l
         temporary.write_text(report_page(curation, tower.name, command), encoding="utf-8")
     for stage, left in curation.stages:
         print(f"{left:8} {stage}")
-    for sentence in agreements(curation):
+    for sentence in (*agreements(curation), *filter(None, [balance_sentence(curation)])):
         print(sentence)
     print(f"wrote {len(curation.kept)} pictures to {out}; see {out / 'report.html'}")
 

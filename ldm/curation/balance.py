@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -46,6 +47,15 @@ def balance(
 def word_counts(pictures: Sequence[Picture], rows: Sequence[int]) -> Counter[str]:
     """In how many pictures each object word or label is."""
     return Counter(word for row in rows for word in {*pictures[row].objects, *pictures[row].labels})
+
+
+def evenness(counts: Counter[str]) -> float:
+    """Entropy of the words over the largest that as many could have: 1 where all are equally common (Pielou 1966)."""
+    present = [count for count in counts.values() if count > 0]
+    if len(present) < 2:
+        return 1.0
+    total = sum(present)
+    return -sum(count / total * math.log(count / total) for count in present) / math.log(len(present))
 
 
 def rare_words(counts: Counter[str], limit: int) -> list[str]:

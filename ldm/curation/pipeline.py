@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm.curation.balance import balance
+from ldm.curation.balance import balance, evenness, word_counts
 from ldm.curation.captions import make_captions
 from ldm.curation.clusters import NOISE, Clusters, adjusted_rand_index, cluster_hdbscan, cluster_kmeans
 from ldm.curation.duplicates import Duplicate, Removal, choose_keepers, find_duplicates
@@ -154,6 +154,19 @@ def describe_pool(pictures: Sequence[Picture], group_by: str | None = None) -> l
     if missing:
         lines.append(f"{len(missing)} files are missing, such as {missing[0]}")
     return lines
+
+
+def balance_sentence(curation: Curation) -> str | None:
+    """How even words and labels were in the pool, and are in the set; None where there are fewer than two."""
+    before = word_counts(curation.pictures, range(len(curation.pictures)))
+    after = word_counts(curation.pictures, curation.kept)
+    if len(before) < 2:
+        return None
+    largest = [counts.most_common(1)[0][1] / max(1, min(counts[word] for word in before)) for counts in (before, after)]
+    return (
+        f"{len(before)} words: evenness {evenness(before):.3f} before and {evenness(after):.3f} after, the most common one in "
+        f"{largest[0]:.1f} times as many pictures as the rarest before and {largest[1]:.1f} times after"
+    )
 
 
 def agreements(curation: Curation) -> list[str]:

@@ -1,5 +1,6 @@
 """Limits of quality and content, and caps on what there is too much of."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from pile import picture, save
 
-from ldm.curation.balance import balance, rare_words, word_counts
+from ldm.curation.balance import balance, evenness, rare_words, word_counts
 from ldm.curation.errors import CurationError
 from ldm.curation.filters import filter_pictures, score_pictures
 from ldm.curation.options import CurationOptions, pairs_of, read_options
@@ -164,3 +165,10 @@ def test_wrong_options_are_errors_that_name_the_file(tmp_path, content, message)
     (tmp_path / "o.yaml").write_text(content)
     with pytest.raises(CurationError, match=f"o.yaml.*{message}"):
         read_options(str(tmp_path / "o.yaml"), {})
+
+
+def test_evenness_is_one_for_equal_counts_and_the_entropy_in_their_number_otherwise():
+    assert evenness(Counter(a=5, b=5, c=5)) == pytest.approx(1)
+    assert evenness(Counter(a=7)) == 1 and evenness(Counter()) == 1
+    assert evenness(Counter(a=3, b=1)) == pytest.approx(-(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25)))
+    assert evenness(Counter(a=3, b=1, c=0)) == evenness(Counter(a=3, b=1))

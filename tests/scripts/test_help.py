@@ -22,6 +22,7 @@ SCRIPTS = (
     "preprocess_vg",
     "sample",
     "train_checker",
+    "try_curation",
     "validate",
 )
 PRINT_HELP = """
