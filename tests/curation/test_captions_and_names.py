@@ -105,7 +105,7 @@ def test_a_name_whose_pictures_are_gone_is_dropped_with_a_warning(tmp_path, capl
 def test_a_broken_file_of_names_and_equal_names_are_errors(tmp_path):
     path = tmp_path / "clusters.yaml"
     for text, message in (
-        ("a: [", "is broken"),
+        ("a: [", "not YAML"),
         ("- 3", "is broken"),
         ("- {name: a, pictures: []}\n" * 2, "named 'a'"),
     ):
