@@ -23,6 +23,8 @@ INTRODUCTION = Path(__file__).with_name("configuration_introduction.md")
 OTHER_CLASSES = {
     "ldm.data.clevr.CLEVR": "data.params.train",
     "ldm.data.clevr.CLEVRValidation": "data.params.validation",
+    "ldm.data.curated.CuratedTrain": "data.params.train",
+    "ldm.data.curated.CuratedValidation": "data.params.validation",
     "ldm.models.tiny_autoencoder.TinyAutoencoder": "model.params.preview_config",
 }
 # Targets that trainer.py adds where a config states none.

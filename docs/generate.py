@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configuration_reference import page as configuration_page
 
+from ldm.curation.options import CurationOptions
 from ldm.editing.options import EditOptions
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.text_options import TextOptions
@@ -19,6 +20,7 @@ DOCS = Path(__file__).parent
 def pages() -> dict[str, str]:
     """Path below docs/ -> text."""
     return {
+        "generated/curation_options.md": markdown_table(CurationOptions),
         "generated/edit_options.md": markdown_table(EditOptions),
         "generated/sample_options.md": markdown_table(SampleOptions),
         "generated/text_options.md": markdown_table(TextOptions),

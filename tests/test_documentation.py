@@ -70,6 +70,7 @@ def test_flags_in_prose_exist():
     programs = [ROOT / "trainer.py", *(ROOT / "scripts").glob("*.py"), *(ROOT / "ldm").rglob("*.py")]
     known = {flag for path in programs for flag in re.findall(r'"--([a-z][\w-]*)"', path.read_text(encoding="utf-8"))}
     for name in (
+        "curation/options",
         "editing/options",
         "sampling/options",
         "sampling/text_options",

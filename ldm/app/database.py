@@ -19,6 +19,7 @@ except ImportError:  # Windows
     fcntl = None
 
 VERSION = 1  # of the tables
+SESSIONS_IN_USE = "another server uses these sessions; open its page, or name another folder with --sessions"
 TABLES = """
 CREATE TABLE sessions (
     id TEXT PRIMARY KEY, title TEXT NOT NULL, created TEXT NOT NULL, updated TEXT NOT NULL, current INTEGER
@@ -60,7 +61,7 @@ class Database:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):  # a file system without permissions
             folder.chmod(0o700)
-        self._folder_lock = _lock_folder(folder)
+        self._folder_lock = lock_folder(folder, SESSIONS_IN_USE)
         self._lock = threading.RLock()
         path = folder / "sessions.sqlite"
         try:
@@ -127,17 +128,15 @@ def read_token(folder: Path) -> str:
     return token
 
 
-def _lock_folder(folder: Path):
-    """An open file that is locked until it is closed. Raises UserError if another process has it."""
+def lock_folder(folder: Path, if_in_use: str):
+    """An open file that is locked until it is closed. Raises UserError, with this sentence, if another process has it."""
     file = (folder / "lock").open("a")
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise UserError(
-                f"{folder}: another server uses these sessions; open its page, or name another folder with --sessions"
-            ) from None
+            raise UserError(f"{folder}: {if_in_use}") from None
         except OSError:  # some network file systems have no locks
             pass
     return file

@@ -53,8 +53,19 @@ def create_app(editor: Editor, host: str = "127.0.0.1") -> Guard:
     for part in (application, pictures, sessions, edits, downloads, events):
         interface.include_router(part.router)
     app.include_router(interface)
-    app.add_api_route("/", _page, include_in_schema=False)
+    add_static_files(app, "index.html")
+    add_error_handlers(app)
+    return Guard(app, editor.store.token, Hosts.of(host))
+
+
+def add_static_files(app: FastAPI, page: str) -> None:
+    """Adds `/`, which is this page of the front end, and the files that it refers to."""
+    app.add_api_route("/", lambda: _answer(page) or _error(503, NOT_BUILT), include_in_schema=False)
     app.add_api_route("/static/{name:path}", _file, include_in_schema=False)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Makes every error an answer with one sentence."""
     app.add_exception_handler(UserError, _as_sentence)
     app.add_exception_handler(RequestValidationError, _as_invalid)
     app.add_exception_handler(HTTPException, _as_status)
@@ -62,11 +73,6 @@ def create_app(editor: Editor, host: str = "127.0.0.1") -> Guard:
     for kind in (OSError, sqlite3.Error):
         app.add_exception_handler(kind, _as_disk_error)
     app.add_exception_handler(Exception, _as_bug)
-    return Guard(app, editor.store.token, Hosts.of(host))
-
-
-def _page() -> Response:
-    return _answer("index.html") or _error(503, NOT_BUILT)
 
 
 def _file(name: str) -> Response:

@@ -48,6 +48,7 @@ FILES = ("sg", "source_sg", *PICTURES, "out")
 OPTIONS = tuple(field.name for field in dataclasses.fields(EditOptions))
 SHEET_EDITS = 24  # maximum number of edits on the contact sheet
 LONGEST_NAME = 255  # bytes
+EDIT_LINE = '{"ref": "photo.jpg", "sg": ...}'
 
 
 class Line(NamedTuple):
@@ -66,10 +67,14 @@ class Line(NamedTuple):
     options: dict[str, Any]
 
 
-def numbered_lines(path: Path) -> list[tuple[int, bytes]]:
+def numbered_lines(path: Path, kind: str = "edits", example: str = EDIT_LINE) -> list[tuple[int, bytes]]:
     """The lines that are not empty, numbered from 1. Raises UserError if the file cannot be read or has no lines.
 
     Lines end at a line feed only: other line separators of Unicode may stand within a JSON string.
+
+    Args:
+        kind: what the lines are, for the message.
+        example: one of them.
     """
     try:
         content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
@@ -77,9 +82,7 @@ def numbered_lines(path: Path) -> list[tuple[int, bytes]]:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
     if not lines:
-        raise UserError(
-            f'{path}: contains no edits; write a JSON object per line, such as {{"ref": "photo.jpg", "sg": ...}}'
-        )
+        raise UserError(f"{path}: contains no {kind}; write a JSON object per line, such as {example}")
     return lines
 
 
@@ -125,7 +128,7 @@ def edit_all(
     made = [name for name, _ in edits.values() if name and read_record(folder / name, check_pixels=False)]
     if made:
         write_index(folder, made, lambda: sheet(folder, made))
-    return _sum_over_processes(failures, world)
+    return sum_over_processes(failures, world)
 
 
 def read_line(
@@ -187,7 +190,7 @@ def _parse_lines(lines: Sequence[tuple[int, bytes]]) -> dict[int, tuple[str, dic
     taken: set[PurePosixPath] = {PurePosixPath(INDEX), PurePosixPath(SHEET)}
     for number, text in lines:
         try:
-            values = _parse_line(text)
+            values = parse_line(text)
             path = _output_path(values.get("out", f"{number:06}.png"), taken)
         except UserError as error:
             edits[number] = "", error
@@ -197,7 +200,8 @@ def _parse_lines(lines: Sequence[tuple[int, bytes]]) -> dict[int, tuple[str, dic
     return edits
 
 
-def _parse_line(text: bytes) -> dict:
+def parse_line(text: bytes) -> dict:
+    """The JSON object of a line. Raises UserError for anything else."""
     try:
         values = json.loads(text.decode())
     except UnicodeDecodeError as error:
@@ -255,7 +259,7 @@ def _hash(file: Path) -> str:
         raise UserError(f"{str(file)[:200]}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _sum_over_processes(failures: int, world: int) -> int:
+def sum_over_processes(failures: int, world: int) -> int:
     """The sum, once all processes are done: torchrun stops the others as soon as one of them fails."""
     if world == 1 or "MASTER_ADDR" not in os.environ:
         return failures

@@ -62,7 +62,11 @@ INCEPTION = Network(
 )
 LPIPS = {
     net: Network("lpips", ("lpips", "diversity"), f"https://download.pytorch.org/models/{file}")
-    for net, file in {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}.items()
+    for net, file in {
+        "alex": "alexnet-owt-7be5be79.pth",
+        "vgg": "vgg16-397923af.pth",
+        "squeeze": "squeezenet1_1-b8a52dc0.pth",
+    }.items()
 }
 
 

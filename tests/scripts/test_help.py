@@ -12,6 +12,7 @@ SCRIPTS = (
     "app",
     "benchmark",
     "cache_latents",
+    "curate",
     "demo",
     "ddim_invert_edit",
     "evaluate",
@@ -21,6 +22,8 @@ SCRIPTS = (
     "preprocess_vg",
     "sample",
     "train_checker",
+    "try_curation",
+    "validate",
 )
 PRINT_HELP = """
 import runpy, sys

@@ -7,7 +7,7 @@ import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const target = join(here, "..", "static");
-const inputs = ["index.html", "src", "package.json", "package-lock.json", "build.mjs"];
+const inputs = ["index.html", "votes.html", "src", "package.json", "package-lock.json", "build.mjs"];
 
 const files = await bundle();
 if (process.argv.includes("--check")) await check();
@@ -17,7 +17,7 @@ else await write();
 async function bundle() {
   const { outputFiles, metafile } = await build({
     absWorkingDir: here,
-    entryPoints: { app: "src/main.tsx" },
+    entryPoints: { app: "src/main.tsx", votes: "src/votes/main.tsx" },
     outdir: "out",
     bundle: true,
     write: false,
@@ -32,7 +32,7 @@ async function bundle() {
   });
   const made = new Map(outputFiles.map((file) => [relative(join(here, "out"), file.path), Buffer.from(file.contents)]));
   made.set("icon.svg", await readFile(join(here, "src", "icon.svg")));
-  made.set("index.html", await readFile(join(here, "index.html")));
+  for (const page of ["index.html", "votes.html"]) made.set(page, await readFile(join(here, page)));
   made.set("LICENSES.txt", Buffer.from(await licences(metafile)));
   made.set("sources.json", Buffer.from(JSON.stringify(await digests(), null, 1) + "\n"));
   return made;

@@ -2,6 +2,7 @@
 
 import type * as t from "./types";
 import type { GraphJson } from "../model/graph";
+import type { Choice, Pair } from "../votes/ballot";
 
 export class ApiError extends Error {
   constructor(
@@ -114,3 +115,7 @@ export const edit = (id: string, body: t.EditRequest) => post<t.Job>(`api/sessio
 export const attention = (id: string, node: number) => post<t.Job>(`api/sessions/${id}/attention`, { node });
 export const cancel = (job: number) => request<t.Job>("DELETE", `api/jobs/${job}`);
 export const text = (path: string) => get<string>(path);
+
+/** The pairs of a vote, in the rater's own order. */
+export const votePairs = (rater: string) => get<{ pairs: Pair[] }>(query("api/pairs", { rater }));
+export const castVote = (body: { rater: string; pair: string; choice: Choice | null }) => post<unknown>("api/votes", body);

@@ -1,11 +1,13 @@
 /** The page's words in the chosen language. */
 
+import { remember } from "../memory";
 import { getState, setState } from "../store";
 import { en } from "./en";
 import { ko } from "./ko";
 import { optionsKo } from "./options_ko";
 import type { OptionSpec } from "../api/types";
 
+export { remember, remembered } from "../memory";
 export type Language = "en" | "ko";
 export type TextKey = keyof typeof en;
 export type Values = Record<string, string | number>;
@@ -41,22 +43,6 @@ export function chooseTheme(theme: "system" | "light" | "dark"): void {
   else document.documentElement.dataset.theme = theme;
   remember("theme", theme);
   setState({ theme });
-}
-
-export function remember(name: string, value: string): void {
-  try {
-    localStorage.setItem(`sge.${name}`, value);
-  } catch {
-    // a frame without storage forgets
-  }
-}
-
-export function remembered(name: string): string | null {
-  try {
-    return localStorage.getItem(`sge.${name}`);
-  } catch {
-    return null;
-  }
 }
 
 /** The label of an option by its name. */
