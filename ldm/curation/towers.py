@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ldm.curation.errors import CurationError
 from ldm.curation.pictures import Picture
-from ldm.modules.global_film import OPENAI, CLIPGlobalEncoder
+from ldm.modules.image_encoder import OPENAI, CLIPGlobalEncoder
 from ldm.util.config import instantiate_from_config
 from ldm.util.images import to_tensor
 
