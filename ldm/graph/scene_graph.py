@@ -125,7 +125,7 @@ class SceneGraph:
         if max_objects is not None and len(self.objects) > max_objects:
             raise GraphError(
                 f"{where}: {len(self.objects)} objects, but the model encodes at most {max_objects}; remove some"
-            )
+            ).coded("too_many_objects", count=len(self.objects), most=max_objects)
         attributes = [(index, name) for index, names in enumerate(self.known_attributes) for name in names]
         names = [(f"objects[{index}]", vocab.object_id, name) for index, name in enumerate(self.objects)]
         names += [(f"relationships[{index}]", vocab.predicate_id, t[1]) for index, t in enumerate(self.known_triples)]
@@ -134,7 +134,7 @@ class SceneGraph:
             try:
                 to_id(name)
             except GraphError as error:
-                raise GraphError(f"{where}, {place}: {error}") from None
+                raise GraphError(f"{where}, {place}: {error}").coded_like(error) from None
 
     def describe(self, index: int) -> str:
         """An object in words: its attributes and its name, such as 'large red circle'."""
