@@ -153,6 +153,7 @@ class Editor:
         details = {
             "difference": variant.difference,
             "sentences": [*asked.readings, *made.sentences],
+            "operations": made.operations,
             "options": {"given": variant.options, "used": made.options},
             "n": asked.count,
             "sweep": asked.sweep and {"option": asked.sweep.option, "values": list(asked.sweep.values)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from ldm.util.errors import UserError
@@ -43,9 +44,24 @@ class QueueFull(RequestError):
     status = 429
 
 
-def disk_sentence(error: OSError | sqlite3.Error) -> str:
+def disk_error(error: OSError | sqlite3.Error) -> UserError:
     """What to tell when a file cannot be written or read; without its path, which is nobody's business in a browser."""
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return (
+    return UserError(
         f"the sessions cannot be written or read ({reason or 'unknown reason'}); free some space, or check the folder"
-    )
+    ).coded(_disk_code(error), reason=reason or "")
+
+
+def bug() -> UserError:
+    """What to tell of an error that is not the user's."""
+    return UserError("an error in the program; the server's terminal shows it").coded("bug")
+
+
+def _disk_code(error: OSError | sqlite3.Error) -> str:
+    number = getattr(error, "errno", None)
+    name = getattr(error, "sqlite_errorname", "")
+    if number in (errno.ENOSPC, errno.EDQUOT) or name == "SQLITE_FULL":
+        return "disk_full"
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM) or name.startswith("SQLITE_READONLY"):
+        return "disk_read_only"
+    return "disk"

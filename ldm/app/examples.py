@@ -29,6 +29,7 @@ class Example(NamedTuple):
 
     id: str
     title: str
+    number: int  # of the scene, 0 for a photograph with a name
     open: Callable[[], tuple[Image.Image, SceneGraph]]
 
 
@@ -53,7 +54,7 @@ class Examples:
     def find(self, id: str) -> Example:
         """An example by its id. Raises NotFound."""
         if id not in self.all:
-            raise NotFound("there is no such example")
+            raise NotFound("there is no such example").coded("no_example")
         return self.all[id]
 
     def _fits(self, example: Example) -> bool:
@@ -67,7 +68,7 @@ class Examples:
     def _files(self) -> list[Example]:
         """Graphs that name their photograph."""
         return [
-            Example(path.stem, path.stem.replace("_", " ").capitalize(), _opener(path))
+            Example(path.stem, path.stem.replace("_", " ").capitalize(), 0, _opener(path))
             for path in sorted(self.folder.glob("example*.json"))
         ]
 
@@ -86,7 +87,7 @@ class Examples:
         except UserError:
             return []
         return [
-            Example(f"scene{number}", f"Scene {number}", lambda path=path, graph=graph: (_read(path), graph))
+            Example(f"scene{number}", f"Scene {number}", number, lambda path=path, graph=graph: (_read(path), graph))
             for number, (path, graph) in enumerate(scenes[:MOST], 1)
         ]
 
@@ -102,7 +103,7 @@ class Examples:
             return world.render(graph, world.random_background(rng)), graph
 
         return [
-            Example(f"drawn{number}", f"Drawn scene {number}", lambda number=number: draw(number))
+            Example(f"drawn{number}", f"Drawn scene {number}", number, lambda number=number: draw(number))
             for number in range(1, DRAWN + 1)
         ]
 

@@ -69,12 +69,14 @@ class Export:
 
     def picture(self) -> bytes:
         if self.node.picture is None:
-            raise NotFound("a canvas has no picture")
+            raise NotFound("a canvas has no picture").coded("empty_canvas")
         return self.editor.store.pictures.path(self.node.picture).read_bytes()
 
     def graph(self) -> bytes:
         if self.node.graph is None:
-            raise NotFound("nothing is known of this picture yet; draw a box around each object first")
+            raise NotFound("nothing is known of this picture yet; draw a box around each object first").coded(
+                "no_graph_yet"
+            )
         return _graph_file(self.node.graph)
 
     def panel(self) -> bytes:

@@ -129,13 +129,18 @@ def read_file(content: bytes, name: str, photograph: Path | None) -> tuple[list[
     try:
         data = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except UnicodeDecodeError as error:
-        raise GraphError(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
+        raise GraphError(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8 text").coded(
+            "not_text", name=name
+        ) from None
     except json.JSONDecodeError as error:
-        raise GraphError(f"{name}: line {error.lineno}, column {error.colno}: invalid JSON ({error.msg})") from None
+        words = f"{name}: line {error.lineno}, column {error.colno}: invalid JSON ({error.msg})"
+        raise GraphError(words).coded("not_json", name=name, line=error.lineno, column=error.colno) from None
     except RecursionError:
-        raise GraphError(f"{name}: lists are nested too deeply; check the brackets") from None
+        raise GraphError(f"{name}: lists are nested too deeply; check the brackets").coded(
+            "too_nested", name=name
+        ) from None
     except GraphError as error:
-        raise GraphError(f"{name}: {error}") from None
+        raise GraphError(f"{name}: {error}").coded_like(error) from None
     except ValueError:
         raise GraphError(f"{name}: an integer has more than 4300 digits; check the numbers") from None
     with _notes() as notes:
@@ -145,11 +150,11 @@ def read_file(content: bytes, name: str, photograph: Path | None) -> tuple[list[
     return [replace(graph, image=None) for graph in graphs[:GRAPHS]], "; ".join(notes)
 
 
-def unknown_names(graph: SceneGraph, model: LatentDiffusion, words: OpenWords | None = None) -> list[str]:
-    """A sentence for each name that the model does not know, or not even as a word for one that it knows."""
+def unknown_names(graph: SceneGraph, model: LatentDiffusion, words: OpenWords | None = None) -> dict[str, str]:
+    """The names that the model does not know, or not even as words for one that it knows, by a sentence on each place."""
     if words is not None:
         return words.complaints(graph)
-    sentences = []
+    sentences = {}
     vocab = model.vocab
     names = [(f"objects[{index}]", vocab.object_id, name) for index, name in enumerate(graph.objects)]
     names += [(f"relationships[{i}]", vocab.predicate_id, triple[1]) for i, triple in enumerate(graph.known_triples)]
@@ -159,7 +164,7 @@ def unknown_names(graph: SceneGraph, model: LatentDiffusion, words: OpenWords | 
         try:
             find(name)
         except GraphError as error:
-            sentences.append(f"{place}: {error}")
+            sentences[f"{place}: {error}"] = name
     return sentences
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ldm.app.database import Database, now
 from ldm.app.errors import NotFound
 from ldm.app.requests import EditAsked
+from ldm.util.errors import UserError
 
 WAITING, ENDED = ("queued", "running"), ("done", "cancelled", "failed")
 INTERRUPTED = "the server stopped while this ran; press Edit again"
@@ -37,6 +38,8 @@ class Job:
     created: str
     made: list[int] = field(default_factory=list)
     error: str | None = None
+    error_code: str = ""
+    error_values: Mapping[str, str | int | float] = field(default_factory=dict)
     place: int = 0
     variant: int = 0
     stage: str = ""
@@ -48,6 +51,12 @@ class Job:
     @property
     def variants(self) -> int:
         return self.asked.total
+
+    def fail_with(self, error: UserError | None) -> None:
+        """What went wrong; None for nothing."""
+        if error is not None:
+            self.error = " ".join(str(error).split())
+            self.error_code, self.error_values = error.code, error.values
 
     def to_json(self) -> dict[str, Any]:
         """The job as the interface tells it."""
@@ -67,6 +76,8 @@ class Job:
             "fraction": round(self.fraction, 4),
             "nodes": list(self.made),
             "error": self.error,
+            "error_code": self.error_code,
+            "error_values": dict(self.error_values),
         }
 
 
@@ -99,7 +110,7 @@ class JobTable:
         """A job that is no longer in memory. Raises NotFound."""
         found = list(self._read("WHERE id = ?", (id,)))
         if not found:
-            raise NotFound(f"there is no job {id}; it may have been deleted with its session")
+            raise NotFound(f"there is no job {id}; it may have been deleted with its session").coded("no_job")
         return found[0]
 
     def waiting(self) -> list[Job]:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.app.pictures import encode_webp
-from ldm.app.planning import count_passes, count_steps
+from ldm.app.planning import count_passes, count_steps, tell_operations
 from ldm.app.requests import EditAsked, Variant
 from ldm.app.sampling import complete_options
 from ldm.editing.diagnostics import Previews
@@ -69,6 +69,7 @@ class Made(NamedTuple):
         image: the result; None for attention alone.
         graph: what it was to show.
         sentences: the operations in words.
+        operations: the same, of which a page makes sentences; None for a sampled picture.
         options: all options with the values that were used.
         region: L image, white where the edit decided; None for a sampled picture.
         attention: L images by the index of the object in `attention_graph`.
@@ -80,6 +81,7 @@ class Made(NamedTuple):
     image: Image.Image | None
     graph: SceneGraph
     sentences: list[str]
+    operations: list[dict] | None
     options: dict[str, Any]
     region: Image.Image | None
     attention: list[Image.Image]
@@ -135,6 +137,7 @@ class Performer:
             image,
             result.plan.graph,
             sentences(result, request),
+            tell_operations(result.plan.operations, result.plan.source_graph, result.plan.graph),
             result.settings,
             _as_mask(result.region),
             maps,
@@ -162,7 +165,7 @@ class Performer:
         used = {**vars(options), "seed": seed}
         told = ["sample a picture of the graph", *([complaint] if complaint else [])]
         measured = {"settings": used, "graph": graph.to_json(), "complaint": complaint}
-        return Made(image, graph, told, used, None, [], None, measured, options.steps, 0.0)
+        return Made(image, graph, told, None, used, None, [], None, measured, options.steps, 0.0)
 
     def _decoder(self) -> Decode:
         return self.decode or self.model.preview

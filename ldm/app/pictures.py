@@ -54,7 +54,7 @@ class Pictures:
     def path(self, id: str) -> Path:
         """The file of a picture. Raises NotFound."""
         if not ID.fullmatch(id) or not (path := self._path(id)).is_file():
-            raise NotFound("there is no such picture; it may have been deleted with its session")
+            raise NotFound("there is no such picture; it may have been deleted with its session").coded("no_picture")
         return path
 
     def read(self, id: str) -> Image.Image:

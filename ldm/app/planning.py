@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,11 @@ def describe_plan(model: LatentDiffusion, asked: EditAsked, size: tuple[int, int
     small = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     request = stand_in(asked, small, mask)
     plan = make_plan(request, from_mapping(EditOptions, asked.options), model)
-    region, note = _region(model, plan)
+    region, code, note = _region(model, plan)
     shown = region if region is not None else Region.everywhere((1, 1), small)
     return {
         "sentences": [*asked.readings, *sentences(Edit(request.photograph, shown.pixels, plan), request)],
-        "operations": [_operation(each, plan) for each in plan.operations],
+        "operations": tell_operations(plan.operations, plan.source_graph, plan.graph),
         "graph": graphs.to_json(asked.in_own_words(plan.graph)),
         "placed": _placed(request, plan.graph),
         "dropped": [list(each) for each in asked.dropped],
@@ -77,6 +78,7 @@ def describe_plan(model: LatentDiffusion, asked: EditAsked, size: tuple[int, int
         "region": region and _as_data_url(region),
         "region_share": None if region is None else round(float(region.pixels.mean()), 4),
         "region_note": note,
+        "region_code": code,
         "options": plan.options.as_dict(),
         "steps": 0 if plan.changes_nothing else count_steps(model, plan.options),
     }
@@ -100,6 +102,7 @@ def describe_canvas(model: LatentDiffusion, asked: EditAsked) -> dict:
         "region": None,
         "region_share": None,
         "region_note": "the whole picture is new",
+        "region_code": "region_new",
         "options": {**vars(complete), "seed": seed},
         "steps": complete.steps,
     }
@@ -115,24 +118,29 @@ def count_steps(model: LatentDiffusion, options: EditOptions) -> int:
     return count_passes(options) * len(make_schedule(model, options))
 
 
-def _region(model: LatentDiffusion, plan: EditPlan) -> tuple[Region | None, str]:
-    """The region as far as it is known before the edit, and why it is not."""
+def _region(model: LatentDiffusion, plan: EditPlan) -> tuple[Region | None, str, str]:
+    """The region as far as it is known before the edit, and why it is not, as a code and in words."""
     cells, size = (model.latent_size, model.latent_size), plan.request.photograph.size
     if plan.request.mask is not None:
-        return Region.of_mask(plan.request.mask, cells, size), ""
+        return Region.of_mask(plan.request.mask, cells, size), "", ""
     if plan.everywhere:
-        return None, "the whole picture may change"
+        return None, "region_everywhere", "the whole picture may change"
     if plan.needs_attention:
         if None in plan.places:
-            return None, "a new object has no box, so the whole picture may change; draw one to limit the edit"
-        return None, "the region follows from where the model attends to objects without a box, when the edit runs"
-    return planned_region(plan, cells, size), ""
+            words = "a new object has no box, so the whole picture may change; draw one to limit the edit"
+            return None, "region_without_box", words
+        words = "the region follows from where the model attends to objects without a box, when the edit runs"
+        return None, "region_by_attention", words
+    return planned_region(plan, cells, size), "", ""
 
 
-def _operation(operation: Operation, plan: EditPlan) -> dict[str, Any]:
-    """An operation with the ids of its objects."""
+def tell_operations(operations: Iterable[Operation], source: SceneGraph | None, target: SceneGraph) -> list[dict]:
+    """Operations with the ids of their objects, of which a page makes sentences."""
+    return [_operation(each, source, target) for each in operations]
+
+
+def _operation(operation: Operation, source: SceneGraph | None, target: SceneGraph) -> dict[str, Any]:
     told: dict[str, Any] = {"kind": KINDS[type(operation)], "text": str(operation)}
-    source, target = plan.source_graph, plan.graph
     if isinstance(operation, RemoveRelation):
         assert source is not None
         told |= {"object": source.ids[operation.source[0]], "other": source.ids[operation.source[2]]}

@@ -165,9 +165,9 @@ def ask(
         if picture is not None:
             store.picture_size(picture)
     if style is not None and model.global_stage_model is None:
-        raise RequestError("this model has no image encoder: remove the style, or use another model")
+        raise RequestError("this model has no image encoder: remove the style, or use another model").coded("no_styles")
     if canvas and mask is not None:
-        raise RequestError("a mask belongs to a photograph; remove it")
+        raise RequestError("a mask belongs to a photograph; remove it").coded("mask_on_canvas")
     kind = "sample" if canvas else "edit"
     asked = EditAsked(
         kind=kind,
@@ -187,7 +187,8 @@ def ask(
         readings=tuple(map(str, words.readings_of(wording.written))) if words else (),
     )
     if not 1 <= asked.total <= VARIANTS:
-        raise RequestError(f"{asked.total} variants: ask for 1 to {VARIANTS}")
+        error = RequestError(f"{asked.total} variants: ask for 1 to {VARIANTS}")
+        raise error.coded("too_many_variants", count=asked.total, most=VARIANTS)
     if count > 1 and not canvas:
         variant_seeds(count, model, stand_in(asked), from_mapping(EditOptions, options))
     return asked
@@ -196,9 +197,10 @@ def ask(
 def ask_attention(model: LatentDiffusion, node: Node, words: OpenWords | None = None) -> EditAsked:
     """A request for the attention to each object of a node's graph. Raises NotNow, or GraphError."""
     if node.picture is None or node.graph is None:
-        raise NotNow("there is no graph of this picture yet; draw a box around each object first")
+        raise NotNow("there is no graph of this picture yet; draw a box around each object first").coded("no_graph_yet")
     if not model.cond_stage_model.has_layout:
-        raise NotNow("this model's tokens do not stand for single objects, so there is no attention to each of them")
+        sentence = "this model's tokens do not stand for single objects, so there is no attention to each of them"
+        raise NotNow(sentence).coded("no_attention")
     graph = graphs.validate(SceneGraph.from_json(node.graph), model, "graph of the picture", words).named
     return EditAsked("attention", node.id, graph, graph, attention=True, previews=False)
 

@@ -52,11 +52,11 @@ class Hosts:
 
 
 class Refusal(Exception):
-    """A request that is not answered: HTTP status, closing code of a WebSocket, and a sentence."""
+    """A request that is not answered: HTTP status, closing code of a WebSocket, a sentence, and the sentence's code."""
 
-    def __init__(self, status: int, code: int, sentence: str):
+    def __init__(self, status: int, code: int, sentence: str, word: str, **values: int):
         super().__init__(sentence)
-        self.status, self.code, self.sentence = status, code, sentence
+        self.status, self.code, self.sentence, self.word, self.values = status, code, sentence, word, values
 
 
 class Guard:
@@ -93,21 +93,23 @@ class Guard:
                 403,
                 WRONG_ORIGIN,
                 "this server answers under localhost and 127.0.0.1 only; open the URL that it printed",
+                "wrong_host",
             )
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-            raise Refusal(403, WRONG_ORIGIN, "a page of another site sent this request; use the page of this server")
+            raise _of_another_site()
         is_page = path == "/" and headers.get("sec-fetch-mode", "navigate") == "navigate"
         if headers.get("sec-fetch-site") == "cross-site" and not is_page:
-            raise Refusal(403, WRONG_ORIGIN, "a page of another site sent this request; use the page of this server")
+            raise _of_another_site()
         given = self._given(scope, headers)
         if given is None and path.startswith("/api"):
-            raise Refusal(401, NO_TOKEN, "the token is missing; open the URL that the server printed")
+            raise Refusal(401, NO_TOKEN, "the token is missing; open the URL that the server printed", "no_token")
         if given is not None and not _same(given, self.token):
-            raise Refusal(403, NO_TOKEN, "the token is wrong; open the URL that the server printed")
+            raise Refusal(403, NO_TOKEN, "the token is wrong; open the URL that the server printed", "wrong_token")
         if scope["type"] == "http":
             length = headers.get("content-length", "0")
             if not length.isdecimal() or int(length) > _limit(path):
-                raise Refusal(413, 1009, f"the body has more than {_limit(path) >> 20} MiB; send less")
+                limit = _limit(path) >> 20
+                raise Refusal(413, 1009, f"the body has more than {limit} MiB; send less", "too_large", limit=limit)
 
     def _given(self, scope: Scope, headers: Headers) -> str | None:
         """The token of a request, from its header or its URL."""
@@ -177,7 +179,7 @@ async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) 
         await send({"type": "websocket.close", "code": refusal.code, "reason": refusal.sentence[:120]})
         return
     if scope["path"].startswith("/api"):
-        kind, content = "application/json", json.dumps({"error": refusal.sentence}).encode()
+        kind, content = "application/json", _as_json(refusal)
     else:
         kind, content = "text/html; charset=utf-8", _page(refusal.sentence)
     headers: Iterable[tuple[bytes, bytes]] = [
@@ -187,6 +189,15 @@ async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) 
     ]
     await send({"type": "http.response.start", "status": refusal.status, "headers": list(headers)})
     await send({"type": "http.response.body", "body": content})
+
+
+def _of_another_site() -> Refusal:
+    sentence = "a page of another site sent this request; use the page of this server"
+    return Refusal(403, WRONG_ORIGIN, sentence, "wrong_origin")
+
+
+def _as_json(refusal: Refusal) -> bytes:
+    return json.dumps({"error": refusal.sentence, "code": refusal.word, "values": refusal.values}).encode()
 
 
 def _page(sentence: str) -> bytes:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ldm.app.editor import Editor
-from ldm.app.errors import RequestError, disk_sentence
+from ldm.app.errors import RequestError, bug, disk_error
 from ldm.app.routes import application, downloads, edits, events, pictures, sessions
 from ldm.app.routes.parts import plain
 from ldm.app.security import Guard, Hosts
@@ -92,8 +93,8 @@ def _answer(name: str) -> Response | None:
 
 
 def _as_sentence(request: Request, error: Exception) -> Response:
-    status = error.status if isinstance(error, RequestError) else 400
-    return _error(status, " ".join(str(error).split()))
+    assert isinstance(error, UserError)
+    return _told(error.status if isinstance(error, RequestError) else 400, error)
 
 
 def _as_invalid(request: Request, error: Exception) -> Response:
@@ -112,19 +113,25 @@ def _as_status(request: Request, error: Exception) -> Response:
 
 
 def _as_cut_off(request: Request, error: Exception) -> Response:
-    return _error(413, "the body is too large, or was cut off; send it again, or less of it")
+    return _told(413, UserError("the body is too large, or was cut off; send it again, or less of it").coded("cut_off"))
 
 
 def _as_disk_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, (OSError, sqlite3.Error))
     logger.error("%s %s: %s", request.method, request.url.path, error)
-    return _error(503, disk_sentence(error))
+    return _told(503, disk_error(error))
 
 
 def _as_bug(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _error(500, "an error in the program; the server's terminal shows it")
+    return _told(500, bug())
 
 
-def _error(status: int, sentence: str) -> Response:
-    return JSONResponse({"error": plain(sentence)}, status)
+def _told(status: int, error: UserError) -> Response:
+    values = {name: plain(value) if isinstance(value, str) else value for name, value in error.values.items()}
+    return _error(status, " ".join(str(error).split()), error.code, values)
+
+
+def _error(status: int, sentence: str, code: str = "", values: Mapping[str, Any] | None = None) -> Response:
+    """`code` and `values` by which a page says it in its own language, where it knows the code."""
+    return JSONResponse({"error": plain(sentence), "code": code, "values": values or {}}, status)

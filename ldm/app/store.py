@@ -83,7 +83,7 @@ class Session:
         for node in self.nodes:
             if node.id == id:
                 return node
-        raise NotFound(f"this session has no node {id}; it may have been deleted")
+        raise NotFound(f"this session has no node {id}; it may have been deleted").coded("no_node")
 
     def following(self, id: int) -> set[int]:
         """The node and all that follows from it."""
@@ -131,7 +131,7 @@ class Store:
         with self.database.transaction() as connection:
             row = connection.execute("SELECT width, height FROM pictures WHERE id = ?", (id,)).fetchone()
         if row is None:
-            raise NotFound("there is no such picture; upload it again")
+            raise NotFound("there is no such picture; upload it again").coded("no_picture")
         return row["width"], row["height"]
 
     # Sessions ---------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Store:
         with self.database.transaction() as connection:
             row = connection.execute("SELECT * FROM sessions WHERE id = ?", (id,)).fetchone()
             if row is None:
-                raise NotFound("there is no such session; it may have been deleted")
+                raise NotFound("there is no such session; it may have been deleted").coded("no_session")
             nodes = connection.execute("SELECT * FROM nodes WHERE session = ? ORDER BY id", (id,)).fetchall()
         return _session(row, map(_node, nodes))
 
@@ -188,7 +188,7 @@ class Store:
         with self.database.transaction() as connection:
             row = connection.execute("SELECT * FROM nodes WHERE id = ?", (id,)).fetchone()
         if row is None:
-            raise NotFound(f"there is no node {id}; it may have been deleted")
+            raise NotFound(f"there is no node {id}; it may have been deleted").coded("no_node")
         return _node(row)
 
     def add_node(self, session: str, parent: int | None, new: NewNode) -> int:
@@ -224,7 +224,7 @@ class Store:
             tree = self.session(session)
             parent = tree.node(tree.current).parent
             if parent is None:
-                raise NotNow("there is nothing to undo: this is where the session began")
+                raise NotNow("there is nothing to undo: this is where the session began").coded("nothing_to_undo")
             self.go_to(session, parent)
 
     def redo(self, session: str) -> None:
@@ -233,7 +233,7 @@ class Store:
             tree = self.session(session)
             child = tree.node(tree.current).last_child
             if child is None:
-                raise NotNow("there is nothing to redo: no edit was made from here")
+                raise NotNow("there is nothing to redo: no edit was made from here").coded("nothing_to_redo")
             self.go_to(session, child)
 
     def set_graph(self, node: int, graph: dict | None) -> None:
@@ -259,7 +259,9 @@ class Store:
         with self.database.transaction() as connection:
             removed = self.node(node)
             if removed.parent is None:
-                raise NotNow("this is where the session began; delete the session instead")
+                raise NotNow("this is where the session began; delete the session instead").coded(
+                    "delete_session_instead"
+                )
             tree = self.session(removed.session)
             gone = tree.following(node)
             if tree.current in gone:

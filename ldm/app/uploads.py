@@ -27,7 +27,10 @@ def decode(content: bytes, background: str = "white") -> Image.Image:
         NotAnImage: it is broken, or of another format.
     """
     if len(content) > IMAGE_BYTES:
-        raise TooLarge(f"the image has more than {IMAGE_BYTES >> 20} MiB; send a smaller one")
+        mebibytes = IMAGE_BYTES >> 20
+        raise TooLarge(f"the image has more than {mebibytes} MiB; send a smaller one").coded(
+            "too_large", limit=mebibytes
+        )
     with _decoding:
         try:
             with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
@@ -37,12 +40,14 @@ def decode(content: bytes, background: str = "white") -> Image.Image:
         except TooLarge:
             raise
         except Image.DecompressionBombError:
-            raise TooLarge(f"the image has more than {IMAGE_PIXELS:,} pixels; send a smaller one") from None
+            error = TooLarge(f"the image has more than {IMAGE_PIXELS:,} pixels; send a smaller one")
+            raise error.coded("too_many_pixels", pixels=IMAGE_PIXELS, side=IMAGE_SIDE) from None
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... for a broken file
             known = ", ".join(IMAGE_FORMATS)
             reason = " ".join(str(error).replace("<_io.BytesIO object", "<").split())
             reason = "unknown format" if isinstance(error, Image.UnidentifiedImageError) else reason[:200]
-            raise NotAnImage(f"broken, or not an image ({reason}); send one of {known}") from None
+            refused = NotAnImage(f"broken, or not an image ({reason}); send one of {known}")
+            raise refused.coded("not_an_image", formats=known) from None
 
 
 def _refuse_large(size: tuple[int, int]) -> None:
@@ -50,4 +55,4 @@ def _refuse_large(size: tuple[int, int]) -> None:
     if width * height > IMAGE_PIXELS or max(size) > IMAGE_SIDE:
         raise TooLarge(
             f"the image has {width} x {height} pixels; at most {IMAGE_PIXELS:,} with sides of up to {IMAGE_SIDE:,} are taken"
-        )
+        ).coded("too_many_pixels", pixels=IMAGE_PIXELS, side=IMAGE_SIDE)

@@ -12,7 +12,16 @@ from ldm.app.pictures import describe
 from ldm.app.store import Node, Session, Store
 from ldm.graph.scene_graph import SceneGraph
 
-PLAIN = ("sentences", "options", "n", "sweep", "region_share", "verdict", "seconds")  # told as they are kept
+PLAIN = (
+    "sentences",
+    "operations",
+    "options",
+    "n",
+    "sweep",
+    "region_share",
+    "verdict",
+    "seconds",
+)  # told as they are kept
 PICTURES = ("style", "mask", "region")  # kept as ids
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import torch
 
-from ldm.app.errors import NotNow, QueueFull, disk_sentence
+from ldm.app.errors import NotNow, QueueFull, bug, disk_error
 from ldm.app.jobs import ENDED, Job, JobTable
 from ldm.app.limits import JOBS, JOBS_PER_SESSION
 from ldm.app.performing import Cancelled
@@ -55,7 +55,7 @@ class Worker:
         """Appends a job. Raises QueueFull."""
         with self._changed:
             if len(self._queue) >= JOBS or sum(job.session == session for job in self._queue) >= JOBS_PER_SESSION:
-                raise QueueFull("too many edits are waiting; let some of them end, or cancel them")
+                raise QueueFull("too many edits are waiting; let some of them end, or cancel them").coded("queue_full")
             job = self.table.add(session, asked)
             self._append(job)
             self._changed.notify()
@@ -74,7 +74,7 @@ class Worker:
         with self._changed:
             job = self._jobs.get(id) or self.table.find(id)
             if job.state in ENDED:
-                raise NotNow(f"job {id} has ended already")
+                raise NotNow(f"job {id} has ended already").coded("job_ended")
             job.stop.set()
             waited = job in self._queue
             if waited:
@@ -100,7 +100,7 @@ class Worker:
                 self.cancel(job.id)
         with self._changed:
             if not self._changed.wait_for(lambda: self._running not in found, PATIENCE):
-                raise NotNow("the edit that runs has not ended yet; try again in a while")
+                raise NotNow("the edit that runs has not ended yet; try again in a while").coded("still_running")
 
     def of_session(self, session: str) -> list[Job]:
         """The jobs of a session that wait or run, in order."""
@@ -149,7 +149,8 @@ class Worker:
             self._tell_places()
             state, error = self._run(job)
             with self._changed:
-                job.state, job.error = state, error
+                job.state = state
+                job.fail_with(error)
                 job.stage = ""
                 if not (self._closing and state == "queued"):
                     job.fraction = 1.0 if state == "done" else job.fraction
@@ -158,7 +159,7 @@ class Worker:
                 self._changed.notify_all()
             self._tell(job)
 
-    def _run(self, job: Job) -> tuple[str, str | None]:
+    def _run(self, job: Job) -> tuple[str, UserError | None]:
         """Makes the job's pictures; its state thereafter, and what went wrong."""
         try:
             self.perform(job, Follower(job, self.publish))
@@ -166,14 +167,15 @@ class Worker:
         except Cancelled:
             return ("queued", None) if self._closing else ("cancelled", None)
         except UserError as error:
-            return "failed", " ".join(str(error).split())
+            return "failed", error
         except (MemoryError, torch.OutOfMemoryError):
-            return "failed", "out of memory; start the server with --precision fp16 or --low-memory, or a smaller model"
+            words = "out of memory; start the server with --precision fp16 or --low-memory, or a smaller model"
+            return "failed", UserError(words).coded("out_of_memory")
         except (OSError, sqlite3.Error) as error:
-            return "failed", disk_sentence(error)
+            return "failed", disk_error(error)
         except Exception:
             logger.exception("job %d failed", job.id)
-            return "failed", "an error in the program; the server's terminal shows it"
+            return "failed", bug()
 
     def _tell(self, job: Job) -> None:
         self.publish(job.session, {"type": "job", "job": job.to_json()})

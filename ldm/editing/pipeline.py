@@ -186,7 +186,7 @@ def variant_seeds(count: int, model: LatentDiffusion, request: EditRequest, opti
     if count > 1 and method not in RANDOM_METHODS:
         raise UserError(
             f"the method {method} draws no noise, so {count} edits would be the same; use {' or '.join(RANDOM_METHODS)}"
-        )
+        ).coded("same_variants", method=method, methods=", ".join(RANDOM_METHODS))
     return range(options.seed, options.seed + count)
 
 
@@ -310,7 +310,7 @@ def sample(
     if not latent.isfinite().all():
         raise UserError(
             "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
-        )
+        ).coded("diverged")
     return latent
 
 

@@ -59,7 +59,7 @@ class Region(NamedTuple):
         """The white parts of a mask of any size. Raises UserError for a mask without any."""
         mask = mask.convert("L")
         if not mask.getextrema()[1]:
-            raise UserError("the mask is entirely black: paint white what the edit may change")
+            raise UserError("the mask is entirely black: paint white what the edit may change").coded("black_mask")
         small = mask.resize((cells[1], cells[0]), Image.Resampling.BOX)
         pixels = mask.resize(size, Image.Resampling.BILINEAR)
         return cls(_tensor(small)[None, None], _tensor(pixels).numpy())

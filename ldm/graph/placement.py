@@ -105,8 +105,8 @@ def _unmet_relations(scene: PlacementScene, triples: Sequence[Triple], level: in
             if scene.target.boxes[subject] is None:
                 raise GraphError(
                     f"the new relation {predicate!r} does not define a position for {scene.name(subject)}: "
-                    f"give object {subject} of the edited graph a box, the old one if it stays"
-                )
+                    f"give it a box, the old one if it stays"
+                ).coded("relation_without_place", predicate=predicate, object=scene.target.describe(subject))
         elif scene.holds(triple, level):
             scene.pending.discard(triple)
             scene.messages.append(f"{scene.name(subject)} stays where it is, since {scene.claim(triple)} already")
@@ -124,10 +124,15 @@ def _find_smallest_move(scene: PlacementScene, unmet: Sequence[Triple], steps: S
             boxes = _best_translation(scene, group, triples, level, crowded, step)
             if boxes is not None:
                 return _Move(group, boxes, triples, crowded)
-    claims = " and ".join(scene.claim(triple) for triple in unmet if movers[0] in triple[::2])
+    asked = [triple for triple in unmet if movers[0] in triple[::2]]
+    describe = scene.target.describe
     raise GraphError(
-        f"no position within the image satisfies {claims}, and all other relations: "
-        f"give object {movers[0]} of the edited graph a box, or change other relations too"
+        f"no position within the image satisfies {' and '.join(map(scene.claim, asked))}, and all other relations: "
+        f"give {scene.name(movers[0])} a box, or change other relations too"
+    ).coded(
+        "no_position",
+        object=describe(movers[0]),
+        relations=", ".join(f"{describe(s)} {predicate} {describe(o)}" for s, predicate, o in asked),
     )
 
 
@@ -232,9 +237,8 @@ def _place_added(scene: PlacementScene, index: int, steps: Sequence[float]) -> N
     for _, predicate, _ in triples:
         if scene.kind(predicate) is None:
             raise GraphError(
-                f"the new relation {predicate!r} does not define a position for {scene.name(index)}: "
-                f"give object {index} of the edited graph a box"
-            )
+                f"the new relation {predicate!r} does not define a position for {scene.name(index)}: give it a box"
+            ).coded("relation_without_place", predicate=predicate, object=scene.target.describe(index))
     scene.pending -= set(triples)
     triples = [triple for triple in triples if scene.boxes[other_end(triple, index)] is not None]
     size = expected_size(index, scene.target.objects, scene.target.known_attributes, scene.boxes)

@@ -132,7 +132,7 @@ class SceneGraph:
         if max_objects is not None and len(self.objects) > max_objects:
             raise GraphError(
                 f"{where}: {len(self.objects)} objects, but the model encodes at most {max_objects}; remove some"
-            )
+            ).coded("too_many_objects", count=len(self.objects), most=max_objects)
         if resolve is not None:
             return resolve_names(self, resolve, where).validate(vocab, where)
         attributes = [(index, name) for index, names in enumerate(self.known_attributes) for name in names]
@@ -143,7 +143,7 @@ class SceneGraph:
             try:
                 to_id(name)
             except GraphError as error:
-                raise GraphError(f"{where}, {place}: {error}") from None
+                raise GraphError(f"{where}, {place}: {error}").coded_like(error) from None
         return self
 
     def describe(self, index: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from ldm.util.errors import UserError, did_you_mean
+from ldm.util.errors import UserError, did_you_mean, similar_names
 from ldm.util.unicode import composed
 
 Box = tuple[float, float, float, float]
@@ -130,7 +130,9 @@ def find_id(name: str, ids: Mapping[str, int], kind: str) -> int:
         return ids[name]
     if not ids:
         raise GraphError(f"the vocabulary has no {kind}s; leave {shorten(name)} out")
-    raise GraphError(f"{kind} {shorten(name)} is not in the vocabulary{suggest(name, list(ids))}")
+    known = list(ids)
+    error = GraphError(f"{kind} {shorten(name)} is not in the vocabulary{suggest(name, known)}")
+    raise error.coded(f"unknown_{kind}", name=name[:80], similar=", ".join(similar_names(name[:100].lower(), known)))
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

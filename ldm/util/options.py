@@ -96,7 +96,9 @@ def from_mapping(options_class: type[Options], values: Mapping[str, Any]) -> Opt
         if key not in types:
             raise UserError(f"unknown option {key!r}{did_you_mean(key, types)}")
         if not has_type(value, types[key]):
-            raise UserError(f"{key} takes {describe_type(types[key])}, not {json.dumps(value)}")
+            raise UserError(f"{key} takes {describe_type(types[key])}, not {json.dumps(value)}").coded(
+                "option_type", option=key, value=json.dumps(value)
+            )
     return options_class(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
@@ -108,10 +110,14 @@ def validate(options: Any) -> None:
             continue
         if limits["choices"] and value not in limits["choices"]:
             known = ", ".join(limits["choices"])
-            raise UserError(f"{field.name} {value!r}: choose one of {known}{did_you_mean(value, limits['choices'])}")
+            raise UserError(
+                f"{field.name} {value!r}: choose one of {known}{did_you_mean(value, limits['choices'])}"
+            ).coded("option_choice", option=field.name, value=str(value), choices=known)
         for number in value if isinstance(value, (tuple, list)) else [value]:
             if not _within(number, limits):
-                raise UserError(f"{field.name} {_as_text(value)}: must be {_bounds_text(limits)}")
+                raise UserError(f"{field.name} {_as_text(value)}: must be {_bounds_text(limits)}").coded(
+                    "option_range", option=field.name, value=_as_text(value), bounds=_bounds_signs(limits)
+                )
 
 
 def markdown_table(options_class: type) -> str:
@@ -214,6 +220,11 @@ def _within(number: float, limits: Mapping[str, Any]) -> bool:
 def _bounds_text(limits: Mapping[str, Any]) -> str:
     words = (("above", "more than"), ("minimum", "at least"), ("maximum", "at most"))
     return " and ".join(f"{word} {limits[key]:g}" for key, word in words if limits[key] is not None)
+
+
+def _bounds_signs(limits: Mapping[str, Any]) -> str:
+    signs = (("above", ">"), ("minimum", "≥"), ("maximum", "≤"))
+    return ", ".join(f"{sign} {limits[key]:g}" for key, sign in signs if limits[key] is not None)
 
 
 def _as_text(value: Any) -> str:

@@ -156,16 +156,16 @@ class OpenWords:
         """What is read as what in a graph whose words are all accepted."""
         return self.name_graph(graph)[1]
 
-    def complaints(self, graph: SceneGraph) -> list[str]:
-        """A sentence for each word of a graph that is not accepted."""
-        found: list[str] = []
+    def complaints(self, graph: SceneGraph) -> dict[str, str]:
+        """The words of a graph that are not accepted, by a sentence on each place."""
+        found: dict[str, str] = {}
         resolve = self.of(graph)
 
         def collect(name: str, slot: Slot) -> str:
             try:
                 return resolve(name, slot)
             except GraphError as error:
-                found.append(f"{slot.place}: {error}")
+                found[f"{slot.place}: {error}"] = name
                 return name
 
         resolve_names(graph, collect)

@@ -62,7 +62,8 @@ def examples(editor: TheEditor) -> dict:
         image, graph = example.open()
         url = f"api/examples/{example.id}.png"
         told = {"url": url, "width": image.width, "height": image.height}
-        listed.append({"id": example.id, "title": example.title, "image": told, "objects": len(graph.objects)})
+        names = {"id": example.id, "title": example.title, "number": example.number}
+        listed.append({**names, "image": told, "objects": len(graph.objects)})
     return {"examples": listed}
 
 

@@ -60,5 +60,6 @@ async def read_body(request: Request, limit: int, what: str) -> bytes:
     async for chunk in request.stream():
         content += chunk
         if len(content) > limit:
-            raise TooLarge(f"the {what} has more than {limit >> 20} MiB; send a smaller one")
+            error = TooLarge(f"the {what} has more than {limit >> 20} MiB; send a smaller one")
+            raise error.coded("too_large", limit=limit >> 20)
     return bytes(content)

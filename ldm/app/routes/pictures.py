@@ -64,5 +64,6 @@ def _read_graphs(editor: Editor, content: bytes, name: str, image: str | None, n
     else:
         known = SceneGraph.from_json(source)
         told = [graphs.to_json(graphs.as_edited(graph, known)) for graph in found]
-    unknown = graphs.unknown_names(found[0], editor.model, editor.words) if len(found) == 1 else []
-    return {"graphs": told, "note": plain(note), "unknown": unknown}
+    unknown = graphs.unknown_names(found[0], editor.model, editor.words) if len(found) == 1 else {}
+    names, sentences = map(list, (unknown.values(), unknown))
+    return {"graphs": told, "note": plain(note), "unknown": sentences, "unknown_names": list(dict.fromkeys(names))}

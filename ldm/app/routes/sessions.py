@@ -12,6 +12,7 @@ from ldm.app.editor import Editor
 from ldm.app.errors import NotNow, RequestError
 from ldm.app.limits import IMAGE_SIDE
 from ldm.app.pictures import changed_share
+from ldm.app.planning import tell_operations
 from ldm.app.routes.parts import Body, Id, TheEditor
 from ldm.app.store import NewNode
 from ldm.graph.diff import diff
@@ -103,7 +104,7 @@ def read(editor: TheEditor, sid: str, body: NodeId) -> dict:
     if editor.reader is None:
         raise NotNow(editor.reader_note)
     if picture is None:
-        raise NotNow("a canvas shows nothing yet")
+        raise NotNow("a canvas shows nothing yet").coded("empty_canvas")
     found = editor.reader.read_graph(editor.store.pictures.read(picture))
     if found is None:
         return {"graph": None, "note": "nothing was found in this picture: draw a box around each object and name it"}
@@ -134,15 +135,17 @@ def delete_node(editor: TheEditor, nid: Id) -> dict:
 @router.get("/nodes/{a}/compare/{b}")
 def compare(editor: TheEditor, a: Id, b: Id) -> dict:
     first, second = editor.store.node(a), editor.store.node(b)
-    sentences = []
+    sentences, told = [], None
     if first.graph and second.graph:
-        operations = diff(SceneGraph.from_json(first.graph), SceneGraph.from_json(second.graph))
+        source, target = SceneGraph.from_json(first.graph), SceneGraph.from_json(second.graph)
+        operations = diff(source, target)
+        told = tell_operations(operations, source, target)
         sentences = [str(each) for each in operations] or ["the two graphs are the same"]
     share = None
     if first.picture and second.picture and first.size == second.size:
         read = editor.store.pictures.read
         share = round(changed_share(read(first.picture), read(second.picture)), 4)
-    return {"sentences": sentences, "changed_share": share}
+    return {"sentences": sentences, "operations": told, "changed_share": share}
 
 
 def _root(editor: Editor, body: NewSession, graph: dict | None) -> tuple[str, NewNode]:

@@ -54,7 +54,8 @@ class EditorPage:
 
     def see_node(self, node: dict) -> None:
         """Waits until this node of the history is the current one."""
-        self.page.locator(f'.tree-node button[aria-current=true][title^="#{node["id"]} "]').wait_for()
+        number = sum(other["id"] < node["id"] for other in self.session["nodes"])
+        self.page.locator(f'.tree-node button[aria-current=true][title^="#{number} "]').wait_for()
 
     # Doing ------------------------------------------------------------------------------------------------------------
 

@@ -159,6 +159,11 @@ export const doc = (s: State): Doc | null => s.line?.present ?? null;
 export const shownGraph = (s: State): Graph => s.live ?? s.line?.present.draft ?? EMPTY;
 export const nodeOf = (s: State, id: number | null | undefined): SceneNode | null =>
   s.session?.nodes.find((node) => node.id === id) ?? null;
+/** The number of a picture in its session; the photograph is 0. */
+export function numberOf(node: SceneNode): number {
+  return (state.session?.nodes ?? []).filter((other) => other.id < node.id).length;
+}
+
 export const currentNode = (s: State): SceneNode | null => nodeOf(s, s.line?.present.node);
 export const isCanvas = (s: State): boolean => currentNode(s)?.kind === "canvas";
 export const isRunning = (s: State): boolean => s.job?.state === "queued" || s.job?.state === "running";

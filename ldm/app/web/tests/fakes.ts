@@ -74,6 +74,7 @@ export function node(id: number, change: Partial<SceneNode> = {}): SceneNode {
     job: null,
     difference: null,
     sentences: null,
+    operations: null,
     options: null,
     n: null,
     sweep: null,

@@ -33,8 +33,11 @@ export function canEdit(): boolean {
   return hasChange() && planned && !isRunning(state);
 }
 
+let asking = false; // an edit was asked for, and the server has not answered yet
+
 export async function runEdit(): Promise<void> {
   const state = getState();
+  if (asking || !canEdit()) return;
   const body = planRequest() as EditRequest | null;
   if (!state.session || !body) return;
   if (state.variants > 1) body.n = state.variants;
@@ -45,10 +48,12 @@ export async function runEdit(): Promise<void> {
   }
   body.previews = true;
   setState({ comparison: null, grid: false, preview: null });
+  asking = true;
   const job = await attempt(async () => {
     await save();
     return api.edit(state.session!.id, body);
   });
+  asking = false;
   if (job) setState({ job: getState().job?.id === job.id ? getState().job : job, ownJob: job.id, ownDraft: doc(state)!.draft });
 }
 

@@ -2,11 +2,11 @@
 
 import * as api from "../api/client";
 import { type Events, watch } from "../api/events";
-import type { Job, ServerEvent, Session } from "../api/types";
+import type { Job, ReadGraphs, ServerEvent, Session } from "../api/types";
 import { fromJson, type Graph } from "../model/graph";
 import { begin, record } from "../model/timeline";
 import { type Doc, doc, getState, isCanvas, nodeOf, openedDoc, setState } from "../store";
-import { remember, remembered, t } from "../texts";
+import { exampleTitle, remember, remembered, serverWords, t } from "../texts";
 import { changeDoc, dropSavedDraft, hasUnsaved, markSaved, replan, setSource } from "./draft";
 import { attempt, toast, wordsOf } from "./toasts";
 
@@ -98,7 +98,8 @@ function onEvent(event: ServerEvent): void {
   const state = getState();
   switch (event.type) {
     case "hello":
-      setState({ job: event.session.jobs.at(-1) ?? null });
+      if (wasInterrupted(event.session)) toast(t("interrupted"), "error");
+      setState({ job: event.session.jobs.at(-1) ?? null, preview: null });
       return adopt(event.session);
     case "session":
       return adopt(event.session);
@@ -125,12 +126,19 @@ function onEvent(event: ServerEvent): void {
   }
 }
 
+/** Whether an edit ran when the connection was lost, and neither runs now nor has made a picture. */
+function wasInterrupted({ jobs, nodes }: Session): boolean {
+  const { job, session } = getState();
+  if (job?.state !== "running" || job.kind === "attention" || session?.id !== job.session) return false;
+  return !jobs.some((other) => other.id === job.id) && !nodes.some((node) => node.job === job.id);
+}
+
 function onJob(job: Job): void {
   const { job: known } = getState();
   const ended = job.state === "done" || job.state === "cancelled" || job.state === "failed";
   if (ended && known && known.id !== job.id) return; // a later one is shown already
   setState(ended ? { job: null, preview: null } : { job });
-  if (job.state === "failed" && job.error) toast(job.error, "error");
+  if (job.state === "failed" && job.error) toast(serverWords(job.error, job.error_code, job.error_values), "error");
   if (job.state === "cancelled") toast(t("cancelled"));
 }
 
@@ -181,13 +189,15 @@ function stillThere(graph: Graph): boolean {
 // What a person opens ------------------------------------------------------------------------------------------------------
 
 export async function openExample(id: string): Promise<void> {
-  const session = await attempt(() => api.createSession({ example: id }), t("opening"));
+  const example = getState().examples.find((other) => other.id === id);
+  const title = example ? exampleTitle(example) : t("example");
+  const session = await attempt(() => api.createSession({ example: id, title }), t("opening"));
   if (session) openSession(session);
 }
 
 export async function openCanvas(graph?: Graph): Promise<void> {
   const side = getState().app?.model.image_size ?? 256;
-  const session = await attempt(() => api.createSession({ canvas: { width: side, height: side } }), t("opening"));
+  const session = await attempt(() => api.createSession({ canvas: { width: side, height: side }, title: t("canvas") }), t("opening"));
   if (!session) return;
   openSession(session);
   if (graph) changeDoc({ draft: graph });
@@ -236,8 +246,14 @@ export async function openGraphFile(file: File): Promise<void> {
   if (!editor) await openCanvas(graph);
   else if (describes) setSource(graph);
   else changeDoc({ draft: graph });
-  const notes = [read.note, read.graphs.length > 1 ? t("firstOf", { count: read.graphs.length }) : "", ...read.unknown];
-  toast(notes.filter(Boolean).join(" "), read.unknown.length ? "error" : "info");
+  const notes = [read.note && serverWords(read.note), read.graphs.length > 1 ? t("firstOf", { count: read.graphs.length }) : "", unknownWords(read)];
+  const said = notes.filter(Boolean).join(" ");
+  if (said) toast(said, read.unknown.length ? "error" : "info");
+}
+
+function unknownWords({ unknown_names }: ReadGraphs): string {
+  const names = unknown_names.slice(0, 5).map((name) => `“${name.length > 40 ? `${name.slice(0, 40)}…` : name}”`);
+  return names.length ? t("unknownNames", { names: names.join(", ") + (unknown_names.length > names.length ? ", …" : "") }) : "";
 }
 
 /** Fills in what the picture shows, by the world's checker or a detector. */
@@ -248,5 +264,5 @@ export async function readPicture(): Promise<void> {
   const read = await attempt(() => api.readPicture(state.session!.id, at), t("reading"));
   if (!read) return;
   if (read.graph) setSource(fromJson(read.graph), "change");
-  if (read.note || !read.graph) toast(read.note || t("nothingRead"));
+  else toast(t("nothingRead"));
 }

@@ -2,7 +2,7 @@
 
 import { ApiError } from "../api/client";
 import { getState, setState } from "../store";
-import { t } from "../texts";
+import { serverWords, t } from "../texts";
 
 let next = 1;
 
@@ -17,7 +17,7 @@ export function dismiss(id: number): void {
 }
 
 export function wordsOf(error: unknown): string {
-  if (error instanceof ApiError) return error.status === 0 ? t("serverGone") : error.message;
+  if (error instanceof ApiError) return error.status === 0 ? t("serverGone") : serverWords(error.message, error.code, error.values);
   return error instanceof Error ? error.message : String(error);
 }
 

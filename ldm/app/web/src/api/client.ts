@@ -8,6 +8,8 @@ export class ApiError extends Error {
   constructor(
     message: string,
     readonly status: number,
+    readonly code = "",
+    readonly values: Record<string, string | number> = {},
   ) {
     super(message);
   }
@@ -67,7 +69,8 @@ async function request<T>(method: string, path: string, body?: unknown, signal?:
     if (answer.ok) return text as T;
   }
   if (answer.ok) return data as T;
-  throw new ApiError((data as { error?: string } | null)?.error ?? `${answer.status} ${answer.statusText}`, answer.status);
+  const told = data as { error?: string; code?: string; values?: Record<string, string | number> } | null;
+  throw new ApiError(told?.error ?? `${answer.status} ${answer.statusText}`, answer.status, told?.code, told?.values);
 }
 
 const get = <T>(path: string, signal?: AbortSignal) => request<T>("GET", path, undefined, signal);
@@ -91,7 +94,7 @@ export const session = (id: string) => get<t.Session>(`api/sessions/${id}`);
 export const createSession = (
   body:
     | { image: string; title?: string; graph?: GraphJson }
-    | { example: string }
+    | { example: string; title?: string }
     | { canvas: { width: number; height: number }; graph?: GraphJson; title?: string },
 ) => post<t.Session>("api/sessions", body);
 export const renameSession = (id: string, title: string) => request<t.Session>("PATCH", `api/sessions/${id}`, { title });

@@ -71,6 +71,7 @@ export interface Resolution {
 export interface Example {
   id: string;
   title: string;
+  number: number; // of the scene, 0 for a photograph with a name
   image: Omit<Picture, "id">;
   objects: number;
 }
@@ -97,6 +98,7 @@ export interface SceneNode {
   job: number | null;
   difference: string | null;
   sentences: string[] | null;
+  operations: Operation[] | null; // null for a sampled picture
   options: { given: Record<string, OptionValue>; used: Record<string, OptionValue> } | null;
   n: number | null;
   sweep: Sweep | null;
@@ -137,6 +139,8 @@ export interface Job {
   fraction: number;
   nodes: number[];
   error: string | null;
+  error_code: string;
+  error_values: Record<string, string | number>;
 }
 
 export interface Sweep {
@@ -190,12 +194,14 @@ export interface Plan {
   region: { png: string; width: number; height: number } | null;
   region_share: number | null;
   region_note: string;
+  region_code: string;
   options: Record<string, OptionValue>;
   seconds: number | null;
 }
 
 export interface Comparison {
   sentences: string[];
+  operations: Operation[] | null; // null where a graph is not known
   changed_share: number | null;
 }
 
@@ -203,6 +209,7 @@ export interface ReadGraphs {
   graphs: GraphJson[];
   note: string;
   unknown: string[];
+  unknown_names: string[];
 }
 
 export type ServerEvent =

@@ -20,9 +20,9 @@ const cache = new Map<string, Resolution>();
 
 export function Combobox({ kind, label, value = "", placeholder, autofocus, exclude = [], onChoose, onCancel }: Props) {
   const [text, setText] = useState(value);
-  const [found, setFound] = useState<Resolution | null>(null);
   const [active, setActive] = useState(-1);
   const [open, setOpen] = useState(false);
+  const found = useResolution(kind, text, value, open);
   const input = useRef<HTMLInputElement>(null);
   const list = useId();
   const names = (found?.suggestions ?? []).filter(({ name }) => !exclude.includes(name));
@@ -35,27 +35,6 @@ export function Combobox({ kind, label, value = "", placeholder, autofocus, excl
       input.current?.select();
     }
   }, []);
-  useEffect(() => {
-    if (!open) return;
-    const asked = text === value ? "" : text; // the name that stands offers all others
-    const key = `${kind}\u0000${asked}`;
-    const known = cache.get(key);
-    if (known) return setFound({ ...known, text });
-    const controller = new AbortController();
-    const timer = window.setTimeout(() => {
-      resolve(kind, asked, controller.signal)
-        .then((answer) => {
-          cache.set(key, answer);
-          setFound({ ...answer, text });
-        })
-        .catch(() => undefined);
-    }, 40);
-    return () => {
-      window.clearTimeout(timer);
-      controller.abort();
-    };
-  }, [text, open, kind]);
-
   function choose(name: string): void {
     setOpen(false);
     setActive(-1);
@@ -117,22 +96,63 @@ export function Combobox({ kind, label, value = "", placeholder, autofocus, excl
           setText(value);
         }}
       />
-      <ul id={list} role="listbox" aria-label={label} class="suggestions" hidden={!open || !names.length}>
-        {names.map(({ name, note }, index) => (
-          <li
-            key={name}
-            id={`${list}-${index}`}
-            role="option"
-            aria-selected={index === active}
-            onPointerDown={(event) => event.preventDefault()}
-            onClick={() => choose(name)}
-          >
-            {name}
-            {note && <span class="note">{note}</span>}
-          </li>
-        ))}
-      </ul>
+      <Suggestions {...{ list, label, names, active }} hidden={!open || !names.length} onChoose={choose} />
       {unknown && <p class="field-error" role="status">{t("unknownName")}</p>}
     </div>
+  );
+}
+
+/** What the server makes of the text, while the list is open. */
+function useResolution(kind: WordKind, text: string, value: string, open: boolean): Resolution | null {
+  const [found, setFound] = useState<Resolution | null>(null);
+  useEffect(() => {
+    if (!open) return;
+    const asked = text === value ? "" : text; // the name that stands offers all others
+    const key = `${kind}\u0000${asked}`;
+    const known = cache.get(key);
+    if (known) return setFound({ ...known, text });
+    const controller = new AbortController();
+    const timer = window.setTimeout(() => {
+      resolve(kind, asked, controller.signal)
+        .then((answer) => {
+          cache.set(key, answer);
+          setFound({ ...answer, text });
+        })
+        .catch(() => undefined);
+    }, 40);
+    return () => {
+      window.clearTimeout(timer);
+      controller.abort();
+    };
+  }, [text, open, kind]);
+  return found;
+}
+
+interface SuggestionsProps {
+  list: string;
+  label: string;
+  names: readonly { name: string; note: string }[];
+  active: number;
+  hidden: boolean;
+  onChoose(name: string): void;
+}
+
+function Suggestions({ list, label, names, active, hidden, onChoose }: SuggestionsProps) {
+  return (
+    <ul id={list} role="listbox" aria-label={label} class="suggestions" hidden={hidden}>
+      {names.map(({ name, note }, index) => (
+        <li
+          key={name}
+          id={`${list}-${index}`}
+          role="option"
+          aria-selected={index === active}
+          onPointerDown={(event) => event.preventDefault()}
+          onClick={() => onChoose(name)}
+        >
+          {name}
+          {note && <span class="note">{note}</span>}
+        </li>
+      ))}
+    </ul>
   );
 }

@@ -27,12 +27,15 @@ export function EditBar() {
   const ready = canEdit();
   return (
     <div class="edit-bar">
-      <div class="segments" role="group" aria-label={t("howManyVariants")}>
-        {COUNTS.map((count) => (
-          <button key={count} aria-pressed={variants === count} aria-label={t("variantCount", { count })} title={t("variantCount", { count })} onClick={() => setState({ variants: count })}>
-            {count}
-          </button>
-        ))}
+      <div class="how-many">
+        <span aria-hidden="true">{t("variants")}</span>
+        <div class="segments" role="group" aria-label={t("howManyVariants")}>
+          {COUNTS.map((count) => (
+            <button key={count} aria-pressed={variants === count} aria-label={t("variantCount", { count })} title={t("variantCount", { count })} onClick={() => setState({ variants: count })}>
+              {count}
+            </button>
+          ))}
+        </div>
       </div>
       <button class="primary large" disabled={!ready} onClick={() => void runEdit()} title={`${t(canvas ? "makePicture" : "edit")} (Ctrl+Enter)`}>
         {t(running ? "editing_" : canvas ? "makePicture" : "edit")}

@@ -1,10 +1,10 @@
 /** The bar at the top: what is open, the two modes, undo, export, language and theme. */
 
-import { canRedo, canUndo, setMode, step } from "../actions/draft";
+import { canRedo, canUndo, replan, setMode, step } from "../actions/draft";
 import { rename } from "../actions/edits";
 import { closeSession, readPicture } from "../actions/session";
 import { currentNode, isCanvas, setState, useStore } from "../store";
-import { chooseLanguage, chooseTheme, t } from "../texts";
+import { chooseLanguage, chooseTheme, type Language, t } from "../texts";
 import { ExportMenu } from "./Export";
 import { Icon, Mark } from "./icons";
 
@@ -92,6 +92,12 @@ function Steps() {
   );
 }
 
+/** The page in a language; the plan, which may be a sentence of the server, is said anew. */
+function speak(language: Language): void {
+  chooseLanguage(language);
+  replan();
+}
+
 const NEXT_THEME = { system: "light", light: "dark", dark: "system" } as const;
 
 function Settings() {
@@ -103,7 +109,7 @@ function Settings() {
       <button class="tool" aria-label={t("themeIs", { theme: t(theme) })} title={t("themeIs", { theme: t(theme) })} onClick={() => chooseTheme(NEXT_THEME[theme])}>
         <Icon name={theme === "dark" ? "moon" : "sun"} />
       </button>
-      <button class="tool language" lang={language === "en" ? "ko" : "en"} aria-label={language === "en" ? "한국어로 보기" : "Show in English"} onClick={() => chooseLanguage(language === "en" ? "ko" : "en")}>
+      <button class="tool language" lang={language === "en" ? "ko" : "en"} aria-label={language === "en" ? "한국어로 보기" : "Show in English"} onClick={() => speak(language === "en" ? "ko" : "en")}>
         {language === "en" ? "KO" : "EN"}
       </button>
       <button class="tool" aria-label={t("help")} title={`${t("help")} (?)`} onClick={() => setState({ dialog: "help" })}>

@@ -4,13 +4,15 @@ import { useEffect, useMemo, useRef } from "preact/hooks";
 import { deleteNode, goToNode, pick } from "../actions/edits";
 import { leaveComparison } from "../actions/draft";
 import { compare, thumbnail } from "../api/client";
-import type { SceneNode } from "../api/types";
+import type { Comparison, SceneNode } from "../api/types";
 import { treePlaces } from "../model/tree";
-import { currentNode, setState, useStore } from "../store";
-import { t } from "../texts";
+import { fromJson } from "../model/graph";
+import { currentNode, getState, nodeOf, numberOf, setState, useStore } from "../store";
+import { serverWords, t } from "../texts";
 import { Icon } from "./icons";
 import { differenceWords, VerdictDot } from "./Variants";
 import { attempt } from "../actions/toasts";
+import { words } from "./sentences";
 
 const CELL = { width: 92, height: 88 };
 const THUMB = 64;
@@ -102,12 +104,22 @@ function branch(from: Place, to: Place): string {
 function caption(node: SceneNode): string {
   if (node.kind === "photograph") return t("photograph");
   if (node.kind === "canvas") return t("canvas");
-  return node.difference ? differenceWords(node.difference) : `#${node.id}`;
+  return node.difference ? differenceWords(node.difference) : `#${numberOf(node)}`;
 }
 
 function nodeWords(node: SceneNode): string {
-  const done = (node.sentences ?? []).join("; ");
-  return [`#${node.id}`, node.difference, node.kind === "photograph" ? t("photograph") : done].filter(Boolean).join(" – ");
+  const difference = node.difference && differenceWords(node.difference);
+  return [`#${numberOf(node)}`, difference, doneWords(node).join("; ")].filter(Boolean).join(" – ");
+}
+
+/** What made a picture. */
+function doneWords(node: SceneNode): string[] {
+  if (node.kind === "photograph" || node.kind === "canvas") return [t(node.kind)];
+  if (node.kind === "sample") return [t("doSample")];
+  const before = nodeOf(getState(), node.parent)?.graph;
+  if (!node.operations || !node.graph || !before) return (node.sentences ?? []).map((sentence) => serverWords(sentence));
+  const done = words(node.operations, fromJson(before), fromJson(node.graph));
+  return [...done, ...(node.style ? [t("doStyle")] : [])];
 }
 
 function HistoryTools({ count }: { count: number }) {
@@ -146,21 +158,28 @@ function HistoryTools({ count }: { count: number }) {
 }
 
 function confirmDelete(node: SceneNode): void {
-  if (window.confirm(t("deleteNodeSure", { id: node.id }))) void deleteNode(node.id);
+  if (window.confirm(t("deleteNodeSure", { id: numberOf(node) }))) void deleteNode(node.id);
+}
+
+function comparedWords({ operations }: Comparison, before: number, after: number): string[] {
+  const [source, target] = [nodeOf(getState(), before)?.graph, nodeOf(getState(), after)?.graph];
+  if (!operations || !source || !target) return [];
+  return operations.length ? words(operations, fromJson(source), fromJson(target)) : [t("sameGraphs")];
 }
 
 /** What differs between the two pictures under the slider, in words. */
 function ComparisonWords({ before, after }: { before: number; after: number }) {
-  const words = useRef<HTMLParagraphElement>(null);
+  const shown = useRef<HTMLParagraphElement>(null);
   useEffect(() => {
     let stale = false;
     void attempt(() => compare(before, after)).then((found) => {
-      if (stale || !found || !words.current) return;
+      if (stale || !found || !shown.current) return;
       const share = found.changed_share === null ? "" : t("changedShare", { percent: (100 * found.changed_share).toFixed(1) });
-      words.current.textContent = [...found.sentences, share].filter(Boolean).join(" · ");
+      shown.current.textContent = [...comparedWords(found, before, after), share].filter(Boolean).join(" · ");
+      shown.current.title = shown.current.textContent;
     });
     return () => void (stale = true);
   }, [before, after]);
-  return <p class="quiet words" ref={words} role="status" />;
+  return <p class="quiet words" ref={shown} role="status" />;
 }
 

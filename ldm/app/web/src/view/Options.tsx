@@ -25,14 +25,14 @@ export function Options() {
         ))}
       </div>
       {!canvas && <Sources />}
-      <details>
+      <details onToggle={showOpened}>
         <summary>
           <Icon name="chevron" size={14} /> {t("sweep")}
         </summary>
         <Sweep specs={specs} />
       </details>
       {more.length > 0 && (
-        <details>
+        <details onToggle={showOpened}>
           <summary>
             <Icon name="chevron" size={14} /> {t("moreOptions")}
             <ChangedCount specs={more} />
@@ -46,6 +46,12 @@ export function Options() {
       )}
     </section>
   );
+}
+
+/** What was unfolded below the edge comes into sight. */
+function showOpened(event: Event): void {
+  const details = event.currentTarget as HTMLDetailsElement;
+  if (details.open) details.scrollIntoView({ block: details.offsetHeight > 320 ? "start" : "nearest" });
 }
 
 function ChangedCount({ specs }: { specs: OptionSpec[] }) {

@@ -3,12 +3,13 @@
 import type { ComponentChildren } from "preact";
 import { discardDraft } from "../actions/draft";
 import type { Operation, Plan } from "../api/types";
-import { centre, height, width } from "../model/geometry";
-import { between, EMPTY, find, fromJson, type Graph, type SceneObject } from "../model/graph";
+import { centre } from "../model/geometry";
+import { EMPTY, find, fromJson, type Graph } from "../model/graph";
 import { doc, isCanvas, useStore } from "../store";
-import { pieces, t, type TextKey } from "../texts";
+import { pieces, serverWords, t, type TextKey } from "../texts";
 import { Icon } from "./icons";
 import { ObjectName } from "./Inspector";
+import { direction, type Part, sentenceOf } from "./sentences";
 
 export function PlanCard() {
   const state = useStore((s) => s.plan);
@@ -57,9 +58,7 @@ function PlanWords({ plan, source, canvas }: { plan: Plan; source: Graph; canvas
       )}
       {operations.length === 0 && !plan.placed.length && (
         <ul class="sentences">
-          {plan.sentences.map((sentence) => (
-            <li key={sentence}>{sentence}</li>
-          ))}
+          <li>{t(canvas ? "doSample" : source.objects.length ? "doStyle" : "unknownBefore")}</li>
         </ul>
       )}
       {plan.placed.map(({ object, box, before }) => {
@@ -75,11 +74,17 @@ function PlanWords({ plan, source, canvas }: { plan: Plan; source: Graph; canvas
       })}
       {(plan.dropped ?? []).length > 0 && <p class="quiet">{t("droppedRelations", { count: plan.dropped!.length })}</p>}
       <p class="quiet figures">
-        {!canvas && (plan.everywhere ? t("everywhere") : plan.region_share !== null ? t("regionShare", { percent: shareWords(plan.region_share) }) : plan.region_note)}
+        {!canvas && <span>{regionWords(plan)}</span>}
         {plan.seconds !== null && <span>{t("aboutSeconds", { seconds: secondsWords(plan.seconds) })}</span>}
       </p>
     </>
   );
+}
+
+function regionWords(plan: Plan): string {
+  if (plan.everywhere) return t("everywhere");
+  if (plan.region_share !== null) return t("regionShare", { percent: shareWords(plan.region_share) });
+  return serverWords(plan.region_note, plan.region_code);
 }
 
 const shareWords = (share: number) => (share < 0.01 ? "< 1" : String(Math.round(100 * share)));
@@ -90,72 +95,13 @@ function filled(key: TextKey, values: Record<string, ComponentChildren>): Compon
   return pieces(key).map(({ text, place }) => (place ? values[place] : text));
 }
 
-interface SentenceProps {
-  operation: Operation;
-  source: Graph;
-  target: Graph;
+function Sentence({ operation, source, target }: { operation: Operation; source: Graph; target: Graph }): ComponentChildren {
+  const sentence = sentenceOf(operation, source, target);
+  if (!sentence) return operation.text;
+  return filled(sentence.key, Object.fromEntries(Object.entries(sentence.parts).map(([place, part]) => [place, shownPart(part)])));
 }
 
-function Sentence({ operation, source, target }: SentenceProps): ComponentChildren {
-  const { kind, object, other } = operation;
-  const [before, after] = [find(source, object), find(target, object)];
-  const a = before ?? after;
-  if (!a) return operation.text;
-  const name = <ObjectName object={a} />;
-  const end = other === undefined ? undefined : (find(target, other) ?? find(source, other));
-  switch (kind) {
-    case "replace":
-      return after ? filled("doReplace", { a: name, b: <ObjectName object={after} /> }) : operation.text;
-    case "remove":
-      return filled("doRemove", { a: name });
-    case "add":
-      return filled("doAdd", { a: <ObjectName object={after ?? a} /> });
-    case "move":
-      return filled("doMove", { a: name, way: moveWords(operation) });
-    case "resize":
-      return filled("doResize", { a: name, way: resizeWords(operation) });
-    case "attribute":
-      return attributeSentence(a, after, name) ?? operation.text;
-    default:
-      return end ? relationSentence(operation, source, target, name, end) : operation.text;
-  }
+function shownPart(part: Part): ComponentChildren {
+  if (typeof part === "string") return part;
+  return "object" in part ? <ObjectName object={part.object} /> : <b>{part.fresh}</b>;
 }
-
-function attributeSentence(before: SceneObject, after: SceneObject | undefined, name: ComponentChildren): ComponentChildren {
-  const lost = (before.attributes ?? []).filter((word) => !after?.attributes?.includes(word)).join(", ");
-  const gained = (after?.attributes ?? []).filter((word) => !before.attributes?.includes(word)).join(", ");
-  if (!lost && !gained) return null;
-  if (!gained) return filled("doLose", { a: name, old: lost });
-  return filled(lost ? "doSwap" : "doGain", { a: name, new: <b>{gained}</b>, old: lost });
-}
-
-function relationSentence({ kind, object, text }: Operation, source: Graph, target: Graph, a: ComponentChildren, end: SceneObject) {
-  const [old, now] = [between(source, object, end.id), between(target, object, end.id)];
-  const lost = old.filter((predicate) => !now.includes(predicate)).join(", ");
-  const gained = now.filter((predicate) => !old.includes(predicate)).join(", ");
-  const b = <ObjectName object={end} />;
-  if (kind === "remove_relation") return filled("doUnrelate", { a, b, old: lost });
-  if (!gained) return text;
-  return filled(lost ? "doRelateAnew" : "doRelate", { a, b, new: <b>{gained}</b>, old: lost });
-}
-
-function moveWords({ boxes }: Operation): string {
-  const [from, to] = [boxes[0], boxes.at(-1)];
-  return from && to ? direction(centre(to).x - centre(from).x, centre(to).y - centre(from).y) : "";
-}
-
-function direction(dx: number, dy: number): string {
-  return and([signed(dx, "left", "right"), signed(dy, "up", "down")]);
-}
-
-function resizeWords({ boxes }: Operation): string {
-  const [from, to] = [boxes[0], boxes.at(-1)];
-  if (!from || !to) return "";
-  return and([signed(width(to) - width(from), "narrower", "wider"), signed(height(to) - height(from), "lower", "taller")]);
-}
-
-function signed(change: number, less: TextKey, more: TextKey): string {
-  return Math.abs(change) < 0.0015 ? "" : t(change < 0 ? less : more, { by: Math.abs(change).toFixed(2) });
-}
-
-const and = (parts: string[]) => parts.filter(Boolean).join(t("and"));

@@ -6,7 +6,7 @@ import { load, openCanvas, openExample, openFiles, openStored } from "../actions
 import { address, setToken, thumbnail } from "../api/client";
 import type { SessionSummary } from "../api/types";
 import { setState, useStore } from "../store";
-import { remember, t } from "../texts";
+import { exampleTitle, remember, t } from "../texts";
 import { Icon, Mark } from "./icons";
 
 export function Start() {
@@ -51,7 +51,7 @@ export function OpenChoices() {
           {examples.map((example) => (
             <button key={example.id} class="tile" disabled={busy !== null} onClick={() => void openExample(example.id)}>
               <img src={address(example.image.url)} alt="" class={example.image.width < 200 ? "sharp" : ""} />
-              <strong>{example.title}</strong>
+              <strong>{exampleTitle(example)}</strong>
               <span>{t("objectCount", { count: example.objects })}</span>
             </button>
           ))}

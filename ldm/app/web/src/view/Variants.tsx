@@ -3,7 +3,7 @@
 import { thumbnail } from "../api/client";
 import type { SceneNode } from "../api/types";
 import { goToNode, pick, variantsOf } from "../actions/edits";
-import { currentNode, getState, setState, useStore } from "../store";
+import { currentNode, getState, numberOf, setState, useStore } from "../store";
 import { optionLabel, t } from "../texts";
 
 export function VariantStrip() {
@@ -22,7 +22,7 @@ export function VariantStrip() {
 }
 
 function Variant({ variant, current, height }: { variant: SceneNode; current: boolean; height: number }) {
-  const label = variant.difference ? differenceWords(variant.difference) : `#${variant.id}`;
+  const label = variant.difference ? differenceWords(variant.difference) : `#${numberOf(variant)}`;
   return (
     <button class="variant" aria-current={current} title={label} onClick={() => void choose(variant.id)}>
       {variant.image && <img src={thumbnail(variant.image, height)} class={variant.image.height < height ? "sharp" : ""} alt="" />}

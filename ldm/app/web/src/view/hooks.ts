@@ -65,6 +65,19 @@ export function textWidth(text: string, font: string): number {
   return width;
 }
 
+/** The text, cut off where it is longer than the room. */
+export function shortened(text: string, room: number, font: string): string {
+  if (textWidth(text, font) <= room) return text;
+  const letters = [...text.slice(0, 200)]; // whole characters; more are in no room
+  let [fits, end] = [0, letters.length];
+  while (fits < end) {
+    const middle = Math.ceil((fits + end) / 2);
+    if (textWidth(`${letters.slice(0, middle).join("")}…`, font) <= room) fits = middle;
+    else end = middle - 1;
+  }
+  return `${letters.slice(0, fits).join("")}…`;
+}
+
 export const FONT = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "Noto Sans KR", "Malgun Gothic", sans-serif';
 
 /** Puts the cursor into the name of the selected object. */
