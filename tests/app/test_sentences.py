@@ -10,7 +10,7 @@ from ldm.app.errors import disk_error
 from ldm.app.server import STATIC
 from ldm.editing.options import EditOptions
 from ldm.graph.diff import diff
-from ldm.graph.placement import place
+from ldm.graph.placement import place_objects
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import GraphError
 from ldm.util.errors import UserError
@@ -66,7 +66,7 @@ def test_where_nothing_fits_the_object_is_named():
     source = SceneGraph(("square", "circle"), boxes, ((), ()), ((0, "above", 1),))
     target = SceneGraph(("square", "circle"), (), ((), ()), ((0, "above", 1), (1, "above", 0)))
     with pytest.raises(GraphError, match="give '(square|circle)' .object [01] of the edited graph. a box") as caught:
-        place(source, target, diff(source, target))
+        place_objects(source, target, diff(source, target))
     assert caught.value.code == "no_position" and caught.value.values["object"] in ("square", "circle")
 
 
