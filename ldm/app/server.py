@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import logging
 import sqlite3
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -61,7 +64,11 @@ def create_app(editor: Editor, host: str = "127.0.0.1") -> Guard:
 
 def add_static_files(app: FastAPI, page: str) -> None:
     """Adds `/`, which is this page of the front end, and the files that it refers to."""
-    app.add_api_route("/", lambda: _answer(page) or _error(503, NOT_BUILT), include_in_schema=False)
+
+    def index(request: Request) -> Response:
+        return _answer(page, request) or _error(503, NOT_BUILT)
+
+    app.add_api_route("/", index, include_in_schema=False)
     app.add_api_route("/static/{name:path}", _file, include_in_schema=False)
 
 
@@ -76,17 +83,33 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _as_bug)
 
 
-def _file(name: str) -> Response:
-    return _answer(name) or _error(404, "there is no such file")
+def _file(name: str, request: Request) -> Response:
+    return _answer(name, request) or _error(404, "there is no such file")
 
 
-def _answer(name: str) -> Response | None:
-    """A file of the front end. Its path comes from the folder's own listing, never from the request."""
+def _answer(name: str, request: Request) -> Response | None:
+    """A file of the front end, compressed for a slow tunnel; a browser that has it is told so.
+
+    Its path comes from the folder's own listing, never from the request.
+    """
     listed = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
     path = listed.get(name)
     if path is None:
         return None
-    return FileResponse(path, media_type=TYPES.get(path.suffix, "application/octet-stream"))
+    content, packed, tag = _read(path, path.stat().st_mtime_ns)
+    headers = {"ETag": tag, "Vary": "Accept-Encoding"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        content, headers = packed, {**headers, "Content-Encoding": "gzip"}
+    return Response(content, headers=headers, media_type=TYPES.get(path.suffix, "application/octet-stream"))
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, changed: int) -> tuple[bytes, bytes, str]:
+    """The content of a file, the same compressed, and its tag; `changed` is the file's time."""
+    content = path.read_bytes()
+    return content, gzip.compress(content, mtime=0), f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def _clear_pairs(cost: np.ndarray) -> list[tuple[int, int]] | None:
     wants = lowest[:, 0] < 0
     is_clear = lowest.shape[1] == 1 or (lowest[wants, 1] - lowest[wants, 0] > CLEAR).all()
     rows, columns = np.flatnonzero(wants), cost.argmin(axis=1)[wants]
-    return list(zip(rows, columns)) if is_clear and len(set(columns)) == len(columns) else None
+    return list(zip(rows.tolist(), columns.tolist())) if is_clear and len(set(columns)) == len(columns) else None
 
 
 def box_change(old: Box, new: Box) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,8 @@ class EMA(nn.Module):
             owners = [(weakref.ref(model.get_submodule(path)), name) for path, _, name in paths]
             self._owners = weakref.ref(model), owners
         parameters = [owner()._parameters[name] for owner, name in self._owners[1]]
-        return list(zip(parameters, (self._buffers[name.replace(".", "/")] for name in self.names)))
+        averages = [self._buffers[name.replace(".", "/")] for name in self.names]
+        return cast(list[tuple[nn.Parameter, Tensor]], list(zip(parameters, averages)))
 
     def __getstate__(self) -> dict:  # weak references can be neither pickled nor copied
         return self.__dict__ | {"_owners": None}

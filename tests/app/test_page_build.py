@@ -3,20 +3,50 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
+
+import pytest
 
 import ldm
 
 APP = Path(ldm.__file__).parent / "app"
 STATIC, WEB = APP / "static", APP / "web"
+SOME = ("web/src/view/App.tsx", "web/src/styles/base.css", "web/index.html", "web/build.mjs", "web/package.json")
+SOME += ("static/app.js", "static/app.css")
+
+
+def stale(web: Path, static: Path) -> set[str]:
+    """The sources that are not those of the build, and the files of the build that are not those that were built."""
+    kept = json.loads((static / "sources.json").read_text())
+    known = {web / path: digest for path, digest in kept["sources"].items()}
+    known |= {static / path: digest for path, digest in kept["built"].items()}
+    inputs = [web / name for name in ("index.html", "package.json", "package-lock.json", "build.mjs")]
+    present = {path for path in (*inputs, *(web / "src").rglob("*")) if path.is_file()}
+    present |= {path for path in static.iterdir() if path.name != "sources.json"}
+    now = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in present}
+    return {path.name for path in known.keys() | present if known.get(path) != now.get(path)}
 
 
 def test_the_build_of_the_page_is_that_of_its_sources():
-    built = json.loads((STATIC / "sources.json").read_text())
-    now = {path: hashlib.sha256((WEB / path).read_bytes()).hexdigest() for path in built}
-    present = {path.relative_to(WEB).as_posix() for path in (WEB / "src").rglob("*") if path.is_file()}
-    stale = sorted(path for path in built if built[path] != now[path])
-    assert not stale and present <= built.keys(), f"run make web and commit ldm/app/static: {stale}"
+    assert not stale(WEB, STATIC), "run make web and commit ldm/app/static"
+
+
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [(path, change) for path in SOME for change in ("edited", "deleted")]
+    + [("web/src/texts/new.ts", "added"), ("static/left.js", "added")],
+)
+def test_a_source_or_a_build_that_was_changed_alone_is_noticed(tmp_path, path, change):
+    shutil.copytree(WEB, tmp_path / "web", ignore=shutil.ignore_patterns("node_modules"))
+    shutil.copytree(STATIC, tmp_path / "static")
+    assert not stale(tmp_path / "web", tmp_path / "static")
+    file = tmp_path / path
+    if change == "deleted":
+        file.unlink()
+    else:
+        file.write_text(file.read_text() + " " if change == "edited" else "")
+    assert stale(tmp_path / "web", tmp_path / "static") == {file.name}
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_has_no_inline_scripts_or_styles():

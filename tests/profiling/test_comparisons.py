@@ -134,7 +134,7 @@ def test_steps_without_a_cache_read_files_and_train_on_what_they_hold(monkeypatc
     monkeypatch.setattr(real_step, "write_photographs", lambda folder: folders.append(folder) or write(folder, 3))
     workload = Workload(batch=2)
     run = real_step.compare_real_steps(workload).variants["as run"].build()
-    monkeypatch.setattr("ldm.models.autoencoder.VQModelInterface.encode", encode_and_note(seen))
+    monkeypatch.setattr("ldm.models.first_stage.VQModelInterface.encode", encode_and_note(seen))
     losses = [run() for _ in range(2)]
     (folder,) = folders
     images = [to_tensor(resize_square(read_image(folder / f"{n}.jpg"), workload.image_side)) for n in (0, 1, 2, 0)]

@@ -34,7 +34,8 @@ async function bundle() {
   made.set("icon.svg", await readFile(join(here, "src", "icon.svg")));
   for (const page of ["index.html", "votes.html"]) made.set(page, await readFile(join(here, page)));
   made.set("LICENSES.txt", Buffer.from(await licences(metafile)));
-  made.set("sources.json", Buffer.from(JSON.stringify(await digests(), null, 1) + "\n"));
+  const built = Object.fromEntries([...made].map(([name, content]) => [name, digest(content)]).sort());
+  made.set("sources.json", Buffer.from(JSON.stringify({ sources: await digests(), built }, null, 1) + "\n"));
   return made;
 }
 
@@ -55,12 +56,16 @@ async function licences(metafile) {
   return `The page contains these libraries:\n${rule}${(await Promise.all(texts)).join(rule)}`;
 }
 
+function digest(content) {
+  return createHash("sha256").update(content).digest("hex");
+}
+
 /** SHA-256 of each source, by which a test without Node sees that the build is older than the sources. */
 async function digests() {
   const found = {};
   for (const input of inputs) {
     for (const path of await paths(input)) {
-      found[path] = createHash("sha256").update(await readFile(join(here, path))).digest("hex");
+      found[path] = digest(await readFile(join(here, path)));
     }
   }
   return found;

@@ -2,10 +2,11 @@ import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 import { answer, GRAPH, node, requests, session, tell, wait } from "./fakes";
 import * as draft from "../src/actions/draft";
-import { goToNode, sweepValues } from "../src/actions/edits";
+import { goToNode, runEdit, sweepValues } from "../src/actions/edits";
 import { adopt, openSession } from "../src/actions/session";
 import { changeObject, fromJson } from "../src/model/graph";
 import { doc, getState } from "../src/store";
+import { serverWords } from "../src/texts";
 
 const SETTLED = 600; // milliseconds, longer than changes are collected before they are saved and planned
 const PLAN = { sentences: [], operations: [], graph: GRAPH, placed: [], nothing: false, everywhere: false, region: null, options: {} };
@@ -115,4 +116,17 @@ test("values of a sweep are numbers in any common notation", () => {
   assert.deepEqual(sweepValues("1, 3;5  0.5"), [1, 3, 5, 0.5]);
   assert.equal(sweepValues("1, x"), null);
   assert.equal(sweepValues(" "), null);
+});
+
+test("Edit that is pressed again before the server has answered asks once", async () => {
+  draft.setBox("o1", [0.5, 0.7, 0.7, 0.9]);
+  await wait(SETTLED);
+  await Promise.all([runEdit(), runEdit(), runEdit()]);
+  assert.equal(sent("POST", "/edits").length, 1);
+});
+
+test("a refusal is said by its code, and in the server's words where the code is new", () => {
+  assert.equal(serverWords("x", "unknown_object", { name: "squar", similar: "square" }), "The model does not know the object “squar”. Did you mean square?");
+  assert.equal(serverWords("x", "too_many_pixels", { pixels: 24000000, side: 12000 }).includes("24,000,000"), true);
+  assert.equal(serverWords("something new", "of_a_later_server", {}), "something new");
 });

@@ -39,7 +39,13 @@ export async function load(): Promise<void> {
     setState({ app, optionLists, vocabulary, examples: examples.examples, sessions: sessions.sessions });
     const wanted = location.hash.match(/^#([0-9a-f]+)$/)?.[1];
     if (wanted && sessions.sessions.some((session) => session.id === wanted)) openSession(await api.session(wanted));
-    else setState({ phase: "start" });
+    else {
+      setState({ phase: "start" });
+      if (wanted) {
+        history.replaceState(null, "", location.pathname);
+        toast(serverWords("", "no_session"), "error");
+      }
+    }
   } catch (error) {
     const refused = error instanceof api.ApiError && (error.status === 401 || error.status === 403);
     setState(refused ? { phase: "token", failure: wordsOf(error) } : { phase: "failed", failure: wordsOf(error) });

@@ -84,7 +84,7 @@ function Toasts() {
   return (
     <div class="toasts" aria-live="polite">
       {toasts.map((toast) => (
-        <div key={toast.id} class={`toast ${toast.kind}`} role={toast.kind === "error" ? "alert" : "status"}>
+        <div key={toast.id} class={toast.kind === "error" ? "toast error" : "toast"} role={toast.kind === "error" ? "alert" : "status"}>
           <span>{toast.text}</span>
           <button class="tool small" aria-label={t("close")} onClick={() => dismiss(toast.id)}>
             <Icon name="close" size={14} />
