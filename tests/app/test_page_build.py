@@ -21,7 +21,7 @@ def stale(web: Path, static: Path) -> set[str]:
     kept = json.loads((static / "sources.json").read_text())
     known = {web / path: digest for path, digest in kept["sources"].items()}
     known |= {static / path: digest for path, digest in kept["built"].items()}
-    inputs = [web / name for name in ("index.html", "package.json", "package-lock.json", "build.mjs")]
+    inputs = [web / name for name in ("index.html", "votes.html", "package.json", "package-lock.json", "build.mjs")]
     present = {path for path in (*inputs, *(web / "src").rglob("*")) if path.is_file()}
     present |= {path for path in static.iterdir() if path.name != "sources.json"}
     now = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in present}
