@@ -296,6 +296,8 @@ def test_two_nodes_are_compared(browser, shapes, changed):
     (node,) = browser.edit(session, changed)
     told = browser.json("GET", f"nodes/{session['current']}/compare/{node['id']}")
     assert told["sentences"] == node["sentences"] and 0 < told["changed_share"] <= 1
+    assert [each["text"] for each in told["operations"]] == told["sentences"]
+    assert told["operations"] == node["operations"]
     same = browser.json("GET", f"nodes/{node['id']}/compare/{node['id']}")
     assert same == {"sentences": ["the two graphs are the same"], "operations": [], "changed_share": 0.0}
 
