@@ -57,7 +57,7 @@ def resolve_names(graph: SceneGraph, resolve: Resolve, where: str = "graph") -> 
         try:
             return resolve(name, slot)
         except GraphError as error:
-            raise GraphError(f"{where}, {slot.place}: {error}") from None
+            raise GraphError(f"{where}, {slot.place}: {error}").coded_like(error) from None
 
     return _rename(graph, name_of)
 

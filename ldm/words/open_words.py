@@ -136,7 +136,7 @@ class OpenWords:
                 return name
             decision = self.read(slot.kind, name, graph, slot)
             if decision.reading is None:
-                raise GraphError(self.complaint(slot.kind, name, decision))
+                raise self.complaint(slot.kind, name, decision)
             if readings is not None and decision.reading not in readings:
                 readings.append(decision.reading)
             return decision.reading.name
@@ -171,15 +171,20 @@ class OpenWords:
         resolve_names(graph, collect)
         return found
 
-    def complaint(self, kind: str, word: str, decision: Decision) -> str:
+    def complaint(self, kind: str, word: str, decision: Decision) -> GraphError:
         """Why a word is not accepted, with the nearest names."""
         if not self.index[kind].names:
-            return f"the vocabulary has no {kind}s; leave {shorten(word)} out"
+            return GraphError(f"the vocabulary has no {kind}s; leave {shorten(word)} out")
         near = decision.candidates[:SHOWN] or self.index[kind].nearest(word[:LONGEST])[:SHOWN]
         names = ", ".join(f"{name!r}" if math.isnan(score) else f"{name!r} ({score:.2f})" for name, score in near)
+        shown, nearest = shorten(word), ", ".join(name for name, _ in near)
         if decision.outcome is Outcome.ASK:
-            return f"{kind} {shorten(word)} may mean {names}; write the one that you mean, or give it in --dictionary"
-        return f"{kind} {shorten(word)} means no name of the vocabulary; the nearest are {names}: write a name, or give it in --dictionary"
+            sentence = (
+                f"{kind} {shorten(word)} may mean {names}; write the one that you mean, or give it in --dictionary"
+            )
+            return GraphError(sentence).coded("word_may_mean", word=shown, names=nearest)
+        sentence = f"{kind} {shorten(word)} means no name of the vocabulary; the nearest are {names}: write a name, or give it in --dictionary"
+        return GraphError(sentence).coded("word_means_nothing", word=shown, names=nearest)
 
     def _names(self, kind: str) -> Mapping[str, int]:
         return self.vocab.ids[KINDS.index(kind)]

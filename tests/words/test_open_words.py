@@ -132,3 +132,13 @@ def test_what_was_read_stands_in_the_record(monkeypatch):
     entry = {"kind": "object", "word": "ewe", "name": "sheep", "by": "meaning", "score": 0.9397}
     assert naming.record() == naming.record_of(named) == {"words": [entry]}
     assert naming.name(named, VOCAB, "graph") == named and len(naming.readings) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "nearest"), [("gibberish", "word_means_nothing", None), ("lamb", "word_may_mean", "sheep")]
+)
+def test_a_word_that_is_not_read_is_told_by_code_for_pages_in_other_languages(word, code, nearest):
+    with pytest.raises(GraphError) as error:
+        SceneGraph((word,)).validate(VOCAB, resolve=words().of(SceneGraph((word,))))
+    assert error.value.code == code and error.value.values["word"].strip("'") == word
+    assert nearest is None or nearest in error.value.values["names"].split(", ")

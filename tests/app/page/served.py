@@ -32,6 +32,7 @@ class Server:
     def start(self) -> None:
         """Starts it, on the same port as before, and waits until it says that it is ready."""
         command = [sys.executable, "scripts/app.py", "--sessions", str(self.folder), "--port", str(self.port)]
+        command += ["--words", "off"]  # so that a name is known or not, whether or not the extra is installed
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

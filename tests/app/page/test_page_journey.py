@@ -215,6 +215,7 @@ def test_another_picture_gives_the_style(editor):
 
 def test_a_picture_is_pasted_from_the_clipboard(open_page, server):
     page = open_page(server)
+    page.page.get_by_text("Drop a photograph here").wait_for()
     page.page.evaluate(
         """([bytes]) => {
             const data = new DataTransfer();

@@ -47,6 +47,9 @@ export const serverEn = {
   disk_read_only: "The folder of the sessions cannot be written. Check its permissions.",
   bug: "An error in the program. The server's terminal shows it.",
 
+  word_may_mean: "{word} may mean {names}. Write the one that you mean.",
+  word_means_nothing: "{word} means no name that the model knows. The nearest are {names}.",
+
   no_token: "The token is missing. Open the address that the server printed.",
   wrong_token: "The token is wrong. Open the address that the server printed.",
   wrong_host: "The server answers under localhost and 127.0.0.1 only. Open the address that it printed.",

@@ -49,6 +49,9 @@ export const serverKo: Record<ServerCode, string> = {
   disk_read_only: "세션 폴더에 쓸 수 없습니다. 권한을 확인하세요.",
   bug: "프로그램 오류입니다. 서버의 터미널에 내용이 있습니다.",
 
+  word_may_mean: "{word}: {names} 가운데 하나로 보입니다. 뜻하는 이름을 쓰세요.",
+  word_means_nothing: "{word}: 모델이 아는 이름 가운데 뜻이 맞는 것이 없습니다. 가까운 이름은 {names}입니다.",
+
   no_token: "토큰이 없습니다. 서버가 출력한 주소를 여세요.",
   wrong_token: "토큰이 틀렸습니다. 서버가 출력한 주소를 여세요.",
   wrong_host: "서버는 localhost와 127.0.0.1로만 응답합니다. 서버가 출력한 주소를 여세요.",
