@@ -1,4 +1,4 @@
-"""Captions: tags cleaned, triggers added by cluster or label, sides swapped for mirror images, over-long ones named."""
+"""Captions: tags cleaned, triggers added by cluster or label, over-long ones named."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from ldm.curation.errors import CurationError
 from ldm.curation.filters import call, load_function
 from ldm.curation.options import CurationOptions, pairs_of
 from ldm.curation.pictures import Picture
-
-SIDES = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
-_SIDE = re.compile(r"\b(left|right)(most)?\b", re.IGNORECASE)
-_NOT_A_SIDE = re.compile(r"\b(all right|right away|right angle|right now|left over|human rights?)\b", re.IGNORECASE)
+from ldm.graph.text_spans import count_tokens
 
 
 def clean_tags(text: str) -> str:
@@ -27,20 +24,6 @@ def clean_tags(text: str) -> str:
         if tag and tag.lower() not in map(str.lower, tags):
             tags.append(tag)
     return ", ".join(tags)
-
-
-def swap_sides(text: str) -> str:
-    """The caption of the mirror image: left and right exchanged, except in "all right" and its like."""
-    spared = [match.span() for match in _NOT_A_SIDE.finditer(text)]
-
-    def swapped(match: re.Match) -> str:
-        word = match[0]
-        if any(start <= match.start() < end for start, end in spared):
-            return word
-        other = SIDES[word.lower()]
-        return other.upper() if word.isupper() else other.capitalize() if word[0].isupper() else other
-
-    return _SIDE.sub(swapped, text)
 
 
 def add_trigger(text: str | None, triggers: Sequence[str]) -> str | None:
@@ -87,8 +70,5 @@ def make_captions(
 
 def long_captions(captions: Mapping[int, str | None], limit: int) -> dict[int, int]:
     """Row -> number of tokens, with the first and the last, of captions with more than `limit` of CLIP's tokens."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    tokenizer = SimpleTokenizer()
-    lengths = {row: len(tokenizer.encode(text)) + 2 for row, text in captions.items() if text}
+    lengths = {row: count_tokens(text) for row, text in captions.items() if text}
     return {row: length for row, length in lengths.items() if length > limit}

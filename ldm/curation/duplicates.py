@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from ldm.curation.crops import find_crop
 from ldm.curation.measures import THUMBNAIL
@@ -134,18 +136,10 @@ def choose_keepers(
 
 def components(count: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:  # -> (count,)
     """The smallest row that each row is connected with, through any number of pairs."""
-    parent = list(range(count))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    for first, second in pairs:
-        a, b = root(first), root(second)
-        parent[max(a, b)] = min(a, b)
-    return np.array([root(row) for row in range(count)], np.int64)
+    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
+    links = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
+    _, labels = connected_components(links, directed=False)
+    return np.unique(labels, return_index=True)[1][labels]
 
 
 def _score_name(kind: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from ldm.curation.errors import CurationError
 from ldm.curation.options import CurationOptions, pairs_of
 from ldm.curation.pictures import Picture
 from ldm.curation.store import Records
+from ldm.util.config import resolve
+from ldm.util.errors import ConfigError
 from ldm.util.files import read_text
 from ldm.util.images import read_image
 
@@ -77,15 +78,13 @@ def score_pictures(pictures: Sequence[Picture], rows: Sequence[int], scores: str
 
 def load_function(name: str, option: str) -> Callable:
     """The function package.module.function. Raises CurationError if there is none."""
-    module, _, attribute = name.rpartition(".")
     try:
-        function = getattr(importlib.import_module(module), attribute, None)
-    except Exception as error:  # whatever the import of the user's module raises
-        reason = " ".join(str(error).split())
-        raise CurationError(f"{option}: {name}: {module or 'it'} cannot be imported ({reason}); correct it") from None
-    if not callable(function):
-        raise CurationError(f"{option}: {name} is no function; name one as package.module.function")
-    return function
+        return resolve(name)
+    except ConfigError as error:
+        sentence = (
+            f"{option}: {name} is no function that can be imported ({error}); name one as package.module.function"
+        )
+        raise CurationError(sentence) from None
 
 
 def call(function: Callable, argument: Any, name: str, where: str) -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from ldm.curation.captions import swap_sides
 from ldm.curation.duplicates import RULE
 from ldm.curation.names import FILE, write_names
 from ldm.curation.pictures import METADATA
 from ldm.curation.pipeline import Curation
+from ldm.graph.sides import swap_sides
 from ldm.graph.vocab import IMAGE, IN_IMAGE, Vocab
 from ldm.util.files import atomic_write
 

@@ -133,10 +133,7 @@ class NSGEncoder(nn.Module):
 
     def objects(self, graph: GraphBatch) -> Tensor:  # -> (O,dim)
         """Returns the embedding of each object without its triples."""
-        names = max(self.name.num_embeddings, int(graph.objs.max()) + 1) if self.open_words and len(graph.objs) else 0
-        twin = _rank_within(graph.obj_to_img * (names or self.name.num_embeddings) + graph.objs).clamp(
-            max=MAX_SAME_NAME - 1
-        )
+        twin = _rank_within(graph.obj_to_img * self.name.words + graph.objs).clamp(max=MAX_SAME_NAME - 1)
         boxed = (graph.boxes[:, :1] >= 0).to(self.no_box.dtype)
         box = self.box(_fourier(graph.boxes).to(self.no_box.dtype))
         # Multiplication instead of indexing gives every parameter a gradient, whether or not the graph has boxes.

@@ -21,6 +21,11 @@ class WordEmbedding(nn.Embedding):
         super().__init__(size, dim)
         self.option = option
 
+    @property
+    def words(self) -> int:
+        """Number of words that have an embedding."""
+        return self.num_embeddings
+
     def forward(self, ids: Tensor) -> Tensor:  # (M,) -> (M,dim)
         if ids.device.type == "cpu" and len(ids) and not 0 <= ids.min() <= ids.max() < self.num_embeddings:
             raise ValueError(

@@ -83,6 +83,10 @@ class MeaningEmbedding(WordEmbedding):
         self.register_buffer("starts", torch.zeros(0, dtype=torch.long), persistent=False)
         self.register_buffer("counts", torch.zeros(0, dtype=torch.long), persistent=False)
 
+    @property
+    def words(self) -> int:
+        return max(self.num_embeddings, len(self.starts))
+
     def bind(self, names: Sequence[str], kind: str, encoder: SentenceEncoder, lexicon: Lexicon) -> None:
         """Takes the meanings of names, in the order of their ids, and of their forms."""
         texts, starts = [], []
@@ -102,7 +106,7 @@ class MeaningEmbedding(WordEmbedding):
             if self.training:
                 raise RuntimeError("open words are trained without names: call bind_words(vocab) first")
             return super().forward(ids)
-        if ids.device.type == "cpu" and len(ids) and int(ids.max()) >= max(self.num_embeddings, known):
+        if ids.device.type == "cpu" and len(ids) and int(ids.max()) >= self.words:
             return super().forward(ids)  # which names the option that is wrong
         has_row = ids < self.num_embeddings
         rows = super().forward(torch.where(has_row, ids, 0)) * has_row[:, None]

@@ -126,6 +126,9 @@ def resolve(target: str) -> Any:
         if error.name and (module == error.name or module.startswith(error.name + ".")):
             raise ConfigError(f"target {target!r}: there is no module {error.name!r}") from error
         raise ConfigError(f"target {target!r} needs the package {error.name!r}, which is not installed") from error
+    except Exception as error:  # whatever a module of the user's raises
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(f"target {target!r}: the module {module!r} cannot be imported ({reason})") from error
     if not callable(found):
         near = did_you_mean(name, vars(importlib.import_module(module)))
         raise ConfigError(f"target {target!r}: the module {module!r} has no class {name!r}{near}")

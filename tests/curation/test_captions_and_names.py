@@ -6,12 +6,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm.curation.captions import add_trigger, clean_tags, long_captions, make_captions, swap_sides
+from ldm.curation.captions import add_trigger, clean_tags, long_captions, make_captions
 from ldm.curation.clusters import Clusters
 from ldm.curation.errors import CurationError
 from ldm.curation.names import name_clusters, propose_names, write_names
 from ldm.curation.options import CurationOptions
 from ldm.curation.pictures import Picture
+from ldm.graph.sides import swap_sides
 
 
 def test_tags_are_cleaned_and_each_is_there_once():

@@ -183,3 +183,10 @@ def test_a_number_of_thousands_of_digits_is_one_sentence_without_advice_about_py
     with pytest.raises(ConfigError, match="long.yaml: has a whole number of more than 4300 digits") as error:
         read_config(tmp_path / "long.yaml")
     assert "set_int_max_str_digits" not in str(error.value)
+
+
+def test_a_module_that_fails_when_it_is_imported_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "mine_that_fails.py").write_text("raise RuntimeError('no\\nlicence')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"mine_that_fails' cannot be imported \(RuntimeError: no licence\)"):
+        resolve("mine_that_fails.Model")
