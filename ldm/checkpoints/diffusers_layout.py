@@ -160,7 +160,9 @@ def to_ldm_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     def rename(name: str) -> str:
         name = name.removesuffix(".time_mixer").replace(".spatial_res_block.", ".")
-        name = re.sub(r"\.temporal_res_block\.(\w+)", lambda found: f".time_stack.{UNET_LAYERS.get(found[1], found[1])}", name)
+        name = re.sub(
+            r"\.temporal_res_block\.(\w+)", lambda found: f".time_stack.{UNET_LAYERS.get(found[1], found[1])}", name
+        )
         name = re.sub(r"^decoder\.time_conv_out$", "decoder.conv_out.time_mix_conv", name)
         name = re.sub(r"conv_norm_out$", "norm_out", name)
         name = re.sub(r"conv_shortcut$", "nin_shortcut", name)

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+MOTION, SVD = "motion modules of AnimateDiff", "Stable Video Diffusion"
+OF_CLIPS = (MOTION, SVD)  # published models of clips that are supported
 # Pattern of a key that only models of one kind have -> what they are.
 BY_KEY = {
     r"lora_(up|down|A|B)\.|^lora_(unet|te\d?)_|_lora\.(up|down)\.": "a LoRA, which --lora adds to a model",
     r"controlnet_cond_embedding|^control_model\.|(^|\.)zero_convs\.": "a ControlNet",
-    r"motion_modules\.": "motion modules of AnimateDiff",
-    r"time_stack|time_mixer|temporal_res_block": "Stable Video Diffusion",
+    r"motion_modules\.": MOTION,
+    r"time_stack|time_mixer|temporal_res_block": SVD,
     r"temporal_transformer|temporal_transformer_blocks": "a video model",
     r"joint_blocks\.|attn\.add_q_proj": "Stable Diffusion 3 or FLUX",
     r"(^|\.)double_blocks\.": "FLUX",
@@ -49,9 +51,9 @@ def is_refused(kind: str | None) -> bool:
 
 def remedy(kind: str) -> str:
     """What to use for weights of a kind that the config does not fit."""
-    if "AnimateDiff" in kind:
+    if kind == MOTION:
         return "use motion modules that were made for this U-Net"
-    if kind == "Stable Video Diffusion":
+    if kind == SVD:
         return "use VideoUNetModel and AutoencoderKLTemporalDecoder with the sizes of these weights"
     if "inpainting" in kind:
         return "use the config of its model with in_channels: 9"

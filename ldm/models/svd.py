@@ -109,4 +109,3 @@ def load_svd(source: str | Path, graph_attention: bool = False) -> StableVideoDi
         logger.info("%s", line)
     unet.freeze_body()
     return StableVideoDiffusion(unet.eval(), first_stage.eval().requires_grad_(False), schedule, found.scale)
-

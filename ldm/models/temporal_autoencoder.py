@@ -130,9 +130,7 @@ class AutoencoderKLTemporalDecoder(AutoencoderKL):
         freeze_encoder: bool = False,
         force_upcast: bool = True,
     ):
-        super().__init__(
-            embed_dim, ddconfig, lossconfig, freeze_encoder=freeze_encoder, force_upcast=force_upcast
-        )
+        super().__init__(embed_dim, ddconfig, lossconfig, freeze_encoder=freeze_encoder, force_upcast=force_upcast)
         self.decoder = TemporalDecoder(self.decoder)
         self.post_quant_conv = nn.Identity()
         if not quant_conv:

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.folders import read_json_object
+from ldm.checkpoints.kinds import MOTION
 from ldm.checkpoints.loading import LoadReport, assign_tensors, log_report, match_keys, refuse_mismatch
 from ldm.checkpoints.reading import read_state_dict
 from ldm.checkpoints.video_architecture import (
@@ -229,7 +230,9 @@ def _follow(motion: MotionModules, transformer: MotionTransformer):
     return hook
 
 
-def load_motion(source: str | Path | Mapping[str, Tensor], norm: str = "frame", recompute: bool = False) -> MotionModules:
+def load_motion(
+    source: str | Path | Mapping[str, Tensor], norm: str = "frame", recompute: bool = False
+) -> MotionModules:
     """Builds motion modules from a file, by its keys and shapes, and loads it.
 
     Args:
@@ -250,10 +253,12 @@ def load_motion(source: str | Path | Mapping[str, Tensor], norm: str = "frame", 
         raise CheckpointError(f"{name}: levels of {list(found.channels)} channels do not divide into {heads} heads")
     motion = MotionModules(**asdict(found) | {"heads": heads}, norm=norm, recompute=recompute)
     match = match_keys(state, motion.state_dict(), "", (POSITIONS_KEY,), (), prefer_ema=False)
-    refuse_mismatch(match, "motion", name)
+    refuse_mismatch(match, "motion", name, kind=MOTION)
     assign_tensors(motion, match.tensors)
     motion.weights_from = name
-    report = LoadReport("motion", name, layout, tuple(match.tensors), 0, match.not_loaded, match.unused, tuple(match.lost))
+    report = LoadReport(
+        "motion", name, layout, tuple(match.tensors), 0, match.not_loaded, match.unused, tuple(match.lost)
+    )
     log_report(report, {key for key, _ in motion.named_parameters()})
     return motion
 
@@ -265,5 +270,7 @@ def _stated_heads(path: Path) -> int:
         return HEADS
     heads = read_json_object(config).get("motion_num_attention_heads", HEADS)
     if type(heads) is not int or heads < 1:
-        raise CheckpointError(f"{config}: motion_num_attention_heads {heads!r} is not one number of heads; it is not supported")
+        raise CheckpointError(
+            f"{config}: motion_num_attention_heads {heads!r} is not one number of heads; it is not supported"
+        )
     return heads

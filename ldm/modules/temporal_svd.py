@@ -45,9 +45,7 @@ class TemporalResBlock(nn.Module):
         super().__init__()
         self.in_layers = nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), _conv(channels))
         self.emb_layers = None if time_dim is None else nn.Sequential(nn.SiLU(), nn.Linear(time_dim, channels))
-        self.out_layers = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(), nn.Dropout(dropout), _conv(channels)
-        )
+        self.out_layers = nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), nn.Dropout(dropout), _conv(channels))
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:  # (B,C,T,h,w), (B,T,D) -> (B,C,T,h,w)
         h = self.in_layers(x)

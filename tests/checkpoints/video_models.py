@@ -95,7 +95,10 @@ def to_sgm_unet(state: dict) -> dict:
     blocks |= {"mid_block.attentions.0": "middle_block.1"}
     for name, number in {"down_blocks.0.%s.0": 1, "down_blocks.0.%s.1": 2, "down_blocks.1.%s.0": 4}.items():
         blocks |= {name % "resnets": f"input_blocks.{number}.0", name % "attentions": f"input_blocks.{number}.1"}
-    blocks |= {"down_blocks.1.resnets.1": "input_blocks.5.0", "down_blocks.0.downsamplers.0.conv": "input_blocks.3.0.op"}
+    blocks |= {
+        "down_blocks.1.resnets.1": "input_blocks.5.0",
+        "down_blocks.0.downsamplers.0.conv": "input_blocks.3.0.op",
+    }
     for number in range(6):
         name = f"up_blocks.{number // 3}.%s.{number % 3}"
         blocks |= {name % "resnets": f"output_blocks.{number}.0", name % "attentions": f"output_blocks.{number}.1"}
