@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ldm.checkpoints.diffusers_layout import is_diffusers, to_ldm_unet, to_ldm_vae
-from ldm.checkpoints.kinds import SUPPORTED, describe_kind, is_refused, remedy
+from ldm.checkpoints.kinds import OF_CLIPS, SUPPORTED, describe_kind, is_refused, remedy
 from ldm.checkpoints.reading import PARTS, CheckpointError, describe_predicates, list_names, read_state_dict
 from ldm.checkpoints.sidecars import differences, read_sidecars
 from ldm.checkpoints.trained_with import TrainedWith, trained_with
@@ -37,7 +37,7 @@ UNUSED_KEYS = {
 }
 # Keys of a module that published files lack, or hold in another shape: adapters trained here, and an unused buffer.
 OPTIONAL_KEYS = (
-    r"(^|\.)(film|lora_A|lora_B|box_bias|to_[kv]_graph|context_local_mlp|context_global_mlp)(\.|$)",
+    r"(^|\.)(film|lora_A|lora_B|box_bias|to_[kv]_graph|context_local_mlp|context_global_mlp|motion)(\.|$)",
     r"^logit_scale$",
 )
 # Prefixes of what the checkpoints of a graph encoder's pre-training hold besides the encoder: SGDiff's sip_*.pt and those
@@ -252,7 +252,10 @@ def refuse_mismatch(
     if is_refused(kind):
         raise CheckpointError(f"{name}: this is {kind}, which is not supported; {SUPPORTED}")
     if kind and (found or not match.tensors):
-        raise CheckpointError(f"{name}: this is {kind}; it does not fit the {part} of the config; {remedy(kind)}")
+        details = f" ({found})" if found and kind in OF_CLIPS else ""
+        raise CheckpointError(
+            f"{name}: this is {kind}; it does not fit the {part} of the config{details}; {remedy(kind)}"
+        )
     if not match.tensors:
         raise CheckpointError(f"{name}: holds no weights of the {part}; name {PARTS[part].source}")
     if other := describe_vocabulary(match.mismatched):

@@ -39,6 +39,7 @@ from ldm.modules.lora import LoRALinear
 # Components of the parameter names that no published U-Net has; `freeze_body` keeps these parameters trainable.
 ADAPTER_KEYS = {"film", "lora_A", "lora_B", "box_bias", "context_local_mlp", "context_global_mlp"}
 ADAPTER_KEYS |= {"to_k_graph", "to_v_graph"}  # of the attention to graphs beside the text
+ADAPTER_KEYS |= {"motion"}  # AnimateDiff's modules beside the U-Net
 
 FiLM = tuple[Tensor, Tensor]  # gamma and beta, (B,C) each
 
@@ -101,6 +102,7 @@ class UNetModel(nn.Module):
     """
 
     published_params = FIXED_OPTIONS | IGNORED_OPTIONS
+    block_builder = BlockBuilder
 
     def __init__(
         self,
@@ -150,7 +152,7 @@ class UNetModel(nn.Module):
         )
         self.vector_dim = vector_width(num_classes, adm_in_channels)
 
-        blocks = BlockBuilder(
+        blocks = self.block_builder(
             model_channels=model_channels,
             widths=[model_channels * factor for factor in channel_mult],
             num_res_blocks=num_res_blocks,
