@@ -96,7 +96,7 @@ class TemporalBlock(nn.Module):
         clip = clip + share[0].to(z.dtype) * (self.res(clip) - clip)
         rows = rearrange(clip, "b c t h w -> (b h w) t c")
         rows = rows + share[1].to(z.dtype) * (self.attention(rows) - rows)
-        return rearrange(rows, "(b h w) t c -> (b t) c h w", h=h, w=w)
+        return _in_layout_of(z, rearrange(rows, "(b h w) t c -> (b t) c h w", h=h, w=w))
 
 
 class TemporalLayers(nn.Module):
@@ -173,6 +173,12 @@ def frame_positions(frames: int, dim: int) -> Tensor:  # -> (T,dim)
 def clip_noise(noise: Tensor, base: Tensor, share: float) -> Tensor:  # (B,T,...), (B,1,...), -> (B,T,...)
     """Standard normal noise of which `share` of the variance is the same in all frames (PYoCo, Ge et al. 2305.10474, eq. 3)."""
     return share**0.5 * base + (1 - share) ** 0.5 * noise
+
+
+def _in_layout_of(like: Tensor, x: Tensor) -> Tensor:
+    """The same values in the memory layout of another tensor, on which the last bit of a convolution's output depends."""
+    is_last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    return x.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 def _zero(layer: nn.Module) -> None:
