@@ -15,6 +15,8 @@ that a keyframe lacks is gone from there on; one that it adds appears there.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +26,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from ldm.graph.diff import diff
+from ldm.graph.json_files import read_json, write_text
 from ldm.graph.matching import match_objects
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, GraphError, shorten, suggest
@@ -195,6 +198,23 @@ class Storyboard:
 def is_storyboard(data: Any) -> bool:
     """Whether parsed JSON is meant as a storyboard, and not as a graph."""
     return isinstance(data, dict) and "keyframes" in data
+
+
+def read_storyboard(path: str | os.PathLike) -> Storyboard:
+    """Reads a file with one storyboard.
+
+    Raises:
+        GraphError: the file cannot be read, is not JSON, or holds no valid storyboard.
+    """
+    return Storyboard.from_json(read_json(path), f"{path}")
+
+
+def write_storyboard(path: str | os.PathLike, storyboard: Storyboard) -> None:
+    """Writes a storyboard atomically, a keyframe per line. Raises GraphError if the file cannot be written."""
+    data = storyboard.to_json()
+    keyframes = ",\n".join(f"  {json.dumps(keyframe, ensure_ascii=False)}" for keyframe in data.pop("keyframes"))
+    head = "".join(f' "{key}": {json.dumps(value)},\n' for key, value in data.items())
+    write_text(path, f'{{\n{head} "keyframes": [\n{keyframes}\n ]\n}}\n')
 
 
 def _keyframe(entry: Any, where: str) -> Keyframe:

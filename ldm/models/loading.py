@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +20,7 @@ from ldm.checkpoints.folders import find_weights
 from ldm.checkpoints.reading import PARTS, has_part
 from ldm.graph.vocab import OpenVocab, Vocab
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.training import DiffusionTraining
 from ldm.models.encoders import Encoders, build_encoders, tensor_bytes
 from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.finding import find_checkpoint, is_run, last_checkpoint
@@ -35,6 +36,8 @@ from ldm.util.errors import UserError, did_you_mean
 from ldm.util.trust import read_untrusted
 
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=nn.Module)
 
 # Parts of a model whose weights a published file or folder may hold -> their names in `PARTS`.
 STAGES = {"first_stage": "first_stage", "cond_stage": "cond_stage", "text_stage": "text_encoder"}
@@ -92,13 +95,13 @@ def load_model(
             f"--prediction {prediction}: only for a Stable Diffusion without config; set model.params.parameterization there"
         )
     source = config_name(config or checkpoint)
-    saved = _read_trained(checkpoint, config) if checkpoint else None
-    merged = _read_model_config(saved, checkpoint, config)
+    saved = read_trained(checkpoint, config) if checkpoint else None
+    merged = read_model_config(saved, checkpoint, config)
     if checkpoint and not saved:
         _load_all_parts_from(checkpoint, merged.model.params)
-    model = _build(merged, source)
+    model = build_model(merged, source)
     if saved:
-        _load_trained(model, saved, f"{checkpoint}")
+        load_trained(model, saved, f"{checkpoint}")
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
     model.vocab = _find_vocab(model, saved, plain(merged.data.params.train))
     return _for_inference(model, device, loras)
@@ -137,8 +140,8 @@ def _image_params(params: DictConfig) -> DictConfig:
     if not params.get("image_model"):
         return params
     path = shipped.find_in_checkout(params.image_model)
-    saved = _read_trained(last_checkpoint(path) if is_run(path) else path, None)
-    return _read_model_config(saved, path, None).model.params
+    saved = read_trained(last_checkpoint(path) if is_run(path) else path, None)
+    return read_model_config(saved, path, None).model.params
 
 
 def load_dataset(model: LatentDiffusion, split: str) -> Dataset:
@@ -169,7 +172,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
+def read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
     """A checkpoint of trainer.py or exported adapters; None for other weights, if there is a config to build them with."""
     remedy = "if these are published weights, name their config too, such as --config configs/sgdiff_vg.yaml"
     if Path(path).is_dir():
@@ -194,7 +197,8 @@ def _read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
     return None
 
 
-def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config: ConfigPaths | None) -> DictConfig:
+def read_model_config(saved: dict | None, checkpoint: str | Path | None, config: ConfigPaths | None) -> DictConfig:
+    """The config that the user names, or else that in the checkpoint. Raises UserError if it describes no model."""
     stored = saved["config"] if saved and not config else None
     merged = read_configs(config or ()) if stored is None else read_untrusted(stored, f"{checkpoint}")
     for key in ("model.target", "model.params", "data.params.train"):
@@ -220,19 +224,20 @@ def _load_all_parts_from(checkpoint: str | Path, params: DictConfig) -> None:
             config.get("params", {}).pop("ckpt_path", None)
 
 
-def _build(merged: DictConfig, source: str) -> LatentDiffusion:
+def build_model(merged: DictConfig, source: str, kind: type[M] = LatentDiffusion) -> M:
+    """Builds the model of a config, whose class must be `kind`. Raises UserError if it cannot be built."""
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # parts whose weights are in no file are the same each time
             model = instantiate_from_config(_locate_weights(plain(merged.model)))
     except ValueError as error:  # the config has values that a part refuses
         raise CheckpointError(f"{source}: {error}") from error
-    if not isinstance(model, LatentDiffusion):
-        raise CheckpointError(f"{source}: a config of {type(model).__name__}; name one of a LatentDiffusion")
+    if not isinstance(model, kind):
+        raise CheckpointError(f"{source}: a config of {type(model).__name__}; name one of a {kind.__name__}")
     return model
 
 
-def _load_trained(model: LatentDiffusion, saved: dict, source: str) -> None:
+def load_trained(model: DiffusionTraining, saved: dict, source: str) -> None:
     """Loads the trained parameters, as their moving averages."""
     state = saved["state_dict"]
     if not any(name.startswith("model_ema.") for name in state):

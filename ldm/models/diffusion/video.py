@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from ldm.graph.batch import Batch, encode
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import assembly
 from ldm.models.diffusion.ddim import Denoiser, gaussian_noise, sample
-from ldm.models.diffusion.guidance import refuse_untrained_null
 from ldm.models.diffusion.training import DiffusionTraining
 from ldm.models.loading import load_model
 from ldm.models.runtime import offload_encoders
@@ -155,11 +155,26 @@ class VideoDiffusion(DiffusionTraining):
             style = self.image.global_stage_model(reference)
         return self.image.condition(graph, style=None if style is None else style.expand(len(graphs), -1))
 
-    def denoiser(self, cond: Conditioning, graph_scale: float = 1.0, style_scale: float = 1.0, frames: int | None = None) -> Denoiser:
+    def denoiser(
+        self, cond: Conditioning, graph_scale: float = 1.0, style_scale: float = 1.0, frames: int | None = None
+    ) -> Denoiser:
         """Returns eps(x, t) of clips of `frames` frames (default: T), with classifier-free guidance as of an image model."""
-        refuse_untrained_null("graph", self.graph_drop if graph_scale != 1 else 1.0)
-        self.temporal.set_clip(self.frames if frames is None else frames)
-        return self.image.denoiser(cond, graph_scale, style_scale)
+        predict = self.image.denoiser(cond, graph_scale, style_scale)
+
+        def predict_clip(x: Tensor, t: Tensor, *args, **kwargs) -> Tensor:
+            with self.clips_of(self.frames if frames is None else frames):
+                return predict(x, t, *args, **kwargs)
+
+        return predict_clip
+
+    @contextmanager
+    def clips_of(self, frames: int) -> Iterator[None]:
+        """Within it the U-Net takes its batches as clips of `frames` frames, and afterwards as images."""
+        self.temporal.set_clip(frames)
+        try:
+            yield
+        finally:
+            self.temporal.set_clip(1)
 
     def noise(self, frames: int, generator: torch.Generator) -> Tensor:  # -> (T,C,h,w)
         """Draws the noise that a clip begins with."""

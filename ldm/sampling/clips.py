@@ -1,0 +1,146 @@
+"""Clips of storyboards, sampled from noise. All frames are sampled together; long clips by overlapping windows of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm.graph.storyboard import Storyboard
+from ldm.graph.storyboard_layout import place_storyboard
+from ldm.models.diffusion.ddim import Denoiser
+from ldm.models.diffusion.samplers import get_sampler
+from ldm.models.diffusion.schedule import DDIMSchedule
+from ldm.models.diffusion.video import VideoDiffusion
+from ldm.models.preprocess import noise_generator, to_model_input, to_style_input
+from ldm.modules.conditioning import Conditioning
+from ldm.sampling.options import SampleOptions
+from ldm.util.errors import UserError
+from ldm.util.images import to_image
+
+Progress = Callable[[Iterable[int]], Iterable[int]]  # wraps the steps, e.g. in a progress bar
+
+
+def place_clip(storyboard: Storyboard, seed: int, options: SampleOptions) -> tuple[Storyboard, list[str]]:
+    """Chooses missing boxes, if the options say so: the storyboard that a clip of this seed is sampled from, and remarks."""
+    return place_storyboard(storyboard, seed) if options.layout == "search" else (storyboard, [])
+
+
+@torch.no_grad()
+def sample_clip(
+    model: VideoDiffusion,
+    storyboard: Storyboard,
+    seed: int = 0,
+    options: SampleOptions = SampleOptions(),
+    style: Image.Image | None = None,
+    first: Image.Image | None = None,
+    overlap: int | None = None,
+    progress: Progress | None = None,
+) -> list[Image.Image]:
+    """Samples the frames of a storyboard.
+
+    Args:
+        model: knows clips of T frames.
+        storyboard: of any number of frames. More than T are sampled in windows of T frames, whose predictions are averaged where
+            they overlap, at every step.
+        seed: of the initial noise.
+        options: as of images.
+        style: image whose look all frames take; by default `first`, or else the learned null style.
+        first: image that the clip begins with; the storyboard's first graph is what it shows. Frame 0 is this image as the
+            autoencoder returns it, and the other frames follow it.
+        overlap: frames that neighbouring windows share; by default half of T.
+        progress: wraps the steps.
+
+    Raises:
+        UserError: an option is not one of clips, or needs what the model was not trained for.
+    """
+    refuse_options(options)
+    length = min(storyboard.frames, model.frames)
+    overlap = length // 2 if overlap is None else overlap
+    windows = storyboard.windows(length, overlap)
+    storyboard, _ = place_clip(storyboard, seed, options)
+    style = first if style is None and model.image.global_stage_model is not None else style
+    reference = None if style is None else to_style_input(model.image, style)
+    cond = model.condition(storyboard.graphs(), reference)
+    scales = options.graph_scale, options.style_scale
+    parts = [model.denoiser(rows_of(cond, window), *scales, frames=length) for window in windows]
+    denoiser = parts[0] if len(parts) == 1 else over_windows(parts, windows)
+
+    generator = noise_generator(seed)
+    noise = model.noise(storyboard.frames, generator)
+    sampler = get_sampler(options.sampler)
+    schedule = sampler.make_schedule(model.schedule, options.steps)
+    beginning = None
+    if first is not None:
+        beginning = model.image.encode(to_model_input(model.image, first))
+        denoiser = beginning_with(denoiser, beginning, noise[:1], schedule)
+    steps = {} if progress is None else {"progress": lambda each: progress(each[::-1])}
+    z = sampler.sample(denoiser, schedule, noise, options.eta, generator, **steps)
+    if beginning is not None:
+        z = torch.cat([beginning, z[1:]])
+    if not z.isfinite().all():
+        raise UserError("sampling diverged to infinite values: lower the guidance scales, or check the model's training")
+    return decode_frames(model, z)
+
+
+def decode_frames(model: VideoDiffusion, z: Tensor) -> list[Image.Image]:  # (T,C,h,w)
+    """Decodes the frames one by one, which bounds the memory."""
+    return [to_image(model.image.decode(frame)[0]) for frame in z.split(1)]
+
+
+def refuse_options(options: SampleOptions) -> None:
+    """Raises UserError for options that clips do not have."""
+    for name in ("text_scale", "steer", "steer_peak"):
+        if getattr(options, name):
+            raise UserError(f"{name}: is for models of images that read text; leave it out for clips")
+
+
+def over_windows(parts: Sequence[Denoiser], windows: Sequence[range]) -> Denoiser:
+    """Returns eps(x, t) of a long clip: the average over windows (MultiDiffusion, Bar-Tal et al. 2302.08113, eq. 5).
+
+    A window's weight rises linearly from its ends to its middle, so that predictions change smoothly along the clip.
+
+    Args:
+        parts: the denoiser of each window.
+        windows: its frames; together they cover the clip.
+    """
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        total, weights = torch.zeros_like(x), x.new_zeros(len(x), 1, 1, 1)
+        for part, window in zip(parts, windows):
+            frames = slice(window.start, window.stop)
+            rise = torch.arange(1, len(window) + 1).to(x)
+            weight = torch.minimum(rise, rise.flip(0)).view(-1, 1, 1, 1)
+            total[frames] += weight * part(x[frames], t[frames])
+            weights[frames] += weight
+        return total / weights
+
+    return predict
+
+
+def beginning_with(denoiser: Denoiser, first: Tensor, noise: Tensor, schedule: DDIMSchedule) -> Denoiser:
+    """Returns eps(x, t) of a clip whose frame 0 is known: it is set to what it is at each noise level.
+
+    Args:
+        first: (1,C,h,w), latents of frame 0.
+        noise: (1,C,h,w), the noise that frame 0 begins with.
+    """
+    levels = {int(t): float(a) for t, a in zip(schedule.timesteps, schedule.alphas)}
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        a = levels[int(t[0])]
+        known = a**0.5 * first.to(x) + (1 - a) ** 0.5 * noise.to(x)
+        eps = denoiser(torch.cat([known, x[1:]]), t)
+        return torch.cat([noise.to(eps), eps[1:]])
+
+    return predict
+
+
+def rows_of(cond: Conditioning, rows: range) -> Conditioning:
+    """The conditioning of some consecutive frames."""
+    part = slice(rows.start, rows.stop)
+    style = None if cond.style is None else cond.style[part]
+    text = None if cond.text is None else cond.text.rows(part)
+    return Conditioning(cond.tokens[part], cond.mask[part], cond.boxes[part], style, text)
