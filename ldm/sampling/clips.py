@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm import plots
 from ldm.graph.storyboard import Storyboard
 from ldm.graph.storyboard_layout import place_storyboard
 from ldm.models.diffusion.ddim import Denoiser
-from ldm.models.diffusion.samplers import get_sampler
+from ldm.models.diffusion.samplers import SAMPLERS, get_sampler
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.preprocess import noise_generator, to_model_input, to_style_input
 from ldm.modules.conditioning import Conditioning
 from ldm.sampling.options import SampleOptions
+from ldm.sampling.sample import default_layout
 from ldm.util.errors import UserError
 from ldm.util.images import to_image
 
+DEFAULT_GUIDANCE = 2.0  # for models that were trained for guidance
+STRIP = 8  # frames on a film strip
 Progress = Callable[[Iterable[int]], Iterable[int]]  # wraps the steps, e.g. in a progress bar
+
+
+def default_clip_options(model: VideoDiffusion, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of clips by name where they are not those of images, or are as others that are given."""
+    sampler = given.get("sampler", "dpm++")
+    scale = DEFAULT_GUIDANCE if model.image.graph_drop and model.image.style_drop else 1.0
+    scale = given.get("graph_scale", scale)
+    steps = SAMPLERS[sampler].default_steps
+    layout = default_layout(model.image)
+    return {"sampler": sampler, "steps": steps, "graph_scale": scale, "style_scale": scale, "layout": layout} | dict(given)
 
 
 def place_clip(storyboard: Storyboard, seed: int, options: SampleOptions) -> tuple[Storyboard, list[str]]:
@@ -88,6 +103,20 @@ def sample_clip(
 def decode_frames(model: VideoDiffusion, z: Tensor) -> list[Image.Image]:  # (T,C,h,w)
     """Decodes the frames one by one, which bounds the memory."""
     return [to_image(model.image.decode(frame)[0]) for frame in z.split(1)]
+
+
+def clip_panel(storyboard: Storyboard, frames: Sequence[Image.Image]) -> Image.Image:
+    """A film strip of a clip, below the boxes of its storyboard, and above what changes from keyframe to keyframe."""
+    graphs = storyboard.graphs()
+    blank = Image.new("RGB", frames[0].size, plots.PAPER)
+    chosen = plots.strip_frames(len(frames), STRIP)
+    boards = [plots.draw_boxes(blank, graphs[number]) for number in chosen]
+    sentences = [
+        f"frame {keyframe.at}: {', '.join(changes) or 'nothing changes'}"
+        for keyframe, changes in zip(storyboard.keyframes[1:], storyboard.changes())
+    ]
+    rows = [("storyboard", boards), ("clip", [frames[number] for number in chosen])]
+    return plots.film_panel(rows, sentences, STRIP)
 
 
 def refuse_options(options: SampleOptions) -> None:
