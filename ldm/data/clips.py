@@ -15,7 +15,7 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.storyboard import Storyboard
 from ldm.graph.vocab import Vocab
 from ldm.synthetic.shapes import ShapesWorld
-from ldm.synthetic.shapes.clips import FRAMES, random_storyboard
+from ldm.synthetic.shapes.clips import FRAMES, drawn, random_storyboard
 from ldm.util.images import to_tensor
 from ldm.util.processes import available_cores, end_with_parent
 
@@ -76,7 +76,7 @@ class DrawnClips(Dataset):
 
     def picture(self, index: int) -> Image.Image:
         """The picture of a frame."""
-        return self.world.render(self.graph(index, self.drawn_size(index)), self.background(index // self.frames))
+        return self.world.render(drawn(self.graph(index, self.drawn_size(index))), self.background(index // self.frames))
 
     def graph(self, index: int, size: tuple[int, int]) -> SceneGraph:
         """The graph of a frame."""
@@ -102,7 +102,7 @@ class DrawnClips(Dataset):
         return self.image_size, self.image_size
 
     def image_names(self) -> list[str]:
-        names = (f"{self.world!r} clips/{self.seed}/{clip} of {self.frames}" for clip in range(self.clips))
+        names = (f"{self.world!r} clips on the grid/{self.seed}/{clip} of {self.frames}" for clip in range(self.clips))
         return [f"{name}: {frame}" for name in names for frame in range(self.frames)]
 
     def check(self) -> Iterator[str]:

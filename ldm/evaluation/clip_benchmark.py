@@ -44,7 +44,7 @@ from ldm.sampling.clips import decode_frames, sample_clip
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import derive_seed
 from ldm.synthetic.shapes import ShapesWorld
-from ldm.synthetic.shapes.clips import FRAMES, MIN_DISTANCE, moves, random_storyboard
+from ldm.synthetic.shapes.clips import FRAMES, MIN_DISTANCE, drawn, moves, random_storyboard
 from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError, did_you_mean
 
@@ -123,7 +123,7 @@ def held_out(number: int, frames: int = FRAMES) -> Storyboard:
 
 def true_clip(number: int, frames: int = FRAMES) -> list[Image.Image]:
     """The frames of `held_out`."""
-    return [ShapesWorld().render(graph, background(number)) for graph in held_out(number, frames).graphs()]
+    return [ShapesWorld().render(drawn(graph), background(number)) for graph in held_out(number, frames).graphs()]
 
 
 def background(number: int) -> Any:

@@ -15,7 +15,7 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.storyboard import Keyframe, Storyboard
 from ldm.graph.validation import Box
 from ldm.synthetic.annotation import DEPTH_PREDICATES, box_of
-from ldm.synthetic.shapes.scenes import CELLS, COLOURS, GAP, MIN_VISIBLE, graph_from_boxes, random_graph, relation_holds
+from ldm.synthetic.shapes.scenes import CELLS, COLOURS, GAP, GRID, MIN_VISIBLE, graph_from_boxes, random_graph, relation_holds
 
 FRAMES, FPS = 16, 8
 MOTIONS = {"still": 0.25, "straight": 0.55, "bounce": 0.2}  # probability of each, per object
@@ -53,6 +53,21 @@ def moves(storyboard: Storyboard) -> list[float]:
             if box is not None and (now := place.get(name)) is not None:
                 distances[index] = max(distances[index], CELLS * _distance(box, now))
     return distances
+
+
+def drawn(graph: SceneGraph) -> SceneGraph:
+    """A frame's graph with its boxes moved to the nearest edges at multiples of GRID cells, where all scenes of this world have them.
+
+    The frames of a clip are drawn so: the autoencoder of this world was trained on such pictures and blurs small shapes in between.
+    An edge moves by 2 cells at most, a quarter of a cell of the latents.
+    """
+    boxes = []
+    for box in graph.boxes:
+        assert box is not None
+        x0, y0, x1, y1 = box
+        left, top = (GRID * round(CELLS * edge / GRID) / CELLS for edge in (x0, y0))
+        boxes.append((left, top, left + x1 - x0, top + y1 - y0))
+    return replace(graph, boxes=tuple(boxes))
 
 
 def _distance(a: Box, b: Box) -> float:
