@@ -6,20 +6,25 @@ The methods:
     video    the model of clips
     frames   its image model, frame by frame, with the same noise in all frames
     frozen   the image model's first frame, repeated
+    edits    the model's edits of true clips, in which one object gets another colour or shape; measured on the edited storyboard
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from PIL import Image
 
+from ldm.editing.clips import edit_clip
+from ldm.editing.options import EditOptions
 from ldm.evaluation.benchmark import Benchmark, BenchmarkReport
+from ldm.evaluation.clip_edits import make_clip_task, measure_clip_edit
 from ldm.evaluation.clip_measures import flicker, measure_clip
 from ldm.evaluation.report import (
     Column,
@@ -40,16 +45,18 @@ from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.preprocess import noise_generator, to_model_input, to_style_input
 from ldm.models.video_loading import load_video_model
 from ldm.plots import film_strip
-from ldm.sampling.clips import decode_frames, sample_clip
+from ldm.sampling.clips import default_clip_options, sample_clip
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import derive_seed
 from ldm.synthetic.shapes import ShapesWorld
 from ldm.synthetic.shapes.clips import FRAMES, MIN_DISTANCE, drawn, moves, random_storyboard
 from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError, did_you_mean
+from ldm.util.options import from_mapping
 
-METHODS = ("truth", "video", "frames", "frozen")
+METHODS = ("truth", "video", "frames", "frozen", "edits")
 WORLD = "shapes"  # the only one that draws clips
+MEANS = ("in_place", "nothing_else", "flicker", "edited_right", "outside_equal")
 STRIP = 6  # frames of a clip on a sheet
 
 MEASURES = {
@@ -61,6 +68,8 @@ MEASURES = {
     "flicker": "mean absolute difference of neighbouring frames, of 255 levels, outside the boxes of what moves and half a latent "
     "cell around them",
     "flicker_ratio": "flicker divided by that of the true clips through the autoencoder",
+    "edited_right": "share of frames in which the edited object is in place and has the look that it should have",
+    "outside_equal": "share of clips all of whose pixels outside the region of the edit are the source's",
     "success": "every object in place in every frame, and all of them kept. success_95 is Wilson's 95 % interval",
 }
 COLUMNS = (
@@ -72,13 +81,15 @@ COLUMNS = (
     Column("flicker", "flicker", ".2f"),
     Column("of the truth's", "flicker_ratio", ".2f"),
     percentage("whole clips % (95 %)", "success", "success_95"),
+    percentage("edited right %", "edited_right"),
+    percentage("outside equal %", "outside_equal"),
 )
 
 
 def run(
     benchmark: Benchmark,
-    options: SampleOptions,
-    methods: Sequence[str] = METHODS,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    methods: Sequence[str] = METHODS[:4],
     seed: int = 0,
     frames: int = FRAMES,
     overlap: int | None = None,
@@ -87,7 +98,7 @@ def run(
 
     Args:
         benchmark: with the checkpoint of a model of clips, and the number of clips.
-        options: of sampling.
+        given: options of sampling that are not a clip's defaults, by name.
         methods: some of METHODS; the truth is always measured, since flicker is compared with its.
         seed: of the noise; each clip derives its own from it.
         frames: of each clip.
@@ -104,6 +115,7 @@ def run(
     model = load_video_model(benchmark.checkpoint, benchmark.config)
     held_out(benchmark.first, frames).validate(model.image.vocab, f"the scenes {WORLD!r}")
     jobs = [(method, number) for method in dict.fromkeys(["truth", *methods]) for number in benchmark.numbers(benchmark.source)]
+    options = from_mapping(SampleOptions, default_clip_options(model, given))
     settings = {"options": vars(options), "seed": seed, "frames": frames, "overlap": overlap}
     prepared = partial(prepare, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed, frames, overlap)
     folder, protocol, rows = benchmark.measure(model, settings, jobs, prepared)
@@ -152,9 +164,14 @@ def prepare(
 
     def measure_job(job: Job) -> tuple[dict, Image.Image]:
         method, number = job
-        storyboard = held_out(number, frames)
-        clip = make_clip(model, method, number, storyboard, options, derive_seed(seed, number, 0), overlap)
-        row = measure_clip(storyboard, clip, WORLD, cell) | {"flicker": flicker(storyboard, clip, cell)}
+        storyboard, clip_seed, facts = held_out(number, frames), derive_seed(seed, number, 0), {}
+        if method == "edits":
+            task = make_clip_task(storyboard, true_clip(number, frames), ShapesWorld(), number)
+            edit = edit_clip(model, task.request, EditOptions(seed=clip_seed), overlap=overlap)
+            storyboard, clip, facts = edit.storyboard, edit.frames, measure_clip_edit(task, edit, WORLD, cell)
+        else:
+            clip = make_clip(model, method, number, storyboard, options, clip_seed, overlap)
+        row = facts | measure_clip(storyboard, clip, WORLD, cell) | {"flicker": flicker(storyboard, clip, cell)}
         row["success"] = row["in_place"] == 1 and row["kept_objects"] == row["objects"]
         return row, film_strip(clip, STRIP)
 
@@ -174,7 +191,7 @@ def make_clip(
     """The clip that a method makes of the storyboard of this number."""
     if method == "truth":
         frames = true_clip(number, storyboard.frames)
-        return decode_frames(model, torch.cat([model.image.encode(to_model_input(model.image, each)) for each in frames]))
+        return model.decode_frames(torch.cat([model.image.encode(to_model_input(model.image, each)) for each in frames]))
     style = style_reference(number)
     if method == "video":
         return sample_clip(model, storyboard, seed, options, style, overlap=overlap)
@@ -196,7 +213,7 @@ def sample_frames(
     noise = gaussian_noise((1, *shape), generator).to(model.image.device).expand(len(graphs), *shape)
     sampler = get_sampler(options.sampler)
     schedule = sampler.make_schedule(model.schedule, options.steps)
-    return decode_frames(model, sampler.sample(denoiser, schedule, noise, options.eta, generator))
+    return model.decode_frames(sampler.sample(denoiser, schedule, noise, options.eta, generator))
 
 
 def summarise(jobs: Sequence[Job], rows: Sequence[dict]) -> list[dict]:
@@ -206,7 +223,7 @@ def summarise(jobs: Sequence[Job], rows: Sequence[dict]) -> list[dict]:
     summaries = []
     for (method,), group in groups.items():
         summary = {"method": method, "clips": len(group), **success_share(group)}
-        summary |= {key: average(group, key) for key in ("in_place", "nothing_else", "flicker")}
+        summary |= {key: average(group, key) for key in MEANS}
         summary["in_place_95"] = bootstrap_interval(group, range(len(group)), "in_place")
         summary["kept_objects"] = sum(row["kept_objects"] for row in group) / sum(row["objects"] for row in group)
         summary["flicker_ratio"] = summary["flicker"] / truth if truth and summary["flicker"] is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -9,12 +10,15 @@ from omegaconf import OmegaConf
 
 from ldm.checkpoints import shipped
 from ldm.checkpoints.errors import CheckpointError
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.finding import is_run, last_checkpoint
 from ldm.models.loading import build_model, load_trained, read_model_config, read_trained
 from ldm.models.runtime import prepare_for_inference
-from ldm.util.config import plain
+from ldm.util.config import plain, resolve
 from ldm.util.config_merging import ConfigPaths, config_name
+
+logger = logging.getLogger(__name__)
 
 
 def find_video_checkpoint(
@@ -40,7 +44,8 @@ def load_video_model(
 
     Args:
         checkpoint: the log folder of a run, a checkpoint of trainer.py, or what scripts/export.py wrote of one. With `config`
-            alone, the temporal layers are the identity; with neither, those that ship with the project are loaded.
+            alone, or a checkpoint of a LatentDiffusion, the temporal layers are the identity; with neither, those that ship with
+            the project are loaded.
         config: a YAML file, or several of which later ones override earlier ones (default: the config in the checkpoint).
         device: where the model will run.
 
@@ -55,9 +60,14 @@ def load_video_model(
     if checkpoint and not saved:
         raise CheckpointError(f"{checkpoint}: not a checkpoint of a model of clips; name a run of configs/flat/video.yaml")
     merged = read_model_config(saved, checkpoint, config)
-    model = build_model(merged, config_name(config or checkpoint), VideoDiffusion)
+    if saved and resolve(merged.model.target) is LatentDiffusion:
+        logger.warning("%s: a model of images without temporal layers, so each frame is made by itself", checkpoint)
+        model, saved = VideoDiffusion(f"{checkpoint}", shared_noise=1.0, use_ema=False), None
+    else:
+        model = build_model(merged, config_name(config or checkpoint), VideoDiffusion)
     if saved:
         load_trained(model, saved, f"{checkpoint}")
+    model.is_trained = saved is not None
     model.config, model.vocab = plain(OmegaConf.masked_copy(merged, ["model", "data"])), model.image.vocab
     model.setup("predict")
     model.eval().requires_grad_(False)

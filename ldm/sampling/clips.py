@@ -7,21 +7,17 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ldm import plots
 from ldm.graph.storyboard import Storyboard
 from ldm.graph.storyboard_layout import place_storyboard
-from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.samplers import SAMPLERS, get_sampler
-from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.diffusion.video import VideoDiffusion
+from ldm.models.diffusion.windows import beginning_with, windowed
 from ldm.models.preprocess import noise_generator, to_model_input, to_style_input
-from ldm.modules.conditioning import Conditioning
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import default_layout
 from ldm.util.errors import UserError
-from ldm.util.images import to_image
 
 DEFAULT_GUIDANCE = 2.0  # for models that were trained for guidance
 STRIP = 8  # frames on a film strip
@@ -80,8 +76,7 @@ def sample_clip(
     reference = None if style is None else to_style_input(model.image, style)
     cond = model.condition(storyboard.graphs(), reference)
     scales = options.graph_scale, options.style_scale
-    parts = [model.denoiser(rows_of(cond, window), *scales, frames=length) for window in windows]
-    denoiser = parts[0] if len(parts) == 1 else over_windows(parts, windows)
+    denoiser = windowed(lambda part, count: model.denoiser(part, *scales, frames=count), cond, windows)
 
     generator = noise_generator(seed)
     noise = model.noise(storyboard.frames, generator)
@@ -97,12 +92,7 @@ def sample_clip(
         z = torch.cat([beginning, z[1:]])
     if not z.isfinite().all():
         raise UserError("sampling diverged to infinite values: lower the guidance scales, or check the model's training")
-    return decode_frames(model, z)
-
-
-def decode_frames(model: VideoDiffusion, z: Tensor) -> list[Image.Image]:  # (T,C,h,w)
-    """Decodes the frames one by one, which bounds the memory."""
-    return [to_image(model.image.decode(frame)[0]) for frame in z.split(1)]
+    return model.decode_frames(z)
 
 
 def clip_panel(storyboard: Storyboard, frames: Sequence[Image.Image]) -> Image.Image:
@@ -124,52 +114,3 @@ def refuse_options(options: SampleOptions) -> None:
     for name in ("text_scale", "steer", "steer_peak"):
         if getattr(options, name):
             raise UserError(f"{name}: is for models of images that read text; leave it out for clips")
-
-
-def over_windows(parts: Sequence[Denoiser], windows: Sequence[range]) -> Denoiser:
-    """Returns eps(x, t) of a long clip: the average over windows (MultiDiffusion, Bar-Tal et al. 2302.08113, eq. 5).
-
-    A window's weight rises linearly from its ends to its middle, so that predictions change smoothly along the clip.
-
-    Args:
-        parts: the denoiser of each window.
-        windows: its frames; together they cover the clip.
-    """
-
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        total, weights = torch.zeros_like(x), x.new_zeros(len(x), 1, 1, 1)
-        for part, window in zip(parts, windows):
-            frames = slice(window.start, window.stop)
-            rise = torch.arange(1, len(window) + 1).to(x)
-            weight = torch.minimum(rise, rise.flip(0)).view(-1, 1, 1, 1)
-            total[frames] += weight * part(x[frames], t[frames])
-            weights[frames] += weight
-        return total / weights
-
-    return predict
-
-
-def beginning_with(denoiser: Denoiser, first: Tensor, noise: Tensor, schedule: DDIMSchedule) -> Denoiser:
-    """Returns eps(x, t) of a clip whose frame 0 is known: it is set to what it is at each noise level.
-
-    Args:
-        first: (1,C,h,w), latents of frame 0.
-        noise: (1,C,h,w), the noise that frame 0 begins with.
-    """
-    levels = {int(t): float(a) for t, a in zip(schedule.timesteps, schedule.alphas)}
-
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        a = levels[int(t[0])]
-        known = a**0.5 * first.to(x) + (1 - a) ** 0.5 * noise.to(x)
-        eps = denoiser(torch.cat([known, x[1:]]), t)
-        return torch.cat([noise.to(eps), eps[1:]])
-
-    return predict
-
-
-def rows_of(cond: Conditioning, rows: range) -> Conditioning:
-    """The conditioning of some consecutive frames."""
-    part = slice(rows.start, rows.stop)
-    style = None if cond.style is None else cond.style[part]
-    text = None if cond.text is None else cond.text.rows(part)
-    return Conditioning(cond.tokens[part], cond.mask[part], cond.boxes[part], style, text)

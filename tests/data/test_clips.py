@@ -9,7 +9,7 @@ from ldm.data.clips import DrawnClips
 from ldm.data.datamodule import DataModuleFromConfig, EpochSampler
 from ldm.data.protocols import ClipDataset, DrawnDataset
 from ldm.synthetic.shapes import read_scene, relation_holds, render
-from ldm.synthetic.shapes.clips import MIN_DISTANCE, moves, random_storyboard
+from ldm.synthetic.shapes.clips import MIN_DISTANCE, drawn, moves, random_storyboard
 from ldm.util.errors import ConfigError
 
 BOARDS = [random_storyboard(random.Random(f"test/{i}")) for i in range(40)]
@@ -55,7 +55,7 @@ def test_all_frames_of_two_clips_have_one_background():
     assert data.background(0) == data.background(1) != data.background(2)
     assert {data.style_reference(index) for index in range(16)} == {16}
     assert {data.style_reference(index) for index in range(16, 32)} == {0}
-    assert np.array_equal(np.asarray(data.picture(3)), np.asarray(render(data.graph(3, (64, 64)), data.background(0))))
+    assert np.array_equal(np.asarray(data.picture(3)), np.asarray(render(drawn(data.graph(3, (64, 64))), data.background(0))))
 
 
 def test_clips_can_be_cached_and_kept_together():
@@ -110,3 +110,10 @@ def test_batches_that_break_clips_and_flips_are_refused(params, problem):
 def test_numbers_that_make_no_clips_are_refused(params):
     with pytest.raises(ConfigError, match="DrawnClips"):
         DrawnClips(**params)
+
+
+def test_pictures_have_their_edges_on_the_grid_and_near_those_of_the_graph():
+    for graph in (graph for board in BOARDS[:10] for graph in board.graphs()):
+        for box, near in zip(drawn(graph).boxes, graph.boxes):
+            assert all(16 * edge == pytest.approx(round(16 * edge)) for edge in box)
+            assert max(abs(a - b) for a, b in zip(box, near)) <= 2 / 64 + 1e-9

@@ -12,7 +12,8 @@ from ldm.graph.storyboard import Keyframe, Storyboard
 from ldm.graph.validation import GraphError
 from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.models.diffusion.video import VideoDiffusion
-from ldm.sampling.clips import beginning_with, over_windows, sample_clip
+from ldm.models.diffusion.windows import beginning_with, over_windows
+from ldm.sampling.clips import sample_clip
 from ldm.sampling.options import SampleOptions
 from ldm.util.errors import UserError
 from ldm.util.images import to_image

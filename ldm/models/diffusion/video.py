@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ldm.checkpoints import shipped
@@ -20,6 +21,7 @@ from ldm.models.runtime import offload_encoders
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.ema import EMA
 from ldm.modules.temporal import TemporalLayers, block_channels, clip_noise
+from ldm.util.images import to_image
 
 
 class VideoDiffusion(DiffusionTraining):
@@ -44,10 +46,15 @@ class VideoDiffusion(DiffusionTraining):
         weight_decay: of AdamW.
         monitor: logged value by which the best checkpoint is chosen; by default the validation loss.
 
+    Attributes:
+        is_trained: whether the temporal layers hold trained weights; without any they are the identity.
+
     Raises:
         UserError: the image model cannot be loaded.
         ValueError: a value is out of range, or the image model already runs temporal layers.
     """
+
+    is_trained = False
 
     def __init__(
         self,
@@ -175,6 +182,11 @@ class VideoDiffusion(DiffusionTraining):
             yield
         finally:
             self.temporal.set_clip(1)
+
+    @torch.no_grad()
+    def decode_frames(self, z: Tensor) -> list[Image.Image]:  # (T,C,h,w)
+        """Decodes the frames of a clip one by one, which bounds the memory."""
+        return [to_image(self.image.decode(frame)[0]) for frame in z.split(1)]
 
     def noise(self, frames: int, generator: torch.Generator) -> Tensor:  # -> (T,C,h,w)
         """Draws the noise that a clip begins with."""
