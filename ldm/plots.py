@@ -154,9 +154,12 @@ def film_panel(
     rows: Sequence[tuple[str, Sequence[Image.Image]]], caption: Sequence[str] = (), count: int = 8, height: int = 128
 ) -> Image.Image:
     """Film strips of clips of equal length below each other, each with a title, above paragraphs of text."""
-    strips = [panel([(title, film_strip(frames, count, height))], height=height) for title, frames in rows]
-    strips[-1] = panel([(rows[-1][0], film_strip(rows[-1][1], count, height))], caption, height)
-    return grid(strips, 1)
+    texts = [()] * (len(rows) - 1) + [caption]
+    strips = [panel([(title, film_strip(frames, count, height))], text, height) for (title, frames), text in zip(rows, texts)]
+    sheet = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), PAPER)
+    for number, strip in enumerate(strips):
+        sheet.paste(strip, (0, sum(above.height for above in strips[:number])))
+    return sheet
 
 
 def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:

@@ -5,6 +5,7 @@ WebP and folders hold every pixel as it is. GIF has 256 colours for each frame, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,7 @@ ANIMATIONS = {".webp", ".gif"}
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 QUALITY = {"crf": "12"}  # constant rate factor, of which smaller numbers are better
 MAX_FRAMES = 10_000
+NOTE = "fps={}"  # in the metadata of an animation
 
 
 class Clip(NamedTuple):
@@ -97,7 +99,8 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float) -> N
         with atomic_write(path) as temporary:
             _encode(temporary, frames, fps, CODECS[suffix])
     elif suffix:
-        options = {"lossless": True, "quality": 60} if suffix == ".webp" else {"disposal": 1, "optimize": False}
+        note = NOTE.format(fps).encode()
+        options = {"lossless": True, "quality": 60, "xmp": note} if suffix == ".webp" else {"disposal": 1, "comment": note}
         with atomic_write(path) as temporary:
             first, *others = frames
             first.save(temporary, save_all=True, append_images=others, duration=1000 / fps, loop=0, **options)
@@ -133,14 +136,26 @@ def _read_animation(path: Path) -> Clip:
     try:
         with Image.open(path) as image:
             _refuse_length(path, getattr(image, "n_frames", 1))
+            note = image.info.get("xmp") or image.info.get("comment") or b""
             frames, duration = [], []
             for frame in ImageSequence.Iterator(image):
                 frames.append(to_rgb(frame.copy()))
                 duration.append(float(frame.info.get("duration", 0)))
     except (OSError, SyntaxError, EOFError, ValueError) as error:
         raise ImageError(path, f"broken, or not an animation ({error})") from None
-    total = sum(duration)
-    return Clip(tuple(frames), 1000 * len(frames) / total if total else None)
+    step = _frame_duration(str(note), duration)
+    if not step:
+        return Clip(tuple(frames), None)
+    # Encoders write equal frames as one that is shown for longer.
+    repeated = [frame for frame, shown in zip(frames, duration) for _ in range(max(1, round(shown / step)))]
+    _refuse_length(path, len(repeated))
+    return Clip(tuple(repeated), 1000 / step)
+
+
+def _frame_duration(note: str, durations: Sequence[float]) -> float:
+    """Milliseconds of a frame: as a note of `write_clip` says, or else those of the shortest one; 0 if unknown."""
+    found = re.search(NOTE.format(r"([\d.]+)"), note)
+    return 1000 / float(found[1]) if found else min(durations)
 
 
 def _read_video(path: Path) -> Clip:

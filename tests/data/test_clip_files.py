@@ -42,6 +42,15 @@ def test_compressed_forms_keep_the_number_the_rate_and_nearly_the_colours_of_fra
     assert max(differences) < error
 
 
+@pytest.mark.parametrize("name", ["clip.webp", "clip.gif"])
+def test_equal_frames_are_as_many_when_they_are_read(tmp_path, name):
+    a, *_, b = frames(6)
+    write_clip(tmp_path / name, [a, a, a, b, b, a], FPS)
+    clip = read_clip(tmp_path / name)
+    same = [np.abs(np.asarray(frame, int) - np.asarray(a, int)).mean() < 20 for frame in clip.frames]
+    assert same == [True, True, True, False, False, True] and clip.fps == pytest.approx(FPS)
+
+
 def test_a_video_of_odd_size_is_written(tmp_path):
     pytest.importorskip("av")
     write_clip(tmp_path / "clip.mp4", frames(3, (31, 17)), FPS)
