@@ -155,7 +155,9 @@ def film_panel(
 ) -> Image.Image:
     """Film strips of clips of equal length below each other, each with a title, above paragraphs of text."""
     texts = [()] * (len(rows) - 1) + [caption]
-    strips = [panel([(title, film_strip(frames, count, height))], text, height) for (title, frames), text in zip(rows, texts)]
+    strips = [
+        panel([(title, film_strip(frames, count, height))], text, height) for (title, frames), text in zip(rows, texts)
+    ]
     sheet = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), PAPER)
     for number, strip in enumerate(strips):
         sheet.paste(strip, (0, sum(above.height for above in strips[:number])))

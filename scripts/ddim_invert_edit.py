@@ -37,7 +37,16 @@ PROGRAM = "ddim_invert_edit.py"
 SAMPLING_OPTIONS = ("sampler", "steps", "graph_scale", "style_scale", "seed")  # of an image sampled from noise, too
 SINGLE_EDIT_OPTIONS = ("source_sg", "mask", "n", "sweep", "previews", "attention")  # of the edit of one photograph only
 CLIP_OPTIONS = ("out", "frame_attention", "overlap")  # of the edit of a clip only
-PHOTOGRAPH_OPTIONS = ("mask", "lora", "prediction", "low_memory", "n", "sweep", "previews", "attention")  # not of a clip
+PHOTOGRAPH_OPTIONS = (
+    "mask",
+    "lora",
+    "prediction",
+    "low_memory",
+    "n",
+    "sweep",
+    "previews",
+    "attention",
+)  # not of a clip
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -85,13 +94,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_verbose_argument(parser)
     add_arguments(parser.add_argument_group("how to edit"), EditOptions)
     add = parser.add_argument_group("edits of clips, with storyboards as --source-sg and --sg").add_argument
-    add("--out", metavar="PATH", help="edited clip: .mp4, .webm, .webp or .gif, or a folder of frames (default: edited.webp in --outdir)")
+    add(
+        "--out",
+        metavar="PATH",
+        help="edited clip: .mp4, .webm, .webp or .gif, or a folder of frames (default: edited.webp in --outdir)",
+    )
     add(
         "--frame-attention",
         action=argparse.BooleanOptionalAction,
         help="each frame attends to the first and the previous one (default: for models without temporal layers)",
     )
-    add("--overlap", type=at_least(0), metavar="N", help="frames that windows of long clips share (default: half of a window)")
+    add(
+        "--overlap",
+        type=at_least(0),
+        metavar="N",
+        help="frames that windows of long clips share (default: half of a window)",
+    )
     several = parser.add_argument_group("several edits, and diagnostics")
     add = several.add_argument
     add("--n", type=positive, help="number of edits, with different seeds (default: 1)")
@@ -181,9 +199,13 @@ def edit_one_clip(arguments: argparse.Namespace) -> int:
 
     options = from_mapping(EditOptions, _options(arguments))
     if given := _given(arguments, PHOTOGRAPH_OPTIONS):
-        raise UserError(f"{given}: only for the edit of a photograph, and {arguments.ref} is a clip; leave these options out")
+        raise UserError(
+            f"{given}: only for the edit of a photograph, and {arguments.ref} is a clip; leave these options out"
+        )
     if not arguments.source_sg:
-        raise UserError("--source-sg is missing: a clip is edited by two storyboards, of what it shows and of what it should show")
+        raise UserError(
+            "--source-sg is missing: a clip is edited by two storyboards, of what it shows and of what it should show"
+        )
     boards = {path: read_storyboard(path) for path in (arguments.source_sg, arguments.sg)}
     style, clip = arguments.style and read_image(arguments.style, upright=True), read_clip(arguments.ref)
     request = ClipEditRequest(clip.frames, boards[arguments.sg], boards[arguments.source_sg], style)

@@ -61,7 +61,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     scenes.set_defaults(report=report_on_scenes, resumable=True)
     add_scene_arguments(scenes)
     add_benchmark_arguments(scenes, "scenes of each kind")
-    clips = commands.add_parser("clips", help="whether clips of held-out storyboards show in every frame what these say")
+    clips = commands.add_parser(
+        "clips", help="whether clips of held-out storyboards show in every frame what these say"
+    )
     clips.set_defaults(report=report_on_clips, resumable=True)
     add_clip_arguments(clips)
     add_benchmark_arguments(clips, "clips")
@@ -199,7 +201,11 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
         "the same noise), frozen (the first frame), edits (the model, of clips in which an object changes) (default: %(default)s)",
     )
     add("--frames", type=at_least(4), default=16, help="frames of each clip (default: %(default)s)")
-    add("--overlap", type=at_least(0), help="frames that windows of longer clips share (default: half of the model's clips)")
+    add(
+        "--overlap",
+        type=at_least(0),
+        help="frames that windows of longer clips share (default: half of the model's clips)",
+    )
     add_arguments(parser.add_argument_group("how to sample"), SampleOptions, CLIP_OPTIONS)
     add("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
 
@@ -365,7 +371,9 @@ def report_on_clips(arguments: argparse.Namespace) -> None:
     given = {name: value for name, value in given_values(arguments, SampleOptions).items() if name in CLIP_OPTIONS}
     checkpoint = find_video_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     benchmark = benchmark_of(arguments, "clips", checkpoint)
-    report = clip_benchmark.run(benchmark, given, arguments.methods, arguments.seed, arguments.frames, arguments.overlap)
+    report = clip_benchmark.run(
+        benchmark, given, arguments.methods, arguments.seed, arguments.frames, arguments.overlap
+    )
     finish(report, arguments)
 
 

@@ -115,8 +115,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def add_clip_arguments(group: argparse._ActionsContainer) -> None:
     """Adds the options of clips."""
     add = group.add_argument
-    add("--out", metavar="PATH", help="clip.mp4, .webm, .webp or .gif, or a folder of frames (default: outputs/<date and time>.webp)")
-    add("--first", metavar="IMAGE", help="image that the clip begins with; the storyboard's first graph is what it shows")
+    add(
+        "--out",
+        metavar="PATH",
+        help="clip.mp4, .webm, .webp or .gif, or a folder of frames (default: outputs/<date and time>.webp)",
+    )
+    add(
+        "--first",
+        metavar="IMAGE",
+        help="image that the clip begins with; the storyboard's first graph is what it shows",
+    )
     add(
         "--overlap",
         type=at_least(0),

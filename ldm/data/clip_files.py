@@ -100,7 +100,9 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float) -> N
             _encode(temporary, frames, fps, CODECS[suffix])
     elif suffix:
         note = NOTE.format(fps).encode()
-        options = {"lossless": True, "quality": 60, "xmp": note} if suffix == ".webp" else {"disposal": 1, "comment": note}
+        options = (
+            {"lossless": True, "quality": 60, "xmp": note} if suffix == ".webp" else {"disposal": 1, "comment": note}
+        )
         with atomic_write(path) as temporary:
             first, *others = frames
             first.save(temporary, save_all=True, append_images=others, duration=1000 / fps, loop=0, **options)

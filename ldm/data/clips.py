@@ -76,7 +76,9 @@ class DrawnClips(Dataset):
 
     def picture(self, index: int) -> Image.Image:
         """The picture of a frame."""
-        return self.world.render(drawn(self.graph(index, self.drawn_size(index))), self.background(index // self.frames))
+        return self.world.render(
+            drawn(self.graph(index, self.drawn_size(index))), self.background(index // self.frames)
+        )
 
     def graph(self, index: int, size: tuple[int, int]) -> SceneGraph:
         """The graph of a frame."""

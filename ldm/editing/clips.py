@@ -120,9 +120,13 @@ def edit_clip(
     if not masks.any():
         return ClipEdit(frames, np.stack([r.pixels for r in regions]), storyboard, operations, chosen, attends)
 
-    reference = to_style_input(model.image, request.style or frames[0]) if model.image.global_stage_model is not None else None
+    reference = (
+        to_style_input(model.image, request.style or frames[0]) if model.image.global_stage_model is not None else None
+    )
     denoise = _Denoisers(model, chosen, attends, _windows(model, storyboard, overlap))
-    known = model.condition([plan.source_graph for plan in plans], None if reference is None else to_model_input(model.image, frames[0]))
+    known = model.condition(
+        [plan.source_graph for plan in plans], None if reference is None else to_model_input(model.image, frames[0])
+    )
     target = model.condition([plan.graph for plan in plans], reference)
     latents = torch.cat([model.image.encode(to_model_input(model.image, frame)) for frame in frames])
     schedule = make_schedule(model.image, chosen)
@@ -136,7 +140,9 @@ def edit_clip(
         progress=lambda each: steps(each[::-1], "editing"),
     )
     if not edited.isfinite().all():
-        raise UserError("sampling diverged to infinite values: lower the guidance scales, or check the model's training")
+        raise UserError(
+            "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
+        )
     decoded = (model.image.decode(frame) for frame in edited.split(1))
     images = [compose(*each) for each in zip(frames, decoded, regions)]
     return ClipEdit(images, np.stack([r.pixels for r in regions]), storyboard, operations, chosen, attends)

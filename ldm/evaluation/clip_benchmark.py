@@ -114,10 +114,16 @@ def run(
         raise UserError(f"--scenes {benchmark.scenes}: clips are drawn of the scenes {WORLD} only; leave it out")
     model = load_video_model(benchmark.checkpoint, benchmark.config)
     held_out(benchmark.first, frames).validate(model.image.vocab, f"the scenes {WORLD!r}")
-    jobs = [(method, number) for method in dict.fromkeys(["truth", *methods]) for number in benchmark.numbers(benchmark.source)]
+    jobs = [
+        (method, number)
+        for method in dict.fromkeys(["truth", *methods])
+        for number in benchmark.numbers(benchmark.source)
+    ]
     options = from_mapping(SampleOptions, default_clip_options(model, given))
     settings = {"options": vars(options), "seed": seed, "frames": frames, "overlap": overlap}
-    prepared = partial(prepare, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed, frames, overlap)
+    prepared = partial(
+        prepare, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed, frames, overlap
+    )
     folder, protocol, rows = benchmark.measure(model, settings, jobs, prepared)
     summaries = summarise(jobs, rows)
     save_picture(sheet(folder, jobs, rows, frames), folder / "clips.png")
@@ -191,7 +197,9 @@ def make_clip(
     """The clip that a method makes of the storyboard of this number."""
     if method == "truth":
         frames = true_clip(number, storyboard.frames)
-        return model.decode_frames(torch.cat([model.image.encode(to_model_input(model.image, each)) for each in frames]))
+        return model.decode_frames(
+            torch.cat([model.image.encode(to_model_input(model.image, each)) for each in frames])
+        )
     style = style_reference(number)
     if method == "video":
         return sample_clip(model, storyboard, seed, options, style, overlap=overlap)

@@ -108,7 +108,9 @@ def flicker(storyboard: Storyboard, frames: Sequence[Image.Image], cell: float) 
     return float(np.mean(values)) if values else None
 
 
-def moving_area(before: SceneGraph, after: SceneGraph, size: tuple[int, int], margin: float) -> np.ndarray:  # (H,W) bool
+def moving_area(
+    before: SceneGraph, after: SceneGraph, size: tuple[int, int], margin: float
+) -> np.ndarray:  # (H,W) bool
     """The pixels in boxes, in either graph, of objects that come, go, or have another box in the second graph."""
     places = [dict(zip(graph.ids, graph.boxes)) for graph in (before, after)]
     area = np.zeros(size, bool)

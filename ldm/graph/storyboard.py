@@ -83,7 +83,12 @@ class Storyboard:
         for number, keyframe in enumerate(self.keyframes):
             at = keyframe.at
             earliest = self.keyframes[number - 1].at + 1 if number else 0
-            if isinstance(at, bool) or not isinstance(at, int) or not earliest <= at < self.frames or (at and not number):
+            if (
+                isinstance(at, bool)
+                or not isinstance(at, int)
+                or not earliest <= at < self.frames
+                or (at and not number)
+            ):
                 wanted = "0" if not number else f"a frame from {earliest} to {self.frames - 1}"
                 raise GraphError(f"keyframes[{number}].at: {shorten(at)}; give {wanted}")
 
@@ -104,7 +109,9 @@ class Storyboard:
             GraphError: the data is no valid storyboard.
         """
         if not is_storyboard(data):
-            raise GraphError(f'{where}: a storyboard is an object {{"frames": 16, "keyframes": [...]}}, not {shorten(data)}')
+            raise GraphError(
+                f'{where}: a storyboard is an object {{"frames": 16, "keyframes": [...]}}, not {shorten(data)}'
+            )
         for key in data:
             if key not in KEYS:
                 raise GraphError(f"{where}: unknown key {shorten(key)}{suggest(str(key), KEYS)}")
@@ -173,7 +180,9 @@ class Storyboard:
             before = {new: tracks[-1][old] for old, new in links[number - 1].items()} if number else {}
             own = [before.get(i, []) for i in range(len(keyframe.graph.objects))]
             for track, box in zip(own, keyframe.graph.boxes):
-                track.append((keyframe.at, box))  # of the same list in every keyframe, so that each knows the whole track
+                track.append(
+                    (keyframe.at, box)
+                )  # of the same list in every keyframe, so that each knows the whole track
             tracks.append(own)
         return tracks
 

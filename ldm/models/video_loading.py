@@ -58,7 +58,9 @@ def load_video_model(
         checkpoint = last_checkpoint(checkpoint)
     saved = read_trained(checkpoint, config) if checkpoint else None
     if checkpoint and not saved:
-        raise CheckpointError(f"{checkpoint}: not a checkpoint of a model of clips; name a run of configs/flat/video.yaml")
+        raise CheckpointError(
+            f"{checkpoint}: not a checkpoint of a model of clips; name a run of configs/flat/video.yaml"
+        )
     merged = read_model_config(saved, checkpoint, config)
     if saved and resolve(merged.model.target) is LatentDiffusion:
         logger.warning("%s: a model of images without temporal layers, so each frame is made by itself", checkpoint)

@@ -135,7 +135,9 @@ class TemporalLayers(nn.Module):
         widths = block_channels(unet)
         mine = [block.res.conv.in_channels for block in self.blocks]
         if widths != mine:
-            raise ValueError(f"temporal layers for blocks of {mine} channels do not fit a U-Net with blocks of {widths}")
+            raise ValueError(
+                f"temporal layers for blocks of {mine} channels do not fit a U-Net with blocks of {widths}"
+            )
         for block, layer in zip(followed, self.blocks):
             block.register_forward_hook(_followed_by(self, layer))
 
@@ -160,7 +162,9 @@ def followed_blocks(unet: UNetModel) -> Iterator[nn.Module]:
 def block_channels(unet: UNetModel) -> list[int]:
     """The channels of the blocks that temporal layers follow."""
     blocks = followed_blocks(unet)
-    return [next(layer.out_layers[-1].out_channels for layer in block if isinstance(layer, ResBlock)) for block in blocks]
+    return [
+        next(layer.out_layers[-1].out_channels for layer in block if isinstance(layer, ResBlock)) for block in blocks
+    ]
 
 
 def frame_positions(frames: int, dim: int) -> Tensor:  # -> (T,dim)

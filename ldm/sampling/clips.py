@@ -31,7 +31,9 @@ def default_clip_options(model: VideoDiffusion, given: Mapping[str, Any]) -> dic
     scale = given.get("graph_scale", scale)
     steps = SAMPLERS[sampler].default_steps
     layout = default_layout(model.image)
-    return {"sampler": sampler, "steps": steps, "graph_scale": scale, "style_scale": scale, "layout": layout} | dict(given)
+    return {"sampler": sampler, "steps": steps, "graph_scale": scale, "style_scale": scale, "layout": layout} | dict(
+        given
+    )
 
 
 def place_clip(storyboard: Storyboard, seed: int, options: SampleOptions) -> tuple[Storyboard, list[str]]:
@@ -91,7 +93,9 @@ def sample_clip(
     if beginning is not None:
         z = torch.cat([beginning, z[1:]])
     if not z.isfinite().all():
-        raise UserError("sampling diverged to infinite values: lower the guidance scales, or check the model's training")
+        raise UserError(
+            "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
+        )
     return model.decode_frames(z)
 
 

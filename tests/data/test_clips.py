@@ -44,8 +44,12 @@ def test_frames_are_read_as_their_graphs_say():
     data = DrawnClips(2, seed=5)
     for index in (0, 7, 15, 20, 31):
         graph, found = data.graph(index, (64, 64)), read_scene(data.picture(index)).graph
-        mine = sorted(zip(graph.objects, map(set, graph.attributes), graph.boxes), key=lambda thing: (thing[0], sorted(thing[1])))
-        read = sorted(zip(found.objects, map(set, found.attributes), found.boxes), key=lambda thing: (thing[0], sorted(thing[1])))
+        mine = sorted(
+            zip(graph.objects, map(set, graph.attributes), graph.boxes), key=lambda thing: (thing[0], sorted(thing[1]))
+        )
+        read = sorted(
+            zip(found.objects, map(set, found.attributes), found.boxes), key=lambda thing: (thing[0], sorted(thing[1]))
+        )
         assert [thing[:2] for thing in mine] == [thing[:2] for thing in read]
         assert np.allclose([thing[2] for thing in mine], [thing[2] for thing in read], atol=2.5 / 64)
 
@@ -55,7 +59,9 @@ def test_all_frames_of_two_clips_have_one_background():
     assert data.background(0) == data.background(1) != data.background(2)
     assert {data.style_reference(index) for index in range(16)} == {16}
     assert {data.style_reference(index) for index in range(16, 32)} == {0}
-    assert np.array_equal(np.asarray(data.picture(3)), np.asarray(render(drawn(data.graph(3, (64, 64))), data.background(0))))
+    assert np.array_equal(
+        np.asarray(data.picture(3)), np.asarray(render(drawn(data.graph(3, (64, 64))), data.background(0)))
+    )
 
 
 def test_clips_can_be_cached_and_kept_together():

@@ -22,7 +22,11 @@ def inputs(clips=2, frames=FRAMES):
     generator = torch.Generator().manual_seed(1)
     rows = clips * frames
     x, tokens = torch.randn(rows, 4, 8, 8, generator=generator), torch.randn(rows, 3, 16, generator=generator)
-    return x, torch.randint(0, 1000, (clips,), generator=generator).repeat_interleave(frames), Conditioning.from_tokens(tokens)
+    return (
+        x,
+        torch.randint(0, 1000, (clips,), generator=generator).repeat_interleave(frames),
+        Conditioning.from_tokens(tokens),
+    )
 
 
 def attached(unet, **options):
@@ -135,6 +139,8 @@ def test_layers_are_temporal():
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_noise_of_a_clip_is_standard_normal_and_frames_share_the_stated_part(share):
     generator = torch.Generator().manual_seed(0)
-    noise = clip_noise(torch.randn(1, 2, 200_000, generator=generator), torch.randn(1, 1, 200_000, generator=generator), share)[0]
+    noise = clip_noise(
+        torch.randn(1, 2, 200_000, generator=generator), torch.randn(1, 1, 200_000, generator=generator), share
+    )[0]
     assert noise.std(1) == pytest.approx(1.0, abs=0.01)
     assert (noise[0] * noise[1]).mean() == pytest.approx(share, abs=0.01)

@@ -143,7 +143,9 @@ class VideoDiffusion(DiffusionTraining):
 
     def _clips(self, rows: int) -> int:
         if rows % self.frames:
-            raise ValueError(f"{rows} frames are not whole clips of {self.frames}; set data.params.batch_size to a multiple")
+            raise ValueError(
+                f"{rows} frames are not whole clips of {self.frames}; set data.params.batch_size to a multiple"
+            )
         return rows // self.frames
 
     # Sampling --------------------------------------------------------------------------------------------------------
@@ -192,7 +194,9 @@ class VideoDiffusion(DiffusionTraining):
         """Draws the noise that a clip begins with."""
         shape = self.image.channels, self.image.latent_size, self.image.latent_size
         base = gaussian_noise((1, 1, *shape), generator)
-        return clip_noise(gaussian_noise((1, frames, *shape), generator), base, self.shared_noise)[0].to(self.image.device)
+        return clip_noise(gaussian_noise((1, frames, *shape), generator), base, self.shared_noise)[0].to(
+            self.image.device
+        )
 
     @torch.no_grad()
     def log_images(self, batch: Batch, n: int = 16, steps: int = 20, guidance: float = 2.0) -> dict[str, Tensor]:
@@ -204,4 +208,3 @@ class VideoDiffusion(DiffusionTraining):
         denoiser = self.denoiser(cond, guidance, guidance)
         samples = sample(denoiser, self.schedule.ddim(steps), self.noise(self.frames, torch.Generator().manual_seed(0)))
         return {"reconstructions": self.image.decode(z)[:n], "samples": self.image.decode(samples)[:n]}
-

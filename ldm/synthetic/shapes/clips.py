@@ -15,7 +15,16 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.storyboard import Keyframe, Storyboard
 from ldm.graph.validation import Box
 from ldm.synthetic.annotation import DEPTH_PREDICATES, box_of
-from ldm.synthetic.shapes.scenes import CELLS, COLOURS, GAP, GRID, MIN_VISIBLE, graph_from_boxes, random_graph, relation_holds
+from ldm.synthetic.shapes.scenes import (
+    CELLS,
+    COLOURS,
+    GAP,
+    GRID,
+    MIN_VISIBLE,
+    graph_from_boxes,
+    random_graph,
+    relation_holds,
+)
 
 FRAMES, FPS = 16, 8
 MOTIONS = {"still": 0.25, "straight": 0.55, "bounce": 0.2}  # probability of each, per object
@@ -162,7 +171,11 @@ def _frame_graph(graph: SceneGraph, boxes: np.ndarray, there: Sequence[int]) -> 
 
 
 def _depths(graph: SceneGraph) -> set:
-    return {(graph.ids[s], predicate, graph.ids[o]) for s, predicate, o in graph.known_triples if predicate in DEPTH_PREDICATES}
+    return {
+        (graph.ids[s], predicate, graph.ids[o])
+        for s, predicate, o in graph.known_triples
+        if predicate in DEPTH_PREDICATES
+    }
 
 
 def _lasting(graphs: Sequence[SceneGraph]) -> SceneGraph:
