@@ -1,14 +1,14 @@
-"""Clips of real videos with their storyboards: VidVRD and VidOR, SG2VID's folders, and folders of one's own.
+"""Clips of real videos with their graphs: VidVRD and VidOR, SG2VID's folders, and folders of one's own.
 
-An item is an `AnnotatedClip`. A clip begins where something is seen in each of its frames: at the first such place, or in training
-(`random_start`) at any.
+A data set holds one clip of each video, or more of them in later epochs: frames T k to T k + T - 1 are clip k. It begins where
+something is seen in each of its frames; a video without such a place gives way to the next one.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +18,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.mask_tracks import tracks_from_masks
+from ldm.data.values import require_count
 from ldm.data.video_files import VIDEOS, Frames, choose_frames, natural_order, open_frames, stride_for, to_clip
 from ldm.graph.importers.video_relations import parse_tracks
 from ldm.graph.json_files import read_json
+from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.tracks import TOLERANCE, Tracks
 from ldm.graph.validation import GraphError, shorten
+from ldm.graph.vocab import IMAGE, IN_IMAGE, Vocab
 from ldm.util.errors import UserError
 from ldm.util.images import ImageError
 
@@ -36,60 +39,138 @@ class AnnotatedClip(NamedTuple):
 
     Attributes:
         frames: (T,3,S,S) in [-1,1].
+        graphs: T of them; empty for a clip that has a storyboard only.
         storyboard: as JSON data, {"frames": T, "fps": ..., "keyframes": [...]}.
         fps: frames per second of the clip; None if unknown.
     """
 
     frames: Tensor
+    graphs: list[SceneGraph]
     storyboard: dict[str, Any]
     fps: float | None
 
 
 class TrackedVideos(Dataset):
-    """Base of the sets of videos whose objects have a box in each frame.
+    """Base of the sets of videos whose objects have a box in each frame: ds[i] is (frame (3,S,S) in [-1,1], SceneGraph).
 
     Args:
-        size: S, of the frames.
+        image_size: S, of the frames.
         frames: T, of a clip.
         fps: wanted frames per second; frames of the video are left out to come close to it. None for all frames.
-        tolerance: see `Tracks.storyboard`.
-        random_start: whether a clip begins anywhere, drawn anew each time, and not at the first place.
+        vocab_json: a vocab.json of the names; by default they are collected from the annotations, all of which are read.
+        max_samples: use only the first videos, up to this number.
+        random_start: whether a clip begins at another place in each epoch, drawn by (seed, epoch, clip), and not at the first.
+        tolerance: of the storyboard of a clip, see `Tracks.storyboard`.
+        seed: of the places.
+
+    Raises:
+        ConfigError: a number is out of range.
+        UserError: files are missing.
     """
 
+    _read: tuple[tuple[int, int], AnnotatedClip] | None = None
+    _vocab: Vocab | None = None
+
     def __init__(
-        self, size: int, frames: int, fps: float | None = 8, tolerance: float = TOLERANCE, random_start: bool = False
+        self,
+        image_size: int = 256,
+        frames: int = 16,
+        fps: float | None = 8,
+        vocab_json: str | Path | None = None,
+        max_samples: int | None = None,
+        random_start: bool = False,
+        tolerance: float = TOLERANCE,
+        seed: int = 0,
     ):
-        self.size, self.frames, self.fps = size, frames, fps
-        self.tolerance, self.random_start = tolerance, random_start
+        for name, value, least in (
+            ("image_size", image_size, 1),
+            ("frames", frames, 1),
+            ("max_samples", max_samples, 1),
+        ):
+            if value is not None:
+                require_count(f"{type(self).__name__}: {name}", value, least)
+        self.image_size, self.frames, self.fps = image_size, frames, fps
+        self.max_samples, self.random_start, self.tolerance, self.seed = max_samples, random_start, tolerance, seed
+        self.epoch = 0
+        if vocab_json is not None:
+            self._vocab = Vocab.read(vocab_json)
+
+    def video_count(self) -> int:
+        """The number of videos."""
+        raise NotImplementedError
+
+    def tracks(self, number: int) -> Tracks:
+        """The tracks of a video."""
+        raise NotImplementedError
+
+    def open(self, number: int) -> Frames:
+        """The frames of a video."""
+        raise NotImplementedError
+
+    def name(self, number: int) -> str:
+        """The name of a video, for messages."""
+        raise NotImplementedError
+
+    @property
+    def clips(self) -> int:
+        """The number of clips in an epoch."""
+        return min(self.video_count(), self.max_samples or self.video_count())
+
+    @property
+    def vocab(self) -> Vocab:
+        if self._vocab is None:
+            videos = [self.tracks(number) for number in range(self.clips)]
+            objects = {name for video in videos for name in video.names.values()}
+            predicates = {predicate for video in videos for frame in video.relations for _, predicate, _ in frame}
+            self._vocab = Vocab((IMAGE, *sorted(objects)), (IN_IMAGE, *sorted(predicates)))
+        return self._vocab
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return self.clips * self.frames
 
-    def video(self, index: int) -> tuple[Frames, Tracks, str]:
-        """The frames of a video, its tracks, and its name for messages."""
-        raise NotImplementedError
-
-    def __getitem__(self, index: int) -> AnnotatedClip:
-        """A clip of a video; of the next one if it has none, since something must be seen in each frame.
+    def __getitem__(self, index: int) -> tuple[Tensor, SceneGraph]:
+        """A frame and its graph.
 
         Raises:
-            UserError: no video has one, or a file cannot be read.
+            UserError: no video has a clip, or a file cannot be read.
         """
-        for step in range(len(self)):
-            frames, tracks, name = self.video((index + step) % len(self))
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no frame {index} among {len(self)}")
+        number, frame = divmod(index, self.frames)
+        if self._read is None or self._read[0] != (self.epoch, number):
+            self._read = (self.epoch, number), self.clip(number)
+        clip = self._read[1]
+        return clip.frames[frame], clip.graphs[frame]
+
+    def clip(self, number: int) -> AnnotatedClip:
+        """A whole clip. Raises as `__getitem__`."""
+        for step in range(self.clips):
+            video = (number + step) % self.clips
+            tracks, frames = self.tracks(video), self.open(video)
             stride = stride_for(tracks.fps, self.fps)
             starts = tracks.clip_starts(self.frames, stride, step=1 if self.random_start else None)
             starts = [start for start in starts if start + (self.frames - 1) * stride < len(frames)]
-            if starts:
-                start = random.choice(starts) if self.random_start else starts[0]
-                return self._clip(frames, tracks, choose_frames(len(frames), self.frames, stride, start), stride)
-            logger.warning("%s: has no clip of %d frames in which an object is always seen", name, self.frames)
+            if not starts:
+                logger.warning("%s: has no %d frames in which an object is always seen", self.name(video), self.frames)
+                continue
+            drawn = (
+                random.Random(f"{self.seed}/{self.epoch}/{number}").randrange(len(starts)) if self.random_start else 0
+            )
+            numbers = choose_frames(len(frames), self.frames, stride, starts[drawn])
+            part = tracks.select(numbers, None if tracks.fps is None else tracks.fps / stride)
+            images = to_clip(frames.read(numbers), self.image_size)
+            graphs = [part.graph(frame) for frame in range(self.frames)]
+            return AnnotatedClip(images, graphs, part.storyboard(self.tolerance), part.fps)
         raise UserError(f"no video has {self.frames} frames in which an object is always seen; choose fewer frames")
 
-    def _clip(self, frames: Frames, tracks: Tracks, numbers: list[int], stride: int) -> AnnotatedClip:
-        fps = None if tracks.fps is None else tracks.fps / stride
-        storyboard = tracks.select(numbers, fps).storyboard(self.tolerance)
-        return AnnotatedClip(to_clip(frames.read(numbers), self.size), storyboard, fps)
+    def check(self) -> Iterator[str]:
+        """Reads all annotations and the first frame of each video, and yields each problem."""
+        for number in range(self.clips):
+            try:
+                self.tracks(number)
+                self.open(number).read([0])
+            except UserError as error:
+                yield str(error)
 
 
 class VidOR(TrackedVideos):
@@ -108,14 +189,17 @@ class VidOR(TrackedVideos):
         if not self.files:
             raise UserError(f"{annotations}: holds no annotation (.json); name the folder of VidVRD's or VidOR's")
 
-    def __len__(self) -> int:
+    def video_count(self) -> int:
         return len(self.files)
 
-    def video(self, index: int) -> tuple[Frames, Tracks, str]:
-        file = self.files[index]
-        data = read_json(file)
-        tracks = parse_tracks(data, f"{file}")
-        return open_frames(self._find(data, file)), tracks, f"{file}"
+    def tracks(self, number: int) -> Tracks:
+        return parse_tracks(read_json(self.files[number]), self.name(number))
+
+    def open(self, number: int) -> Frames:
+        return open_frames(self._find(read_json(self.files[number]), self.files[number]))
+
+    def name(self, number: int) -> str:
+        return f"{self.files[number]}"
 
     def _find(self, data: Mapping[str, Any], file: Path) -> Path:
         id_, stated = data.get("video_id", file.stem), data.get("video_path")
@@ -162,19 +246,23 @@ class SG2VID(TrackedVideos):
         if not self.list:
             raise UserError(f"{file}: lists no video; give the name of one in each line")
 
-    def __len__(self) -> int:
+    def video_count(self) -> int:
         return len(self.list)
 
-    def video(self, index: int) -> tuple[Frames, Tracks, str]:
-        name = self.list[index]
-        frames, masks = (open_frames(self.root / folder / name) for folder in ("video_frames", "segm_ann"))
-        if len(frames) != len(masks):
-            raise UserError(
-                f"{self.root}: video {name!r} has {len(frames)} frames but {len(masks)} masks; give one mask for each frame"
-            )
+    def tracks(self, number: int) -> Tracks:
+        name, frames = self.list[number], self.open(number)
         files = sorted((self.root / "segm_ann" / name).glob("*.png"), key=natural_order)
-        classes = [read_mask(file) for file in files]
-        return frames, tracks_from_masks(classes, self.names, self.video_fps, self.background), name
+        if len(frames) != len(files):
+            raise UserError(
+                f"{self.root}: video {name!r} has {len(frames)} frames but {len(files)} masks; give one mask for each frame"
+            )
+        return tracks_from_masks(map(read_mask, files), self.names, self.video_fps, self.background)
+
+    def open(self, number: int) -> Frames:
+        return open_frames(self.root / "video_frames" / self.list[number])
+
+    def name(self, number: int) -> str:
+        return f"{self.root}: {self.list[number]}"
 
 
 class StoryboardFolder(Dataset):
@@ -209,7 +297,7 @@ class StoryboardFolder(Dataset):
             raise GraphError(f"{file}: a storyboard of {shorten(stated)} frames, where clips of {self.frames} are read")
         numbers = choose_frames(len(frames), self.frames)
         fps = storyboard.get("fps", frames.fps)
-        return AnnotatedClip(to_clip(frames.read(numbers), self.size), storyboard, fps)
+        return AnnotatedClip(to_clip(frames.read(numbers), self.size), [], storyboard, fps)
 
 
 def storyboard_of(path: Path) -> Path | None:

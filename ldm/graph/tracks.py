@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, GraphError
 
 Relation = tuple[str, str, str]  # id of the subject, predicate, id of the object
@@ -72,22 +73,20 @@ class Tracks:
         for number, seen in enumerate(self.boxes):
             if not seen:
                 raise GraphError(f"frame {number}: no object is seen in it; choose a part in which something always is")
-        keyframes = [self._keyframe(number) for number in keyframe_numbers(self, tolerance)]
+        keyframes = [{"at": number, **self.graph(number).to_json()} for number in keyframe_numbers(self, tolerance)]
         fps = {} if self.fps is None else {"fps": self.fps}
         return {"frames": len(self), **fps, "keyframes": keyframes}
 
-    def _keyframe(self, number: int) -> dict[str, Any]:
+    def graph(self, number: int) -> SceneGraph:
+        """The graph of a frame, whose attributes are unknown. Raises GraphError if nothing is seen in it."""
         seen = list(self.boxes[number])
-        triples = sorted(
-            (seen.index(s), p, seen.index(o)) for s, p, o in self.relations[number] if s in seen and o in seen
+        related = (each for each in self.relations[number] if each[0] in seen and each[2] in seen)
+        return SceneGraph(
+            tuple(self.names[id_] for id_ in seen),
+            tuple(self.boxes[number].values()),
+            triples=tuple(sorted((seen.index(s), predicate, seen.index(o)) for s, predicate, o in related)),
+            ids=tuple(seen),
         )
-        return {
-            "at": number,
-            "objects": [self.names[id_] for id_ in seen],
-            "boxes": [list(self.boxes[number][id_]) for id_ in seen],
-            "relationships": [list(triple) for triple in triples],
-            "ids": seen,
-        }
 
 
 def keyframe_numbers(tracks: Tracks, tolerance: float = TOLERANCE) -> list[int]:

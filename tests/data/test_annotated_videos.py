@@ -1,5 +1,4 @@
 import json
-import random
 
 import numpy as np
 import pytest
@@ -61,40 +60,58 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path):
 
 
 def test_a_clip_shows_the_frames_that_its_storyboard_describes(vidor):
-    clip = VidOR(vidor / "annotation", vidor / "videos", size=16, frames=3, fps=15)[0]
+    clip = VidOR(vidor / "annotation", vidor / "videos", image_size=16, frames=3, fps=15).clip(0)
     assert clip.frames.shape == (3, 3, 16, 16) and clip.fps == 15
     assert red(clip.frames) == [20 * number for number in (0, 2, 4)]
     assert clip.storyboard["frames"] == 3 and clip.storyboard["fps"] == 15
     first, last = clip.storyboard["keyframes"][0], clip.storyboard["keyframes"][-1]
     assert first["boxes"] == [[0, 4 / 32, 8 / 32, 12 / 32]] and last["boxes"] == [[4 / 32, 4 / 32, 12 / 32, 12 / 32]]
-    whole = VidOR(vidor / "annotation", vidor / "videos", size=16, frames=4, fps=None)[0]
+    whole = VidOR(vidor / "annotation", vidor / "videos", image_size=16, frames=4, fps=None).clip(0)
     assert red(whole.frames) == [20 * number for number in (4, 5, 6, 7)]  # nothing is seen in frame 3
 
 
-def test_random_starts_cover_all_places_and_no_other(vidor):
-    clips = VidOR(vidor / "annotation", vidor / "videos", size=8, frames=3, fps=None, random_start=True)
-    random.seed(0)
-    starts = {red(clips[0].frames)[0] // 20 for _ in range(60)}
-    assert starts == {0, 4, 5, 6, 7, 8, 9}
+def test_the_frames_of_a_clip_are_items_in_a_row_with_the_graphs_of_the_annotation(vidor):
+    clips = VidOR(vidor / "annotation", vidor / "videos", image_size=16, frames=3, fps=15)
+    assert len(clips) == 3
+    for index, video_frame in enumerate((0, 2, 4)):
+        image, graph = clips[index]
+        assert red(image[None]) == [20 * video_frame]
+        assert graph.objects == ("dog",) and graph.ids == ("0",) and graph.triples == ()
+        assert graph.boxes == ((video_frame / 32, 4 / 32, (video_frame + 8) / 32, 12 / 32),)
+    assert clips.vocab.objects == ("__image__", "dog") and clips.vocab.predicates == ("__in_image__",)
+    with pytest.raises(IndexError):
+        clips[3]
+
+
+def test_random_starts_cover_all_places_and_no_other_and_depend_on_the_epoch_alone(vidor):
+    clips = VidOR(vidor / "annotation", vidor / "videos", image_size=8, frames=3, fps=None, random_start=True)
+    starts = []
+    for clips.epoch in range(60):
+        frames = red(torch.stack([clips[index][0] for index in range(3)]))
+        starts.append(frames[0] // 20)
+        assert frames == [20 * (starts[-1] + i) for i in range(3)]
+    assert set(starts) == {0, 4, 5, 6, 7, 8, 9}
+    clips.epoch = 7
+    assert red(clips[0][0][None]) == [20 * starts[7]]
 
 
 def test_a_video_without_a_clip_is_passed_over_and_one_that_is_missing_is_an_error(vidor):
     folder = vidor / "annotation" / "0001"
     (folder / "u0.json").write_text(json.dumps(annotation(trajectories=[[]] * COUNT)))
-    clips = VidOR(vidor / "annotation", vidor / "videos", size=8, frames=3)
-    assert len(clips) == 2 and red(clips[0].frames) == red(clips[1].frames)
+    clips = VidOR(vidor / "annotation", vidor / "videos", image_size=8, frames=3)
+    assert clips.clips == 2 and red(clips.clip(0).frames) == red(clips.clip(1).frames)
     (folder / "v1.json").write_text(json.dumps(annotation(video_id="w")))
     with pytest.raises(UserError, match="put w.mp4 there"):
-        clips[1]
+        clips.clip(1)
     (folder / "v1.json").write_text(json.dumps(annotation(video_id="../videos/v1")))
     with pytest.raises(UserError, match="is not in"):
-        clips[1]
+        clips.clip(1)
     (folder / "v1.json").unlink()
     (folder / "u0.json").write_text(json.dumps(annotation(trajectories=[[]] * COUNT)))
     with pytest.raises(UserError, match="no video has 3 frames"):
-        VidOR(vidor / "annotation", vidor / "videos", size=8, frames=3)[0]
+        VidOR(vidor / "annotation", vidor / "videos", image_size=8, frames=3).clip(0)
     with pytest.raises(UserError, match="no annotation"):
-        VidOR(vidor / "videos", vidor / "videos", size=8, frames=3)
+        VidOR(vidor / "videos", vidor / "videos", image_size=8, frames=3)
 
 
 def mask_of(x: int) -> np.ndarray:
@@ -132,19 +149,20 @@ def test_the_layout_of_sg2vid_is_read(tmp_path):
         Image.fromarray(mask_of(2 + number)).save(tmp_path / "segm_ann" / "video01" / f"frame{number}.png")
     (tmp_path / "split").mkdir()
     (tmp_path / "split" / "cholec80_train.txt").write_text("video01\n")
-    clips = SG2VID(tmp_path, "cholec80_train", {3: "grasper"}, video_fps=8, size=16, frames=4)
-    clip = clips[0]
+    clips = SG2VID(tmp_path, "cholec80_train", {3: "grasper"}, video_fps=8, image_size=16, frames=4)
+    clip = clips.clip(0)
     assert clip.frames.shape == (4, 3, 16, 16) and clip.fps == 8
     keyframe = clip.storyboard["keyframes"][0]
     assert (keyframe["objects"], keyframe["ids"]) == (["grasper", "class 5"], ["3.0", "5.0"])
     with pytest.raises(UserError, match="this list of videos is missing"):
-        SG2VID(tmp_path, "cholec80_val", size=16, frames=4)
+        SG2VID(tmp_path, "cholec80_val", image_size=16, frames=4)
     (tmp_path / "segm_ann" / "video01" / "frame4.png").unlink()
     with pytest.raises(UserError, match="5 frames but 4 masks"):
-        clips[0]
+        clips.clip(0)
     Image.new("RGB", (4, 4)).save(tmp_path / "segm_ann" / "video01" / "frame4.png")
     with pytest.raises(UserError, match="one channel"):
-        clips[0]
+        clips.clip(0)
+    assert "one channel" in next(clips.check())
 
 
 def test_a_folder_of_ones_own_clips_is_read(tmp_path):

@@ -42,6 +42,7 @@ def test_what_enters_or_leaves_and_relations_that_change_become_keyframes():
     storyboard = related.storyboard()
     assert [keyframe["at"] for keyframe in storyboard["keyframes"]] == [0, 2, 5, 7]
     assert [keyframe["relationships"] for keyframe in storyboard["keyframes"]] == [[], [[0, "chases", 1]], [], []]
+    assert related.graph(3).triples == ((0, "chases", 1),) and related.graph(5).triples == ()
     assert (storyboard["frames"], storyboard["fps"]) == (8, 8.0)
 
 

@@ -12,7 +12,7 @@ from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.video_architecture import to_motion_keys
 from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.modules.temporal_animatediff import MotionModules, MotionTransformer, attach_motion, load_motion
+from ldm.modules.temporal_animatediff import MotionModules, MotionTransformer, load_motion
 
 FRAMES, CLIPS = 5, 2
 VERSIONS = {"v1 and v3": MOTION_UNET, "v2": MOTION_UNET | {"use_motion_mid_block": True, "motion_max_seq_length": 32}}
@@ -54,7 +54,7 @@ def animated(theirs, norm="clip", source=None) -> UNetModel:
     motion, spatial = parts(theirs.state_dict())
     unet = UNetModel(**PARAMS).eval()
     unet.load_state_dict(to_ldm_unet(spatial))
-    attach_motion(unet, load_motion(source or motion, norm))
+    load_motion(source or motion, norm).attach(unet)
     return unet
 
 
@@ -64,7 +64,7 @@ def run(unet, inputs, clip=FRAMES):
     rows = x.transpose(1, 2).flatten(0, 1)
     text = TextTokens.from_tokens(tokens.repeat_interleave(FRAMES, 0))
     if clip:
-        unet.motion.set_clip(clip)
+        unet.temporal.set_clip(clip)
     out = unet(rows, t.expand(len(rows)), Conditioning.from_text(text))
     return out.unflatten(0, (CLIPS, FRAMES)).transpose(1, 2)
 
@@ -169,11 +169,11 @@ def test_new_modules_are_the_identity_and_every_one_of_their_parameters_has_a_gr
     cond = Conditioning.from_text(TextTokens.from_tokens(tokens.repeat_interleave(FRAMES, 0)))
     with torch.no_grad():
         plain = unet(rows, t.expand(len(rows)), cond)
-    attach_motion(unet, MotionModules((32, 64), middle=True))
-    unet.motion.set_clip(FRAMES)
+    MotionModules((32, 64), middle=True).attach(unet)
+    unet.temporal.set_clip(FRAMES)
     unet.freeze_body()
     trainable = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
-    assert trainable and all(name.startswith("motion.") for name in trainable)
+    assert trainable and all(name.startswith("temporal.") for name in trainable)
     optimizer = torch.optim.SGD(trainable.values(), 0.1)
     for step in range(2):
         out = unet(rows, t.expand(len(rows)), cond)
@@ -192,11 +192,11 @@ def test_recompute_changes_no_gradient(inputs):
     for recompute in (False, True):
         torch.manual_seed(0)
         unet = UNetModel(**PARAMS)
-        attach_motion(unet, randomised(MotionModules((32, 64), recompute=recompute)))
-        unet.motion.set_clip(FRAMES)
+        randomised(MotionModules((32, 64), recompute=recompute)).attach(unet)
+        unet.temporal.set_clip(FRAMES)
         unet.freeze_body()
         unet(inputs[0].transpose(1, 2).flatten(0, 1), inputs[1].expand(CLIPS * FRAMES)).square().mean().backward()
-        gradients.append([parameter.grad for parameter in unet.motion.parameters()])
+        gradients.append([parameter.grad for parameter in unet.temporal.parameters()])
     torch.testing.assert_close(*gradients)
 
 
@@ -249,7 +249,10 @@ def test_statistics_of_each_frame_give_animatediffs_own_result():
 
 def test_modules_of_another_u_net_and_clips_that_are_too_long_are_refused():
     with pytest.raises(ValueError, match="do not fit a U-Net"):
-        attach_motion(UNetModel(**PARAMS), MotionModules((32, 96)))
+        MotionModules((32, 96)).attach(UNetModel(**PARAMS))
+    MotionModules((32, 64)).attach(unet := UNetModel(**PARAMS))
+    with pytest.raises(ValueError, match="along time already"):
+        MotionModules((32, 64)).attach(unet)
     with pytest.raises(ValueError, match="overlapping windows"):
         MotionModules((32, 64), frames=24).set_clip(25)
     with pytest.raises(ValueError, match="'frame' or|frame or clip"):
