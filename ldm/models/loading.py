@@ -118,18 +118,27 @@ def load_encoders(config: DictConfig, with_text: bool = True) -> Encoders:
     """Builds the frozen encoders of a config's model, without its U-Net.
 
     Args:
-        config: with model.params.
+        config: with model.params, of a LatentDiffusion, or of a model that names one as `image_model`.
         with_text: whether the text encoder is built too, if there is one.
 
     Raises:
         UserError: weights are missing, or the config cannot be built.
     """
     try:
-        return build_encoders(_locate_weights(plain(config.model.params)), with_text)
+        return build_encoders(_locate_weights(plain(_image_params(config.model.params))), with_text)
     except UserError:
         raise
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise UserError(f"model.params: {error}") from error
+
+
+def _image_params(params: DictConfig) -> DictConfig:
+    """The parameters of the LatentDiffusion that a model of videos names as its image model, or else `params` themselves."""
+    if not params.get("image_model"):
+        return params
+    path = shipped.find_in_checkout(params.image_model)
+    saved = _read_trained(last_checkpoint(path) if is_run(path) else path, None)
+    return _read_model_config(saved, path, None).model.params
 
 
 def load_dataset(model: LatentDiffusion, split: str) -> Dataset:

@@ -29,6 +29,7 @@ _DATA_SETS = tuple(
     for name in (
         "clevr.CLEVR",
         "clevr.CLEVRValidation",
+        "clips.DrawnClips",
         "coco.COCOTrain",
         "coco.COCOValidation",
         "demo.DemoFixed",
@@ -62,6 +63,7 @@ _CALLBACKS = (
 TRUSTED: dict[str, tuple[str, ...]] = {
     r"model": (
         "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "ldm.models.diffusion.video.VideoDiffusion",
         "ldm.models.pretraining.GraphImagePretraining",
         *_AUTOENCODERS,
     ),

@@ -56,6 +56,11 @@ class DiffusionTraining(SavesTrainableParameters, pl.LightningModule):
         """Returns the U-Net's output for noisy latents x (B,C,h,w) at timesteps t (B,)."""
         raise NotImplementedError
 
+    def draw(self, z0: Tensor, random: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Returns timesteps (B,) and noise (B,C,h,w) for latents z0 (B,C,h,w)."""
+        t = torch.randint(0, len(self.schedule), (len(z0),), **random)
+        return t, torch.randn(z0.shape, dtype=z0.dtype, **random)
+
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Returns the mean squared error of the prediction per image (B,), and the timesteps (B,) (DDPM eq. 14).
 
@@ -66,8 +71,7 @@ class DiffusionTraining(SavesTrainableParameters, pl.LightningModule):
         batch = Batch.of(batch)
         z0 = self.batch_latents(batch)
         random = {"generator": generator, "device": self.device}
-        t = torch.randint(0, len(self.schedule), (len(z0),), **random)
-        noise = torch.randn(z0.shape, dtype=z0.dtype, **random)
+        t, noise = self.draw(z0, random)
         cond = self.training_conditioning(batch, len(z0), random)
         output = self.prediction(self.schedule.add_noise(z0, noise, t), t, cond)
         target = self.schedule.target(z0, noise, t)
