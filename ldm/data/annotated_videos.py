@@ -23,6 +23,7 @@ from ldm.data.video_files import VIDEOS, Frames, choose_frames, natural_order, o
 from ldm.graph.importers.video_relations import parse_tracks
 from ldm.graph.json_files import read_json
 from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.storyboard import Storyboard
 from ldm.graph.tracks import TOLERANCE, Tracks
 from ldm.graph.validation import GraphError, shorten
 from ldm.graph.vocab import IMAGE, IN_IMAGE, Vocab
@@ -39,33 +40,28 @@ class AnnotatedClip(NamedTuple):
 
     Attributes:
         frames: (T,3,S,S) in [-1,1].
-        graphs: T of them; empty for a clip that has a storyboard only.
-        storyboard: as JSON data, {"frames": T, "fps": ..., "keyframes": [...]}.
+        graphs: T of them.
+        storyboard: whose graphs they are, up to the tolerance of its keyframes.
         fps: frames per second of the clip; None if unknown.
     """
 
     frames: Tensor
     graphs: list[SceneGraph]
-    storyboard: dict[str, Any]
+    storyboard: Storyboard
     fps: float | None
 
 
-class TrackedVideos(Dataset):
-    """Base of the sets of videos whose objects have a box in each frame: ds[i] is (frame (3,S,S) in [-1,1], SceneGraph).
+class Clips(Dataset):
+    """Base of the data sets of clips: ds[i] is (frame (3,S,S) in [-1,1], SceneGraph), T in a row are a clip.
 
     Args:
         image_size: S, of the frames.
         frames: T, of a clip.
-        fps: wanted frames per second; frames of the video are left out to come close to it. None for all frames.
         vocab_json: a vocab.json of the names; by default they are collected from the annotations, all of which are read.
         max_samples: use only the first videos, up to this number.
-        random_start: whether a clip begins at another place in each epoch, drawn by (seed, epoch, clip), and not at the first.
-        tolerance: of the storyboard of a clip, see `Tracks.storyboard`.
-        seed: of the places.
 
     Raises:
         ConfigError: a number is out of range.
-        UserError: files are missing.
     """
 
     _read: tuple[tuple[int, int], AnnotatedClip] | None = None
@@ -75,29 +71,79 @@ class TrackedVideos(Dataset):
         self,
         image_size: int = 256,
         frames: int = 16,
-        fps: float | None = 8,
         vocab_json: str | Path | None = None,
         max_samples: int | None = None,
-        random_start: bool = False,
-        tolerance: float = TOLERANCE,
-        seed: int = 0,
     ):
-        for name, value, least in (
-            ("image_size", image_size, 1),
-            ("frames", frames, 1),
-            ("max_samples", max_samples, 1),
-        ):
+        for name, value in (("image_size", image_size), ("frames", frames), ("max_samples", max_samples)):
             if value is not None:
-                require_count(f"{type(self).__name__}: {name}", value, least)
-        self.image_size, self.frames, self.fps = image_size, frames, fps
-        self.max_samples, self.random_start, self.tolerance, self.seed = max_samples, random_start, tolerance, seed
-        self.epoch = 0
+                require_count(f"{type(self).__name__}: {name}", value, 1)
+        self.image_size, self.frames, self.max_samples, self.epoch = image_size, frames, max_samples, 0
         if vocab_json is not None:
             self._vocab = Vocab.read(vocab_json)
 
     def video_count(self) -> int:
         """The number of videos."""
         raise NotImplementedError
+
+    def clip(self, number: int) -> AnnotatedClip:
+        """A whole clip.
+
+        Raises:
+            UserError: there is none, or a file cannot be read.
+        """
+        raise NotImplementedError
+
+    def names(self) -> tuple[set[str], set[str]]:
+        """The names of all objects and of all predicates."""
+        raise NotImplementedError
+
+    @property
+    def clips(self) -> int:
+        """The number of clips in an epoch."""
+        return min(self.video_count(), self.max_samples or self.video_count())
+
+    @property
+    def vocab(self) -> Vocab:
+        if self._vocab is None:
+            objects, predicates = self.names()
+            self._vocab = Vocab((IMAGE, *sorted(objects)), (IN_IMAGE, *sorted(predicates)))
+        return self._vocab
+
+    def __len__(self) -> int:
+        return self.clips * self.frames
+
+    def __getitem__(self, index: int) -> tuple[Tensor, SceneGraph]:
+        """A frame and its graph. Raises as `clip`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no frame {index} among {len(self)}")
+        number, frame = divmod(index, self.frames)
+        if self._read is None or self._read[0] != (self.epoch, number):
+            self._read = (self.epoch, number), self.clip(number)
+        clip = self._read[1]
+        return clip.frames[frame], clip.graphs[frame]
+
+
+class TrackedVideos(Clips):
+    """Base of the sets of videos whose objects have a box in each frame.
+
+    Args:
+        fps: wanted frames per second; frames of the video are left out to come close to it. None for all frames.
+        random_start: whether a clip begins at another place in each epoch, drawn by (seed, epoch, clip), and not at the first.
+        tolerance: of the storyboard of a clip, see `Tracks.storyboard`.
+        seed: of the places.
+        kwargs: those of Clips.
+    """
+
+    def __init__(
+        self,
+        fps: float | None = 8,
+        random_start: bool = False,
+        tolerance: float = TOLERANCE,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.fps, self.random_start, self.tolerance, self.seed = fps, random_start, tolerance, seed
 
     def tracks(self, number: int) -> Tracks:
         """The tracks of a video."""
@@ -111,39 +157,12 @@ class TrackedVideos(Dataset):
         """The name of a video, for messages."""
         raise NotImplementedError
 
-    @property
-    def clips(self) -> int:
-        """The number of clips in an epoch."""
-        return min(self.video_count(), self.max_samples or self.video_count())
-
-    @property
-    def vocab(self) -> Vocab:
-        if self._vocab is None:
-            videos = [self.tracks(number) for number in range(self.clips)]
-            objects = {name for video in videos for name in video.names.values()}
-            predicates = {predicate for video in videos for frame in video.relations for _, predicate, _ in frame}
-            self._vocab = Vocab((IMAGE, *sorted(objects)), (IN_IMAGE, *sorted(predicates)))
-        return self._vocab
-
-    def __len__(self) -> int:
-        return self.clips * self.frames
-
-    def __getitem__(self, index: int) -> tuple[Tensor, SceneGraph]:
-        """A frame and its graph.
-
-        Raises:
-            UserError: no video has a clip, or a file cannot be read.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"there is no frame {index} among {len(self)}")
-        number, frame = divmod(index, self.frames)
-        if self._read is None or self._read[0] != (self.epoch, number):
-            self._read = (self.epoch, number), self.clip(number)
-        clip = self._read[1]
-        return clip.frames[frame], clip.graphs[frame]
+    def names(self) -> tuple[set[str], set[str]]:
+        videos = [self.tracks(number) for number in range(self.clips)]
+        objects = {name for video in videos for name in video.names.values()}
+        return objects, {predicate for video in videos for frame in video.relations for _, predicate, _ in frame}
 
     def clip(self, number: int) -> AnnotatedClip:
-        """A whole clip. Raises as `__getitem__`."""
         for step in range(self.clips):
             video = (number + step) % self.clips
             tracks, frames = self.tracks(video), self.open(video)
@@ -265,39 +284,60 @@ class SG2VID(TrackedVideos):
         return f"{self.root}: {self.list[number]}"
 
 
-class StoryboardFolder(Dataset):
+class StoryboardFolder(Clips):
     """A folder of one's own clips, each with a storyboard: clip.mp4 with clip.json, or a folder of frames with storyboard.json.
 
     Args:
         root: the folder.
-        size: S, of the frames.
-        frames: T; clips of another length are refused, since their storyboards are of that length.
+        kwargs: those of Clips; a storyboard of another number of frames is an error.
     """
 
-    def __init__(self, root: str | Path, size: int, frames: int):
-        self.root, self.size, self.frames = Path(root), size, frames
+    def __init__(self, root: str | Path, **kwargs):
+        super().__init__(**kwargs)
+        self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"{root}: there is no such folder; name one with clips and their storyboards")
-        clips = [(path, storyboard_of(path)) for path in sorted(self.root.iterdir(), key=natural_order)]
-        self.clips = [(path, file) for path, file in clips if file and file.is_file()]
-        if not self.clips:
+        found = [(path, storyboard_of(path)) for path in sorted(self.root.iterdir(), key=natural_order)]
+        self.files = [(path, file) for path, file in found if file and file.is_file()]
+        if not self.files:
             raise UserError(
                 f"{root}: holds no clip with a storyboard; put clip.json beside clip.mp4, or {STORYBOARD} beside frames"
             )
 
-    def __len__(self) -> int:
-        return len(self.clips)
+    def video_count(self) -> int:
+        return len(self.files)
 
-    def __getitem__(self, index: int) -> AnnotatedClip:
-        """A clip. Raises UserError if its file or its storyboard cannot be read, or they have another length."""
-        path, file = self.clips[index]
-        storyboard, frames = read_json(file), open_frames(path)
-        stated = storyboard.get("frames") if isinstance(storyboard, dict) else None
-        if stated != self.frames:
-            raise GraphError(f"{file}: a storyboard of {shorten(stated)} frames, where clips of {self.frames} are read")
+    def clip(self, number: int) -> AnnotatedClip:
+        path, _ = self.files[number]
+        storyboard, frames = self.storyboard(number), open_frames(path)
         numbers = choose_frames(len(frames), self.frames)
-        fps = storyboard.get("fps", frames.fps)
-        return AnnotatedClip(to_clip(frames.read(numbers), self.size), [], storyboard, fps)
+        images = to_clip(frames.read(numbers), self.image_size)
+        return AnnotatedClip(images, storyboard.graphs(), storyboard, storyboard.fps)
+
+    def storyboard(self, number: int) -> Storyboard:
+        """The storyboard of a clip."""
+        _, file = self.files[number]
+        storyboard = Storyboard.from_json(read_json(file), f"{file}")
+        if storyboard.frames != self.frames:
+            raise GraphError(
+                f"{file}: a storyboard of {storyboard.frames} frames, where clips of {self.frames} are read"
+            )
+        return storyboard
+
+    def names(self) -> tuple[set[str], set[str]]:
+        boards = [self.storyboard(number) for number in range(self.clips)]
+        graphs = [keyframe.graph for board in boards for keyframe in board.keyframes]
+        predicates = {predicate for graph in graphs for _, predicate, _ in graph.known_triples}
+        return {name for graph in graphs for name in graph.objects}, predicates
+
+    def check(self) -> Iterator[str]:
+        """Reads all storyboards and the first frame of each clip, and yields each problem."""
+        for number, (path, _) in enumerate(self.files):
+            try:
+                self.storyboard(number)
+                open_frames(path).read([0])
+            except UserError as error:
+                yield str(error)
 
 
 def storyboard_of(path: Path) -> Path | None:

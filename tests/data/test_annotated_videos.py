@@ -7,6 +7,7 @@ from PIL import Image
 
 from ldm.data.annotated_videos import SG2VID, StoryboardFolder, VidOR
 from ldm.data.mask_tracks import find_components, iou, touching, tracks_from_masks
+from ldm.data.protocols import ClipDataset
 from ldm.data.video_files import FrameFolder, choose_frames, natural_order, open_frames, stride_for
 from ldm.util.errors import UserError
 
@@ -63,16 +64,16 @@ def test_a_clip_shows_the_frames_that_its_storyboard_describes(vidor):
     clip = VidOR(vidor / "annotation", vidor / "videos", image_size=16, frames=3, fps=15).clip(0)
     assert clip.frames.shape == (3, 3, 16, 16) and clip.fps == 15
     assert red(clip.frames) == [20 * number for number in (0, 2, 4)]
-    assert clip.storyboard["frames"] == 3 and clip.storyboard["fps"] == 15
-    first, last = clip.storyboard["keyframes"][0], clip.storyboard["keyframes"][-1]
-    assert first["boxes"] == [[0, 4 / 32, 8 / 32, 12 / 32]] and last["boxes"] == [[4 / 32, 4 / 32, 12 / 32, 12 / 32]]
+    assert clip.storyboard.frames == 3 and clip.storyboard.fps == 15
+    first, last = clip.storyboard.keyframes[0].graph, clip.storyboard.keyframes[-1].graph
+    assert first.boxes == ((0, 4 / 32, 8 / 32, 12 / 32),) and last.boxes == ((4 / 32, 4 / 32, 12 / 32, 12 / 32),)
     whole = VidOR(vidor / "annotation", vidor / "videos", image_size=16, frames=4, fps=None).clip(0)
     assert red(whole.frames) == [20 * number for number in (4, 5, 6, 7)]  # nothing is seen in frame 3
 
 
 def test_the_frames_of_a_clip_are_items_in_a_row_with_the_graphs_of_the_annotation(vidor):
     clips = VidOR(vidor / "annotation", vidor / "videos", image_size=16, frames=3, fps=15)
-    assert len(clips) == 3
+    assert isinstance(clips, ClipDataset) and len(clips) == 3
     for index, video_frame in enumerate((0, 2, 4)):
         image, graph = clips[index]
         assert red(image[None]) == [20 * video_frame]
@@ -152,8 +153,8 @@ def test_the_layout_of_sg2vid_is_read(tmp_path):
     clips = SG2VID(tmp_path, "cholec80_train", {3: "grasper"}, video_fps=8, image_size=16, frames=4)
     clip = clips.clip(0)
     assert clip.frames.shape == (4, 3, 16, 16) and clip.fps == 8
-    keyframe = clip.storyboard["keyframes"][0]
-    assert (keyframe["objects"], keyframe["ids"]) == (["grasper", "class 5"], ["3.0", "5.0"])
+    graph = clip.storyboard.keyframes[0].graph
+    assert (graph.objects, graph.ids) == (("grasper", "class 5"), ("3.0", "5.0"))
     with pytest.raises(UserError, match="this list of videos is missing"):
         SG2VID(tmp_path, "cholec80_val", image_size=16, frames=4)
     (tmp_path / "segm_ann" / "video01" / "frame4.png").unlink()
@@ -166,17 +167,21 @@ def test_the_layout_of_sg2vid_is_read(tmp_path):
 
 
 def test_a_folder_of_ones_own_clips_is_read(tmp_path):
-    board = {"frames": 4, "fps": 8, "keyframes": [{"at": 0, "objects": ["dog"]}]}
+    keyframes = [{"at": at, "objects": ["dog"], "boxes": [[x, 0, x + 0.5, 1]]} for at, x in ((0, 0.0), (3, 0.3))]
     save_frames(tmp_path / "a")
-    (tmp_path / "a" / "storyboard.json").write_text(json.dumps(board))
+    (tmp_path / "a" / "storyboard.json").write_text(json.dumps({"frames": 4, "fps": 10, "keyframes": keyframes}))
     save_frames(tmp_path / "without")
-    clips = StoryboardFolder(tmp_path, size=16, frames=4)
-    assert len(clips) == 1
-    assert clips[0].storyboard == board and red(clips[0].frames) == [0, 20, 40, 60]
+    clips = StoryboardFolder(tmp_path, image_size=16, frames=4)
+    assert isinstance(clips, ClipDataset) and len(clips) == 4 and clips.vocab.objects == ("__image__", "dog")
+    assert [red(clips[i][0][None])[0] for i in range(4)] == [0, 20, 40, 60]
+    assert clips[2][1].boxes == (pytest.approx((0.2, 0, 0.7, 1)),)
+    assert clips.clip(0).fps == 10 and list(clips.check()) == []
     with pytest.raises(UserError, match="a storyboard of 4 frames"):
-        StoryboardFolder(tmp_path, size=16, frames=5)[0]
+        StoryboardFolder(tmp_path, image_size=16, frames=5).clip(0)
     with pytest.raises(UserError, match="no clip with a storyboard"):
-        StoryboardFolder(tmp_path / "a", size=16, frames=4)
+        StoryboardFolder(tmp_path / "a", image_size=16, frames=4)
+    (tmp_path / "a" / "storyboard.json").write_text("{}")
+    assert "keyframes" in next(clips.check())
 
 
 def test_a_video_file_gives_the_frames_that_were_written(tmp_path):
@@ -195,8 +200,9 @@ def test_a_video_file_gives_the_frames_that_were_written(tmp_path):
     for numbers in ([0], [39], [3, 17, 30], [20, 21]):
         pixels = [image.getpixel((32, 32))[0] for image in frames.read(numbers)]
         assert all(abs(pixel - 6 * number) < 5 for pixel, number in zip(pixels, numbers)), (numbers, pixels)
-    (tmp_path / "clip.json").write_text(json.dumps({"frames": 8, "keyframes": []}))
-    clip = StoryboardFolder(tmp_path, size=16, frames=8)[0]
+    board = {"frames": 8, "fps": 12, "keyframes": [{"at": 0, "objects": ["dog"]}]}
+    (tmp_path / "clip.json").write_text(json.dumps(board))
+    clip = StoryboardFolder(tmp_path, image_size=16, frames=8).clip(0)
     assert clip.fps == 12 and clip.frames.shape == (8, 3, 16, 16)
     path.write_bytes(b"no video")
     with pytest.raises(UserError, match="cannot be read as a video"):

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from checkpoints.video_models import MOTION_UNET, make, randomised
+from checkpoints.video_models import PARAMS as SVD
 from torch import nn
 from torch.nn.functional import gelu
 
@@ -12,6 +13,8 @@ from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.video_architecture import to_motion_keys
 from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.modules.diffusionmodules.video_unet import VideoUNetModel
+from ldm.modules.temporal import Temporal
 from ldm.modules.temporal_animatediff import MotionModules, MotionTransformer, load_motion
 
 FRAMES, CLIPS = 5, 2
@@ -245,6 +248,16 @@ def test_statistics_of_each_frame_give_animatediffs_own_result():
     clips = torch.randn(2, 3, 64, 2, 2, generator=torch.Generator().manual_seed(0))
     expected = torch.stack([Reference(transformer, 8)(clip) for clip in clips])
     torch.testing.assert_close(transformer(clips.flatten(0, 1), 3).view_as(clips), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_motion_modules_and_svds_u_net_are_layers_along_time():
+    assert isinstance(MotionModules((32, 64)), Temporal)
+    unet = VideoUNetModel(**SVD)
+    assert isinstance(unet, Temporal)
+    unet.set_clip(25)
+    assert unet.frames == 25
+    with pytest.raises(ValueError, match="0 frames"):
+        unet.set_clip(0)
 
 
 def test_modules_of_another_u_net_and_clips_that_are_too_long_are_refused():
