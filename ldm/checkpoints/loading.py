@@ -37,7 +37,7 @@ UNUSED_KEYS = {
 }
 # Keys of a module that published files lack, or hold in another shape: adapters trained here, and an unused buffer.
 OPTIONAL_KEYS = (
-    r"(^|\.)(film|lora_A|lora_B|box_bias|to_[kv]_graph|context_local_mlp|context_global_mlp|temporal)(\.|$)",
+    r"(^|\.)(film|lora_A|lora_B|box_bias|to_[kv]_graph|context_local_mlp|context_global_mlp)(\.|$)",
     r"^logit_scale$",
 )
 # Prefixes of what the checkpoints of a graph encoder's pre-training hold besides the encoder: SGDiff's sip_*.pt and those

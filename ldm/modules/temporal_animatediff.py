@@ -34,7 +34,6 @@ from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 logger = logging.getLogger(__name__)
 
-PART = "temporal"  # name of layers along time in a U-Net
 NORMS = ("frame", "clip")
 GROUPS = 32  # of the group norms
 POSITIONS_KEY = r"\.pos_encoder\.pe$"
@@ -170,10 +169,10 @@ class MotionModules(nn.Module):
         self.clip = frames
 
     def attach(self, unet: UNetModel) -> None:
-        """Lets a U-Net run these modules as its part `temporal`.
+        """Lets a U-Net run these modules, which do not become a part of it, inside its blocks.
 
         Raises:
-            ValueError: the U-Net has other levels than the modules were made for, or runs layers along time already.
+            ValueError: the U-Net has other levels than the modules were made for.
         """
         made_for = self.architecture
         if (list(made_for.channels), made_for.modules) != (list(unet.widths), unet.num_res_blocks):
@@ -182,10 +181,7 @@ class MotionModules(nn.Module):
                 f"U-Net of {list(unet.widths)} with {unet.num_res_blocks}; use those of its own kind (AnimateDiff: Stable "
                 "Diffusion 1)"
             )
-        if PART in dict(unet.named_children()):
-            raise ValueError("this U-Net runs layers along time already; attach motion modules to one without")
         layers = places(unet)
-        unet.add_module(PART, self)
         for place, transformer in self.transformers().items():
             layers[place].register_forward_hook(_followed_by(self, transformer))
 

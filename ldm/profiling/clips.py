@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.modules.temporal import TemporalLayers, block_channels
 from ldm.modules.temporal_animatediff import MotionModules
 from ldm.profiling.measure import Comparison, Variant
 from ldm.profiling.workload import Workload
@@ -19,8 +21,9 @@ def compare_clips(workload: Workload) -> Comparison:
     The variants train nothing ('image model', down to its tokens), or layers along time.
     """
     variants = {"image model": Variant(partial(_build, workload, None))}
-    variants["motion modules"] = Variant(partial(_build, workload, _motion))
-    variants["motion modules, recompute"] = Variant(partial(_build, workload, partial(_motion, recompute=True)))
+    for name, attach in (("temporal layers", _temporal), ("motion modules", _motion)):
+        variants[name] = Variant(partial(_build, workload, attach))
+        variants[f"{name}, recompute"] = Variant(partial(_build, workload, partial(attach, recompute=True)))
     return Comparison("U-Net on a clip, forward + backward", workload.batch, variants)
 
 
@@ -28,11 +31,11 @@ def _build(workload: Workload, attach: Callable | None) -> Callable[[], Tensor]:
     unet = workload.make_unet()
     layers = None if attach is None else attach(workload, unet)
     unet.to(workload.device)
+    if layers is not None:
+        layers.to(workload.device).set_clip(workload.batch)
     x, t, cond = workload.unet_inputs()
     cond = cond._replace(tokens=cond.tokens.requires_grad_())
     trained = [cond.tokens, *(() if layers is None else layers.parameters())]
-    if layers is not None:
-        layers.set_clip(workload.batch)
 
     def run() -> Tensor:
         for tensor in trained:
@@ -44,7 +47,15 @@ def _build(workload: Workload, attach: Callable | None) -> Callable[[], Tensor]:
     return run
 
 
-def _motion(workload: Workload, unet, recompute: bool = False) -> MotionModules:
+def _temporal(workload: Workload, unet: UNetModel, recompute: bool = False) -> TemporalLayers:
+    torch.manual_seed(0)
+    widths = block_channels(unet)
+    layers = TemporalLayers(widths, head_channels=min(32, *widths), recompute=recompute)
+    layers.attach(unet)
+    return layers
+
+
+def _motion(workload: Workload, unet: UNetModel, recompute: bool = False) -> MotionModules:
     torch.manual_seed(0)
     frames = max(workload.batch, 2)
     modules = MotionModules(unet.widths, unet.num_res_blocks, frames=frames, recompute=recompute)

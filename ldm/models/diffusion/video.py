@@ -20,6 +20,7 @@ from ldm.models.runtime import offload_encoders
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.ema import EMA
 from ldm.modules.temporal import TemporalLayers, block_channels, clip_noise
+from ldm.modules.temporal_animatediff import load_motion
 
 
 class VideoDiffusion(DiffusionTraining):
@@ -33,6 +34,8 @@ class VideoDiffusion(DiffusionTraining):
         frames: T, frames of a training clip.
         shared_noise: share of the noise's variance that all frames of a clip have in common, in training and sampling (PYoCo, Ge et
             al. 2305.10474).
+        motion: AnimateDiff's motion modules for the image model, a file or a folder, in place of new layers of this project
+            (`ldm.modules.temporal_animatediff`). They were trained with a shared_noise of 0.
         head_channels: channels of a head of the temporal attention.
         recompute: whether training recomputes the temporal layers' activations in the backward pass, which takes less memory.
         graph_drop: share of training clips whose graphs are replaced by the image model's null tokens.
@@ -54,6 +57,7 @@ class VideoDiffusion(DiffusionTraining):
         image_model: str,
         frames: int = 16,
         shared_noise: float = 0.5,
+        motion: str | None = None,
         head_channels: int = 32,
         recompute: bool = False,
         graph_drop: float = 0.1,
@@ -79,8 +83,12 @@ class VideoDiffusion(DiffusionTraining):
         self.scale_by_std, self.schedule = False, self.image.schedule
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
         self.register_buffer("scale_factor", self.image.scale_factor.clone())
-        self.temporal = TemporalLayers(block_channels(self.image.unet), head_channels, recompute)
+        if motion is None:
+            self.temporal = TemporalLayers(block_channels(self.image.unet), head_channels, recompute)
+        else:
+            self.temporal = load_motion(shipped.find_in_checkout(motion), recompute=recompute)
         self.temporal.attach(self.image.unet)
+        self.temporal.set_clip(frames)
         self.model_ema = EMA(self, ema_decay) if use_ema else None
         assembly.keep_frozen_out_of_ddp(self)
 
@@ -136,7 +144,9 @@ class VideoDiffusion(DiffusionTraining):
 
     def _clips(self, rows: int) -> int:
         if rows % self.frames:
-            raise ValueError(f"{rows} frames are not whole clips of {self.frames}; set data.params.batch_size to a multiple")
+            raise ValueError(
+                f"{rows} frames are not whole clips of {self.frames}; set data.params.batch_size to a multiple"
+            )
         return rows // self.frames
 
     # Sampling --------------------------------------------------------------------------------------------------------
@@ -155,7 +165,9 @@ class VideoDiffusion(DiffusionTraining):
             style = self.image.global_stage_model(reference)
         return self.image.condition(graph, style=None if style is None else style.expand(len(graphs), -1))
 
-    def denoiser(self, cond: Conditioning, graph_scale: float = 1.0, style_scale: float = 1.0, frames: int | None = None) -> Denoiser:
+    def denoiser(
+        self, cond: Conditioning, graph_scale: float = 1.0, style_scale: float = 1.0, frames: int | None = None
+    ) -> Denoiser:
         """Returns eps(x, t) of clips of `frames` frames (default: T), with classifier-free guidance as of an image model."""
         refuse_untrained_null("graph", self.graph_drop if graph_scale != 1 else 1.0)
         self.temporal.set_clip(self.frames if frames is None else frames)
@@ -165,7 +177,9 @@ class VideoDiffusion(DiffusionTraining):
         """Draws the noise that a clip begins with."""
         shape = self.image.channels, self.image.latent_size, self.image.latent_size
         base = gaussian_noise((1, 1, *shape), generator)
-        return clip_noise(gaussian_noise((1, frames, *shape), generator), base, self.shared_noise)[0].to(self.image.device)
+        return clip_noise(gaussian_noise((1, frames, *shape), generator), base, self.shared_noise)[0].to(
+            self.image.device
+        )
 
     @torch.no_grad()
     def log_images(self, batch: Batch, n: int = 16, steps: int = 20, guidance: float = 2.0) -> dict[str, Tensor]:
@@ -177,4 +191,3 @@ class VideoDiffusion(DiffusionTraining):
         denoiser = self.denoiser(cond, guidance, guidance)
         samples = sample(denoiser, self.schedule.ddim(steps), self.noise(self.frames, torch.Generator().manual_seed(0)))
         return {"reconstructions": self.image.decode(z)[:n], "samples": self.image.decode(samples)[:n]}
-
