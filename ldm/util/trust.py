@@ -32,9 +32,6 @@ _UNETS = (
 _DATA_SETS = tuple(
     f"ldm.data.{name}"
     for name in (
-        "annotated_videos.SG2VID",
-        "annotated_videos.StoryboardFolder",
-        "annotated_videos.VidOR",
         "clevr.CLEVR",
         "clevr.CLEVRValidation",
         "clips.DrawnClips",
@@ -47,6 +44,9 @@ _DATA_SETS = tuple(
         "rendered.RenderedValidation",
         "vg.VGTrain",
         "vg.VGValidation",
+        "video_sets.SG2VID",
+        "video_sets.StoryboardFolder",
+        "video_sets.VidOR",
     )
 )
 _CALLBACKS = (

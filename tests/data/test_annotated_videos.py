@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm.data.annotated_videos import SG2VID, StoryboardFolder, VidOR
 from ldm.data.mask_tracks import find_components, iou, touching, tracks_from_masks
 from ldm.data.protocols import ClipDataset
 from ldm.data.video_files import FrameFolder, choose_frames, natural_order, open_frames, stride_for
+from ldm.data.video_sets import SG2VID, StoryboardFolder, VidOR
 from ldm.util.errors import UserError
 
 COUNT, SIDE = 12, 32
