@@ -31,7 +31,7 @@ UNUSED_KEYS = {
     r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|denoiser\.(log_)?sigmas)$": "noise schedule",
     r"^scale_factor$": "scale factor of the latents",
     r"^(v_pred|ztsnr)$": "marks of what the model predicts",
-    r"^(model\.diffusion_model|\w+_stage_model|conditioner)\.": "another part of the model",
+    r"^(model\.diffusion_model|\w+_stage_model|conditioner|motion_adapter)\.": "another part of the model",
     r"^context_local_mlp\.": "projection for the graph encoder that it was trained with",
     r"^null_(tokens|style)$": "null conditioning of its training run",
 }
