@@ -252,10 +252,8 @@ def refuse_mismatch(
     if is_refused(kind):
         raise CheckpointError(f"{name}: this is {kind}, which is not supported; {SUPPORTED}")
     if kind and (found or not match.tensors):
-        details = f" ({found})" if found and kind in OF_CLIPS else ""
-        raise CheckpointError(
-            f"{name}: this is {kind}; it does not fit the {part} of the config{details}; {remedy(kind)}"
-        )
+        why = f" ({found})" if found and kind in OF_CLIPS else ""
+        raise CheckpointError(f"{name}: this is {kind}; it does not fit the {part} of the config{why}; {remedy(kind)}")
     if not match.tensors:
         raise CheckpointError(f"{name}: holds no weights of the {part}; name {PARTS[part].source}")
     if other := describe_vocabulary(match.mismatched):
