@@ -9,6 +9,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', Path(__file__).with_name("ldm").jo
 EVALUATE = ["torch-fidelity>=0.4", "lpips"]  # scripts/evaluate.py images
 PEERS = ["diffusers>=0.31", "transformers>=4.46", "peft>=0.14", "scikit-image", "torchmetrics"]  # to compare with
 APP = ["fastapi>=0.115", "uvicorn>=0.30", "websockets>=13"]  # MIT, BSD-3-Clause, BSD-3-Clause: scripts/app.py
+VIDEO = ["av>=12"]  # BSD-3-Clause, with FFmpeg under the LGPL: reads and writes mp4
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 
 setup(
@@ -41,9 +42,10 @@ setup(
         "test-app": ["playwright", "axe-playwright-python"],  # Apache-2.0, MIT (with axe-core, MPL-2.0): make test-app
         "evaluate": EVALUATE,
         "docs": DOCS,
+        "video": VIDEO,
         # Blender as a Python module: GPL-3, 374 MB, needs numpy<2; `ldm` imports it only to draw scenes
         "render": ["bpy>=5.0,<5.1; python_version == '3.11'"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "httpx2", *APP, *EVALUATE, *PEERS],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "httpx2", *APP, *EVALUATE, *PEERS, *VIDEO],
         "dev": ["ruff>=0.8", "pyright>=1.1.390", "import-linter>=2.1", "pre-commit", *DOCS],
     },
 )

@@ -17,9 +17,11 @@ diffusers), its U-Net gets our weights, and its output is compared with ours bef
     step        training step, with images to encode and with a latent cache
     optimizer   AdamW, unfused and fused
     edit        an edit, against a plain DDIM loop of 50 + 2 x 50 U-Net calls
+    clips       the U-Net on the frames of a clip with layers along time, against the image model; the batch is the clip, and times
+                are those of a frame
     scaling     training on 1, 2, 4, ... CPU processes
     profile     time by kind of operation, of unet, backward, step and edit (of backward and step if none of them is named)
-    memory      peak memory of step and edit (of both if neither is named); takes a while: one process for each variant
+    memory      peak memory of step, edit and clips (of the first two if none is named); takes a while: one process for each variant
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ SECTIONS = (
     "step",
     "optimizer",
     "edit",
+    "clips",
     "scaling",
     "profile",
     "memory",
@@ -98,7 +101,7 @@ def parse_sections(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(f"there is no section {min(unknown)!r}; choose from {', '.join(SECTIONS)}")
     for extra, applicable, default in (
         ("profile", {"unet", "backward", "step", "edit"}, ("backward", "step")),
-        ("memory", {"step", "edit"}, ("step", "edit")),
+        ("memory", {"step", "edit", "clips"}, ("step", "edit")),
     ):
         if extra in chosen and not applicable & set(chosen):
             chosen = default + chosen

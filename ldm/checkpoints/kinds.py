@@ -52,7 +52,7 @@ def is_refused(kind: str | None) -> bool:
 def remedy(kind: str) -> str:
     """What to use for weights of a kind that the config does not fit."""
     if kind == MOTION:
-        return "use motion modules that were made for this U-Net"
+        return "name it as `motion` of a VideoDiffusion whose image model it was made for"
     if kind == SVD:
         return "use VideoUNetModel and AutoencoderKLTemporalDecoder with the sizes of these weights"
     if "inpainting" in kind:

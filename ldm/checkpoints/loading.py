@@ -31,13 +31,13 @@ UNUSED_KEYS = {
     r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|denoiser\.(log_)?sigmas)$": "noise schedule",
     r"^scale_factor$": "scale factor of the latents",
     r"^(v_pred|ztsnr)$": "marks of what the model predicts",
-    r"^(model\.diffusion_model|\w+_stage_model|conditioner)\.": "another part of the model",
+    r"^(model\.diffusion_model|\w+_stage_model|conditioner|motion_adapter)\.": "another part of the model",
     r"^context_local_mlp\.": "projection for the graph encoder that it was trained with",
     r"^null_(tokens|style)$": "null conditioning of its training run",
 }
 # Keys of a module that published files lack, or hold in another shape: adapters trained here, and an unused buffer.
 OPTIONAL_KEYS = (
-    r"(^|\.)(film|lora_A|lora_B|box_bias|to_[kv]_graph|context_local_mlp|context_global_mlp|motion)(\.|$)",
+    r"(^|\.)(film|lora_A|lora_B|box_bias|to_[kv]_graph|context_local_mlp|context_global_mlp)(\.|$)",
     r"^logit_scale$",
 )
 # Prefixes of what the checkpoints of a graph encoder's pre-training hold besides the encoder: SGDiff's sip_*.pt and those
@@ -252,10 +252,8 @@ def refuse_mismatch(
     if is_refused(kind):
         raise CheckpointError(f"{name}: this is {kind}, which is not supported; {SUPPORTED}")
     if kind and (found or not match.tensors):
-        details = f" ({found})" if found and kind in OF_CLIPS else ""
-        raise CheckpointError(
-            f"{name}: this is {kind}; it does not fit the {part} of the config{details}; {remedy(kind)}"
-        )
+        why = f" ({found})" if found and kind in OF_CLIPS else ""
+        raise CheckpointError(f"{name}: this is {kind}; it does not fit the {part} of the config{why}; {remedy(kind)}")
     if not match.tensors:
         raise CheckpointError(f"{name}: holds no weights of the {part}; name {PARTS[part].source}")
     if other := describe_vocabulary(match.mismatched):

@@ -52,7 +52,9 @@ PARTS = {
         "stage, or a diffusers folder",
     ),
     "motion": Part(
-        "", ("motion_adapter",), "mm_sd_v15_v2.ckpt, v3_sd15_mm.ckpt, or a folder of diffusers' MotionAdapter"
+        "motion_adapter.",
+        ("motion_adapter",),
+        "mm_sd_v15_v2.ckpt, v3_sd15_mm.ckpt, or a folder of diffusers' MotionAdapter",
     ),
     "cond_stage": Part("cond_stage_model.", (), "the checkpoint that this encoder was trained in"),
     "text_encoder": Part(

@@ -1,34 +1,29 @@
-"""Clips of real videos with their storyboards: VidVRD and VidOR, SG2VID's folders, and folders of one's own.
+"""Clips of real videos as data sets of frames with graphs; `ldm.data.video_sets` has those that can be read.
 
-An item is an `AnnotatedClip`. A clip begins where something is seen in each of its frames: at the first such place, or in training
-(`random_start`) at any.
+A data set holds one clip of each video: frames T k to T k + T - 1 are clip k. It begins where something is seen in each of its
+frames; a video without such a place gives way to the next one.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.data.mask_tracks import tracks_from_masks
-from ldm.data.video_files import VIDEOS, Frames, choose_frames, natural_order, open_frames, stride_for, to_clip
-from ldm.graph.importers.video_relations import parse_tracks
-from ldm.graph.json_files import read_json
-from ldm.graph.tracks import TOLERANCE, Tracks
-from ldm.graph.validation import GraphError, shorten
+from ldm.data.values import require_count
+from ldm.data.video_files import Frames, choose_frames, stride_for, to_clip
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.storyboard import Storyboard
+from ldm.graph.tracks import Tracks
+from ldm.graph.vocab import IMAGE, IN_IMAGE, Vocab
 from ldm.util.errors import UserError
-from ldm.util.images import ImageError
 
 logger = logging.getLogger(__name__)
-
-STORYBOARD = "storyboard.json"  # in a folder of frames
 
 
 class AnnotatedClip(NamedTuple):
@@ -36,195 +31,148 @@ class AnnotatedClip(NamedTuple):
 
     Attributes:
         frames: (T,3,S,S) in [-1,1].
-        storyboard: as JSON data, {"frames": T, "fps": ..., "keyframes": [...]}.
+        graphs: T of them.
+        storyboard: whose graphs they are, up to the tolerance of its keyframes.
         fps: frames per second of the clip; None if unknown.
     """
 
     frames: Tensor
-    storyboard: dict[str, Any]
+    graphs: list[SceneGraph]
+    storyboard: Storyboard
     fps: float | None
 
 
-class TrackedVideos(Dataset):
-    """Base of the sets of videos whose objects have a box in each frame.
+class Clips(Dataset):
+    """Base of the data sets of clips: ds[i] is (frame (3,S,S) in [-1,1], SceneGraph), T in a row are a clip.
 
     Args:
-        size: S, of the frames.
+        image_size: S, of the frames.
         frames: T, of a clip.
-        fps: wanted frames per second; frames of the video are left out to come close to it. None for all frames.
-        tolerance: see `Tracks.storyboard`.
-        random_start: whether a clip begins anywhere, drawn anew each time, and not at the first place.
+        vocab_json: a vocab.json of the names; by default they are collected from the annotations, all of which are read.
+        max_samples: use only the first videos, up to this number.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
 
-    def __init__(
-        self, size: int, frames: int, fps: float | None = 8, tolerance: float = TOLERANCE, random_start: bool = False
-    ):
-        self.size, self.frames, self.fps = size, frames, fps
-        self.tolerance, self.random_start = tolerance, random_start
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def video(self, index: int) -> tuple[Frames, Tracks, str]:
-        """The frames of a video, its tracks, and its name for messages."""
-        raise NotImplementedError
-
-    def __getitem__(self, index: int) -> AnnotatedClip:
-        """A clip of a video; of the next one if it has none, since something must be seen in each frame.
-
-        Raises:
-            UserError: no video has one, or a file cannot be read.
-        """
-        for step in range(len(self)):
-            frames, tracks, name = self.video((index + step) % len(self))
-            stride = stride_for(tracks.fps, self.fps)
-            starts = tracks.clip_starts(self.frames, stride, step=1 if self.random_start else None)
-            starts = [start for start in starts if start + (self.frames - 1) * stride < len(frames)]
-            if starts:
-                start = random.choice(starts) if self.random_start else starts[0]
-                return self._clip(frames, tracks, choose_frames(len(frames), self.frames, stride, start), stride)
-            logger.warning("%s: has no clip of %d frames in which an object is always seen", name, self.frames)
-        raise UserError(f"no video has {self.frames} frames in which an object is always seen; choose fewer frames")
-
-    def _clip(self, frames: Frames, tracks: Tracks, numbers: list[int], stride: int) -> AnnotatedClip:
-        fps = None if tracks.fps is None else tracks.fps / stride
-        storyboard = tracks.select(numbers, fps).storyboard(self.tolerance)
-        return AnnotatedClip(to_clip(frames.read(numbers), self.size), storyboard, fps)
-
-
-class VidOR(TrackedVideos):
-    """VidVRD or VidOR: a JSON file for each video (`ldm.graph.importers.video_relations`), and the videos.
-
-    Args:
-        annotations: folder of the JSON files, with subfolders or without (VidVRD: train; VidOR: annotation/training).
-        videos: folder of the videos (videos; video), as files named after them or as folders of frames.
-        kwargs: those of TrackedVideos.
-    """
-
-    def __init__(self, annotations: str | Path, videos: str | Path, **kwargs):
-        super().__init__(**kwargs)
-        self.videos = Path(videos)
-        self.files = sorted(Path(annotations).rglob("*.json"))
-        if not self.files:
-            raise UserError(f"{annotations}: holds no annotation (.json); name the folder of VidVRD's or VidOR's")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def video(self, index: int) -> tuple[Frames, Tracks, str]:
-        file = self.files[index]
-        data = read_json(file)
-        tracks = parse_tracks(data, f"{file}")
-        return open_frames(self._find(data, file)), tracks, f"{file}"
-
-    def _find(self, data: Mapping[str, Any], file: Path) -> Path:
-        id_, stated = data.get("video_id", file.stem), data.get("video_path")
-        names = [f"{stated}"] if isinstance(stated, str) else []
-        names += [f"{id_}", *(f"{id_}{suffix}" for suffix in sorted(VIDEOS))]
-        inside = [name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts]
-        found = next((path for name in inside if (path := self.videos / name).exists()), None)
-        if found is None:
-            raise UserError(f"{file}: its video {shorten(id_)} is not in {self.videos}; put {id_}.mp4 there")
-        return found
-
-
-class SG2VID(TrackedVideos):
-    """The layout of SG2VID's sets: frames and segmentation masks of each video, and lists of the videos of each split.
-
-        video_frames/video01/0001.jpg   segm_ann/video01/0001.png   split/cholec80_train.txt
-
-    The pixels of a mask are class numbers. Graphs are made from the masks (`ldm.data.mask_tracks`).
-
-    Args:
-        root: the folder.
-        split: name of the list without .txt, such as "cholec80_train".
-        names: of the classes, by their numbers.
-        video_fps: frames per second of the stored frames, which the layout does not state.
-        background: class numbers that are no object.
-        kwargs: those of TrackedVideos.
-    """
+    _read: tuple[tuple[int, int], AnnotatedClip] | None = None
+    _vocab: Vocab | None = None
 
     def __init__(
         self,
-        root: str | Path,
-        split: str,
-        names: Mapping[int, str] | None = None,
-        video_fps: float | None = None,
-        background: Sequence[int] = (0, 255),
-        **kwargs,
+        image_size: int,
+        frames: int,
+        vocab_json: str | Path | None,
+        max_samples: int | None,
     ):
-        super().__init__(**kwargs)
-        self.root, self.names, self.video_fps, self.background = Path(root), dict(names or {}), video_fps, background
-        file = self.root / "split" / f"{split}.txt"
-        if not file.is_file():
-            raise UserError(f"{file}: this list of videos is missing; name a split that is there")
-        self.list = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not self.list:
-            raise UserError(f"{file}: lists no video; give the name of one in each line")
+        for name, value in (("image_size", image_size), ("frames", frames), ("max_samples", max_samples)):
+            if value is not None:
+                require_count(f"{type(self).__name__}: {name}", value, 1)
+        self.image_size, self.frames, self.max_samples, self.epoch = image_size, frames, max_samples, 0
+        if vocab_json is not None:
+            self._vocab = Vocab.read(vocab_json)
+
+    def video_count(self) -> int:
+        """The number of videos."""
+        raise NotImplementedError
+
+    def clip(self, number: int) -> AnnotatedClip:
+        """A whole clip.
+
+        Raises:
+            UserError: there is none, or a file cannot be read.
+        """
+        raise NotImplementedError
+
+    def names(self) -> tuple[set[str], set[str]]:
+        """The names of all objects and of all predicates."""
+        raise NotImplementedError
+
+    @property
+    def clips(self) -> int:
+        """The number of clips in an epoch."""
+        return min(self.video_count(), self.max_samples or self.video_count())
+
+    @property
+    def vocab(self) -> Vocab:
+        if self._vocab is None:
+            objects, predicates = self.names()
+            self._vocab = Vocab((IMAGE, *sorted(objects)), (IN_IMAGE, *sorted(predicates)))
+        return self._vocab
 
     def __len__(self) -> int:
-        return len(self.list)
+        return self.clips * self.frames
 
-    def video(self, index: int) -> tuple[Frames, Tracks, str]:
-        name = self.list[index]
-        frames, masks = (open_frames(self.root / folder / name) for folder in ("video_frames", "segm_ann"))
-        if len(frames) != len(masks):
-            raise UserError(
-                f"{self.root}: video {name!r} has {len(frames)} frames but {len(masks)} masks; give one mask for each frame"
+    def __getitem__(self, index: int) -> tuple[Tensor, SceneGraph]:
+        """A frame and its graph. Raises as `clip`."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no frame {index} among {len(self)}")
+        number, frame = divmod(index, self.frames)
+        if self._read is None or self._read[0] != (self.epoch, number):
+            self._read = (self.epoch, number), self.clip(number)
+        clip = self._read[1]
+        return clip.frames[frame], clip.graphs[frame]
+
+
+class TrackedVideos(Clips):
+    """Base of the sets of videos whose objects have a box in each frame; the arguments are those of VidOR."""
+
+    def __init__(
+        self,
+        image_size: int,
+        frames: int,
+        fps: float | None,
+        vocab_json: str | Path | None,
+        max_samples: int | None,
+        random_start: bool,
+        tolerance: float,
+        seed: int,
+    ):
+        super().__init__(image_size, frames, vocab_json, max_samples)
+        self.fps, self.random_start, self.tolerance, self.seed = fps, random_start, tolerance, seed
+
+    def tracks(self, number: int) -> Tracks:
+        """The tracks of a video."""
+        raise NotImplementedError
+
+    def open(self, number: int) -> Frames:
+        """The frames of a video."""
+        raise NotImplementedError
+
+    def name(self, number: int) -> str:
+        """The name of a video, for messages."""
+        raise NotImplementedError
+
+    def names(self) -> tuple[set[str], set[str]]:
+        videos = [self.tracks(number) for number in range(self.clips)]
+        objects = {name for video in videos for name in video.names.values()}
+        return objects, {predicate for video in videos for frame in video.relations for _, predicate, _ in frame}
+
+    def clip(self, number: int) -> AnnotatedClip:
+        for step in range(self.clips):
+            video = (number + step) % self.clips
+            tracks, frames = self.tracks(video), self.open(video)
+            stride = stride_for(tracks.fps, self.fps)
+            starts = tracks.clip_starts(self.frames, stride, step=1 if self.random_start else None)
+            starts = [start for start in starts if start + (self.frames - 1) * stride < len(frames)]
+            if not starts:
+                logger.warning("%s: has no %d frames in which an object is always seen", self.name(video), self.frames)
+                continue
+            drawn = (
+                random.Random(f"{self.seed}/{self.epoch}/{number}").randrange(len(starts)) if self.random_start else 0
             )
-        files = sorted((self.root / "segm_ann" / name).glob("*.png"), key=natural_order)
-        classes = [read_mask(file) for file in files]
-        return frames, tracks_from_masks(classes, self.names, self.video_fps, self.background), name
+            numbers = choose_frames(len(frames), self.frames, stride, starts[drawn])
+            part = tracks.select(numbers, None if tracks.fps is None else tracks.fps / stride)
+            images = to_clip(frames.read(numbers), self.image_size)
+            graphs = [part.graph(frame) for frame in range(self.frames)]
+            return AnnotatedClip(images, graphs, part.storyboard(self.tolerance), part.fps)
+        raise UserError(f"no video has {self.frames} frames in which an object is always seen; choose fewer frames")
 
-
-class StoryboardFolder(Dataset):
-    """A folder of one's own clips, each with a storyboard: clip.mp4 with clip.json, or a folder of frames with storyboard.json.
-
-    Args:
-        root: the folder.
-        size: S, of the frames.
-        frames: T; clips of another length are refused, since their storyboards are of that length.
-    """
-
-    def __init__(self, root: str | Path, size: int, frames: int):
-        self.root, self.size, self.frames = Path(root), size, frames
-        if not self.root.is_dir():
-            raise UserError(f"{root}: there is no such folder; name one with clips and their storyboards")
-        clips = [(path, storyboard_of(path)) for path in sorted(self.root.iterdir(), key=natural_order)]
-        self.clips = [(path, file) for path, file in clips if file and file.is_file()]
-        if not self.clips:
-            raise UserError(
-                f"{root}: holds no clip with a storyboard; put clip.json beside clip.mp4, or {STORYBOARD} beside frames"
-            )
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> AnnotatedClip:
-        """A clip. Raises UserError if its file or its storyboard cannot be read, or they have another length."""
-        path, file = self.clips[index]
-        storyboard, frames = read_json(file), open_frames(path)
-        stated = storyboard.get("frames") if isinstance(storyboard, dict) else None
-        if stated != self.frames:
-            raise GraphError(f"{file}: a storyboard of {shorten(stated)} frames, where clips of {self.frames} are read")
-        numbers = choose_frames(len(frames), self.frames)
-        fps = storyboard.get("fps", frames.fps)
-        return AnnotatedClip(to_clip(frames.read(numbers), self.size), storyboard, fps)
-
-
-def storyboard_of(path: Path) -> Path | None:
-    """Where the storyboard of a clip would be; None for what is no clip."""
-    if path.is_dir():
-        return path / STORYBOARD
-    return path.with_suffix(".json") if path.suffix.lower() in VIDEOS else None
-
-
-def read_mask(path: Path) -> np.ndarray:  # -> (H,W) uint8
-    """The class numbers in a mask of one channel, with a palette or without. Raises ImageError."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P", "1", "I", "I;16"):
-                raise ImageError(path, f"a mask of class numbers has one channel, not the mode {image.mode}")
-            return np.array(image).astype(np.uint8)
-    except (OSError, SyntaxError) as error:
-        raise ImageError(path, f"broken, or not an image ({error})") from None
+    def check(self) -> Iterator[str]:
+        """Reads all annotations and the first frame of each video, and yields each problem."""
+        for number in range(self.clips):
+            try:
+                self.tracks(number)
+                self.open(number).read([0])
+            except UserError as error:
+                yield str(error)

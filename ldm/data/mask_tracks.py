@@ -7,7 +7,7 @@ to frame by the overlap of their boxes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +70,7 @@ def touching(components: Sequence[Component]) -> list[tuple[int, int]]:
 
 
 def tracks_from_masks(
-    masks: Sequence[np.ndarray],
+    masks: Iterable[np.ndarray],
     names: Mapping[int, str] | None = None,
     fps: float | None = None,
     background: Sequence[int] = (0, 255),

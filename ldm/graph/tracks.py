@@ -1,7 +1,7 @@
 """Tracks: where every object of a video is in each frame, and the keyframes of a storyboard that reproduce it.
 
     tracks = Tracks(names={"0": "dog"}, boxes=[{"0": (0.1, 0.2, 0.4, 0.6)}, ...], relations=[{("0", "chases", "1")}, ...])
-    {"frames": 16, "fps": 8, "keyframes": [{"at": 0, "objects": ["dog"], "boxes": [...], "ids": ["0"], ...}, ...]}
+    tracks.storyboard()
 
 A video has a box for each frame; a storyboard has boxes at its keyframes and moves them evenly between two. Keyframes are therefore
 set where an object enters or leaves, where a relation comes or goes, and where a box would be off by more than a tolerance.
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.storyboard import Keyframe, Storyboard
 from ldm.graph.validation import Box, GraphError
 
 Relation = tuple[str, str, str]  # id of the subject, predicate, id of the object
@@ -60,8 +61,8 @@ class Tracks:
         starts = range(0, len(self) - length + 1, step or length)
         return [start for start in starts if all(self.boxes[start + stride * i] for i in range(frames))]
 
-    def storyboard(self, tolerance: float = TOLERANCE) -> dict[str, Any]:
-        """The storyboard of the video, as JSON data.
+    def storyboard(self, tolerance: float = TOLERANCE) -> Storyboard:
+        """The storyboard of the video; of 8 frames per second if the rate is unknown.
 
         Args:
             tolerance: how far an edge of a box may be off between keyframes, as a fraction of the image.
@@ -72,22 +73,19 @@ class Tracks:
         for number, seen in enumerate(self.boxes):
             if not seen:
                 raise GraphError(f"frame {number}: no object is seen in it; choose a part in which something always is")
-        keyframes = [self._keyframe(number) for number in keyframe_numbers(self, tolerance)]
-        fps = {} if self.fps is None else {"fps": self.fps}
-        return {"frames": len(self), **fps, "keyframes": keyframes}
+        keyframes = tuple(Keyframe(number, self.graph(number)) for number in keyframe_numbers(self, tolerance))
+        return Storyboard(len(self), keyframes) if self.fps is None else Storyboard(len(self), keyframes, self.fps)
 
-    def _keyframe(self, number: int) -> dict[str, Any]:
+    def graph(self, number: int) -> SceneGraph:
+        """The graph of a frame, whose attributes are unknown. Raises GraphError if nothing is seen in it."""
         seen = list(self.boxes[number])
-        triples = sorted(
-            (seen.index(s), p, seen.index(o)) for s, p, o in self.relations[number] if s in seen and o in seen
+        related = (each for each in self.relations[number] if each[0] in seen and each[2] in seen)
+        return SceneGraph(
+            tuple(self.names[id_] for id_ in seen),
+            tuple(self.boxes[number].values()),
+            triples=tuple(sorted((seen.index(s), predicate, seen.index(o)) for s, predicate, o in related)),
+            ids=tuple(seen),
         )
-        return {
-            "at": number,
-            "objects": [self.names[id_] for id_ in seen],
-            "boxes": [list(self.boxes[number][id_]) for id_ in seen],
-            "relationships": [list(triple) for triple in triples],
-            "ids": seen,
-        }
 
 
 def keyframe_numbers(tracks: Tracks, tolerance: float = TOLERANCE) -> list[int]:

@@ -112,7 +112,7 @@ class MotionTransformer(nn.Module):
 
 
 class MotionModules(nn.Module):
-    """The motion modules of a U-Net; `attach_motion` lets a U-Net run them.
+    """The motion modules of a U-Net, which runs them once they are attached (`ldm.modules.temporal.Temporal`).
 
     Args:
         channels: of each level, from the full resolution down.
@@ -168,6 +168,23 @@ class MotionModules(nn.Module):
             )
         self.clip = frames
 
+    def attach(self, unet: UNetModel) -> None:
+        """Lets a U-Net run these modules, which do not become a part of it, inside its blocks.
+
+        Raises:
+            ValueError: the U-Net has other levels than the modules were made for.
+        """
+        made_for = self.architecture
+        if (list(made_for.channels), made_for.modules) != (list(unet.widths), unet.num_res_blocks):
+            raise ValueError(
+                f"motion modules for levels of {list(made_for.channels)} channels with {made_for.modules} blocks do not fit a "
+                f"U-Net of {list(unet.widths)} with {unet.num_res_blocks}; use those of its own kind (AnimateDiff: Stable "
+                "Diffusion 1)"
+            )
+        layers = places(unet)
+        for place, transformer in self.transformers().items():
+            layers[place].register_forward_hook(_followed_by(self, transformer))
+
     def run(self, transformer: MotionTransformer, x: Tensor) -> Tensor:  # (B T,C,h,w) -> (B T,C,h,w)
         """Runs one of the modules on the frames of clips."""
         if self.clip == 1:
@@ -205,25 +222,7 @@ def places(unet: UNetModel) -> dict[str, nn.Module]:
     return found
 
 
-def attach_motion(unet: UNetModel, motion: MotionModules) -> None:
-    """Adds motion modules to a U-Net as its part `motion`, which its blocks run from then on.
-
-    Raises:
-        ValueError: the U-Net has other levels than the modules were made for.
-    """
-    made_for = motion.architecture
-    if (list(made_for.channels), made_for.modules) != (list(unet.widths), unet.num_res_blocks):
-        raise ValueError(
-            f"motion modules for levels of {list(made_for.channels)} channels with {made_for.modules} blocks do not fit a "
-            f"U-Net of {list(unet.widths)} with {unet.num_res_blocks}; use those of its own kind (AnimateDiff: Stable Diffusion 1)"
-        )
-    layers = places(unet)
-    unet.add_module("motion", motion)
-    for place, transformer in motion.transformers().items():
-        layers[place].register_forward_hook(_follow(motion, transformer))
-
-
-def _follow(motion: MotionModules, transformer: MotionTransformer):
+def _followed_by(motion: MotionModules, transformer: MotionTransformer):
     def hook(layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         return motion.run(transformer, output)
 

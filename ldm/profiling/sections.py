@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from tqdm import tqdm
 
-from ldm.profiling import diffusers_peer, edit, train_step, unet
+from ldm.profiling import clips, diffusers_peer, edit, train_step, unet
 from ldm.profiling.measure import Comparison, Measurement, measure
 from ldm.profiling.memory import empty_process, peak_memory
 from ldm.profiling.timing import peak_flops
@@ -24,8 +24,9 @@ COMPARISONS: dict[str, list[Callable[[Workload], Comparison]]] = {
     "step": [train_step.compare_steps],
     "optimizer": [train_step.compare_optimizers],
     "edit": [edit.compare_edits],
+    "clips": [clips.compare_clips],
 }
-WITH_MEMORY = ("step", "edit")
+WITH_MEMORY = ("step", "edit", "clips")
 WITH_PROFILE = ("unet", "backward", "step", "edit")
 WITH_PEER = ("unet", "backward", "step", "edit")
 

@@ -24,6 +24,11 @@ _TEXT_ENCODERS = tuple(
 )
 _TEXT_ENCODERS += ("ldm.modules.encoders.small.SmallTextEncoder",)
 _TINY_AUTOENCODER = "ldm.models.tiny_autoencoder.TinyAutoencoder"
+_TEMPORAL_AUTOENCODER = "ldm.models.temporal_autoencoder.AutoencoderKLTemporalDecoder"
+_UNETS = (
+    "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+    "ldm.modules.diffusionmodules.video_unet.VideoUNetModel",
+)
 _DATA_SETS = tuple(
     f"ldm.data.{name}"
     for name in (
@@ -39,6 +44,9 @@ _DATA_SETS = tuple(
         "rendered.RenderedValidation",
         "vg.VGTrain",
         "vg.VGValidation",
+        "video_sets.SG2VID",
+        "video_sets.StoryboardFolder",
+        "video_sets.VidOR",
     )
 )
 _CALLBACKS = (
@@ -67,8 +75,8 @@ TRUSTED: dict[str, tuple[str, ...]] = {
         "ldm.models.pretraining.GraphImagePretraining",
         *_AUTOENCODERS,
     ),
-    r"model\.params\.unet_config": ("ldm.modules.diffusionmodules.openaimodel.UNetModel",),
-    r"model\.params\.first_stage_config": (*_AUTOENCODERS, _TINY_AUTOENCODER),
+    r"model\.params\.unet_config": _UNETS,
+    r"model\.params\.first_stage_config": (*_AUTOENCODERS, _TINY_AUTOENCODER, _TEMPORAL_AUTOENCODER),
     r"model\.params\.preview_config": (_TINY_AUTOENCODER,),
     r"model\.params\.text_stage_config": _TEXT_ENCODERS,
     r"model\.params\.(first_stage_config\.params\.)?lossconfig": (

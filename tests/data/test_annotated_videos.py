@@ -1,14 +1,14 @@
 import json
-import random
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ldm.data.annotated_videos import SG2VID, StoryboardFolder, VidOR
 from ldm.data.mask_tracks import find_components, iou, touching, tracks_from_masks
+from ldm.data.protocols import ClipDataset
 from ldm.data.video_files import FrameFolder, choose_frames, natural_order, open_frames, stride_for
+from ldm.data.video_sets import SG2VID, StoryboardFolder, VidOR
 from ldm.util.errors import UserError
 
 COUNT, SIDE = 12, 32
@@ -61,40 +61,58 @@ def test_frames_are_in_the_order_of_their_numbers(tmp_path):
 
 
 def test_a_clip_shows_the_frames_that_its_storyboard_describes(vidor):
-    clip = VidOR(vidor / "annotation", vidor / "videos", size=16, frames=3, fps=15)[0]
+    clip = VidOR(vidor / "annotation", vidor / "videos", image_size=16, frames=3, fps=15).clip(0)
     assert clip.frames.shape == (3, 3, 16, 16) and clip.fps == 15
     assert red(clip.frames) == [20 * number for number in (0, 2, 4)]
-    assert clip.storyboard["frames"] == 3 and clip.storyboard["fps"] == 15
-    first, last = clip.storyboard["keyframes"][0], clip.storyboard["keyframes"][-1]
-    assert first["boxes"] == [[0, 4 / 32, 8 / 32, 12 / 32]] and last["boxes"] == [[4 / 32, 4 / 32, 12 / 32, 12 / 32]]
-    whole = VidOR(vidor / "annotation", vidor / "videos", size=16, frames=4, fps=None)[0]
+    assert clip.storyboard.frames == 3 and clip.storyboard.fps == 15
+    first, last = clip.storyboard.keyframes[0].graph, clip.storyboard.keyframes[-1].graph
+    assert first.boxes == ((0, 4 / 32, 8 / 32, 12 / 32),) and last.boxes == ((4 / 32, 4 / 32, 12 / 32, 12 / 32),)
+    whole = VidOR(vidor / "annotation", vidor / "videos", image_size=16, frames=4, fps=None).clip(0)
     assert red(whole.frames) == [20 * number for number in (4, 5, 6, 7)]  # nothing is seen in frame 3
 
 
-def test_random_starts_cover_all_places_and_no_other(vidor):
-    clips = VidOR(vidor / "annotation", vidor / "videos", size=8, frames=3, fps=None, random_start=True)
-    random.seed(0)
-    starts = {red(clips[0].frames)[0] // 20 for _ in range(60)}
-    assert starts == {0, 4, 5, 6, 7, 8, 9}
+def test_the_frames_of_a_clip_are_items_in_a_row_with_the_graphs_of_the_annotation(vidor):
+    clips = VidOR(vidor / "annotation", vidor / "videos", image_size=16, frames=3, fps=15)
+    assert isinstance(clips, ClipDataset) and len(clips) == 3
+    for index, video_frame in enumerate((0, 2, 4)):
+        image, graph = clips[index]
+        assert red(image[None]) == [20 * video_frame]
+        assert graph.objects == ("dog",) and graph.ids == ("0",) and graph.triples == ()
+        assert graph.boxes == ((video_frame / 32, 4 / 32, (video_frame + 8) / 32, 12 / 32),)
+    assert clips.vocab.objects == ("__image__", "dog") and clips.vocab.predicates == ("__in_image__",)
+    with pytest.raises(IndexError):
+        clips[3]
+
+
+def test_random_starts_cover_all_places_and_no_other_and_depend_on_the_epoch_alone(vidor):
+    clips = VidOR(vidor / "annotation", vidor / "videos", image_size=8, frames=3, fps=None, random_start=True)
+    starts = []
+    for clips.epoch in range(60):
+        frames = red(torch.stack([clips[index][0] for index in range(3)]))
+        starts.append(frames[0] // 20)
+        assert frames == [20 * (starts[-1] + i) for i in range(3)]
+    assert set(starts) == {0, 4, 5, 6, 7, 8, 9}
+    clips.epoch = 7
+    assert red(clips[0][0][None]) == [20 * starts[7]]
 
 
 def test_a_video_without_a_clip_is_passed_over_and_one_that_is_missing_is_an_error(vidor):
     folder = vidor / "annotation" / "0001"
     (folder / "u0.json").write_text(json.dumps(annotation(trajectories=[[]] * COUNT)))
-    clips = VidOR(vidor / "annotation", vidor / "videos", size=8, frames=3)
-    assert len(clips) == 2 and red(clips[0].frames) == red(clips[1].frames)
+    clips = VidOR(vidor / "annotation", vidor / "videos", image_size=8, frames=3)
+    assert clips.clips == 2 and red(clips.clip(0).frames) == red(clips.clip(1).frames)
     (folder / "v1.json").write_text(json.dumps(annotation(video_id="w")))
     with pytest.raises(UserError, match="put w.mp4 there"):
-        clips[1]
+        clips.clip(1)
     (folder / "v1.json").write_text(json.dumps(annotation(video_id="../videos/v1")))
     with pytest.raises(UserError, match="is not in"):
-        clips[1]
+        clips.clip(1)
     (folder / "v1.json").unlink()
     (folder / "u0.json").write_text(json.dumps(annotation(trajectories=[[]] * COUNT)))
     with pytest.raises(UserError, match="no video has 3 frames"):
-        VidOR(vidor / "annotation", vidor / "videos", size=8, frames=3)[0]
+        VidOR(vidor / "annotation", vidor / "videos", image_size=8, frames=3).clip(0)
     with pytest.raises(UserError, match="no annotation"):
-        VidOR(vidor / "videos", vidor / "videos", size=8, frames=3)
+        VidOR(vidor / "videos", vidor / "videos", image_size=8, frames=3)
 
 
 def mask_of(x: int) -> np.ndarray:
@@ -132,33 +150,38 @@ def test_the_layout_of_sg2vid_is_read(tmp_path):
         Image.fromarray(mask_of(2 + number)).save(tmp_path / "segm_ann" / "video01" / f"frame{number}.png")
     (tmp_path / "split").mkdir()
     (tmp_path / "split" / "cholec80_train.txt").write_text("video01\n")
-    clips = SG2VID(tmp_path, "cholec80_train", {3: "grasper"}, video_fps=8, size=16, frames=4)
-    clip = clips[0]
+    clips = SG2VID(tmp_path, "cholec80_train", {3: "grasper"}, video_fps=8, image_size=16, frames=4)
+    clip = clips.clip(0)
     assert clip.frames.shape == (4, 3, 16, 16) and clip.fps == 8
-    keyframe = clip.storyboard["keyframes"][0]
-    assert (keyframe["objects"], keyframe["ids"]) == (["grasper", "class 5"], ["3.0", "5.0"])
+    graph = clip.storyboard.keyframes[0].graph
+    assert (graph.objects, graph.ids) == (("grasper", "class 5"), ("3.0", "5.0"))
     with pytest.raises(UserError, match="this list of videos is missing"):
-        SG2VID(tmp_path, "cholec80_val", size=16, frames=4)
+        SG2VID(tmp_path, "cholec80_val", image_size=16, frames=4)
     (tmp_path / "segm_ann" / "video01" / "frame4.png").unlink()
     with pytest.raises(UserError, match="5 frames but 4 masks"):
-        clips[0]
+        clips.clip(0)
     Image.new("RGB", (4, 4)).save(tmp_path / "segm_ann" / "video01" / "frame4.png")
     with pytest.raises(UserError, match="one channel"):
-        clips[0]
+        clips.clip(0)
+    assert "one channel" in next(clips.check())
 
 
 def test_a_folder_of_ones_own_clips_is_read(tmp_path):
-    board = {"frames": 4, "fps": 8, "keyframes": [{"at": 0, "objects": ["dog"]}]}
+    keyframes = [{"at": at, "objects": ["dog"], "boxes": [[x, 0, x + 0.5, 1]]} for at, x in ((0, 0.0), (3, 0.3))]
     save_frames(tmp_path / "a")
-    (tmp_path / "a" / "storyboard.json").write_text(json.dumps(board))
+    (tmp_path / "a" / "storyboard.json").write_text(json.dumps({"frames": 4, "fps": 10, "keyframes": keyframes}))
     save_frames(tmp_path / "without")
-    clips = StoryboardFolder(tmp_path, size=16, frames=4)
-    assert len(clips) == 1
-    assert clips[0].storyboard == board and red(clips[0].frames) == [0, 20, 40, 60]
+    clips = StoryboardFolder(tmp_path, image_size=16, frames=4)
+    assert isinstance(clips, ClipDataset) and len(clips) == 4 and clips.vocab.objects == ("__image__", "dog")
+    assert [red(clips[i][0][None])[0] for i in range(4)] == [0, 20, 40, 60]
+    assert clips[2][1].boxes == (pytest.approx((0.2, 0, 0.7, 1)),)
+    assert clips.clip(0).fps == 10 and list(clips.check()) == []
     with pytest.raises(UserError, match="a storyboard of 4 frames"):
-        StoryboardFolder(tmp_path, size=16, frames=5)[0]
+        StoryboardFolder(tmp_path, image_size=16, frames=5).clip(0)
     with pytest.raises(UserError, match="no clip with a storyboard"):
-        StoryboardFolder(tmp_path / "a", size=16, frames=4)
+        StoryboardFolder(tmp_path / "a", image_size=16, frames=4)
+    (tmp_path / "a" / "storyboard.json").write_text("{}")
+    assert "keyframes" in next(clips.check())
 
 
 def test_a_video_file_gives_the_frames_that_were_written(tmp_path):
@@ -177,8 +200,9 @@ def test_a_video_file_gives_the_frames_that_were_written(tmp_path):
     for numbers in ([0], [39], [3, 17, 30], [20, 21]):
         pixels = [image.getpixel((32, 32))[0] for image in frames.read(numbers)]
         assert all(abs(pixel - 6 * number) < 5 for pixel, number in zip(pixels, numbers)), (numbers, pixels)
-    (tmp_path / "clip.json").write_text(json.dumps({"frames": 8, "keyframes": []}))
-    clip = StoryboardFolder(tmp_path, size=16, frames=8)[0]
+    board = {"frames": 8, "fps": 12, "keyframes": [{"at": 0, "objects": ["dog"]}]}
+    (tmp_path / "clip.json").write_text(json.dumps(board))
+    clip = StoryboardFolder(tmp_path, image_size=16, frames=8).clip(0)
     assert clip.fps == 12 and clip.frames.shape == (8, 3, 16, 16)
     path.write_bytes(b"no video")
     with pytest.raises(UserError, match="cannot be read as a video"):

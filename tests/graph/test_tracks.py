@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldm.graph.importers.video_relations import parse_tracks, read_tracks, recognises
-from ldm.graph.scene_graph import SceneGraph
-from ldm.graph.tracks import Tracks, interpolate, keyframe_numbers
+from ldm.graph.storyboard import Storyboard
+from ldm.graph.tracks import Tracks, keyframe_numbers
 from ldm.graph.validation import GraphError
 
 
@@ -15,16 +15,6 @@ def moving(positions, relations=None, names=None):
     boxes = [{id_: (x, 0.2, x + 0.1, 0.3) for id_, x in frame.items() if x is not None} for frame in positions]
     relations = relations or [frozenset()] * len(boxes)
     return Tracks(names or {"0": "dog", "1": "ball"}, boxes, relations, 8.0)
-
-
-def replayed(storyboard, number):
-    """The boxes of a frame as a storyboard moves them, by id."""
-    keyframes = storyboard["keyframes"]
-    before = max((k for k in keyframes if k["at"] <= number), key=lambda k: k["at"])
-    after = min((k for k in keyframes if k["at"] >= number), key=lambda k: k["at"])
-    share = 0 if before is after else (number - before["at"]) / (after["at"] - before["at"])
-    ends = dict(zip(after["ids"], after["boxes"]))
-    return {id_: interpolate(box, ends.get(id_, box), share) for id_, box in zip(before["ids"], before["boxes"])}
 
 
 def test_a_straight_path_needs_its_ends_only_and_a_bounce_one_keyframe_more():
@@ -39,9 +29,10 @@ def test_what_enters_or_leaves_and_relations_that_change_become_keyframes():
     assert keyframe_numbers(enters) == [0, 3, 4, 7]
     holds = [frozenset({("0", "chases", "1")}) if 2 <= t < 5 else frozenset() for t in range(8)]
     related = moving([{"0": 0.1, "1": 0.5}] * 8, holds)
-    storyboard = related.storyboard()
+    storyboard = related.storyboard().to_json()
     assert [keyframe["at"] for keyframe in storyboard["keyframes"]] == [0, 2, 5, 7]
     assert [keyframe["relationships"] for keyframe in storyboard["keyframes"]] == [[], [[0, "chases", 1]], [], []]
+    assert related.graph(3).triples == ((0, "chases", 1),) and related.graph(5).triples == ()
     assert (storyboard["frames"], storyboard["fps"]) == (8, 8.0)
 
 
@@ -54,14 +45,11 @@ def test_what_enters_or_leaves_and_relations_that_change_become_keyframes():
 )
 def test_a_storyboard_moves_no_box_further_than_the_tolerance_from_its_place(positions, tolerance):
     tracks = moving(positions)
-    storyboard = json.loads(json.dumps(tracks.storyboard(tolerance)))
-    for number, boxes in enumerate(tracks.boxes):
-        found = replayed(storyboard, number)
-        assert found.keys() == boxes.keys()
-        for id_, box in boxes.items():
-            assert max(abs(a - b) for a, b in zip(found[id_], box)) <= tolerance + 1e-9
-    for keyframe in storyboard["keyframes"]:  # each is a valid graph
-        SceneGraph.from_json({key: value for key, value in keyframe.items() if key != "at"})
+    storyboard = Storyboard.from_json(json.loads(json.dumps(tracks.storyboard(tolerance).to_json())))
+    for boxes, graph in zip(tracks.boxes, storyboard.graphs(), strict=True):
+        assert graph.ids == tuple(boxes)
+        for box, found in zip(boxes.values(), graph.boxes):
+            assert max(abs(a - b) for a, b in zip(found, box)) <= tolerance + 1e-9
 
 
 def test_clips_begin_where_something_is_seen_in_each_frame():
@@ -100,7 +88,7 @@ def test_an_annotation_of_vidor_is_read():
     assert tracks.boxes[1] == {"3": (0.2, 0.0, 0.4, 0.5), "7": (0.0, 0.2, 0.5, 1.0)}
     assert set(tracks.boxes[3]) == {"7"}
     assert [set(frame) for frame in tracks.relations] == [set(), *[{("3", "jump over", "7")}] * 2, set()]
-    storyboard = tracks.select([0, 1, 2], 15).storyboard()
+    storyboard = tracks.select([0, 1, 2], 15).storyboard().to_json()
     assert storyboard["fps"] == 15
     assert storyboard["keyframes"][1] == {
         "at": 1,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from checkpoints.video_models import KL, UNET, make, to_sgm_unet
 
+from ldm.checkpoints.architecture import find_architecture
 from ldm.checkpoints.diffusers_layout import to_ldm_vae
 from ldm.checkpoints.errors import CheckpointError
 from ldm.models.diffusion import ddim
@@ -151,6 +152,11 @@ def test_the_conditioning_has_a_row_for_each_frame_and_keeps_the_graph(image):
     assert torch.equal(null.text.tokens, torch.zeros(FRAMES, 1, 24)) and torch.equal(null.text.vector, cond.text.vector)
     with pytest.raises(ValueError, match="clip_conditioning"):
         without_image(graph)
+
+
+def test_a_program_that_asks_for_a_model_of_images_is_told_what_the_file_is(folder):
+    with pytest.raises(CheckpointError, match="this is Stable Video Diffusion, which makes a clip of an image"):
+        find_architecture(folder)
 
 
 def test_what_is_no_svd_is_refused(tmp_path, model, image):

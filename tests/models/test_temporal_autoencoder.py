@@ -64,6 +64,19 @@ def test_chunks_change_nothing_of_a_first_stage_of_images(z):
         torch.testing.assert_close(clips[1, 2], first_stage.decode(z[1, 2:3])[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("chunk, sizes", [(1, [1] * 6), (4, [4, 2]), (100, [6])])
+def test_no_more_frames_than_a_chunk_are_decoded_at_a_time(z, chunk, sizes):
+    seen = []
+
+    class FirstStage:
+        def decode(self, rows):
+            seen.append(len(rows))
+            return rows[:, :3]
+
+    assert torch.equal(decode_clip(FirstStage(), z, chunk), z[:, :, :3])
+    assert seen == sizes
+
+
 def sgm_state(theirs) -> dict:
     """SVD's own layout, which has no convolution behind the encoder."""
     state = to_ldm_vae(theirs.state_dict())

@@ -1,9 +1,11 @@
 import json
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
 from checkpoints.video_models import MOTION_UNET, make, randomised
+from checkpoints.video_models import PARAMS as SVD
 from torch import nn
 from torch.nn.functional import gelu
 
@@ -12,7 +14,9 @@ from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.video_architecture import to_motion_keys
 from ldm.modules.conditioning import Conditioning, TextTokens
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.modules.temporal_animatediff import MotionModules, MotionTransformer, attach_motion, load_motion
+from ldm.modules.diffusionmodules.video_unet import VideoUNetModel
+from ldm.modules.temporal import Temporal
+from ldm.modules.temporal_animatediff import MotionModules, MotionTransformer, load_motion
 
 FRAMES, CLIPS = 5, 2
 VERSIONS = {"v1 and v3": MOTION_UNET, "v2": MOTION_UNET | {"use_motion_mid_block": True, "motion_max_seq_length": 32}}
@@ -50,22 +54,29 @@ def parts(state: dict) -> tuple[dict, dict]:
     return motion, {key: value for key, value in state.items() if key not in motion}
 
 
-def animated(theirs, norm="clip", source=None) -> UNetModel:
+class Animated(NamedTuple):
+    """A U-Net and the modules that are attached to it."""
+
+    unet: UNetModel
+    motion: MotionModules
+
+
+def animated(theirs, norm="clip", source=None) -> Animated:
     motion, spatial = parts(theirs.state_dict())
     unet = UNetModel(**PARAMS).eval()
     unet.load_state_dict(to_ldm_unet(spatial))
-    attach_motion(unet, load_motion(source or motion, norm))
-    return unet
+    modules = load_motion(source or motion, norm)
+    modules.attach(unet)
+    return Animated(unet, modules)
 
 
 @torch.no_grad()
-def run(unet, inputs, clip=FRAMES):
+def run(model: Animated, inputs, clip=FRAMES):
     x, t, tokens = inputs
     rows = x.transpose(1, 2).flatten(0, 1)
     text = TextTokens.from_tokens(tokens.repeat_interleave(FRAMES, 0))
-    if clip:
-        unet.motion.set_clip(clip)
-    out = unet(rows, t.expand(len(rows)), Conditioning.from_text(text))
+    model.motion.set_clip(clip)
+    out = model.unet(rows, t.expand(len(rows)), Conditioning.from_text(text))
     return out.unflatten(0, (CLIPS, FRAMES)).transpose(1, 2)
 
 
@@ -163,18 +174,16 @@ def test_an_incomplete_or_foreign_file_is_refused_in_a_sentence(change):
 
 def test_new_modules_are_the_identity_and_every_one_of_their_parameters_has_a_gradient_by_step_2(inputs):
     torch.manual_seed(0)
-    unet = UNetModel(**PARAMS).eval()
+    unet = UNetModel(**PARAMS).eval().requires_grad_(False)
+    keys = list(unet.state_dict())
     x, t, tokens = inputs
     rows = x.transpose(1, 2).flatten(0, 1)
     cond = Conditioning.from_text(TextTokens.from_tokens(tokens.repeat_interleave(FRAMES, 0)))
-    with torch.no_grad():
-        plain = unet(rows, t.expand(len(rows)), cond)
-    attach_motion(unet, MotionModules((32, 64), middle=True))
-    unet.motion.set_clip(FRAMES)
-    unet.freeze_body()
-    trainable = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
-    assert trainable and all(name.startswith("motion.") for name in trainable)
-    optimizer = torch.optim.SGD(trainable.values(), 0.1)
+    plain = unet(rows, t.expand(len(rows)), cond)
+    motion = MotionModules((32, 64), middle=True)
+    motion.attach(unet)
+    motion.set_clip(FRAMES)
+    optimizer = torch.optim.SGD(motion.parameters(), 0.1)
     for step in range(2):
         out = unet(rows, t.expand(len(rows)), cond)
         if step == 0:
@@ -182,21 +191,21 @@ def test_new_modules_are_the_identity_and_every_one_of_their_parameters_has_a_gr
         optimizer.zero_grad()
         out.square().mean().backward()
         optimizer.step()
-    without = [name for name, parameter in trainable.items() if not parameter.grad.abs().sum() > 0]
-    assert not without
-    assert all(parameter.grad is None for name, parameter in unet.named_parameters() if name not in trainable)
+    assert not [name for name, parameter in motion.named_parameters() if not parameter.grad.abs().sum() > 0]
+    assert all(parameter.grad is None for parameter in unet.parameters())
+    assert list(unet.state_dict()) == keys
 
 
 def test_recompute_changes_no_gradient(inputs):
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        unet = UNetModel(**PARAMS)
-        attach_motion(unet, randomised(MotionModules((32, 64), recompute=recompute)))
-        unet.motion.set_clip(FRAMES)
-        unet.freeze_body()
+        unet = UNetModel(**PARAMS).requires_grad_(False)
+        motion = randomised(MotionModules((32, 64), recompute=recompute))
+        motion.attach(unet)
+        motion.set_clip(FRAMES)
         unet(inputs[0].transpose(1, 2).flatten(0, 1), inputs[1].expand(CLIPS * FRAMES)).square().mean().backward()
-        gradients.append([parameter.grad for parameter in unet.motion.parameters()])
+        gradients.append([parameter.grad for parameter in motion.parameters()])
     torch.testing.assert_close(*gradients)
 
 
@@ -247,9 +256,25 @@ def test_statistics_of_each_frame_give_animatediffs_own_result():
     torch.testing.assert_close(transformer(clips.flatten(0, 1), 3).view_as(clips), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_motion_modules_and_svds_u_net_are_layers_along_time():
+    assert isinstance(MotionModules((32, 64)), Temporal)
+    unet = VideoUNetModel(**SVD)
+    assert isinstance(unet, Temporal)
+    unet.set_clip(25)
+    assert unet.frames == 25
+    with pytest.raises(ValueError, match="0 frames"):
+        unet.set_clip(0)
+
+
 def test_modules_of_another_u_net_and_clips_that_are_too_long_are_refused():
     with pytest.raises(ValueError, match="do not fit a U-Net"):
-        attach_motion(UNetModel(**PARAMS), MotionModules((32, 96)))
+        MotionModules((32, 96)).attach(UNetModel(**PARAMS))
+    MotionModules((32, 64)).attach(unet := UNetModel(**PARAMS))
+    motion = MotionModules((32, 64))
+    motion.attach(unet)
+    motion.set_clip(3)
+    with pytest.raises(ValueError, match="4 frames are not whole clips of 3"):
+        unet(torch.zeros(4, 4, 8, 8), torch.zeros(4))
     with pytest.raises(ValueError, match="overlapping windows"):
         MotionModules((32, 64), frames=24).set_clip(25)
     with pytest.raises(ValueError, match="'frame' or|frame or clip"):

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.prediction import predict_noise
 from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.modules.conditioning import Conditioning, TextTokens, cat
-from ldm.modules.diffusionmodules.video_unet import added_embedding
+from ldm.modules.diffusionmodules.video_unet import VideoUNetModel, added_embedding
 from ldm.util.errors import UserError
 
 FPS, MOTION, NOISE = 7, 127, 0.02  # SVD's usual choices
@@ -66,7 +66,7 @@ def without_image(cond: Conditioning) -> Conditioning:
 
 
 def svd_denoiser(
-    unet: nn.Module,
+    unet: VideoUNetModel,
     schedule: NoiseSchedule,
     image: ImageCondition,
     frames: int,
@@ -93,7 +93,7 @@ def svd_denoiser(
             f"a clip of {frames} frames with guidance {list(guidance)}: give one frame or more, and the scales of the first "
             "and the last frame"
         )
-    unet.frames = frames
+    unet.set_clip(frames)
     cond = clip_conditioning(image, frames, graph)
     latents = image.latents.repeat_interleave(frames, dim=0)
     guided = tuple(guidance) != (1, 1)

@@ -21,6 +21,7 @@ from ldm.models.runtime import offload_encoders
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.ema import EMA
 from ldm.modules.temporal import TemporalLayers, block_channels, clip_noise
+from ldm.modules.temporal_animatediff import load_motion
 from ldm.util.images import to_image
 
 
@@ -35,6 +36,8 @@ class VideoDiffusion(DiffusionTraining):
         frames: T, frames of a training clip.
         shared_noise: share of the noise's variance that all frames of a clip have in common, in training and sampling (PYoCo, Ge et
             al. 2305.10474).
+        motion: AnimateDiff's motion modules for the image model, a file or a folder, in place of new layers of this project
+            (`ldm.modules.temporal_animatediff`). They were trained with a shared_noise of 0.
         head_channels: channels of a head of the temporal attention.
         recompute: whether training recomputes the temporal layers' activations in the backward pass, which takes less memory.
         graph_drop: share of training clips whose graphs are replaced by the image model's null tokens.
@@ -61,6 +64,7 @@ class VideoDiffusion(DiffusionTraining):
         image_model: str,
         frames: int = 16,
         shared_noise: float = 0.5,
+        motion: str | None = None,
         head_channels: int = 32,
         recompute: bool = False,
         graph_drop: float = 0.1,
@@ -86,8 +90,12 @@ class VideoDiffusion(DiffusionTraining):
         self.scale_by_std, self.schedule = False, self.image.schedule
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")
         self.register_buffer("scale_factor", self.image.scale_factor.clone())
-        self.temporal = TemporalLayers(block_channels(self.image.unet), head_channels, recompute)
+        if motion is None:
+            self.temporal = TemporalLayers(block_channels(self.image.unet), head_channels, recompute)
+        else:
+            self.temporal = load_motion(shipped.find_in_checkout(motion), recompute=recompute)
         self.temporal.attach(self.image.unet)
+        self.temporal.set_clip(frames)
         self.model_ema = EMA(self, ema_decay) if use_ema else None
         assembly.keep_frozen_out_of_ddp(self)
 

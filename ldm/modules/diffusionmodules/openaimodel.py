@@ -39,7 +39,6 @@ from ldm.modules.lora import LoRALinear
 # Components of the parameter names that no published U-Net has; `freeze_body` keeps these parameters trainable.
 ADAPTER_KEYS = {"film", "lora_A", "lora_B", "box_bias", "context_local_mlp", "context_global_mlp"}
 ADAPTER_KEYS |= {"to_k_graph", "to_v_graph"}  # of the attention to graphs beside the text
-ADAPTER_KEYS |= {"motion"}  # AnimateDiff's modules beside the U-Net
 
 FiLM = tuple[Tensor, Tensor]  # gamma and beta, (B,C) each
 

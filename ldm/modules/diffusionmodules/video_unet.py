@@ -45,7 +45,7 @@ class VideoUNetModel(UNetModel):
     `text.vector` (B T,A) are `added_embedding`'s numbers, and graphs enter by attention of their own (`graph_attention`).
 
     Args:
-        num_frames: T, frames of a clip; the attribute `frames` can be changed later, since no weight depends on it.
+        num_frames: T, frames of a clip; `set_clip` changes it, since no weight depends on it.
         kwargs: those of UNetModel. SVD has in_channels 8 (noisy latents and the image's), context_dim 1024 and adm_in_channels
             768.
         train_temporal: whether `freeze_body` leaves the layers over time trainable.
@@ -55,7 +55,8 @@ class VideoUNetModel(UNetModel):
 
     def __init__(self, *args, num_frames: int = 14, train_temporal: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.frames, self.train_temporal = num_frames, train_temporal
+        self.train_temporal = train_temporal
+        self.set_clip(num_frames)
         self.register_buffer("noise_levels", c_noise(karras_sigmas(**SIGMAS)).float(), persistent=False)
 
     def forward(
@@ -81,11 +82,17 @@ class VideoUNetModel(UNetModel):
         """
         if len(x) % self.frames:
             raise ValueError(
-                f"{len(x)} frames are not whole clips of {self.frames}; give a multiple, or set the number of frames (`frames`)"
+                f"{len(x)} frames are not whole clips of {self.frames}; give a multiple, or set their number (`set_clip`)"
             )
         if not t.is_floating_point():
             t = self.noise_levels.to(t.device)[t]
         return super().forward(x, t, cond, control)
+
+    def set_clip(self, frames: int) -> None:
+        """Sets the number of frames of the clips that come next. Raises ValueError if it is not 1 or more."""
+        if frames < 1:
+            raise ValueError(f"a clip of {frames} frames; give 1 or more")
+        self.frames = frames
 
     def context(self, x: Tensor, cond: Conditioning | None) -> Context:
         return super().context(x, cond)._replace(frames=self.frames)
