@@ -69,7 +69,7 @@ def load_video_model(
         model = build_model(merged, config_name(config or checkpoint), VideoDiffusion)
     if saved:
         load_trained(model, saved, f"{checkpoint}")
-    model.is_trained = saved is not None
+        model.is_trained = True
     model.config, model.vocab = plain(OmegaConf.masked_copy(merged, ["model", "data"])), model.image.vocab
     model.setup("predict")
     model.eval().requires_grad_(False)

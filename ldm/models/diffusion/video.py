@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,8 +35,12 @@ class VideoDiffusion(DiffusionTraining):
     Args:
         image_model: a run's folder, a checkpoint, or adapters of a LatentDiffusion.
         frames: T, frames of a training clip.
-        shared_noise: share of the noise's variance that all frames of a clip have in common, in training and sampling (PYoCo, Ge et
-            al. 2305.10474).
+        shared_noise: share of the noise's variance that all frames of a clip have in common, in training (PYoCo, Ge et al.
+            2305.10474). The rest is what the temporal layers learn to remove by comparing frames.
+        sampling_noise: the same of the noise that sampling begins with; by default shared_noise.
+        temporal_until: share of the timesteps, from the least noise on, at which the temporal layers run. Above, frames are those
+            of the image model, whose layout and shared noise then decide what is where.
+        box_step: boxes are moved to multiples of this fraction of the image, where those of the image model's training were.
         motion: AnimateDiff's motion modules for the image model, a file or a folder, in place of new layers of this project
             (`ldm.modules.temporal_animatediff`). They were trained with a shared_noise of 0.
         head_channels: channels of a head of the temporal attention.
@@ -54,16 +59,17 @@ class VideoDiffusion(DiffusionTraining):
 
     Raises:
         UserError: the image model cannot be loaded.
-        ValueError: a value is out of range, or the image model already runs temporal layers.
+        ValueError: a value is out of range, or the motion modules know no clips of this length.
     """
-
-    is_trained = False
 
     def __init__(
         self,
         image_model: str,
         frames: int = 16,
         shared_noise: float = 0.5,
+        sampling_noise: float | None = None,
+        temporal_until: float = 1.0,
+        box_step: float | None = None,
         motion: str | None = None,
         head_channels: int = 32,
         recompute: bool = False,
@@ -79,11 +85,17 @@ class VideoDiffusion(DiffusionTraining):
         super().__init__()
         if frames < 1:
             raise ValueError(f"model.params.frames: {frames}; give 1 or more")
-        if not 0 <= shared_noise <= 1:
-            raise ValueError(f"model.params.shared_noise: {shared_noise} is no share; give a number from 0 to 1")
+        sampling_noise = shared_noise if sampling_noise is None else sampling_noise
+        shares = {"shared_noise": shared_noise, "sampling_noise": sampling_noise, "temporal_until": temporal_until}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"model.params.{name}: {share} is no share; give a number from 0 to 1")
+        if box_step is not None and not 0 < box_step <= 0.5:
+            raise ValueError(f"model.params.box_step: {box_step}; give a fraction of the image, more than 0 and up to 0.5")
         self.image = load_model(shipped.find_in_checkout(image_model))
         self.image.unet.weights_from = self.image.unet.weights_from or f"{image_model}"
-        self.frames, self.shared_noise = frames, shared_noise
+        self.frames, self.shared_noise, self.sampling_noise = frames, shared_noise, sampling_noise
+        self.box_step, self.timesteps = box_step, max(1, round(temporal_until * len(self.image.schedule)))
         self.graph_drop = graph_drop if self.image.graph_drop else 0.0
         self.style_drop = style_drop if self.image.style_drop else 0.0
         self.warmup_steps, self.cosine, self.weight_decay = warmup_steps, cosine, weight_decay
@@ -95,7 +107,9 @@ class VideoDiffusion(DiffusionTraining):
         else:
             self.temporal = load_motion(shipped.find_in_checkout(motion), recompute=recompute)
         self.temporal.attach(self.image.unet)
-        self.temporal.set_clip(frames)
+        self.temporal.set_clip(frames)  # raises for clips that are too long
+        self.temporal.set_clip(1)
+        self.is_trained = motion is not None
         self.model_ema = EMA(self, ema_decay) if use_ema else None
         assembly.keep_frozen_out_of_ddp(self)
 
@@ -131,7 +145,7 @@ class VideoDiffusion(DiffusionTraining):
     def draw(self, z0: Tensor, random: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Returns one timestep per clip, repeated for its frames (B T,), and noise (B T,C,h,w) that frames partly share."""
         clips = self._clips(len(z0))
-        t = torch.randint(0, len(self.schedule), (clips,), **random).repeat_interleave(self.frames)
+        t = torch.randint(0, self.timesteps, (clips,), **random).repeat_interleave(self.frames)
         noise = torch.randn((clips, self.frames, *z0.shape[1:]), dtype=z0.dtype, **random)
         base = torch.randn((clips, 1, *z0.shape[1:]), dtype=z0.dtype, **random)
         return t, clip_noise(noise, base, self.shared_noise).flatten(0, 1)
@@ -140,7 +154,7 @@ class VideoDiffusion(DiffusionTraining):
         """Encodes a batch; in some clips graphs or style, each by itself, are replaced by the null conditioning."""
         uniform = torch.rand(2, self._clips(rows), **random).repeat_interleave(self.frames, dim=1)
         with torch.no_grad():
-            cond = self.image.batch_conditioning(batch)
+            cond = self.image.batch_conditioning(self._on_steps(batch))
             drop_graph = uniform[0] < self.graph_drop
             drop_style = drop_graph if self.image.global_stage_model is None else uniform[1] < self.style_drop
             return cond.drop(drop_graph, drop_style, self.image.null())
@@ -148,6 +162,9 @@ class VideoDiffusion(DiffusionTraining):
     def prediction(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
         self.temporal.set_clip(self.frames)
         return self.image.prediction(x, t, cond)
+
+    def _on_steps(self, batch: Batch) -> Batch:
+        return replace(batch, graph=batch.graph._replace(boxes=to_steps(batch.graph.boxes, self.box_step)))
 
     def _clips(self, rows: int) -> int:
         if rows % self.frames:
@@ -168,6 +185,7 @@ class VideoDiffusion(DiffusionTraining):
             UserError: the null style is needed, but was not trained.
         """
         graph = encode(graphs, self.image.vocab).to(self.image.device)
+        graph = graph._replace(boxes=to_steps(graph.boxes, self.box_step))
         if style is None and reference is not None and self.image.global_stage_model is not None:
             style = self.image.global_stage_model(reference)
         return self.image.condition(graph, style=None if style is None else style.expand(len(graphs), -1))
@@ -179,7 +197,8 @@ class VideoDiffusion(DiffusionTraining):
         predict = self.image.denoiser(cond, graph_scale, style_scale)
 
         def predict_clip(x: Tensor, t: Tensor, *args, **kwargs) -> Tensor:
-            with self.clips_of(self.frames if frames is None else frames):
+            runs = int(t[0]) < self.timesteps
+            with self.clips_of((self.frames if frames is None else frames) if runs else 1):
                 return predict(x, t, *args, **kwargs)
 
         return predict_clip
@@ -202,7 +221,7 @@ class VideoDiffusion(DiffusionTraining):
         """Draws the noise that a clip begins with."""
         shape = self.image.channels, self.image.latent_size, self.image.latent_size
         base = gaussian_noise((1, 1, *shape), generator)
-        return clip_noise(gaussian_noise((1, frames, *shape), generator), base, self.shared_noise)[0].to(
+        return clip_noise(gaussian_noise((1, frames, *shape), generator), base, self.sampling_noise)[0].to(
             self.image.device
         )
 
@@ -211,8 +230,17 @@ class VideoDiffusion(DiffusionTraining):
         """Returns the frames of the first clip, encoded and decoded, and sampled, for the training log."""
         batch = Batch.of(batch)
         z = self.batch_latents(batch)[: self.frames]
-        cond = self.image.batch_conditioning(batch).rows(self.frames)
+        cond = self.image.batch_conditioning(self._on_steps(batch)).rows(self.frames)
         guidance = guidance if self.graph_drop and self.style_drop else 1.0
         denoiser = self.denoiser(cond, guidance, guidance)
         samples = sample(denoiser, self.schedule.ddim(steps), self.noise(self.frames, torch.Generator().manual_seed(0)))
         return {"reconstructions": self.image.decode(z)[:n], "samples": self.image.decode(samples)[:n]}
+
+
+def to_steps(boxes: Tensor, step: float | None) -> Tensor:  # (O,4) -> (O,4)
+    """Moves boxes, without a change of size, so that their upper left corners are at multiples of `step`; None moves none."""
+    if step is None:
+        return boxes
+    corner, size = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    moved = torch.minimum((corner / step).round() * step, 1 - size)
+    return torch.where(boxes[:, :1] < 0, boxes, torch.cat([moved, moved + size], dim=1))
