@@ -9,7 +9,7 @@ from tiny import DATA, losses_and_gradients, tiny_model
 
 from ldm.data.clips import DrawnClips
 from ldm.graph.batch import collate
-from ldm.models.diffusion.video import VideoDiffusion
+from ldm.models.diffusion.video import VideoDiffusion, to_steps
 from ldm.models.export import export_adapters
 from ldm.models.video_loading import load_video_model
 from ldm.modules import conditioning
@@ -172,3 +172,38 @@ def test_it_learns_how_a_pattern_moves(model):
     with torch.no_grad():
         after = float(np.mean([float(loss(1000 + i)) for i in range(4)]))
     assert after < 0.6 * before
+
+
+def test_boxes_are_moved_to_the_image_models_steps_without_a_change_of_size():
+    boxes = torch.tensor([[0.1, 0.33, 0.4, 0.63], [0.74, 0.0, 1.0, 0.26], [0, 0, 1, 1], [-1, -1, -1, -1]])
+    moved = to_steps(boxes, 0.25)
+    expected = torch.tensor([[0.0, 0.25, 0.3, 0.55], [0.74, 0.0, 1.0, 0.26], [0, 0, 1, 1], [-1, -1, -1, -1]])
+    torch.testing.assert_close(moved, expected)
+    assert to_steps(boxes, None) is boxes
+
+
+def test_above_the_given_share_of_timesteps_the_layers_do_nothing_and_are_not_trained(image_model):
+    model = VideoDiffusion(f"{image_model}", **PARAMS, temporal_until=0.5)
+    with torch.no_grad():
+        for parameter in model.temporal.parameters():
+            parameter.add_(0.1)
+        cond = model.condition(DrawnClips(1, FRAMES).storyboard(0).graphs())
+        x = model.noise(FRAMES, torch.Generator().manual_seed(0))
+        same = [
+            torch.equal(
+                model.denoiser(cond)(x, torch.full((FRAMES,), t)),
+                model.image.denoiser(cond)(x, torch.full((FRAMES,), t)),
+            )
+            for t in (499, 500)
+        ]
+    assert same == [False, True]
+    t, _ = model.draw(
+        torch.zeros(200 * FRAMES, 4, 8, 8), {"generator": torch.Generator().manual_seed(0), "device": "cpu"}
+    )
+    assert 450 < int(t.max()) < 500
+
+
+def test_sampling_may_begin_with_noise_that_is_shared_more_than_in_training(image_model):
+    model = VideoDiffusion(f"{image_model}", **PARAMS, sampling_noise=1.0)
+    noise = model.noise(FRAMES, torch.Generator().manual_seed(0))
+    assert torch.equal(noise[0], noise[-1]) and model.shared_noise == 0.5

@@ -91,7 +91,9 @@ class VideoDiffusion(DiffusionTraining):
             if not 0 <= share <= 1:
                 raise ValueError(f"model.params.{name}: {share} is no share; give a number from 0 to 1")
         if box_step is not None and not 0 < box_step <= 0.5:
-            raise ValueError(f"model.params.box_step: {box_step}; give a fraction of the image, more than 0 and up to 0.5")
+            raise ValueError(
+                f"model.params.box_step: {box_step}; give a fraction of the image, more than 0 and up to 0.5"
+            )
         self.image = load_model(shipped.find_in_checkout(image_model))
         self.image.unet.weights_from = self.image.unet.weights_from or f"{image_model}"
         self.frames, self.shared_noise, self.sampling_noise = frames, shared_noise, sampling_noise
