@@ -269,9 +269,7 @@ class EpochSampler(Sampler[int]):
         start: number of indices to skip at the beginning of this process's share.
     """
 
-    def __init__(
-        self, dataset: Any, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True, clip: int = 1
-    ):
+    def __init__(self, dataset: Any, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True, clip: int = 1):
         self.dataset, self.seed, self.rank, self.world, self.shuffle = dataset, seed, rank, world, shuffle
         self.clip = clip
         self.epoch = self.start = 0
