@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from ldm.evaluation.clip_benchmark import background, held_out, style_reference, true_clip
+from ldm.evaluation.clip_edits import make_clip_task
 from ldm.evaluation.clip_measures import flicker, measure_clip, moving_area, read_frame
+from ldm.graph.diff import ChangeAttribute, Replace, diff
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.storyboard import Keyframe, Storyboard
-from ldm.synthetic.shapes import Background, render
+from ldm.synthetic.shapes import Background, ShapesWorld, render
 from ldm.synthetic.shapes.clips import MIN_DISTANCE, moves
 
 CELL = 1 / 8
@@ -91,3 +93,12 @@ def test_true_held_out_clips_pass():
     for number in range(3):
         row = measure_clip(held_out(number), true_clip(number), "shapes", CELL)
         assert row["in_place"] == 1 and row["kept_objects"] == row["objects"] and row["nothing_else"] == 1
+
+
+def test_an_edit_of_a_clip_changes_one_object_in_every_keyframe():
+    for number in range(6):
+        task = make_clip_task(held_out(number), true_clip(number), ShapesWorld(), number)
+        for before, after in zip(task.request.source.keyframes, task.request.storyboard.keyframes):
+            (operation,) = diff(before.graph, after.graph)
+            assert isinstance(operation, (ChangeAttribute, Replace))
+            assert before.graph.ids[operation.source] == task.target
