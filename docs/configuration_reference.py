@@ -21,6 +21,9 @@ TEXTS = plain(read_configs(Path(__file__).with_name("configuration_keys.yaml")))
 INTRODUCTION = Path(__file__).with_name("configuration_introduction.md")
 # Classes that no config of configs/ names, but that configs may name: where, and which.
 OTHER_CLASSES = {
+    "ldm.data.video_sets.VidOR": "data.params.train",
+    "ldm.data.video_sets.SG2VID": "data.params.train",
+    "ldm.data.video_sets.StoryboardFolder": "data.params.train",
     "ldm.data.clevr.CLEVR": "data.params.train",
     "ldm.data.clevr.CLEVRValidation": "data.params.validation",
     "ldm.data.curated.CuratedTrain": "data.params.train",

@@ -136,6 +136,34 @@ def panel(items: Sequence[tuple[str, Image.Image]], caption: Sequence[str] = (),
     return sheet
 
 
+def film_strip(frames: Sequence[Image.Image], count: int = 8, height: int | None = None) -> Image.Image:
+    """Frames of a clip side by side, evenly chosen, the first and the last among them; `height` in pixels, by default their own."""
+    chosen = [frames[number] for number in strip_frames(len(frames), count)]
+    size = chosen[0].size if height is None else (round(chosen[0].width * height / chosen[0].height), height)
+    cells = [frame.convert("RGB").resize(size, Image.Resampling.LANCZOS) for frame in chosen]
+    return grid(cells, len(cells))
+
+
+def strip_frames(total: int, count: int) -> list[int]:
+    """The numbers of the frames on a film strip."""
+    count = min(count, total)
+    return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(count)})
+
+
+def film_panel(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], caption: Sequence[str] = (), count: int = 8, height: int = 128
+) -> Image.Image:
+    """Film strips of clips of equal length below each other, each with a title, above paragraphs of text."""
+    texts = [()] * (len(rows) - 1) + [caption]
+    strips = [
+        panel([(title, film_strip(frames, count, height))], text, height) for (title, frames), text in zip(rows, texts)
+    ]
+    sheet = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), PAPER)
+    for number, strip in enumerate(strips):
+        sheet.paste(strip, (0, sum(above.height for above in strips[:number])))
+    return sheet
+
+
 def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
     """Pictures in rows, each in the middle of a cell as large as the largest picture."""
     width, height = max(image.width for image in images), max(image.height for image in images)

@@ -20,9 +20,11 @@ diffusers), its U-Net gets our weights, and its output is compared with ours bef
     images      training step without a cache as it is run: images read from disk by workers, then encoded
     optimizer   AdamW, unfused and fused
     edit        an edit, against a plain DDIM loop of 50 + 2 x 50 U-Net calls
+    clips       the U-Net on the frames of a clip with layers along time, against the image model; the batch is the clip, and times
+                are those of a frame
     scaling     training on 1, 2, 4, ... CPU processes
     profile     time by kind of operation, of unet, backward, step, images and edit (by default of backward and step)
-    memory      peak memory of step, images and edit (of step and edit if none is named)
+    memory      peak memory of step, images, edit and clips (of step and edit if none is named)
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ SECTIONS = (
     "images",
     "optimizer",
     "edit",
+    "clips",
     "scaling",
     "profile",
     "memory",
@@ -120,7 +123,7 @@ def parse_sections(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(f"there is no section {min(unknown)!r}; choose from {', '.join(SECTIONS)}")
     for extra, applicable, default in (
         ("profile", {"unet", "backward", "step", "images", "edit"}, ("backward", "step")),
-        ("memory", {"step", "images", "edit"}, ("step", "edit")),
+        ("memory", {"step", "images", "edit", "clips"}, ("step", "edit")),
     ):
         if extra in chosen and not applicable & set(chosen):
             chosen = default + chosen

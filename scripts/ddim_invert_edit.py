@@ -1,6 +1,7 @@
 """Edit a photograph by its scene graph: two graphs say what changes, a reference image says how everything looks.
 
     python scripts/ddim_invert_edit.py --ref photo.jpg --source-sg photo.json --sg edited.json
+    python scripts/ddim_invert_edit.py --ref clip.mp4 --source-sg a.json --sg b.json   # a clip and two storyboards
     torchrun --nproc-per-node 4 -- scripts/ddim_invert_edit.py --batch edits.jsonl --outdir outputs/edits
 
 (Without the --, torchrun takes --run for an option of its own.)
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from ldm.editing.options import LOCAL_METHOD, EditOptions, default_guidance_scale, default_sampler
 from ldm.models.diffusion.samplers import SAMPLERS
-from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, positive, run_program
+from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, positive, run_program
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
@@ -40,6 +41,17 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 PROGRAM = "ddim_invert_edit.py"
 SAMPLING_OPTIONS = ("sampler", "steps", "graph_scale", "style_scale", "seed")  # of an image sampled from noise, too
 SINGLE_EDIT_OPTIONS = ("source_sg", "mask", "n", "sweep", "previews", "attention")  # of the edit of one photograph only
+CLIP_OPTIONS = ("out", "frame_attention", "overlap")  # of the edit of a clip only
+PHOTOGRAPH_OPTIONS = (
+    "mask",
+    "lora",
+    "prediction",
+    "low_memory",
+    "n",
+    "sweep",
+    "previews",
+    "attention",
+)  # not of a clip
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -87,6 +99,23 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--outdir", metavar="DIR", help="output folder (default: outputs/<date and time>)")
     add_verbose_argument(parser)
     add_arguments(parser.add_argument_group("how to edit"), EditOptions)
+    add = parser.add_argument_group("edits of clips, with storyboards as --source-sg and --sg").add_argument
+    add(
+        "--out",
+        metavar="PATH",
+        help="edited clip: .mp4, .webm, .webp or .gif, or a folder of frames (default: edited.webp in --outdir)",
+    )
+    add(
+        "--frame-attention",
+        action=argparse.BooleanOptionalAction,
+        help="each frame attends to the first and the previous one (default: for models without temporal layers)",
+    )
+    add(
+        "--overlap",
+        type=at_least(0),
+        metavar="N",
+        help="frames that windows of long clips share (default: half of a window)",
+    )
     several = parser.add_argument_group("several edits, and diagnostics")
     add = several.add_argument
     add("--n", type=positive, help="number of edits, with different seeds (default: 1)")
@@ -95,7 +124,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--attention", action="store_true", default=None, help="also show where the U-Net attends to each object")
     arguments = parser.parse_args(argv)
     check_words_arguments(parser, arguments)
-    if arguments.batch and (given := _given(arguments, ("ref", "style", *SINGLE_EDIT_OPTIONS))):
+    if arguments.batch and (given := _given(arguments, ("ref", "style", *SINGLE_EDIT_OPTIONS, *CLIP_OPTIONS))):
         parser.error(f"{given}: for a single edit; with --batch, write it into the lines of the file")
     return arguments
 
@@ -121,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     arguments.outdir, explicit = arguments.outdir or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}", arguments.outdir
     return run_program(
-        lambda: edit_batch(arguments, explicit) if arguments.batch else edit_one(arguments),
+        lambda: edit_batch(arguments, explicit) if arguments.batch else edit_clip_or_photograph(arguments),
         PROGRAM,
         if_stopped=f"the same command with --outdir {arguments.outdir} continues" if arguments.batch else "",
         if_out_of_memory="try --precision fp16, --low-memory or another --device",
@@ -154,6 +183,54 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
     if failures:
         raise UserError(f"{failures} lines could not be edited; correct them and run the same command again")
     print(f"edited images in {folder}, with index.jsonl and sheet.png")
+    return 0
+
+
+def edit_clip_or_photograph(arguments: argparse.Namespace) -> int:
+    """Edits the clip or the photograph that --ref names."""
+    from ldm.data.clip_files import is_clip
+
+    if arguments.ref and is_clip(arguments.ref):
+        return edit_one_clip(arguments)
+    if given := _given(arguments, CLIP_OPTIONS):
+        raise UserError(f"{given}: only for the edit of a clip; name one with --ref, or leave these options out")
+    return edit_one(arguments)
+
+
+def edit_one_clip(arguments: argparse.Namespace) -> int:
+    """Edits a clip by two storyboards."""
+    from ldm.data.clip_files import read_clip, refuse_format
+    from ldm.editing.clip_outputs import write
+    from ldm.editing.clips import ClipEditRequest, edit_clip
+    from ldm.graph.storyboard import read_storyboard
+    from ldm.models.loading import choose_device
+    from ldm.models.video_loading import find_video_checkpoint, load_video_model
+    from ldm.util.images import read_image
+
+    options = from_mapping(EditOptions, _options(arguments))
+    if given := _given(arguments, PHOTOGRAPH_OPTIONS):
+        raise UserError(
+            f"{given}: only for the edit of a photograph, and {arguments.ref} is a clip; leave these options out"
+        )
+    if not arguments.source_sg:
+        raise UserError(
+            "--source-sg is missing: a clip is edited by two storyboards, of what it shows and of what it should show"
+        )
+    boards = {path: read_storyboard(path) for path in (arguments.source_sg, arguments.sg)}
+    style, clip = arguments.style and read_image(arguments.style, upright=True), read_clip(arguments.ref)
+    request = ClipEditRequest(clip.frames, boards[arguments.sg], boards[arguments.source_sg], style)
+    folder = writable_folder(arguments.outdir, "--outdir")
+    out = Path(arguments.out or folder / "edited.webp")
+    refuse_format(out)
+    checkpoint = find_video_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    model = load_video_model(checkpoint, arguments.config, choose_device(arguments.device))
+    for path, board in boards.items():
+        board.validate(model.vocab, path, model.image.cond_stage_model.max_objects)
+    edit = edit_clip(model, request, options, arguments.frame_attention, arguments.overlap, _progress_bar)
+    print("".join(f"  {operation}\n" for operation in edit.operations), end="")
+    record = {"arguments": vars(arguments), "checkpoint": checkpoint and str(checkpoint)}
+    write(folder, out, edit, request, clip.fps or request.storyboard.fps, record)
+    print(f"wrote {out}, and panel.png and record.json in {folder}")
     return 0
 
 
@@ -321,7 +398,7 @@ def _given(arguments: argparse.Namespace, names: Iterable[str]) -> str:
 
 
 def _is_given(value: object) -> bool:
-    return value is not None and value is not False  # 0 counts as given
+    return value is not None and value is not False and value != []  # 0 counts as given
 
 
 def _is_number(kind: object) -> bool:

@@ -8,6 +8,7 @@
     python scripts/evaluate.py scenes --boxes all,none
     python scripts/evaluate.py scenes --boxes all --renamed data/words/renamed_korean.json
     python scripts/evaluate.py names --list gold
+    python scripts/evaluate.py clips --n 200
     python scripts/evaluate.py compare outputs/edits-shapes-11111111 outputs/edits-shapes-22222222
 
 images: FID and Inception Score against real images; with --paired also PSNR, SSIM and LPIPS, and the diversity of several
@@ -15,8 +16,9 @@ samples of a graph. The weights of the metrics' networks are not downloaded; an 
 edits: how often editors make edits with a known answer on synthetic scenes, and how much of the rest they preserve.
 scenes: how often samples of held-out synthetic scenes show what their graphs say.
 names: how well words of other languages, synonyms, homonyms and misspelt or meaningless words are read as names.
+clips: how often clips of held-out storyboards do, frame by frame, and how still they hold elsewhere.
 compare: the difference in success of two methods or models on the same edits, with its interval.
-edits and scenes can be interrupted and resumed; they also write a table and sheets of pictures.
+edits, scenes and clips can be interrupted and resumed; they also write a table and sheets of pictures.
 """
 
 from __future__ import annotations
@@ -34,11 +36,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldm.models.diffusion.samplers import SAMPLERS
+from ldm.sampling.options import SampleOptions
 from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, finite, run_program
 from ldm.util.errors import UserError, did_you_mean
+from ldm.util.options import add_arguments, given_values
 
 if TYPE_CHECKING:
     from ldm.evaluation.benchmark import Benchmark, BenchmarkReport
+
+CLIP_OPTIONS = ("steps", "graph_scale", "style_scale", "sampler")  # of sampling
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,6 +67,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     names = commands.add_parser("names", help="how well words that a vocabulary lacks are read as its names")
     names.set_defaults(report=report_on_names, resumable=False)
     add_name_arguments(names)
+    clips = commands.add_parser(
+        "clips", help="whether clips of held-out storyboards show in every frame what these say"
+    )
+    clips.set_defaults(report=report_on_clips, resumable=True)
+    add_clip_arguments(clips)
+    add_benchmark_arguments(clips, "clips")
     comparison = commands.add_parser("compare", help="success of two methods or models on the same edits")
     comparison.set_defaults(report=report_on_comparison, resumable=False)
     add_comparison_arguments(comparison)
@@ -200,6 +212,26 @@ def add_name_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--alignment", metavar="FILE", help="map of embeddings that scripts/align_words.py wrote")
     add("--out", metavar="JSON", default="outputs/names/report.json", help="file of the report (default: %(default)s)")
+
+
+def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate.py clips` only."""
+    add = parser.add_argument
+    add(
+        "--methods",
+        type=split,
+        default="truth,video,frames,frozen",
+        help="some of truth (the true clip through the autoencoder), video (the model), frames (its image model frame by frame, with "
+        "the same noise), frozen (the first frame), edits (the model, of clips in which an object changes) (default: %(default)s)",
+    )
+    add("--frames", type=at_least(4), default=16, help="frames of each clip (default: %(default)s)")
+    add(
+        "--overlap",
+        type=at_least(0),
+        help="frames that windows of longer clips share (default: half of the model's clips)",
+    )
+    add_arguments(parser.add_argument_group("how to sample"), SampleOptions, CLIP_OPTIONS)
+    add("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
 
 
 def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
@@ -372,13 +404,28 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
     finish(report, arguments)
 
 
-def benchmark_of(arguments: argparse.Namespace, name: str) -> Benchmark:
-    """The model, the scenes and the folder that the arguments name."""
+def report_on_clips(arguments: argparse.Namespace) -> None:
+    """Runs the clip benchmark."""
+    from ldm.evaluation import clip_benchmark
+    from ldm.models.video_loading import find_video_checkpoint
+
+    given = {name: value for name, value in given_values(arguments, SampleOptions).items() if name in CLIP_OPTIONS}
+    checkpoint = find_video_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    benchmark = benchmark_of(arguments, "clips", checkpoint)
+    report = clip_benchmark.run(
+        benchmark, given, arguments.methods, arguments.seed, arguments.frames, arguments.overlap
+    )
+    finish(report, arguments)
+
+
+def benchmark_of(arguments: argparse.Namespace, name: str, checkpoint: Path | None = None) -> Benchmark:
+    """The model, the scenes and the folder that the arguments name; `checkpoint` where the model is not one of images."""
     from ldm.evaluation.benchmark import Benchmark
     from ldm.models.loading import choose_device, find_checkpoint
 
     device = choose_device(arguments.device)
-    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    if name != "clips":
+        checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     return Benchmark(
         name,
         arguments.scenes,

@@ -1,6 +1,7 @@
-"""Sample images of scene graphs, from a file or from a split of the data set, or of texts.
+"""Sample images of scene graphs, from a file or from a split of the data set, or of texts; or clips of storyboards.
 
     python scripts/sample.py --sg graph.json --n-per-graph 4
+    python scripts/sample.py --sg data/flat/storyboard.json --out clip.mp4
     python scripts/sample.py --ckpt v1-5.safetensors --prompt "a cat on a red sofa" --n_samples 4
     torchrun --nproc-per-node 8 -- scripts/sample.py --run logs/<run> --split test --n 1000 --outdir outputs/test
 
@@ -8,6 +9,9 @@
 The same command with the same --outdir samples what is missing. An image depends only on the model, the options, the seed
 and the index of its graph or prompt: not on --batch-size, --n or the number of processes. With --layout search, its line in
 index.jsonl has the boxes that it was sampled with, and the relations that these could not satisfy.
+
+A storyboard is a JSON file of scene graphs that change in time (ldm/graph/storyboard.py). Its clip is written as --out says, as
+.mp4, .webm, .webp, .gif or frames in a folder, with a film strip (.png) and a record (.json) beside it.
 
 Texts are for models that were trained on them, such as Stable Diffusion. The flags of LDM's txt2img.py mean what they do there.
 """
@@ -20,17 +24,23 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
 
 import argparse
+import json
 import os
 import sys
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
+from ldm.graph.json_files import read_json
+from ldm.graph.storyboard import Storyboard, is_storyboard
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.text_options import Prompt, TextOptions, read_prompts
-from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, finite, positive, run_program
+from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, finite, positive, run_program
 from ldm.util.errors import UserError
-from ldm.util.files import writable_folder
+from ldm.util.files import atomic_write, writable_folder
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values
 from ldm.util.score_option import add_min_score_argument
@@ -49,6 +59,9 @@ GRAPH_FLAGS = {
     "--layout": ("layout", "leave it out"),
     "--style": ("style", "leave it out"),
     "--n-per-graph": ("n_per_graph", "use --n_samples"),
+    "--out": ("out", "use --outdir"),
+    "--first": ("first", "leave it out"),
+    "--overlap": ("overlap", "leave it out"),
 }
 TEXT_FLAGS = {
     "--scale": ("scale", "use --graph-scale"),
@@ -59,13 +72,21 @@ TEXT_FLAGS = {
     "--long-prompt": ("long_prompt", "leave it out"),
     "--quick-decode": ("quick_decode", "leave it out"),
 }
+CLIP_FLAGS = {flag: GRAPH_FLAGS[flag] for flag in ("--out", "--first", "--overlap")}
+IMAGE_FLAGS = {  # of sets of images
+    "--n": ("n", "leave it out"),
+    "--n-per-graph": ("n_per_graph", "use another --seed"),
+    "--outdir": ("outdir", "use --out"),
+    "--lora": ("lora", "leave it out"),
+    "--prediction": ("prediction", "leave it out"),
+}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser("sample.py", __doc__)
     add = parser.add_argument
     graphs = parser.add_mutually_exclusive_group(required=True)
-    graphs.add_argument("--sg", metavar="JSON", help="file with a scene graph or a list of them")
+    graphs.add_argument("--sg", metavar="JSON", help="file with a scene graph or a list of them, or with a storyboard")
     graphs.add_argument(
         "--split", choices=["train", "validation", "test"], help="graphs of this split of the run's data"
     )
@@ -92,10 +113,33 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--outdir", metavar="DIR", help="output folder (default: outputs/<date and time>)")
     add_verbose_argument(parser)
     add_arguments(parser.add_argument_group("how to sample"), SampleOptions)
+    add_clip_arguments(parser.add_argument_group("clips of storyboards"))
     add_text_arguments(parser.add_argument_group("how to sample texts"))
     arguments = parser.parse_args(argv)
     check_words_arguments(parser, arguments)
     return arguments
+
+
+def add_clip_arguments(group: argparse._ActionsContainer) -> None:
+    """Adds the options of clips."""
+    add = group.add_argument
+    add(
+        "--out",
+        metavar="PATH",
+        help="clip.mp4, .webm, .webp or .gif, or a folder of frames (default: outputs/<date and time>.webp)",
+    )
+    add(
+        "--first",
+        metavar="IMAGE",
+        help="image that the clip begins with; the storyboard's first graph is what it shows",
+    )
+    add(
+        "--overlap",
+        type=at_least(0),
+        metavar="N",
+        help="of storyboards that are longer than the clips of the model's training: frames that neighbouring windows share "
+        "(default: half of a clip)",
+    )
 
 
 def add_text_arguments(group: argparse._ActionsContainer) -> None:
@@ -125,8 +169,18 @@ def run(arguments: argparse.Namespace) -> None:
     refuse_foreign_flags(arguments)
     if arguments.prompt is not None or arguments.prompts:
         run_texts(arguments)
+    elif arguments.sg and is_storyboard(data := read_json(arguments.sg)):
+        run_storyboard(arguments, Storyboard.from_json(data, arguments.sg))
     else:
+        refuse_flags(arguments, CLIP_FLAGS, "storyboards", f"{arguments.sg or '--split'}")
         run_graphs(arguments)
+
+
+def refuse_flags(arguments: argparse.Namespace, flags: dict, owner: str, where: str) -> None:
+    """Raises UserError for flags that are given, but are for other inputs: name of the argument, and what to do instead."""
+    for flag, (name, instead) in flags.items():
+        if getattr(arguments, name) not in (None, False, []):
+            raise UserError(f"{flag} is for {owner}; with {where} {instead}")
 
 
 def refuse_foreign_flags(arguments: argparse.Namespace) -> None:
@@ -137,10 +191,7 @@ def refuse_foreign_flags(arguments: argparse.Namespace) -> None:
         )
     reads_text = arguments.prompt is not None or arguments.prompts
     others = GRAPH_FLAGS if reads_text else TEXT_FLAGS
-    for flag, (name, instead) in others.items():
-        if getattr(arguments, name) not in (None, False):
-            kind, where = ("graphs", "--prompt") if reads_text else ("texts", "--sg and --split")
-            raise UserError(f"{flag} is for {kind}; with {where} {instead}")
+    refuse_flags(arguments, others, *(("graphs", "--prompt") if reads_text else ("texts", "--sg and --split")))
 
 
 def run_texts(arguments: argparse.Namespace) -> None:
@@ -194,6 +245,43 @@ def run_graphs(arguments: argparse.Namespace) -> None:
     if sample_all(model, scenes, folder, options, style, arguments.seed, *sizes, rank, world, naming):
         count = len(scenes) * repeats
         print(f"{count} images in {folder}: images/, graphs/, index.jsonl and sheet.png")
+
+
+def run_storyboard(arguments: argparse.Namespace, storyboard: Storyboard) -> None:
+    """Samples the clip of a storyboard."""
+    from ldm.data.clip_files import refuse_format, write_clip
+
+    refuse_flags(arguments, IMAGE_FLAGS, "images", f"the storyboard {arguments.sg}")
+    given = given_values(arguments, SampleOptions)
+    from_mapping(SampleOptions, given)
+    out = Path(arguments.out or f"outputs/{datetime.now():%Y-%m-%dT%H-%M-%S}.webp")
+    refuse_format(out)
+    writable_folder(out.parent, "--out")
+    from ldm.graph.json_files import write_text
+    from ldm.models.loading import choose_device, fingerprint
+    from ldm.models.video_loading import find_video_checkpoint, load_video_model
+    from ldm.models.vocabulary import check_names
+    from ldm.sampling.clips import clip_panel, default_clip_options, place_clip, sample_clip
+    from ldm.util.images import read_image
+
+    checkpoint = find_video_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    places = {f"{arguments.sg}, keyframes[{i}]": keyframe.graph for i, keyframe in enumerate(storyboard.keyframes)}
+    check_names(places, checkpoint, arguments.config)
+    style, first = (path and read_image(path, upright=True) for path in (arguments.style, arguments.first))
+    model = load_video_model(checkpoint, arguments.config, choose_device(arguments.device))
+    storyboard.validate(model.vocab, arguments.sg, model.image.cond_stage_model.max_objects)
+    options = from_mapping(SampleOptions, default_clip_options(model, given))
+    storyboard, remarks = place_clip(storyboard, arguments.seed, options)
+    print("".join(f"  {remark}\n" for remark in remarks), end="")
+    progress = partial(tqdm, desc="sampling", unit="step")
+    frames = sample_clip(model, storyboard, arguments.seed, options, style, first, arguments.overlap, progress)
+    write_clip(out, frames, storyboard.fps)
+    with atomic_write(out.with_suffix(".png")) as temporary:
+        clip_panel(storyboard, frames).save(temporary, "PNG")
+    record = {"storyboard": storyboard.to_json(), "options": vars(options), "seed": arguments.seed, "remarks": remarks}
+    record |= {"style": arguments.style, "first": arguments.first, "checkpoint": checkpoint and str(checkpoint)}
+    write_text(out.with_suffix(".json"), json.dumps(record | {"weights": fingerprint(model)}, indent=1) + "\n")
+    print(f"wrote {out}, {out.with_suffix('.png')} and {out.with_suffix('.json')}")
 
 
 def read_checked_graphs(arguments: argparse.Namespace, naming: Naming) -> tuple[dict, Path | None]:

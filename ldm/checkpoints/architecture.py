@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldm.checkpoints.diffusers_layout import is_diffusers, to_ldm_unet, to_ldm_vae
 from ldm.checkpoints.errors import CheckpointError
-from ldm.checkpoints.kinds import SUPPORTED, describe_kind, is_refused
+from ldm.checkpoints.kinds import SUPPORTED, SVD, describe_kind, is_refused
 from ldm.checkpoints.loading import own_keys
 from ldm.checkpoints.reading import PARTS, read_state_dict
 from ldm.checkpoints.sidecars import read_sidecars
@@ -70,7 +70,12 @@ def find_architecture(source: str | Path) -> Architecture | None:
         if (Path(source) / "unet" / "config.json").is_file():
             raise
         return None
-    if (kind := describe_kind(unet, "unet")) and (is_refused(kind) or STEM not in unet):
+    if (kind := describe_kind(unet, "unet")) == SVD:
+        raise CheckpointError(
+            f"{source}: this is {SVD}, which makes a clip of an image and reads no graph by itself; load it in Python with "
+            "ldm.models.svd.load_svd"
+        )
+    if kind and (is_refused(kind) or STEM not in unet):
         refused = ", which is not supported" if is_refused(kind) else ""
         raise CheckpointError(f"{source}: this is {kind}{refused}; {SUPPORTED}")
     if STEM not in unet or not any(".attn2.to_k." in key for key in unet):

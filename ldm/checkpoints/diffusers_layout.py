@@ -28,6 +28,12 @@ UNET_ENDS = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+# Of the transformers over time in UNetSpatioTemporalConditionModel.
+TEMPORAL_TRANSFORMER = {
+    "temporal_transformer_blocks": "time_stack",
+    "time_pos_embed.linear_1": "time_pos_embed.0",
+    "time_pos_embed.linear_2": "time_pos_embed.2",
+}
 # Two sets of names for the attention layers of an autoencoder, the second from before diffusers 0.17.
 VAE_ATTENTION = {
     "group_norm": "norm",
@@ -62,7 +68,10 @@ def rename_layers(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> 
 
 
 def to_ldm_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the parameters of diffusers' UNet2DConditionModel (Stable Diffusion 1, 2, XL) to those of LDM's UNetModel."""
+    """Renames the parameters of diffusers' U-Nets to those of LDM's UNetModel and SVD's VideoUNetModel.
+
+    They are UNet2DConditionModel (Stable Diffusion 1, 2, XL) and UNetSpatioTemporalConditionModel (Stable Video Diffusion).
+    """
     blocks = count_blocks(state, r"down_blocks\.0\.resnets\.(\d+)\.")
 
     def rename(name: str) -> str:
@@ -86,9 +95,26 @@ def to_ldm_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return name
 
     def rename_inner(block: str, kind: str, layer: str) -> str:  # attention layers have the same names in both layouts
-        return f"{block}.{UNET_LAYERS.get(layer, layer) if kind == 'resnets' else layer}"
+        return f"{block}.{rename_res_block(layer) if kind == 'resnets' else rename_temporal_transformer(layer)}"
 
     return rename_layers(state, rename)
+
+
+def rename_res_block(layer: str) -> str:
+    """LDM's name of a layer of a residual block, or of one of a spatial and a temporal block (Stable Video Diffusion)."""
+    if layer.startswith("temporal_res_block."):
+        inner = layer.removeprefix("temporal_res_block.")
+        return f"time_stack.{UNET_LAYERS.get(inner, inner)}"
+    layer = layer.removeprefix("spatial_res_block.")
+    return UNET_LAYERS.get(layer, layer)
+
+
+def rename_temporal_transformer(layer: str) -> str:
+    """SVD's name of a layer of a transformer; those of one without blocks over time stay as they are."""
+    for name, renamed in TEMPORAL_TRANSFORMER.items():
+        if layer == name or layer.startswith(f"{name}."):
+            return renamed + layer.removeprefix(name)
+    return layer
 
 
 def to_diffusers_names(layers: Iterable[str]) -> dict[str, str]:
@@ -126,13 +152,18 @@ def to_diffusers_name(name: str, period: int) -> str:
 
 
 def to_ldm_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the parameters of diffusers' AutoencoderKL or VQModel to LDM's.
+    """Renames the parameters of diffusers' AutoencoderKL, VQModel or AutoencoderKLTemporalDecoder to LDM's (or SVD's).
 
     The linear layers of its attention (out, in) become LDM's 1 x 1 convolutions (out, in, 1, 1).
     """
     top = count_blocks(state, r"decoder\.up_blocks\.(\d+)\.") - 1
 
     def rename(name: str) -> str:
+        name = name.removesuffix(".time_mixer").replace(".spatial_res_block.", ".")
+        name = re.sub(
+            r"\.temporal_res_block\.(\w+)", lambda found: f".time_stack.{UNET_LAYERS.get(found[1], found[1])}", name
+        )
+        name = re.sub(r"^decoder\.time_conv_out$", "decoder.conv_out.time_mix_conv", name)
         name = re.sub(r"conv_norm_out$", "norm_out", name)
         name = re.sub(r"conv_shortcut$", "nin_shortcut", name)
         name = re.sub(r"mid_block\.resnets\.(\d+)", lambda found: f"mid.block_{int(found[1]) + 1}", name)

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+MOTION, SVD = "motion modules of AnimateDiff", "Stable Video Diffusion"
+OF_CLIPS = (MOTION, SVD)  # published models of clips that are supported
 # Pattern of a key that only models of one kind have -> what they are.
 BY_KEY = {
     r"lora_(up|down|A|B)\.|^lora_(unet|te\d?)_|_lora\.(up|down)\.": "a LoRA, which --lora adds to a model",
     r"controlnet_cond_embedding|^control_model\.|(^|\.)zero_convs\.": "a ControlNet",
-    r"motion_modules|temporal_transformer|time_stack|time_mixer": "a video model",
+    r"motion_modules\.": MOTION,
+    r"time_stack|time_mixer|temporal_res_block": SVD,
+    r"temporal_transformer|temporal_transformer_blocks": "a video model",
     r"joint_blocks\.|attn\.add_q_proj": "Stable Diffusion 3 or FLUX",
     r"(^|\.)double_blocks\.": "FLUX",
     r"adaln_single|adaLN_modulation": "a diffusion transformer (DiT, PixArt)",
@@ -47,6 +51,10 @@ def is_refused(kind: str | None) -> bool:
 
 def remedy(kind: str) -> str:
     """What to use for weights of a kind that the config does not fit."""
+    if kind == MOTION:
+        return "name it as `motion` of a VideoDiffusion whose image model it was made for"
+    if kind == SVD:
+        return "use VideoUNetModel and AutoencoderKLTemporalDecoder with the sizes of these weights"
     if "inpainting" in kind:
         return "use the config of its model with in_channels: 9"
     return f"use its config, such as {CONFIGS[kind]}" if kind in CONFIGS else SUPPORTED

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ldm.checkpoints.diffusers_layout import is_diffusers, to_ldm_unet, to_ldm_vae
-from ldm.checkpoints.kinds import SUPPORTED, describe_kind, is_refused, remedy
+from ldm.checkpoints.kinds import OF_CLIPS, SUPPORTED, describe_kind, is_refused, remedy
 from ldm.checkpoints.reading import PARTS, CheckpointError, describe_predicates, list_names, read_state_dict
 from ldm.checkpoints.sidecars import differences, read_sidecars
 from ldm.checkpoints.trained_with import TrainedWith, trained_with
@@ -31,7 +31,7 @@ UNUSED_KEYS = {
     r"^(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|denoiser\.(log_)?sigmas)$": "noise schedule",
     r"^scale_factor$": "scale factor of the latents",
     r"^(v_pred|ztsnr)$": "marks of what the model predicts",
-    r"^(model\.diffusion_model|\w+_stage_model|conditioner)\.": "another part of the model",
+    r"^(model\.diffusion_model|\w+_stage_model|conditioner|motion_adapter)\.": "another part of the model",
     r"^context_local_mlp\.": "projection for the graph encoder that it was trained with",
     r"^null_(tokens|style)$": "null conditioning of its training run",
 }
@@ -253,7 +253,8 @@ def refuse_mismatch(
     if is_refused(kind):
         raise CheckpointError(f"{name}: this is {kind}, which is not supported; {SUPPORTED}")
     if kind and (found or not match.tensors):
-        raise CheckpointError(f"{name}: this is {kind}; it does not fit the {part} of the config; {remedy(kind)}")
+        why = f" ({found})" if found and kind in OF_CLIPS else ""
+        raise CheckpointError(f"{name}: this is {kind}; it does not fit the {part} of the config{why}; {remedy(kind)}")
     if not match.tensors:
         raise CheckpointError(f"{name}: holds no weights of the {part}; name {PARTS[part].source}")
     if other := describe_vocabulary(match.mismatched):

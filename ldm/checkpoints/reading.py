@@ -51,6 +51,11 @@ PARTS = {
         "model.ckpt from https://ommer-lab.com/files/latent-diffusion/vq-f8.zip, a checkpoint that holds a first "
         "stage, or a diffusers folder",
     ),
+    "motion": Part(
+        "motion_adapter.",
+        ("motion_adapter",),
+        "mm_sd_v15_v2.ckpt, v3_sd15_mm.ckpt, or a folder of diffusers' MotionAdapter",
+    ),
     "cond_stage": Part("cond_stage_model.", (), "the checkpoint that this encoder was trained in"),
     "text_encoder": Part(
         "cond_stage_model.",

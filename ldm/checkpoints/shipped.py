@@ -18,6 +18,7 @@ ROOT = Path(ldm.__file__).resolve().parents[1]  # of the checkout
 FOLDER = Path("data")  # of the sets, relative to ROOT
 SHIPPED = "flat"  # the set that programs use by default
 ADAPTERS = "adapters.safetensors"
+TEMPORAL = "video.safetensors"  # temporal layers beside the image model of a set
 MANIFEST = "MANIFEST.json"
 
 
@@ -62,6 +63,18 @@ def shipped_adapters(weights: str = SHIPPED) -> Path:
     if not (folder / ADAPTERS).is_file():
         raise CheckpointError(f"{folder / ADAPTERS}: there is no such file; {_remedy(folder)}")
     return folder / ADAPTERS
+
+
+def shipped_temporal(weights: str = SHIPPED) -> Path:
+    """The path of a set's temporal layers, after all files of its manifest have been verified.
+
+    Raises:
+        CheckpointError: a file is missing, or differs from the one in the manifest.
+    """
+    path = shipped_adapters(weights).with_name(TEMPORAL)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file; {_remedy(path.parent)}")
+    return path
 
 
 def find_in_checkout(path: str | Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm.checkpoints.edm import SIGMAS, edm_betas, karras_sigmas
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.reading import read_metadata
 from ldm.checkpoints.sidecars import Sidecar, Sidecars, scale_factor_of
@@ -159,6 +160,8 @@ def scheduler_betas(scheduler: Sidecar) -> Tensor | None:  # -> (T,) float64
             f"{scheduler.path}: {name} belongs to a model of another process (such as flow matching), which is not "
             "supported; use a model that predicts the noise"
         )
+    if is_edm(scheduler.values):
+        return edm_betas(karras_sigmas(*(edm_value(scheduler, key) for key in SIGMAS)))
     if name not in SAME | STANDS_IN and not scheduler.values.keys() & {*DEFAULTS, "trained_betas"}:
         return None
     values = DEFAULTS | OTHER_DEFAULTS.get(name, {}) | scheduler.values
@@ -190,6 +193,21 @@ def scheduler_betas(scheduler: Sidecar) -> Tensor | None:  # -> (T,) float64
     raise CheckpointError(
         f"{scheduler.path}: beta_schedule {kind!r} is not known; known are linear, scaled_linear and squaredcos_cap_v2"
     )
+
+
+def is_edm(values: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's noise levels are EDM's, which the U-Net reads as they are (Stable Video Diffusion)."""
+    return bool(values.get("timestep_type") == "continuous" and values.get("use_karras_sigmas"))
+
+
+def edm_value(scheduler: Sidecar, name: str) -> Any:
+    """A parameter of EDM's noise levels by a scheduler_config.json. Raises CheckpointError."""
+    key = "num_train_timesteps" if name == "steps" else name
+    default = SIGMAS[name]
+    value = scheduler.values.get(key, default)
+    if type(value) not in (int, type(default)) or not 0 < value <= 100_000:
+        raise CheckpointError(f"{scheduler.path}: {key} {value!r} is not a positive number; correct it")
+    return value
 
 
 def is_beta(value: Any) -> bool:
@@ -228,6 +246,8 @@ def describe_sampling(scheduler: Sidecar, adopts_spacing: bool) -> str:
         adopts_spacing: whether its timesteps are visited, if its sampler is here.
     """
     values, name = scheduler.values, str(scheduler.values.get("_class_name", "its scheduler"))
+    if is_edm(values) and name == "EulerDiscreteScheduler":  # whose steps are DDIM's
+        return ""
     found = []
     if name not in SAME:
         found.append(f"{name} is not available here, the sampler {STANDS_IN.get(name, 'ddim')} stands in")

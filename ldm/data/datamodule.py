@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from ldm.data.cache import TEXT_ENCODER, CachedDataset, read_index
 from ldm.data.captions import CaptionedDataset, collate_captioned, require_forms
 from ldm.data.flips import RandomFlipDataset
-from ldm.data.protocols import GraphDataset, SeededDataset
+from ldm.data.protocols import ClipDataset, GraphDataset, SeededDataset
 from ldm.data.values import require_count, require_share
 from ldm.graph.batch import collate
 from ldm.graph.vocab import Vocab
@@ -119,6 +119,8 @@ class DataModuleFromConfig(pl.LightningDataModule):
             raise ConfigError(
                 f"data.params.captions: {self.configs[split]['target']} has no graphs to describe; leave captions out"
             )
+        if flip and isinstance(dataset, ClipDataset):
+            raise ConfigError("data.params.flip: the frames of a clip cannot be flipped one by one; leave flip out")
         if flip and not isinstance(dataset, GraphDataset):
             raise ConfigError(
                 f"data.params.flip: {self.configs[split]['target']} has no graphs to mirror; leave flip out"
@@ -163,11 +165,16 @@ class DataModuleFromConfig(pl.LightningDataModule):
         if split not in self.loader_datasets:
             return []
         dataset = self.loader_datasets[split]
+        clip = frames_per_clip(self.datasets[split])
+        if self.batch_size % clip:
+            raise ConfigError(
+                f"data.params.batch_size is {self.batch_size}; set it to a multiple of the {clip} frames of a clip"
+            )
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return EpochLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(dataset, self.seed, rank, world, shuffle),
+            sampler=EpochSampler(dataset, self.seed, rank, world, shuffle, clip),
             position=position,
             num_workers=self.num_workers,
             collate_fn=self._collate_function(dataset),
@@ -206,6 +213,11 @@ def build_datasets(configs: Mapping[str, Any]) -> dict[str, Any]:
                 f"data.params.{split}: {configs[split]['target']} found no image; check its paths and limits"
             )
     return datasets
+
+
+def frames_per_clip(dataset: Any) -> int:
+    """The number of samples in a row that a loader keeps together; 1 for data sets of images."""
+    return dataset.frames if isinstance(dataset, ClipDataset) else 1
 
 
 class EpochLoader(DataLoader):
@@ -251,13 +263,15 @@ class EpochSampler(Sampler[int]):
         rank: number of this process.
         world: number of processes.
         shuffle: False for the data set's own order in every epoch.
+        clip: number of samples in a row that stay together, in their order.
 
     Attributes:
         start: number of indices to skip at the beginning of this process's share.
     """
 
-    def __init__(self, dataset: Any, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True):
+    def __init__(self, dataset: Any, seed: int = 0, rank: int = 0, world: int = 1, shuffle: bool = True, clip: int = 1):
         self.dataset, self.seed, self.rank, self.world, self.shuffle = dataset, seed, rank, world, shuffle
+        self.clip = clip
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -266,14 +280,15 @@ class EpochSampler(Sampler[int]):
             self.epoch = self.dataset.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        order = np.arange(len(self.dataset))
+        order = np.arange(len(self.dataset) // self.clip)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        share = np.resize(order, len(self) * self.world)[self.rank :: self.world]
+        clips = np.resize(order, len(self) // self.clip * self.world)[self.rank :: self.world]
+        share = (clips[:, None] * self.clip + np.arange(self.clip)).ravel()
         return iter(share[self.start :].tolist())
 
     def __len__(self) -> int:
-        return math.ceil(len(self.dataset) / self.world)
+        return math.ceil(len(self.dataset) // self.clip / self.world) * self.clip
 
 
 def ignore_signals(worker: int) -> None:

@@ -92,6 +92,16 @@ class HasStyleReferences(Protocol):
 
 
 @runtime_checkable
+class ClipDataset(GraphDataset, Protocol):
+    """Data set of frames, of which `frames` in a row are a clip; a loader keeps them together and in order."""
+
+    @property
+    def frames(self) -> int:
+        """T, the number of frames of each clip."""
+        ...
+
+
+@runtime_checkable
 class SceneGraphDataset(ImageFileDataset, CheckableDataset, Protocol):
     """The complete interface, which the data sets of this package implement (the generated scenes apart)."""
 

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -34,7 +34,12 @@ from ldm.util.config_merging import ConfigPaths, config_name, read_configs
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.trust import read_untrusted
 
+if TYPE_CHECKING:
+    from ldm.models.diffusion.training import DiffusionTraining
+
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=nn.Module)
 
 # Parts of a model whose weights a published file or folder may hold -> their names in `PARTS`.
 STAGES = {"first_stage": "first_stage", "cond_stage": "cond_stage", "text_stage": "text_encoder"}
@@ -92,13 +97,13 @@ def load_model(
             f"--prediction {prediction}: only for a Stable Diffusion without config; set model.params.parameterization there"
         )
     source = config_name(config or checkpoint)
-    saved = _read_trained(checkpoint, config) if checkpoint else None
-    merged = _read_model_config(saved, checkpoint, config)
+    saved = read_trained(checkpoint, config) if checkpoint else None
+    merged = read_model_config(saved, checkpoint, config)
     if checkpoint and not saved:
         _load_all_parts_from(checkpoint, merged.model.params)
-    model = _build(merged, source)
+    model = build_model(merged, source)
     if saved:
-        _load_trained(model, saved, f"{checkpoint}")
+        load_trained(model, saved, f"{checkpoint}")
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
     model.vocab = _find_vocab(model, saved, plain(merged.data.params.train))
     return _for_inference(model, device, loras)
@@ -118,18 +123,27 @@ def load_encoders(config: DictConfig, with_text: bool = True) -> Encoders:
     """Builds the frozen encoders of a config's model, without its U-Net.
 
     Args:
-        config: with model.params.
+        config: with model.params, of a LatentDiffusion, or of a model that names one as `image_model`.
         with_text: whether the text encoder is built too, if there is one.
 
     Raises:
         UserError: weights are missing, or the config cannot be built.
     """
     try:
-        return build_encoders(_locate_weights(plain(config.model.params)), with_text)
+        return build_encoders(_locate_weights(plain(_image_params(config.model.params))), with_text)
     except UserError:
         raise
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise UserError(f"model.params: {error}") from error
+
+
+def _image_params(params: DictConfig) -> DictConfig:
+    """The parameters of the LatentDiffusion that a model of videos names as its image model, or else `params` themselves."""
+    if not params.get("image_model"):
+        return params
+    path = shipped.find_in_checkout(params.image_model)
+    saved = read_trained(last_checkpoint(path) if is_run(path) else path, None)
+    return read_model_config(saved, path, None).model.params
 
 
 def load_dataset(model: LatentDiffusion, split: str) -> Dataset:
@@ -160,7 +174,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
+def read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
     """A checkpoint of trainer.py or exported adapters; None for other weights, if there is a config to build them with."""
     remedy = "if these are published weights, name their config too, such as --config configs/sgdiff_vg.yaml"
     if Path(path).is_dir():
@@ -185,7 +199,8 @@ def _read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
     return None
 
 
-def _read_model_config(saved: dict | None, checkpoint: str | Path | None, config: ConfigPaths | None) -> DictConfig:
+def read_model_config(saved: dict | None, checkpoint: str | Path | None, config: ConfigPaths | None) -> DictConfig:
+    """The config that the user names, or else that in the checkpoint. Raises UserError if it describes no model."""
     stored = saved["config"] if saved and not config else None
     merged = read_configs(config or ()) if stored is None else read_untrusted(stored, f"{checkpoint}")
     for key in ("model.target", "model.params", "data.params.train"):
@@ -211,19 +226,20 @@ def _load_all_parts_from(checkpoint: str | Path, params: DictConfig) -> None:
             config.get("params", {}).pop("ckpt_path", None)
 
 
-def _build(merged: DictConfig, source: str) -> LatentDiffusion:
+def build_model(merged: DictConfig, source: str, kind: type[M] = LatentDiffusion) -> M:
+    """Builds the model of a config, whose class must be `kind`. Raises UserError if it cannot be built."""
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # parts whose weights are in no file are the same each time
             model = instantiate_without_training(_locate_weights(plain(merged.model)))
     except ValueError as error:  # the config has values that a part refuses
         raise CheckpointError(f"{source}: {error}") from error
-    if not isinstance(model, LatentDiffusion):
-        raise CheckpointError(f"{source}: a config of {type(model).__name__}; name one of a LatentDiffusion")
+    if not isinstance(model, kind):
+        raise CheckpointError(f"{source}: a config of {type(model).__name__}; name one of a {kind.__name__}")
     return model
 
 
-def _load_trained(model: LatentDiffusion, saved: dict, source: str) -> None:
+def load_trained(model: LatentDiffusion | DiffusionTraining, saved: dict, source: str) -> None:
     """Loads the trained parameters, as their moving averages."""
     state = saved["state_dict"]
     if not any(name.startswith("model_ema.") for name in state):

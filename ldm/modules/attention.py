@@ -48,6 +48,7 @@ class Context(NamedTuple):
         keys: Keys and values of the tokens in each block of each SpatialTransformer, indexed by its `layer`; None if each
             layer computes its own.
         graph: The tokens of a scene graph, where `tokens` are those of a text and layers attend to both (`graph_attention`).
+        frames: Number of frames of a clip; the frames of each clip are consecutive rows of the batch.
     """
 
     tokens: Tensor
@@ -55,6 +56,7 @@ class Context(NamedTuple):
     preference: dict[tuple[int, int], Tensor] | None = None
     keys: tuple[tuple[KeysValues, ...], ...] | None = None
     graph: Context | None = None
+    frames: int = 1
 
     @classmethod
     def from_tokens(
@@ -262,11 +264,15 @@ class SpatialTransformer(nn.Module):
         else:
             y = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
         keys_of_blocks = context.keys[self.layer] if context.keys else [None] * len(self.transformer_blocks)
-        for block, keys in zip(self.transformer_blocks, keys_of_blocks):
-            y = block(y, context, preference, layer_control, keys)
+        for number, (block, keys) in enumerate(zip(self.transformer_blocks, keys_of_blocks)):
+            y = self.across_frames(number, block(y, context, preference, layer_control, keys), context)
         if self.linear_projections:
             return x + rearrange(self.proj_out(y), "b (h w) c -> b c h w", h=h)
         return x + self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=h))
+
+    def across_frames(self, number: int, y: Tensor, context: Context) -> Tensor:  # (B,M,C) -> (B,M,C)
+        """What follows block `number` in a transformer of clips; nothing in one of images."""
+        return y
 
     @property
     def linear_projections(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from tqdm import tqdm
 
-from ldm.profiling import diffusers_peer, edit, real_step, train_step, unet
+from ldm.profiling import clips, diffusers_peer, edit, real_step, train_step, unet
 from ldm.profiling.measure import Comparison, Measurement, measure
 from ldm.profiling.timing import peak_flops
 from ldm.profiling.train_step import Scaling
@@ -25,8 +25,9 @@ COMPARISONS: dict[str, list[Callable[[Workload], Comparison]]] = {
     "images": [real_step.compare_real_steps],
     "optimizer": [train_step.compare_optimizers],
     "edit": [edit.compare_edits],
+    "clips": [clips.compare_clips],
 }
-WITH_MEMORY = ("step", "images", "edit")
+WITH_MEMORY = ("step", "images", "edit", "clips")
 WITH_PROFILE = ("unet", "backward", "step", "images", "edit")
 WITH_PEER = ("unet", "backward", "step", "images", "edit")
 

@@ -20,17 +20,19 @@ class SampleOptions:
         UserError: an option is out of its bounds, or `eta` is used with another sampler than ddim.
     """
 
-    steps: int = option(50, "sampler steps, one call of the U-Net each", minimum=1)
+    steps: int = option(
+        50, "sampler steps, one call of the U-Net each", minimum=1, default_text="50; 10 for storyboards"
+    )
     eta: float = option(0.0, "noise of the sampler ddim; 0 is deterministic, 1 is DDPM", minimum=0)
     graph_scale: float = option(
         1.0,
         "guidance scale of the graph; 1 is no guidance",
-        default_text="7.5 for models that read graphs as text alone, else 1.0",
+        default_text="7.5 for models that read graphs as text alone, 2.0 for storyboards, else 1.0",
     )
     style_scale: float = option(
         1.0,
         "guidance scale of the style; 1 is no guidance",
-        default_text="as --graph-scale without an image encoder, else 1.0",
+        default_text="as --graph-scale without an image encoder and for storyboards, else 1.0",
     )
     text_scale: float | None = option(
         None,
@@ -50,7 +52,12 @@ class SampleOptions:
         above=0,
         default_text="the largest logit of each layer",
     )
-    sampler: str = option("ddim", "dpm++ (second order) needs fewer steps", choices=tuple(SAMPLERS))
+    sampler: str = option(
+        "ddim",
+        "dpm++ (second order) needs fewer steps",
+        choices=tuple(SAMPLERS),
+        default_text="ddim; dpm++ for storyboards",
+    )
     layout: str | None = option(
         "none",
         "search: objects without a box get one before sampling, so that the relations hold; none: the model places them",

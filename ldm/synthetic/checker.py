@@ -66,6 +66,13 @@ def check(target: SceneGraph, image: Picture | SceneReading, world: str = "shape
     return verdict
 
 
+def find_partners(target: SceneGraph, reading: SceneReading, world: str = "shapes") -> list[int | None]:
+    """For each target object the index of the object of a reading that it is, or None if it is missing."""
+    if reading.graph is None:
+        return [None] * len(target.objects)
+    return _Comparison(find_reader(world), target, reading, reading.graph).partner
+
+
 class _Comparison:
     """A target graph against the reading of a picture, whose graph is `shown`."""
 

@@ -85,7 +85,8 @@ def build_split_datasets(config: DictConfig, split: str, source: str) -> dict[st
     """
     sections = OmegaConf.select(config, "data.params") or {}
     selected = {name: sections[name] for name in SPLITS if sections.get(name) is not None and split in (name, "all")}
-    if not selected or OmegaConf.select(config, "model.params.first_stage_config") is None:
+    parts = OmegaConf.select(config, "model.params") or {}
+    if not selected or not (parts.get("first_stage_config") or parts.get("image_model")):
         required = "data.params.train" if split == "all" else f"data.params.{split}"
         raise UserError(f"{source}: has no {required} or no model.params.first_stage_config; name another config")
     try:

@@ -24,11 +24,17 @@ _TEXT_ENCODERS = tuple(
 )
 _TEXT_ENCODERS += ("ldm.modules.encoders.small.SmallTextEncoder",)
 _TINY_AUTOENCODER = "ldm.models.tiny_autoencoder.TinyAutoencoder"
+_TEMPORAL_AUTOENCODER = "ldm.models.temporal_autoencoder.AutoencoderKLTemporalDecoder"
+_UNETS = (
+    "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+    "ldm.modules.diffusionmodules.video_unet.VideoUNetModel",
+)
 _DATA_SETS = tuple(
     f"ldm.data.{name}"
     for name in (
         "clevr.CLEVR",
         "clevr.CLEVRValidation",
+        "clips.DrawnClips",
         "coco.COCOTrain",
         "coco.COCOValidation",
         "curated.CuratedTrain",
@@ -40,6 +46,9 @@ _DATA_SETS = tuple(
         "rendered.RenderedValidation",
         "vg.VGTrain",
         "vg.VGValidation",
+        "video_sets.SG2VID",
+        "video_sets.StoryboardFolder",
+        "video_sets.VidOR",
     )
 )
 _CALLBACKS = (
@@ -64,11 +73,12 @@ _CALLBACKS = (
 TRUSTED: dict[str, tuple[str, ...]] = {
     r"model": (
         "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "ldm.models.diffusion.video.VideoDiffusion",
         "ldm.models.pretraining.GraphImagePretraining",
         *_AUTOENCODERS,
     ),
-    r"model\.params\.unet_config": ("ldm.modules.diffusionmodules.openaimodel.UNetModel",),
-    r"model\.params\.first_stage_config": (*_AUTOENCODERS, _TINY_AUTOENCODER),
+    r"model\.params\.unet_config": _UNETS,
+    r"model\.params\.first_stage_config": (*_AUTOENCODERS, _TINY_AUTOENCODER, _TEMPORAL_AUTOENCODER),
     r"model\.params\.preview_config": (_TINY_AUTOENCODER,),
     r"model\.params\.text_stage_config": _TEXT_ENCODERS,
     r"model\.params\.(first_stage_config\.params\.)?lossconfig": (

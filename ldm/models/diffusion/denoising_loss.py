@@ -1,4 +1,4 @@
-"""The loss of a denoiser, with which it is trained and compared."""
+"""The loss of a denoiser, with which it is trained and compared, and what its checkpoints hold."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.graph.batch import Batch
 from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.modules.conditioning import Conditioning
+from ldm.modules.ema import EMA
 
 
 class DenoisingLoss(SavesTrainableParameters):
@@ -18,9 +19,18 @@ class DenoisingLoss(SavesTrainableParameters):
 
     Attributes:
         schedule: noise schedule.
+        scale_factor: () factor of the latents.
+        model_ema: exponential moving average of the trainable parameters, or None.
     """
 
     schedule: NoiseSchedule
+    scale_factor: Tensor
+    model_ema: EMA | None
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """The trainable parameters, their averages and the scale factor."""
+        ema = {} if self.model_ema is None else self.model_ema.state_dict(prefix="model_ema.")
+        return {**super().saved_state(), **ema, "scale_factor": self.scale_factor}
 
     def batch_latents(self, batch: Batch) -> Tensor:
         """Returns the scaled latents of a batch."""
@@ -40,6 +50,11 @@ class DenoisingLoss(SavesTrainableParameters):
         """Returns the U-Net's output for noisy latents x (B,C,h,w) at timesteps t (B,)."""
         raise NotImplementedError
 
+    def draw(self, z0: Tensor, random: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Returns timesteps (B,) and noise (B,C,h,w) for latents z0 (B,C,h,w)."""
+        t = torch.randint(0, len(self.schedule), (len(z0),), **random)
+        return t, torch.randn(z0.shape, dtype=z0.dtype, **random)
+
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Returns the mean squared error of the prediction per image (B,), and the timesteps (B,) (DDPM eq. 14).
 
@@ -50,8 +65,7 @@ class DenoisingLoss(SavesTrainableParameters):
         batch = Batch.of(batch)
         z0 = self.batch_latents(batch)
         random = {"generator": generator, "device": z0.device}
-        t = torch.randint(0, len(self.schedule), (len(z0),), **random)
-        noise = torch.randn(z0.shape, dtype=z0.dtype, **random)
+        t, noise = self.draw(z0, random)
         cond = self.training_conditioning(batch, len(z0), random)
         output = self.prediction(self.schedule.add_noise(z0, noise, t), t, cond)
         target = self.schedule.target(z0, noise, t)

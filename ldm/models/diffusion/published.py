@@ -84,7 +84,7 @@ def settle_schedule(stated: Mapping[str, Any], defaults: Mapping[str, Any], trai
         )
     is_new = prediction == "v" or schedule.ends_in_noise
     spacing = _settle_spacing(stated.get("timestep_spacing"), trained, is_new)
-    return dataclasses.replace(schedule, prediction=prediction, spacing=spacing)
+    return dataclasses.replace(schedule, prediction=prediction, spacing=spacing or schedule.spacing)
 
 
 def _settle_prediction(stated: str | None, defaults: Mapping[str, Any], trained: TrainedWith) -> str:

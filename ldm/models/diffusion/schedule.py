@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ldm.checkpoints.edm import SIGMAS, edm_betas, karras_sigmas
 from ldm.checkpoints.trained_with import ALL_NOISE
 from ldm.models.diffusion.spacing import TRAILING, Spacing
 from ldm.util.errors import UserError
@@ -14,6 +15,8 @@ from ldm.util.errors import UserError
 # Signal variance that stands for none at the last timestep of a schedule of zero-terminal SNR. DDIM's x_0 is a quotient by its
 # root; in float64, as such predictions are (`NoiseSchedule.to_noise`), that is exact to 1e-10.
 NO_SIGNAL = 2.0**-40
+# Which of EDM's noise levels a sampler visits: the first and the last are among them, and a step from the lowest arrives at x_0.
+EDM_SPACING = Spacing("linspace", ends_clean=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,16 +79,30 @@ class NoiseSchedule:
         """Returns the schedule that `beta_schedule: name` selects in a config.
 
         Raises:
-            UserError: the name is not 'linear', or the numbers make no schedule.
+            UserError: the name is neither 'linear' nor 'edm', or the numbers make no schedule.
         """
         if not (steps >= 1 and 0 < start <= end < 1):
             raise UserError(
                 f"timesteps {steps}, linear_start {start}, linear_end {end}: no noise schedule; give at least one timestep "
                 "and 0 < linear_start <= linear_end < 1"
             )
+        if name == "edm":
+            return cls.edm(steps)
         if name != "linear":
-            raise UserError(f"beta_schedule {name!r} is not supported: set it to 'linear', as all published configs do")
+            raise UserError(
+                f"beta_schedule {name!r} is not supported: set it to 'linear', as all published configs of images do, or to "
+                "'edm' for Stable Video Diffusion"
+            )
         return cls.linear(steps, start, end)
+
+    @classmethod
+    def edm(cls, steps: int = 1000, sigma_max: float = SIGMAS["sigma_max"]) -> NoiseSchedule:
+        """Returns the process of Stable Video Diffusion as one of v-prediction (see `ldm.checkpoints.edm`).
+
+        Its timesteps number EDM's noise levels, and samplers visit them as EDM does: evenly spaced, to the end.
+        """
+        betas = edm_betas(karras_sigmas(**SIGMAS | {"steps": steps, "sigma_max": sigma_max}))
+        return cls(betas, (1 - betas).cumprod(0), "v", EDM_SPACING)
 
     @classmethod
     def from_betas(cls, betas: Tensor) -> NoiseSchedule:  # (T,) float64
@@ -147,6 +164,10 @@ class NoiseSchedule:
             with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training
                 self._moved_scales[dtype, device] = torch.stack([a.sqrt(), (1 - a).sqrt()]).to(dtype).to(device)
         return self._moved_scales[dtype, device]
+
+    def sigmas(self) -> Tensor:  # -> (T,)
+        """Returns the noise level of each timestep relative to the signal, EDM's sigma."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
 
     # Noise levels ----------------------------------------------------------------------------------------------------
 

@@ -11,25 +11,20 @@ from torch import Tensor
 from ldm.graph.batch import Batch
 from ldm.models.diffusion.denoising_loss import DenoisingLoss
 from ldm.models.lr_schedules import per_step, unscaled_by_lightning, warmup_times_cosine
-from ldm.modules.ema import EMA
 
 
 class DiffusionTraining(DenoisingLoss, pl.LightningModule):
     """Trains the parameters of a subclass that require a gradient.
 
     Attributes:
-        scale_factor: () factor of the latents.
         scale_by_std: whether the first batch of a run settles it.
-        model_ema: exponential moving average of the trainable parameters, or None.
         warmup_steps: steps of linear warm-up of the learning rate.
         cosine: whether the learning rate then decays as half a cosine.
         weight_decay: of AdamW.
     """
 
     shown_in_training = ("train/loss_simple",)
-    scale_factor: Tensor
     scale_by_std: bool
-    model_ema: EMA | None
     warmup_steps: int
     cosine: bool
     weight_decay: float

@@ -101,6 +101,7 @@ class UNetModel(nn.Module):
     """
 
     published_params = FIXED_OPTIONS | IGNORED_OPTIONS
+    block_builder = BlockBuilder
 
     def __init__(
         self,
@@ -150,7 +151,7 @@ class UNetModel(nn.Module):
         )
         self.vector_dim = vector_width(num_classes, adm_in_channels)
 
-        blocks = BlockBuilder(
+        blocks = self.block_builder(
             model_channels=model_channels,
             widths=[model_channels * factor for factor in channel_mult],
             num_res_blocks=num_res_blocks,

@@ -1,0 +1,113 @@
+"""Clips of storyboards: windows, clips that begin with an image, seeds, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model
+
+from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.storyboard import Keyframe, Storyboard
+from ldm.graph.validation import GraphError
+from ldm.models.diffusion.schedule import NoiseSchedule
+from ldm.models.diffusion.video import VideoDiffusion
+from ldm.models.diffusion.windows import beginning_with, over_windows
+from ldm.sampling.clips import sample_clip
+from ldm.sampling.options import SampleOptions
+from ldm.util.errors import UserError
+from ldm.util.images import to_image
+
+FAST = SampleOptions(steps=2)
+
+
+def storyboard(frames=6):
+    start, end = (0, 0.4, 0.4, 0.8), (0.6, 0.4, 1, 0.8)
+    keyframes = [
+        Keyframe(at, SceneGraph(("circle", "square"), (box, None), (("red",), ("blue",)), (), ("a", "b")))
+        for at, box in ((0, start), (frames - 1, end))
+    ]
+    return Storyboard(frames, tuple(keyframes))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of clips of 4 frames with random temporal layers beside a tiny image model."""
+    torch.manual_seed(0)
+    image = tiny_model()
+    saved = {}
+    image.on_save_checkpoint(saved)
+    path = tmp_path_factory.mktemp("image") / "last.ckpt"
+    torch.save(saved, path)
+    video = VideoDiffusion(f"{path}", frames=4, head_channels=16).eval()
+    with torch.no_grad():
+        for parameter in video.temporal.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return video
+
+
+def arrays(frames):
+    return [np.asarray(frame) for frame in frames]
+
+
+def test_a_seed_gives_the_same_clip_twice_and_another_one_another(model):
+    a, b, c = (arrays(sample_clip(model, storyboard(4), seed, FAST)) for seed in (1, 1, 2))
+    assert len(a) == 4 and all(map(np.array_equal, a, b)) and not any(map(np.array_equal, a, c))
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4, 9])
+def test_a_clip_has_as_many_frames_as_its_storyboard(model, frames):
+    board = storyboard(frames) if frames > 1 else Storyboard.still(storyboard().keyframes[0].graph, 1)
+    assert len(sample_clip(model, board, 0, FAST)) == frames
+
+
+def test_after_a_clip_the_image_model_is_one_of_images_again(model):
+    sample_clip(model, storyboard(4), 0, FAST)
+    assert model.temporal.clip == 1
+
+
+def test_a_clip_begins_with_the_given_image_as_the_autoencoder_returns_it(model):
+    first = to_image(torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1)
+    frames = arrays(sample_clip(model, storyboard(4), 0, FAST, first=first))
+    with torch.no_grad():
+        image = torch.from_numpy(np.asarray(first).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        again = np.asarray(to_image(model.image.decode(model.image.encode(image))[0]))
+    assert np.array_equal(frames[0], again)
+    assert not np.array_equal(frames[1], arrays(sample_clip(model, storyboard(4), 0, FAST))[1])
+
+
+def test_a_known_first_frame_is_on_its_noise_level_at_every_step_and_is_returned():
+    schedule = NoiseSchedule.linear(1000, 0.0015, 0.0195).ddim(5)
+    first, noise = torch.randn(2, 1, 4, 2, 2).unbind()
+    seen = []
+
+    def denoiser(x, t):
+        seen.append(x[:1])
+        return torch.zeros_like(x)
+
+    predict = beginning_with(denoiser, first, noise, schedule)
+    for t, a in zip(schedule.timesteps, schedule.alphas):
+        eps = predict(torch.randn(3, 4, 2, 2), torch.full((3,), int(t)))
+        torch.testing.assert_close(seen[-1], (a.sqrt() * first + (1 - a).sqrt() * noise).float())
+        assert torch.equal(eps[:1], noise) and not eps[1:].any()
+
+
+def test_windows_that_agree_give_what_one_window_over_all_gives():
+    windows = Storyboard.still(SceneGraph(("circle",)), 11).windows(4, 2)
+    x, t = torch.randn(11, 4, 2, 2), torch.full((11,), 7)
+    torch.testing.assert_close(over_windows([lambda x, t: 2 * x] * len(windows), windows)(x, t), 2 * x)
+
+
+def test_where_windows_overlap_the_nearer_middle_counts_more():
+    windows = [range(0, 4), range(2, 6)]
+    parts = [lambda x, t: torch.zeros_like(x), lambda x, t: torch.ones_like(x)]
+    mixed = over_windows(parts, windows)(torch.zeros(6, 1, 1, 1), torch.zeros(6))
+    torch.testing.assert_close(mixed.flatten(), torch.tensor([0, 0, 1 / 3, 2 / 3, 1, 1]))
+
+
+def test_options_of_text_and_unknown_names_are_refused(model):
+    with pytest.raises(UserError, match="steer"):
+        sample_clip(model, storyboard(4), 0, SampleOptions(steer=0.2))
+    unknown = Storyboard.from_json(json.loads('{"frames": 4, "keyframes": [{"at": 0, "objects": ["dragon"]}]}'))
+    with pytest.raises(GraphError, match="dragon"):
+        sample_clip(model, unknown, 0, FAST)
