@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageSequence
@@ -125,7 +125,7 @@ def _encode(path: Path, frames: Sequence[Image.Image], fps: float, codec: str) -
     av = _import_av(path)
     width, height = (side + side % 2 for side in frames[0].size)  # the colours of a video have half the resolution
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=dict(QUALITY))
+        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=dict(QUALITY))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for image in frames:
             pixels = np.asarray(image.convert("RGB"))

@@ -8,7 +8,7 @@ to frame by the overlap of their boxes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from scipy import ndimage
@@ -46,8 +46,9 @@ def find_components(
     for label in np.unique(mask):
         if int(label) in background:
             continue
-        numbered, count = ndimage.label(mask == label, EIGHT)
-        for number, (rows, columns) in enumerate(ndimage.find_objects(numbered, count), start=1):
+        numbered, count = cast(tuple[np.ndarray, int], ndimage.label(mask == label, EIGHT))
+        places: list[tuple[slice, slice]] = ndimage.find_objects(numbered, count)
+        for number, (rows, columns) in enumerate(places, start=1):
             pixels = numbered == number
             if pixels.sum() < min_area * mask.size:
                 continue

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -72,7 +72,7 @@ class VideoFile:
         wanted, found = set(numbers), {}
         assert self.fps is not None
         with self._open() as container:
-            stream = container.streams.video[0]
+            stream: Any = container.streams.video[0]
             begin = stream.start_time or 0
             if numbers[0] > 0:
                 container.seek(begin + int(numbers[0] / self.fps / stream.time_base), stream=stream)
@@ -91,7 +91,7 @@ class VideoFile:
     def _open(self):
         try:
             container = self.av.open(str(self.path))
-        except (self.av.FFmpegError, OSError) as error:
+        except (self.av.FFmpegError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
             raise UserError(f"{self.path}: cannot be read as a video ({error}); convert it to mp4") from None
         if not container.streams.video:
             container.close()

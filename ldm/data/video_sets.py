@@ -122,7 +122,8 @@ class SG2VID(TrackedVideos):
         seed: int = 0,
     ):
         super().__init__(image_size, frames, fps, vocab_json, max_samples, random_start, tolerance, seed)
-        self.root, self.names, self.video_fps, self.background = Path(root), dict(names or {}), video_fps, background
+        self.root, self.class_names = Path(root), dict(names or {})
+        self.video_fps, self.background = video_fps, background
         file = self.root / "split" / f"{split}.txt"
         if not file.is_file():
             raise UserError(f"{file}: this list of videos is missing; name a split that is there")
@@ -140,7 +141,7 @@ class SG2VID(TrackedVideos):
             raise UserError(
                 f"{self.root}: video {name!r} has {len(frames)} frames but {len(files)} masks; give one mask for each frame"
             )
-        return tracks_from_masks(map(read_mask, files), self.names, self.video_fps, self.background)
+        return tracks_from_masks(map(read_mask, files), self.class_names, self.video_fps, self.background)
 
     def open(self, number: int) -> Frames:
         return open_frames(self.root / "video_frames" / self.list[number])

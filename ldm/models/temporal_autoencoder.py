@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from taming.modules.diffusionmodules.model import Decoder, ResnetBlock
@@ -80,6 +80,7 @@ class TemporalDecoder(nn.Module):
         self.conv_in, self.mid, self.up, self.norm_out = decoder.conv_in, decoder.mid, decoder.up, decoder.norm_out
         for block in ("block_1", "block_2"):
             setattr(self.mid, block, TemporalResnetBlock(getattr(self.mid, block)))
+        level: Any
         for level in self.up:
             level.block = nn.ModuleList(TemporalResnetBlock(block) for block in level.block)
         self.conv_out = TemporalConv2d(decoder.conv_out)
@@ -88,6 +89,7 @@ class TemporalDecoder(nn.Module):
     def forward(self, z: Tensor, frames: int = 1) -> Tensor:  # (B T,C,h,w) -> (B T,3,H,W)
         h = self._run(self.mid.block_1, self.conv_in(z), frames)
         h = self._run(self.mid.block_2, self.mid.attn_1(h), frames)
+        level: Any
         for number, level in reversed(list(enumerate(self.up))):
             for index, block in enumerate(level.block):
                 h = self._run(block, h, frames)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +133,7 @@ class TemporalLayers(nn.Module):
         """
         followed = list(followed_blocks(unet))
         widths = block_channels(unet)
-        mine = [block.res.conv.in_channels for block in self.blocks]
+        mine = [cast(TemporalBlock, block).res.conv.in_channels for block in self.blocks]
         if widths != mine:
             raise ValueError(
                 f"temporal layers for blocks of {mine} channels do not fit a U-Net with blocks of {widths}"
@@ -152,8 +152,9 @@ class TemporalLayers(nn.Module):
         return layer(z, self.clip)
 
 
-def followed_blocks(unet: UNetModel) -> Iterator[nn.Module]:
+def followed_blocks(unet: UNetModel) -> Iterator[nn.Sequential]:
     """The blocks of a U-Net that temporal layers follow, in forward order: all but the first convolution and changes of resolution."""
+    block: Any
     for block in (*unet.input_blocks[1:], unet.middle_block, *unet.output_blocks):
         if any(isinstance(layer, ResBlock) for layer in block):
             yield block
@@ -163,7 +164,8 @@ def block_channels(unet: UNetModel) -> list[int]:
     """The channels of the blocks that temporal layers follow."""
     blocks = followed_blocks(unet)
     return [
-        next(layer.out_layers[-1].out_channels for layer in block if isinstance(layer, ResBlock)) for block in blocks
+        next(cast(nn.Conv2d, layer.out_layers[-1]).out_channels for layer in block if isinstance(layer, ResBlock))
+        for block in blocks
     ]
 
 

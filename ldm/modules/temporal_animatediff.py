@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -41,6 +42,8 @@ POSITIONS_KEY = r"\.pos_encoder\.pe$"
 
 class PositionalEncoding(nn.Module):
     """Adds sines and cosines of a frame's number (Vaswani et al. 1706.03762, section 3.5)."""
+
+    pe: Tensor
 
     def __init__(self, dim: int, frames: int):
         super().__init__()
@@ -210,7 +213,8 @@ def places(unet: UNetModel) -> dict[str, nn.Module]:
     It is the last layer of a block before a change of resolution; in the middle block, the transformer.
     """
     count = unet.num_res_blocks
-    found: dict[str, nn.Module] = {"mid_block.0": unet.middle_block[1]}
+    block: Any
+    found: dict[str, nn.Module] = {"mid_block.0": cast(nn.Sequential, unet.middle_block)[1]}
     for number, block in enumerate(unet.input_blocks):
         level, index = divmod(number - 1, count + 1)
         if number > 0 and index < count:

@@ -155,6 +155,7 @@ def test_the_layout_of_sg2vid_is_read(tmp_path):
     assert clip.frames.shape == (4, 3, 16, 16) and clip.fps == 8
     graph = clip.storyboard.keyframes[0].graph
     assert (graph.objects, graph.ids) == (("grasper", "class 5"), ("3.0", "5.0"))
+    assert {"grasper", "class 5"} < set(clips.vocab.objects)
     with pytest.raises(UserError, match="this list of videos is missing"):
         SG2VID(tmp_path, "cholec80_val", image_size=16, frames=4)
     (tmp_path / "segm_ann" / "video01" / "frame4.png").unlink()

@@ -52,6 +52,7 @@ class VideoUNetModel(UNetModel):
     """
 
     block_builder = VideoBlockBuilder
+    noise_levels: Tensor
 
     def __init__(self, *args, num_frames: int = 14, train_temporal: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
