@@ -60,7 +60,7 @@ def sample_clip(
             they overlap, at every step.
         seed: of the initial noise.
         options: as of images.
-        style: image whose look all frames take; by default `first`, or else the learned null style.
+        style: image whose look all frames take; by default `first`, or else frame 0, which is then first sampled by itself.
         first: image that the clip begins with; the storyboard's first graph is what it shows. Frame 0 is this image as the
             autoencoder returns it, and the other frames follow it.
         overlap: frames that neighbouring windows share; by default half of T.
@@ -74,7 +74,8 @@ def sample_clip(
     overlap = length // 2 if overlap is None else overlap
     windows = storyboard.windows(length, overlap)
     storyboard, _ = place_clip(storyboard, seed, options)
-    style = first if style is None and model.image.global_stage_model is not None else style
+    if style is None and model.image.global_stage_model is not None:
+        style = first if first is not None else _first_frame(model, storyboard, seed, options)
     reference = None if style is None else to_style_input(model.image, style)
     cond = model.condition(storyboard.graphs(), reference)
     scales = options.graph_scale, options.style_scale
@@ -97,6 +98,18 @@ def sample_clip(
             "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
         )
     return model.decode_frames(z)
+
+
+def _first_frame(
+    model: VideoDiffusion, storyboard: Storyboard, seed: int, options: SampleOptions
+) -> Image.Image | None:
+    """Frame 0 as an image of its own, with the learned null style; None for a storyboard that has no further frame.
+
+    Its style keeps the frames' backgrounds equal, which graphs do not describe: the image model would choose one for each frame.
+    """
+    if storyboard.frames == 1:
+        return None
+    return sample_clip(model, Storyboard.still(storyboard.graphs()[0], 1), seed, options)[0]
 
 
 def clip_panel(storyboard: Storyboard, frames: Sequence[Image.Image]) -> Image.Image:

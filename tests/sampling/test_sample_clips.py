@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import tiny_model
 
 from ldm.graph.scene_graph import SceneGraph
@@ -74,6 +75,15 @@ def test_a_clip_begins_with_the_given_image_as_the_autoencoder_returns_it(model)
         again = np.asarray(to_image(model.image.decode(model.image.encode(image))[0]))
     assert np.array_equal(frames[0], again)
     assert not np.array_equal(frames[1], arrays(sample_clip(model, storyboard(4), 0, FAST))[1])
+
+
+def test_without_a_style_all_frames_take_that_of_frame_0_sampled_by_itself(model):
+    board = storyboard(4)
+    alone = sample_clip(model, Storyboard.still(board.graphs()[0], 1), 5, FAST)[0]
+    default, styled = sample_clip(model, board, 5, FAST), sample_clip(model, board, 5, FAST, style=alone)
+    assert all(map(np.array_equal, arrays(default), arrays(styled)))
+    other = sample_clip(model, board, 5, FAST, style=Image.new("RGB", (32, 32), "red"))
+    assert not np.array_equal(arrays(default)[1], arrays(other)[1])
 
 
 def test_a_known_first_frame_is_on_its_noise_level_at_every_step_and_is_returned():
