@@ -107,7 +107,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--n", type=positive, help="use the first N graphs or prompts (default: all)")
     add("--n-per-graph", type=positive, metavar="N", help="images per graph (default: 1)")
-    add("--style", metavar="IMAGE", help="image to take the look from (default: none)")
+    add("--style", metavar="IMAGE", help="image to take the look from (default: none; of clips, their first frame)")
     add("--seed", type=int, default=0, help="seed from which each image's own seed is derived (default: %(default)s)")
     add("--batch-size", type=positive, default=16, help="images between two writes to disk (default: %(default)s)")
     add("--outdir", metavar="DIR", help="output folder (default: outputs/<date and time>)")

@@ -7,10 +7,10 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch.utils.data import Dataset
 
-from ldm.data.values import require_count
+from ldm.data.values import require_count, require_share
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.storyboard import Storyboard
 from ldm.graph.vocab import Vocab
@@ -34,6 +34,7 @@ class DrawnClips(Dataset):
         seed: of the storyboards.
         max_samples: upper limit of `size`.
         reference: add a picture of another clip with the same background, which shows the style and nothing else.
+        light: the most by which a clip grows lighter or darker from its first to its last frame, as a share of its brightness.
 
     Raises:
         ConfigError: a number is out of range.
@@ -43,11 +44,18 @@ class DrawnClips(Dataset):
     _graphs: tuple[int, list[SceneGraph]] = -1, []
 
     def __init__(
-        self, size: int, frames: int = FRAMES, seed: int = 0, max_samples: int | None = None, reference: bool = False
+        self,
+        size: int,
+        frames: int = FRAMES,
+        seed: int = 0,
+        max_samples: int | None = None,
+        reference: bool = False,
+        light: float = 0.0,
     ):
         for name, value, least in (("size", size, 0), ("frames", frames, 4), ("max_samples", max_samples, 0)):
             if value is not None:
                 require_count(f"DrawnClips: {name}", value, least)
+        self.light = require_share("DrawnClips: light", light)
         self.world, self.frames, self.seed, self.reference = ShapesWorld(), frames, seed, reference
         self.clips = size if max_samples is None else min(size, max_samples)
         self.image_size = self.world.image_size
@@ -76,9 +84,15 @@ class DrawnClips(Dataset):
 
     def picture(self, index: int) -> Image.Image:
         """The picture of a frame."""
-        return self.world.render(
-            drawn(self.graph(index, self.drawn_size(index))), self.background(index // self.frames)
-        )
+        clip, frame = divmod(index, self.frames)
+        picture = self.world.render(drawn(self.graph(index, self.drawn_size(index))), self.background(clip))
+        brightness = self.brightness(clip)[frame]
+        return picture if brightness == 1 else ImageEnhance.Brightness(picture).enhance(brightness)
+
+    def brightness(self, clip: int) -> list[float]:
+        """The factor of the pixels of each frame of a clip, which changes evenly from 1 on."""
+        change = self.light * random.Random(f"clip/{self.seed}/light {clip}").uniform(-1, 1)
+        return [1 + change * frame / (self.frames - 1) for frame in range(self.frames)]
 
     def graph(self, index: int, size: tuple[int, int]) -> SceneGraph:
         """The graph of a frame."""
@@ -104,7 +118,9 @@ class DrawnClips(Dataset):
         return self.image_size, self.image_size
 
     def image_names(self) -> list[str]:
-        names = (f"{self.world!r} clips on the grid/{self.seed}/{clip} of {self.frames}" for clip in range(self.clips))
+        light = f" in light of {self.light}" if self.light else ""
+        world = f"{self.world!r} clips on the grid{light}"
+        names = (f"{world}/{self.seed}/{clip} of {self.frames}" for clip in range(self.clips))
         return [f"{name}: {frame}" for name in names for frame in range(self.frames)]
 
     def check(self) -> Iterator[str]:

@@ -54,6 +54,24 @@ def test_frames_are_read_as_their_graphs_say():
         assert np.allclose([thing[2] for thing in mine], [thing[2] for thing in read], atol=2.5 / 64)
 
 
+def test_light_grows_or_falls_evenly_over_a_clip_and_moves_nothing():
+    steady, lit = DrawnClips(8, seed=3), DrawnClips(8, seed=3, light=0.4)
+    ends = []
+    for clip in range(8):
+        brightness = lit.brightness(clip)
+        assert brightness[0] == 1 and np.ptp(np.diff(brightness)) < 1e-12
+        ends.append(brightness[-1])
+        for frame in (0, 9):
+            index = 16 * clip + frame
+            assert lit.graph(index, (64, 64)) == steady.graph(index, (64, 64))
+            expected = np.minimum(brightness[frame] * np.asarray(steady.picture(index), float), 255)
+            assert np.abs(np.asarray(lit.picture(index)) - expected).max() <= 1
+    assert 0.6 <= min(ends) < 1 < max(ends) <= 1.4
+    assert not set(lit.image_names()) & set(steady.image_names())  # a cache of one is none of the other
+    with pytest.raises(ConfigError, match="light"):
+        DrawnClips(2, light=1.5)
+
+
 def test_all_frames_of_two_clips_have_one_background():
     data = DrawnClips(4, seed=1, reference=True)
     assert data.background(0) == data.background(1) != data.background(2)
