@@ -26,7 +26,9 @@ from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
 
 if TYPE_CHECKING:
+    from ldm.app.clips import ClipMaker
     from ldm.graph.vocab import Vocab
+    from ldm.models.diffusion.video import VideoDiffusion
     from ldm.words.open_words import OpenWords
 
 PROGRAM = "app.py"
@@ -106,7 +108,8 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_model(checkpoint, arguments.config, loras=arguments.lora)
     prepare_for_inference(model, device, arguments.precision, arguments.low_memory)
     words = open_words(arguments, model.vocab)
-    editor = Editor(model, folder, model_name(arguments), model_words(arguments), words=words)
+    clips = clip_maker(arguments, device)
+    editor = Editor(model, folder, model_name(arguments), model_words(arguments), words=words, clips=clips)
     serve(editor, arguments.host, arguments.port)
 
 
@@ -120,6 +123,19 @@ def open_words(arguments: argparse.Namespace, vocab: Vocab) -> OpenWords | None:
     if arguments.words == "off" or isinstance(vocab, OpenVocab) or not (wanted or is_installed()):
         return None
     return Naming("open", arguments.dictionary).open_words(vocab)
+
+
+def clip_maker(arguments: argparse.Namespace, device: str) -> ClipMaker | None:
+    """What samples clips beside the weights that ship; None beside other models."""
+    from ldm.app.clips import ClipMaker
+
+    def load() -> VideoDiffusion:
+        from ldm.models.video_loading import load_video_model
+
+        return load_video_model(device=device)
+
+    others = arguments.run, arguments.ckpt, arguments.config, arguments.lora
+    return None if any(others) else ClipMaker(load)
 
 
 def model_name(arguments: argparse.Namespace) -> str:

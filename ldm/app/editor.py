@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.app import graphs, views
+from ldm.app.clips import ClipMaker, no_clips
 from ldm.app.events import Hub
 from ldm.app.examples import Examples
 from ldm.app.jobs import Job, JobTable
@@ -34,6 +35,7 @@ class Editor:
             that ship, None where they are unknown.
         reader: reads graphs from pictures; by default the checker of the world that has the model's vocabulary.
         words: reads words that the vocabulary lacks, in graphs and in what is typed; None refuses them.
+        clips: samples clips; None where there is no model of clips.
         resolver: completes names; by default from the model's vocabulary, with `words` if given.
         decode: a quick decoder for previews, latent (1,C,h,w) -> image (1,3,H,W) in [-1,1]; by default the model's
             tiny autoencoder (`preview_config`), or its first stage without one.
@@ -52,10 +54,11 @@ class Editor:
         resolver: Resolver | None = None,
         decode: Decode | None = None,
         words: OpenWords | None = None,
+        clips: ClipMaker | None = None,
     ):
         self.model, self.name, self.model_words = model, name, model_words
         self.reader = reader or find_reader_of(model.vocab)
-        self.words = words
+        self.words, self.clips = words, clips
         self.resolver = resolver or (OpenResolver(model.vocab, words) if words else VocabResolver(model.vocab))
         self.examples = Examples(model)
         self.store = Store(Path(folder))
@@ -127,6 +130,8 @@ class Editor:
         asked, read = job.asked, self.store.pictures.read
         pictures = (id and read(id) for id in (start.picture, asked.style, asked.mask))
         inputs = Inputs(*pictures)
+        if asked.kind == "clip":
+            return self._play(job, inputs, follower)
         variants = asked.variants()
         try:
             for number in range(len(job.made), len(variants)):
@@ -142,6 +147,14 @@ class Editor:
                 self.store.go_to(job.session, job.made[0])
             if job.made or asked.kind == "attention":
                 self.tell_session(job.session)
+
+    def _play(self, job: Job, inputs: Inputs, follower: Follower) -> None:
+        """Makes a clip and sends it to the browsers, which keep it as long as they show it."""
+        if self.clips is None:  # the server was started again, with another model
+            raise no_clips()
+        follower.begin(0)
+        clip = self.clips.make(job.asked, inputs, follower)
+        self.hub.publish(job.session, {"type": "clip", "job": job.id, **clip._asdict()})
 
     def _keep(self, job: Job, start: Node, variant: Variant, made: Made) -> None:
         """Adds a picture to the tree, and tells the browsers."""

@@ -43,7 +43,8 @@ class EditAsked:
     """A request, as the queue keeps it.
 
     Args:
-        kind: edit; sample, for a canvas; or attention, where the model attends to the objects of the node's graph.
+        kind: edit; sample, for a canvas; attention, where the model attends to the objects of the node's graph; or clip, from the
+            node's graph to the edited one.
         node: that the request starts from.
         graph: what the picture is to show.
         source_graph: what the node's picture shows, at the time of the request; None if nothing is known.

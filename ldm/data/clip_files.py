@@ -5,6 +5,7 @@ WebP and folders hold every pixel as it is. GIF has 256 colours for each frame, 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -99,15 +100,27 @@ def write_clip(path: str | Path, frames: Sequence[Image.Image], fps: float) -> N
         with atomic_write(path) as temporary:
             _encode(temporary, frames, fps, CODECS[suffix])
     elif suffix:
-        note = NOTE.format(fps).encode()
-        options = (
-            {"lossless": True, "quality": 60, "xmp": note} if suffix == ".webp" else {"disposal": 1, "comment": note}
-        )
         with atomic_write(path) as temporary:
-            first, *others = frames
-            first.save(temporary, save_all=True, append_images=others, duration=1000 / fps, loop=0, **options)
+            _animate(temporary, frames, fps, suffix)
     else:
         _write_folder(path, frames)
+
+
+def webp_clip(frames: Sequence[Image.Image], fps: float) -> bytes:
+    """The content of the WebP file of a clip."""
+    file = io.BytesIO()
+    _animate(file, frames, fps, ".webp")
+    return file.getvalue()
+
+
+def _animate(file: Path | io.BytesIO, frames: Sequence[Image.Image], fps: float, suffix: str) -> None:
+    note = NOTE.format(fps).encode()
+    options: dict[str, Any] = {"disposal": 1, "comment": note}
+    if suffix == ".webp":
+        options = {"lossless": True, "quality": 60, "xmp": note}
+    first, *others = frames
+    timing = {"duration": 1000 / fps, "loop": 0}
+    first.save(file, suffix.lstrip("."), save_all=True, append_images=others, **timing, **options)
 
 
 def _write_folder(folder: Path, frames: Sequence[Image.Image]) -> None:

@@ -30,6 +30,7 @@ def application(editor: TheEditor) -> dict:
             "device": str(model.device),
             "styles": model.global_stage_model is not None,
             "attention": model.cond_stage_model.has_layout,
+            "clips": editor.clips is not None,
         },
         "reader": editor.reader and editor.reader.name,
         "reader_note": editor.reader_note,

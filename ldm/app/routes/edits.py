@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import Field
 
+from ldm.app.clips import as_clip, no_clips
 from ldm.app.editor import Editor
 from ldm.app.limits import VARIANTS
 from ldm.app.requests import EditAsked, Sweep, ask, ask_attention
@@ -55,6 +56,14 @@ def edit(editor: TheEditor, sid: str, body: Edit) -> dict:
 def attention(editor: TheEditor, sid: str, body: NodeId) -> dict:
     asked = ask_attention(editor.model, editor.store.session(sid).node(body.node), editor.words)
     return editor.add_job(sid, asked).to_json()
+
+
+@router.post("/sessions/{sid}/clip", status_code=202)
+def clip(editor: TheEditor, sid: str, body: Plan) -> dict:
+    if editor.clips is None:
+        raise no_clips()
+    asked, _ = _ask(editor, sid, body)
+    return editor.add_job(sid, as_clip(asked)).to_json()
 
 
 @router.get("/jobs/{id}")

@@ -2,7 +2,7 @@
 
 import { useEffect, useReducer, useRef } from "preact/hooks";
 import type { Connection } from "./api/events";
-import type { AppInfo, Example, Job, OptionLists, OptionValue, Picture, Plan, SceneNode, Session, SessionSummary, Vocabulary } from "./api/types";
+import type { AppInfo, Clip, Example, Job, OptionLists, OptionValue, Picture, Plan, SceneNode, Session, SessionSummary, Vocabulary } from "./api/types";
 import type { Box } from "./model/geometry";
 import { EMPTY, fromJson, type Graph, type Triple } from "./model/graph";
 import type { Timeline } from "./model/timeline";
@@ -86,7 +86,8 @@ export interface State {
   grid: boolean;
   attention: boolean;
   busy: string | null; // what the page waits for, in words
-  dialog: "open" | "help" | "export" | null;
+  dialog: "open" | "help" | "export" | "clip" | null;
+  clip: Clip | null; // that the dialog plays
   tab: "graph" | "change" | "history"; // on a phone
   toasts: Toast[];
 }
@@ -124,6 +125,7 @@ let state: State = {
   attention: false,
   busy: null,
   dialog: null,
+  clip: null,
   tab: "graph",
   toasts: [],
 };

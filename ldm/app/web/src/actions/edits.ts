@@ -57,6 +57,20 @@ export async function runEdit(): Promise<void> {
   if (job) setState({ job: getState().job?.id === job.id ? getState().job : job, ownJob: job.id, ownDraft: doc(state)!.draft });
 }
 
+/** Whether a clip can be made of what the graph changes. */
+export const canPlay = (): boolean => !!getState().app?.model.clips && !isCanvas(getState()) && !!doc(getState())?.source;
+
+/** Asks for the clip from the picture to what the graph says. */
+export async function runClip(): Promise<void> {
+  const state = getState();
+  const body = planRequest();
+  if (asking || !canEdit() || !state.session || !body) return;
+  asking = true;
+  const job = await attempt(() => api.clip(state.session!.id, body));
+  asking = false;
+  if (job) setState({ job: getState().job?.id === job.id ? getState().job : job, ownJob: job.id });
+}
+
 export async function cancelJob(): Promise<void> {
   const { job } = getState();
   if (job) await attempt(() => api.cancel(job.id));

@@ -120,6 +120,12 @@ function onEvent(event: ServerEvent): void {
     case "preview":
       if (state.job?.id === event.job) setState({ preview: { job: event.job, variant: event.variant, image: event.image } });
       return;
+    case "clip":
+      if (state.ownJob === event.job) {
+        const { type, job, ...clip } = event;
+        setState({ clip, dialog: "clip", ownJob: null });
+      }
+      return;
     case "node":
       if (state.session) {
         const nodes = [...state.session.nodes.filter((node) => node.id !== event.node.id), event.node];
@@ -135,7 +141,7 @@ function onEvent(event: ServerEvent): void {
 /** Whether an edit ran when the connection was lost, and neither runs now nor has made a picture. */
 function wasInterrupted({ jobs, nodes }: Session): boolean {
   const { job, session } = getState();
-  if (job?.state !== "running" || job.kind === "attention" || session?.id !== job.session) return false;
+  if (job?.state !== "running" || job.kind === "attention" || job.kind === "clip" || session?.id !== job.session) return false;
   return !jobs.some((other) => other.id === job.id) && !nodes.some((node) => node.job === job.id);
 }
 

@@ -116,6 +116,7 @@ export const plan = (id: string, body: t.PlanRequest, signal?: AbortSignal) =>
   post<t.Plan>(`api/sessions/${id}/plan`, body, signal);
 export const edit = (id: string, body: t.EditRequest) => post<t.Job>(`api/sessions/${id}/edits`, body);
 export const attention = (id: string, node: number) => post<t.Job>(`api/sessions/${id}/attention`, { node });
+export const clip = (id: string, body: t.PlanRequest) => post<t.Job>(`api/sessions/${id}/clip`, body);
 export const cancel = (job: number) => request<t.Job>("DELETE", `api/jobs/${job}`);
 export const text = (path: string) => get<string>(path);
 

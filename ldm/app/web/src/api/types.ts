@@ -20,6 +20,7 @@ export interface AppInfo {
     device: string;
     styles: boolean;
     attention: boolean;
+    clips: boolean;
   };
   reader: string | null;
   reader_note: string;
@@ -127,7 +128,7 @@ export interface Job {
   id: number;
   session: string;
   node: number;
-  kind: "edit" | "sample" | "attention";
+  kind: "edit" | "sample" | "attention" | "clip";
   state: "queued" | "running" | "done" | "cancelled" | "failed";
   place: number;
   created: string;
@@ -141,6 +142,14 @@ export interface Job {
   error: string | null;
   error_code: string;
   error_values: Record<string, string | number>;
+}
+
+/** A clip that is played: a data URL, and the size of its frames. */
+export interface Clip {
+  image: string;
+  width: number;
+  height: number;
+  frames: number;
 }
 
 export interface Sweep {
@@ -226,6 +235,7 @@ export type ServerEvent =
       fraction: number;
     }
   | { type: "preview"; job: number; variant: number; image: string; width: number; height: number }
+  | ({ type: "clip"; job: number } & Clip)
   | { type: "node"; node: SceneNode; job: number }
   | { type: "session"; session: Session }
   | { type: "deleted"; session: string }

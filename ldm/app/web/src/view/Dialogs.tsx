@@ -9,6 +9,7 @@ import { OpenChoices } from "./Start";
 
 export function Dialogs() {
   const dialog = useStore((s) => s.dialog);
+  const clip = useStore((s) => s.clip);
   if (dialog === "open") {
     return (
       <Dialog title={t("open")}>
@@ -20,6 +21,16 @@ export function Dialogs() {
     return (
       <Dialog title={t("help")}>
         <Help />
+      </Dialog>
+    );
+  }
+  if (dialog === "clip" && clip) {
+    return (
+      <Dialog title={t("clip")}>
+        <img class="clip" src={clip.image} width={clip.width} height={clip.height} alt={t("clipAlt", { frames: clip.frames })} />
+        <a class="clip-link" href={clip.image} download="clip.webp">
+          {t("clipSave")}
+        </a>
       </Dialog>
     );
   }

@@ -1,6 +1,6 @@
 /** The button that does it, and how many variants it makes. */
 
-import { canEdit, runEdit } from "../actions/edits";
+import { canEdit, canPlay, runClip, runEdit } from "../actions/edits";
 import { setMode } from "../actions/draft";
 import { doc, isCanvas, isRunning, setState, shownGraph, useStore } from "../store";
 import { t } from "../texts";
@@ -37,6 +37,11 @@ export function EditBar() {
           ))}
         </div>
       </div>
+      {canPlay() && (
+        <button class="large" disabled={!ready} onClick={() => void runClip()} title={t("clipTitle")}>
+          {t("clip")}
+        </button>
+      )}
       <button class="primary large" disabled={!ready} onClick={() => void runEdit()} title={`${t(canvas ? "makePicture" : "edit")} (Ctrl+Enter)`}>
         {t(running ? "editing_" : canvas ? "makePicture" : "edit")}
       </button>
