@@ -1,6 +1,7 @@
 """Clips of storyboards: windows, clips that begin with an image, seeds, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,17 +9,21 @@ import torch
 from PIL import Image
 from tiny import tiny_model
 
+from ldm.evaluation.clip_benchmark import sample_frames
+from ldm.evaluation.clip_measures import flicker, measure_clip
 from ldm.graph.scene_graph import SceneGraph
-from ldm.graph.storyboard import Keyframe, Storyboard
+from ldm.graph.storyboard import Keyframe, Storyboard, read_storyboard
 from ldm.graph.validation import GraphError
 from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.diffusion.windows import beginning_with, over_windows
-from ldm.sampling.clips import sample_clip
+from ldm.models.video_loading import load_video_model
+from ldm.sampling.clips import default_clip_options, sample_clip
 from ldm.sampling.options import SampleOptions
 from ldm.util.errors import UserError
 from ldm.util.images import to_image
 
+ROOT = Path(__file__).parents[2]
 FAST = SampleOptions(steps=2)
 
 
@@ -121,3 +126,14 @@ def test_options_of_text_and_unknown_names_are_refused(model):
     unknown = Storyboard.from_json(json.loads('{"frames": 4, "keyframes": [{"at": 0, "objects": ["dragon"]}]}'))
     with pytest.raises(GraphError, match="dragon"):
         sample_clip(model, unknown, 0, FAST)
+
+
+def test_the_clip_of_the_storyboard_that_ships_shows_it_in_every_frame():
+    video, board = load_video_model(), read_storyboard(ROOT / "data/flat/storyboard.json")
+    options = SampleOptions(**default_clip_options(video, {}))
+    frames = sample_clip(video, board, 0, options, style=Image.open(ROOT / "data/flat/example.png"))
+    cell = 1 / video.image.latent_size
+    measured = measure_clip(board, frames, "shapes", cell)
+    assert measured["in_place"] == 1 and measured["kept_objects"] == measured["objects"] == 3
+    alone = sample_frames(video, board, options, Image.open(ROOT / "data/flat/example.png"), 0)
+    assert flicker(board, frames, cell) < min(1.8, flicker(board, alone, cell))
