@@ -38,6 +38,7 @@ ROUTES = [
     ("POST", "sessions/x/plan"),
     ("POST", "sessions/x/edits"),
     ("POST", "sessions/x/attention"),
+    ("POST", "sessions/x/clip"),
     ("PUT", "nodes/1/graph"),
     ("PUT", "nodes/1/draft"),
     ("DELETE", "nodes/1"),
