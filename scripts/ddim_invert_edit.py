@@ -51,6 +51,7 @@ PHOTOGRAPH_OPTIONS = (
     "sweep",
     "previews",
     "attention",
+    "words",
 )  # not of a clip
 
 
@@ -212,6 +213,8 @@ def edit_one_clip(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"{given}: only for the edit of a photograph, and {arguments.ref} is a clip; leave these options out"
         )
+    if arguments.precision != "fp32":
+        raise UserError(f"--precision {arguments.precision}: clips are edited in fp32; leave it out")
     if not arguments.source_sg:
         raise UserError(
             "--source-sg is missing: a clip is edited by two storyboards, of what it shows and of what it should show"

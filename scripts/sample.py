@@ -79,6 +79,7 @@ IMAGE_FLAGS = {  # of sets of images
     "--outdir": ("outdir", "use --out"),
     "--lora": ("lora", "leave it out"),
     "--prediction": ("prediction", "leave it out"),
+    "--words": ("words", "write names of the vocabulary"),
 }
 
 
