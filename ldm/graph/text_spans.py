@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from itertools import accumulate
 
-from ldm.graph.text_tokens import LENGTH, ROOM, SPECIAL, clip_tokenizer, split_words
+from ldm.graph.text_tokens import LEARNED, LENGTH, ROOM, SPECIAL, clip_tokenizer, split_words
 
 Characters = tuple[int, int]  # text[start:end]
 
@@ -31,6 +31,10 @@ def token_characters(text: str) -> list[Characters]:
     origin = _origins(text, normalised)
     found = []
     for word in tokenizer.pat.finditer(normalised):
+        if learned := LEARNED.get(word.group()):  # each of its vectors stands for all of it
+            whole = origin[word.start()][0], origin[word.end() - 1][1]
+            found += [whole] * len(learned)
+            continue
         characters = [word.start() + i for i, c in enumerate(word.group()) for _ in c.encode()]  # of each byte
         ends = [0, *accumulate(_byte_counts(word.group()))]
         for start, end in zip(ends, ends[1:]):

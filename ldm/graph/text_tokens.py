@@ -4,12 +4,15 @@ The vocabulary is the one that open_clip brings along, which all published CLIP 
 transformers' CLIPTokenizer does it: Unicode NFC, single spaces, lower case. (open_clip's own cleaning also repairs wrongly
 decoded characters and resolves HTML entities.) One thing differs: transformers takes "!" for padding where that is the padding
 token, as in SD 2 and SDXL; open_clip, which these towers were trained with, reads it as a word, and so does this module.
+
+Words that a text encoder has learned (textual inversion, Gal et al. 2208.01618) have ids above the vocabulary, one for each of
+their vectors. They are found before anything else is split, as transformers finds added tokens.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -19,13 +22,18 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
+from ldm.util.errors import UserError
+
 LENGTH = 77  # tokens that a tower reads at a time, the start and the end token included
 ROOM = LENGTH - 2
 VOCABULARY = 49408  # tokens of CLIP's
 START, END = 49406, 49407
 SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
 Texts = Sequence[str] | Tensor  # B of them, or their tokens (B,77) as `token_ids` returns them
+LEARNED: dict[str, tuple[int, ...]] = {}  # learned word, normalised -> ids of its vectors, in this process
+_vectors: list[tuple[str, int, int]] = []  # id - VOCABULARY -> word, number of its vectors, index of this one
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+PUNCTUATION = r"[^\s\p{L}\p{N}]+"  # the last kind of WORDS
 
 
 class Word(NamedTuple):
@@ -83,7 +91,62 @@ def pad_with(ids: Tensor, padding: int) -> Tensor:  # (B,77) -> (B,77)
 def split_words(text: str) -> list[Word]:
     """The words of a text with their tokens."""
     tokenizer = clip_tokenizer()
-    return [Word(word, word_ids(word)) for word in tokenizer.pat.findall(tokenizer.clean_fn(text))]
+    found = tokenizer.pat.findall(tokenizer.clean_fn(text))
+    return [Word(word, LEARNED.get(word) or word_ids(word)) for word in found]
+
+
+def add_learned_word(name: str, count: int) -> tuple[int, ...]:
+    """Makes texts contain a learned word from now on.
+
+    Args:
+        name: the word, without spaces; case does not matter.
+        count: number of its vectors, each of which takes the place of a token.
+
+    Returns:
+        The ids of its vectors. The same word with the same number of vectors has the same ones in a process.
+
+    Raises:
+        UserError: it cannot be a word of its own.
+    """
+    word = check_learned_word(name)
+    if not 1 <= count <= ROOM:
+        raise UserError(f"the learned word {name!r} has {count} vectors; a text encoder takes 1 to {ROOM}")
+    if (word, count, 0) not in _vectors:
+        _vectors.extend((word, count, index) for index in range(count))
+    first = VOCABULARY + _vectors.index((word, count, 0))
+    LEARNED[word] = tuple(range(first, first + count))
+    clip_tokenizer().pat = _pattern(LEARNED)
+    return LEARNED[word]
+
+
+def check_learned_word(name: str) -> str:
+    """The normalised form of a name for a learned word. Raises UserError for one that texts could not contain as such."""
+    word = normalise(name)
+    remedy = "name it like <my-cat>"
+    if not word or regex.search(r"\s", word):
+        raise UserError(f"a learned word cannot be {name!r}, since spaces separate words; {remedy}")
+    if word in SPECIAL:
+        raise UserError(f"a learned word cannot be {name!r}, a mark of the text encoder; {remedy}")
+    if regex.search(r"[\p{L}\p{N}]", word) and regex.fullmatch(WORDS, word) and len(word_ids(word)) == 1:
+        raise UserError(f"a learned word cannot be {name!r}, since the text encoder knows this word already; {remedy}")
+    return word
+
+
+def learned_word_of(token: int) -> str:
+    """The learned word to which an id above the vocabulary belongs."""
+    return _vectors[token - VOCABULARY][0]
+
+
+def _pattern(words: Collection[str]) -> regex.Pattern:
+    """WORDS, and before them the learned words, also between punctuation, but not inside of other words."""
+    letter = r"[\p{L}\p{N}]"
+    learned = "|".join(
+        (rf"(?<!{letter})" if regex.match(letter, word) else "")
+        + regex.escape(word)
+        + (rf"(?!{letter})" if regex.match(letter, word[-1]) else "")
+        for word in sorted(words, key=len, reverse=True)
+    )
+    return regex.compile(f"{learned}|{WORDS.removesuffix('|' + PUNCTUATION)}|(?:(?!{learned}){PUNCTUATION[:-1]})+")
 
 
 def normalise(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.reading import PARTS, read_state_dict
 from ldm.checkpoints.text_layout import TEXT_PARTS, TextSettings, read_text_settings, tower_state
-from ldm.graph.text_tokens import END, LENGTH, Texts, pad_with, tokenize
+from ldm.graph.text_tokens import END, LENGTH, VOCABULARY, Texts, pad_with, tokenize
 from ldm.modules.conditioning import TextTokens, cat_texts
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
+from ldm.modules.learned_words import LearnedWords, refuse_unknown
 from ldm.modules.text_encoder import TextTower, TowerShape
 
 logger = logging.getLogger(__name__)
@@ -119,6 +121,7 @@ class ClipEmbedder(TextEncoder):
                 f"max_length: {max_length} is not supported, since all published text towers read {LENGTH}"
             )
         self.model, self.padding = tower, padding
+        self.learned: LearnedWords | None = None
         self.dim = tower.shape.width
         self.finish()
 
@@ -134,18 +137,29 @@ class ClipEmbedder(TextEncoder):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns tokens (B,M,D), their mask (B,M), and the pooled embedding of each text's first chunk (B,P) or None."""
         if isinstance(texts, Tensor):
-            tokens, pooled = self.model(self.table_rows(pad_with(texts, self.padding)))
+            tokens, pooled = self.encode_ids(pad_with(texts, self.padding))
             return tokens, torch.ones_like(texts, dtype=torch.bool), pooled
         tokenized = [tokenize(text, chunked) for text in texts]
         for lost in [text.lost for text in tokenized if warn and text.lost]:
             what = "the prompt is longer than %d tokens; lost: %s (--long-prompt chunk reads all of it)"
             logger.warning(what, LENGTH, lost)
         ids = [text.ids(self.padding) for text in tokenized]
-        tokens, pooled = self.model(self.table_rows(torch.cat(ids)).to(self.model.positional_embedding.device))
+        tokens, pooled = self.encode_ids(torch.cat(ids).to(self.model.positional_embedding.device))
         counts = [len(rows) for rows in ids]
         text = cat_texts([TextTokens.from_tokens(part.flatten(0, 1)[None]) for part in tokens.split(counts)])
         first = [sum(counts[:index]) for index in range(len(counts))]
         return text.tokens, text.mask, None if pooled is None else pooled[first]
+
+    def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:  # (B,77) -> (B,77,D), (B,P)
+        """The tokens and the pooled embedding of tokenized texts, learned words included."""
+        if self.learned is None:
+            if (ids >= VOCABULARY).any():
+                refuse_unknown(int(ids.max()))
+            return self.model(self.table_rows(ids))
+        ids = self.learned.shorten(ids)
+        is_learned, rows = self.learned.places(ids)
+        splice = partial(self.learned.splice, is_learned=is_learned, rows=rows)
+        return self.model(self.table_rows(ids.masked_fill(is_learned, 0)), splice)
 
     def table_rows(self, ids: Tensor) -> Tensor:
         """The row of each token in the tower's table: its id in CLIP's vocabulary."""
