@@ -65,12 +65,13 @@ def mirror_words(graph: SceneGraph) -> SceneGraph:
     """Returns the graph of the horizontally flipped image in words that a vocabulary may lack."""
     return replace(
         graph,
-        objects=tuple(_swap_sides(name) for name in graph.objects),
+        objects=tuple(swap_sides(name) for name in graph.objects),
         boxes=tuple(None if box is None else (1 - box[2], box[1], 1 - box[0], box[3]) for box in graph.boxes),
-        attributes=tuple(names and tuple(_swap_sides(name) for name in names) for names in graph.attributes),
-        triples=graph.triples and tuple((s, _swap_sides(name), o) for s, name, o in graph.triples),
+        attributes=tuple(names and tuple(swap_sides(name) for name in names) for names in graph.attributes),
+        triples=graph.triples and tuple((s, swap_sides(name), o) for s, name, o in graph.triples),
     )
 
 
-def _swap_sides(name: str) -> str:
+def swap_sides(name: str) -> str:
+    """A text about the horizontally flipped image: left and right change places."""
     return SIDE_PATTERN.sub(lambda match: OPPOSITE_SIDE[match[0]], name)

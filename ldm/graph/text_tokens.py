@@ -11,6 +11,7 @@ their vectors. They are found before anything else is split, as transformers fin
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ Texts = Sequence[str] | Tensor  # B of them, or their tokens (B,77) as `token_id
 LEARNED: dict[str, tuple[int, ...]] = {}  # learned word, normalised -> ids of its vectors, in this process
 _vectors: list[tuple[str, int, int]] = []  # id - VOCABULARY -> word, number of its vectors, index of this one
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+TRIGGER = re.compile(r"<[^<>\s]+>")  # the usual form of a learned word
 PUNCTUATION = r"[^\s\p{L}\p{N}]+"  # the last kind of WORDS
 
 

@@ -46,7 +46,9 @@ class LearnedWords(nn.Module):
         ids = add_learned_word(name, len(vectors))
         word = learned_word_of(ids[0])
         if word in self.words:
-            raise UserError(f"the learned word {name!r} is there already; give the other one a new name (--rename OLD=NEW)")
+            raise UserError(
+                f"the learned word {name!r} is there already; give the other one a new name (--rename OLD=NEW)"
+            )
         start = len(self.vectors)
         vectors = vectors.detach().to(self.vectors)
         trains = self.vectors.requires_grad
@@ -105,4 +107,3 @@ def spread(rows: Tensor, count: int) -> Tensor:  # (m,D) -> (count,D)
     number = len(rows)
     bounds = [(index * number // count, (index + 1) * number // count) for index in range(count)]
     return torch.stack([rows[start : max(start + 1, end)].mean(0) for start, end in bounds])
-

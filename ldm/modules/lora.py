@@ -77,7 +77,9 @@ class LoRAConv2d(Conv2d):
     def merge(self) -> Conv2d:
         """Returns a convolution with the adapter added to the weight. The new weight is frozen; the bias is shared."""
         with torch.device("meta"):
-            layer = Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation)
+            layer = Conv2d(
+                self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation
+            )
         layer.skip_saving_input, layer.winograd = self.skip_saving_input, self.winograd
         layer.winograd = layer.supports_winograd() and self.winograd
         layer.weight = nn.Parameter(merged_weight(self.weight, self), requires_grad=False)
@@ -176,7 +178,9 @@ def with_lora(layer: nn.Linear | Conv2d, rank: int, alpha: float | None = None) 
         ValueError: the layer has groups or another padding than zeros, or the rank is below 1.
     """
     if isinstance(layer, nn.Linear):
-        adapted: LoRALinear | LoRAConv2d = LoRALinear(layer.in_features, layer.out_features, False, rank=rank, alpha=alpha)
+        adapted: LoRALinear | LoRAConv2d = LoRALinear(
+            layer.in_features, layer.out_features, False, rank=rank, alpha=alpha
+        )
     else:
         if layer.groups != 1 or layer.padding_mode != "zeros":
             raise ValueError("LoRA is for convolutions of one group, padded with zeros")

@@ -47,7 +47,9 @@ class LoRATarget:
         rank = 4 if rank is None else rank
         if part not in PARTS:
             raise ConfigError(f"{place}.part is {part!r}; set it to unet or text")
-        if not isinstance(targets, (list, tuple, type(None))) or not all(isinstance(name, str) for name in targets or ()):
+        if not isinstance(targets, (list, tuple, type(None))) or not all(
+            isinstance(name, str) for name in targets or ()
+        ):
             raise ConfigError(f"{place}.targets is {targets!r}; give a list of layers such as [to_q, to_v]")
         if type(rank) is not int or rank < 1:
             raise ConfigError(f"{place}.rank is {rank!r}; give a whole number, at least 1")
