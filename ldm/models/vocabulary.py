@@ -70,17 +70,22 @@ def _vocab_of_dataset(train: str) -> Vocab:
 
 def is_own_checkpoint(path: Path) -> bool:
     """Whether a file is a checkpoint of trainer.py or exported adapters."""
-    return _saved_vocab(path) is not None
+    return _saved(path) is not None
 
 
 def _saved_vocab(path: Path) -> Any:
     """The vocabulary in a checkpoint of trainer.py or in exported adapters, as JSON data; None in any other file."""
+    return (_saved(path) or {}).get("vocab")
+
+
+def _saved(path: Path) -> dict | None:
+    """What a checkpoint of trainer.py or exported adapters say of their config and vocabulary; None of any other file."""
     try:
         try:
             with safetensors.safe_open(path, "pt") as file:
-                return json.loads((file.metadata() or {}).get(METADATA, "{}")).get("vocab")
+                return json.loads((file.metadata() or {}).get(METADATA, "null"))
         except safetensors.SafetensorError:  # another format
             saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return saved.get("vocab") if isinstance(saved, dict) and "state_dict" in saved else None
+            return saved if isinstance(saved, dict) and {"state_dict", "config", "vocab"} <= saved.keys() else None
     except Exception:  # a damaged file can raise any exception; load_model says what is wrong with it
         return None

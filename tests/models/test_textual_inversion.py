@@ -68,4 +68,6 @@ def test_ten_steps_have_the_losses_of_a_reference_loop_on_the_same_noise_and_tim
         losses.append(loss.item())
     assert losses == pytest.approx(expected, rel=1e-4)
     first = personalization(folder).losses(batches[-1])[0].mean()
-    assert abs(losses[-1] - float(first)) > 1e-4 * losses[-1], "the training had no effect, so that the test could not fail"
+    assert abs(losses[-1] - float(first)) > 1e-4 * losses[-1], (
+        "the training had no effect, so that the test could not fail"
+    )

@@ -10,6 +10,7 @@ from ldm.util.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
+
 def refuse_other_triggers(taught: Sequence[str], captions: Mapping[str, str]) -> None:
     """Checks that captions use the taught words, and no others like <word>.
 
