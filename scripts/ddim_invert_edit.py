@@ -30,6 +30,7 @@ from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values, option_types
 from ldm.util.score_option import add_min_score_argument
+from ldm.util.words_option import add_words_arguments, given_additions, learned_files
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 PROGRAM = "ddim_invert_edit.py"
@@ -60,6 +61,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--mask", metavar="IMAGE", help="white where the image may change (default: what the operations touch)")
     add_model_arguments(parser)
     add_lora_argument(parser)
+    add_words_arguments(parser)
     add_min_score_argument(parser)
     add(
         "--prediction",
@@ -135,7 +137,7 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
     texts, folder = numbered_lines(path), writable_folder(arguments.outdir, "--outdir")
     model, device, checkpoint = _load(arguments)
     provenance = {"checkpoint": checkpoint, "weights": fingerprint(model), "device": device.partition(":")[0]}
-    provenance |= {"precision": arguments.precision, **({"lora": arguments.lora} if arguments.lora else {})}
+    provenance |= {"precision": arguments.precision, **given_additions(arguments)}
     provenance |= {"decided": list(model.decided)} if model.decided else {}
     _prepare(model, device, arguments)
     failures = edit_all(model, path, texts, folder, options, provenance, rank, world, arguments.min_score)
@@ -289,7 +291,14 @@ def _load(arguments: argparse.Namespace) -> tuple:
 
     device = choose_device(arguments.device)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    model = load_model(checkpoint, arguments.config, loras=arguments.lora, prediction=arguments.prediction)
+    model = load_model(
+        checkpoint,
+        arguments.config,
+        loras=arguments.lora,
+        prediction=arguments.prediction,
+        words=learned_files(arguments.words),
+        renames=arguments.rename,
+    )
     return model, device, checkpoint and str(checkpoint)
 
 

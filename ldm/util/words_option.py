@@ -33,6 +33,11 @@ def learned_files(words: Sequence[str]) -> list[str]:
     return [word for word in words if word != OPEN]
 
 
+def given_additions(arguments: argparse.Namespace) -> dict[str, list]:
+    """The values of --lora, --words and --rename that were given, for the record of an image."""
+    return {name: value for name in ("lora", "words", "rename") if (value := getattr(arguments, name))}
+
+
 def old_and_new(text: str) -> list[str]:
     """'a=b' -> ["a", "b"], as JSON keeps it."""
     old, equals, new = text.rpartition("=")

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ldm.data.personalized import Examples
 from ldm.data.protocols import CaptionedPictures
 from ldm.models.diffusion import assembly
-from ldm.models.diffusion.assembly import PUBLISHED_KEYS
 from ldm.models.diffusion.ddim import sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.triggers import refuse_other_triggers, say_lost_words
@@ -38,7 +37,6 @@ from ldm.util.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 GROUPS = ("words", "unet", "text")  # of trained parameters, each with a learning rate
-OF_DIFFUSION = tuple(name for name in inspect.signature(LatentDiffusion).parameters if name != "published_keys")
 
 
 class Personalization(LatentDiffusion):
@@ -60,14 +58,13 @@ class Personalization(LatentDiffusion):
         text_drop: share of training rows whose text is replaced by the empty one.
         use_ema: keeps an exponential moving average of the trainable parameters.
         ema_decay: its decay per step.
-        diffusion: the parameters of LatentDiffusion, which has the same names.
+        diffusion: further parameters, those of LatentDiffusion.
 
     Raises:
         ConfigError: nothing would be trained, or a value is wrong.
         UserError: a word is none, or does not fit the text encoder.
     """
 
-    published_params = (*PUBLISHED_KEYS, *OF_DIFFUSION)  # pyright: ignore[reportAssignmentType]
     text_stage_model: TextEncoder
 
     def __init__(
@@ -266,6 +263,22 @@ class Personalization(LatentDiffusion):
         with self.untrained():
             base = self.sample(texts, noise, steps, guidance)
         return {"inputs": batch.image[:n], "base": base, "trained": self.sample(texts, noise, steps, guidance)}
+
+
+def _with_inherited(own: inspect.Signature, inherited: inspect.Signature) -> inspect.Signature:
+    """A signature in which the parameters of the base class replace **keywords, for checks of configs and their documentation."""
+    mine = {name: each for name, each in own.parameters.items() if each.kind is not each.VAR_KEYWORD}
+    named = {name: each for name, each in inherited.parameters.items() if name not in mine}
+    every = [each.replace(kind=each.KEYWORD_ONLY) for each in mine.values()]
+    every += [
+        each if each.kind is each.VAR_KEYWORD else each.replace(kind=each.KEYWORD_ONLY) for each in named.values()
+    ]
+    return inspect.Signature(every)
+
+
+Personalization.__signature__ = _with_inherited(  # pyright: ignore[reportAttributeAccessIssue]
+    inspect.signature(Personalization), inspect.signature(LatentDiffusion)
+)
 
 
 def taught_words(model: LatentDiffusion) -> list[TaughtWord]:
