@@ -2,11 +2,15 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 import yaml
-from personal_models import PICTURES, config, write_pictures
+from paths import ROOT
+from personal_models import PICTURES, config, personalization, write_pictures
 from safetensors.torch import load_file
 
 import trainer
@@ -64,7 +68,9 @@ def test_a_word_is_learned_by_the_flags_of_ldm(run):
     assert torch.equal(words["<rex>"], saved["state_dict"]["text_stage_model.learned.vectors"])
     assert saved["config"]["model"]["params"]["words"] == [{"word": "<rex>", "init": "dog", "vectors": 1}]
     state = saved["optimizer_states"][0]["state"]
-    assert [value["exp_avg"].shape for value in state.values()] == [(1, 32)], "only the word's vectors have optimizer state"
+    assert [value["exp_avg"].shape for value in state.values()] == [(1, 32)], (
+        "only the word's vectors have optimizer state"
+    )
 
 
 def test_training_goes_on_from_a_file_of_words(run):
@@ -111,21 +117,37 @@ def test_pivotal_tuning_trains_words_first_and_the_rest_after_them(run):
 
 
 @pytest.mark.slow
-def test_two_processes_and_accumulated_batches_equal_one_process(run):
-    model = {"lora": LORA}
-    data = {"repeats": 2}
-    runs = {
-        "one": run("--max_steps", 2, "data.params.batch_size=4", model=model, data=data),
-        "accumulated": run("--max_steps", 2, "--accumulate_grad_batches", 2, model=model, data=data),
-        "two": run("--max_steps", 2, model=model, data=data, gpus="cpu:2"),
-    }
-    states = {}
-    for name, (code, folder, printed) in runs.items():
-        assert code == 0, printed.err
-        states[name] = trained(folder)["state_dict"]
-    for other in ("accumulated", "two"):
-        for name, value in states["one"].items():
-            torch.testing.assert_close(states[other][name], value, rtol=1e-3, atol=2e-5, msg=f"{other}: {name}")
+def test_two_processes_and_accumulated_batches_equal_one_process(run, tmp_path):
+    """What is trained changes alike: to 1 % of the change, since AdamW divides the rounding errors of small gradients by them."""
+    model, data = {"lora": LORA}, {"repeats": 2}
+    _, one, _ = run("--max_steps", 2, "data.params.batch_size=4", model=model, data=data)
+    _, accumulated, _ = run("--max_steps", 2, "--accumulate_grad_batches", 2, model=model, data=data)
+    words = [
+        "--base",
+        tmp_path / "words.yaml",
+        "--data_root",
+        tmp_path / "cat",
+        "-t",
+        "--gpus",
+        "cpu:2",
+        "--max_steps",
+        2,
+    ]
+    command = [sys.executable, "trainer.py", *map(str, words), "--logdir", str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    (two,) = (tmp_path / "two").glob("*")
+    start = personalization().learned[0].initial
+    changes = {}
+    for folder in (one, accumulated, two):
+        state = trained(folder)["state_dict"]
+        changes[folder] = {name: value for name, value in state.items() if name.endswith("lora_B")}
+        changes[folder]["words"] = state["text_stage_model.learned.vectors"] - start
+    for other in (accumulated, two):
+        for name, change in changes[one].items():
+            assert change.norm() > 0
+            assert (changes[other][name] - change).norm() < 0.01 * change.norm(), name
 
 
 @pytest.mark.parametrize(
@@ -146,4 +168,8 @@ def test_a_caption_that_is_too_long_is_said_with_what_falls_off(run, tmp_path):
     text = "a photo of <my-cat> " + "very " * 80 + "green"
     (tmp_path / "cat" / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": text}))
     code, _, printed = run("--max_steps", 1)
-    assert code == 0 and "0.png: the caption is longer than 77 tokens; lost: very" in printed.err and "green" in printed.err
+    assert (
+        code == 0
+        and "0.png: the caption is longer than 77 tokens; lost: very" in printed.err
+        and "green" in printed.err
+    )
