@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -66,14 +66,15 @@ class TokenizedText:
         return torch.tensor([[START, *chunk, END] + [padding] * (ROOM - len(chunk)) for chunk in self.chunks])
 
 
-def tokenize(text: str, chunked: bool = False) -> TokenizedText:
+def tokenize(text: str, chunked: bool = False, learned: Mapping[str, tuple[int, ...]] | None = None) -> TokenizedText:
     """Splits a text into tokens.
 
     Args:
         text: any text, also an empty one.
         chunked: whether a text of more than 75 tokens is read in several chunks of 75; otherwise it is cut there.
+        learned: the learned words and their ids; by default those of all text encoders of this process.
     """
-    words = split_words(text)
+    words = split_words(text, learned)
     ids = tuple(token for word in words for token in word.ids)
     if chunked:
         return TokenizedText(tuple(ids[first : first + ROOM] for first in range(0, len(ids), ROOM)) or ((),))
@@ -90,11 +91,13 @@ def pad_with(ids: Tensor, padding: int) -> Tensor:  # (B,77) -> (B,77)
     return torch.where((ids == END).cumsum(1) > 1, padding, ids)
 
 
-def split_words(text: str) -> list[Word]:
-    """The words of a text with their tokens."""
+def split_words(text: str, learned: Mapping[str, tuple[int, ...]] | None = None) -> list[Word]:
+    """The words of a text with their tokens; see `tokenize`."""
     tokenizer = clip_tokenizer()
-    found = tokenizer.pat.findall(tokenizer.clean_fn(text))
-    return [Word(word, LEARNED.get(word) or word_ids(word)) for word in found]
+    pattern = tokenizer.pat if learned is None else _pattern(tuple(learned))
+    found = pattern.findall(tokenizer.clean_fn(text))
+    learned = LEARNED if learned is None else learned
+    return [Word(word, learned.get(word) or word_ids(word)) for word in found]
 
 
 def add_learned_word(name: str, count: int) -> tuple[int, ...]:
@@ -117,7 +120,7 @@ def add_learned_word(name: str, count: int) -> tuple[int, ...]:
         _vectors.extend((word, count, index) for index in range(count))
     first = VOCABULARY + _vectors.index((word, count, 0))
     LEARNED[word] = tuple(range(first, first + count))
-    clip_tokenizer().pat = _pattern(LEARNED)
+    clip_tokenizer().pat = _pattern(tuple(LEARNED))
     return LEARNED[word]
 
 
@@ -139,8 +142,11 @@ def learned_word_of(token: int) -> str:
     return _vectors[token - VOCABULARY][0]
 
 
-def _pattern(words: Collection[str]) -> regex.Pattern:
+@lru_cache(maxsize=64)
+def _pattern(words: tuple[str, ...]) -> regex.Pattern:
     """WORDS, and before them the learned words, also between punctuation, but not inside of other words."""
+    if not words:
+        return regex.compile(WORDS)
     letter = r"[\p{L}\p{N}]"
     learned = "|".join(
         (rf"(?<!{letter})" if regex.match(letter, word) else "")

@@ -254,8 +254,8 @@ def text_lora_layers(tower: nn.Module) -> dict[str, LoRALayer]:
 
 
 def peft_text_files(tower: nn.Module) -> tuple[dict[str, Tensor], dict]:
-    """adapter_model.safetensors and adapter_config.json of peft, for transformers' text model of the same tower."""
-    layers = text_lora_layers(tower)
+    """adapter_model.safetensors and adapter_config.json of peft, for a text model of transformers 5, which has no `text_model.`"""
+    layers = {name.removeprefix("text_model."): layer for name, layer in text_lora_layers(tower).items()}
     state = {
         f"base_model.model.{name}.{side}.weight": weight.detach().contiguous()
         for name, layer in layers.items()
@@ -266,8 +266,8 @@ def peft_text_files(tower: nn.Module) -> tuple[dict[str, Tensor], dict]:
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {f"^{name}$": layer.rank for name, layer in layers.items()},
-        "alpha_pattern": {f"^{name}$": layer.alpha for name, layer in layers.items()},
+        "rank_pattern": {name: layer.rank for name, layer in layers.items()},
+        "alpha_pattern": {name: layer.alpha for name, layer in layers.items()},
         "target_modules": sorted(layers),
         "lora_dropout": 0.0,
         "bias": "none",

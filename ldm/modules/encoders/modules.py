@@ -139,7 +139,8 @@ class ClipEmbedder(TextEncoder):
         if isinstance(texts, Tensor):
             tokens, pooled = self.encode_ids(pad_with(texts, self.padding))
             return tokens, torch.ones_like(texts, dtype=torch.bool), pooled
-        tokenized = [tokenize(text, chunked) for text in texts]
+        words = {} if self.learned is None else self.learned.words
+        tokenized = [tokenize(text, chunked, words) for text in texts]
         for lost in [text.lost for text in tokenized if warn and text.lost]:
             what = "the prompt is longer than %d tokens; lost: %s (--long-prompt chunk reads all of it)"
             logger.warning(what, LENGTH, lost)

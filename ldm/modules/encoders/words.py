@@ -59,7 +59,7 @@ def initial_vectors(encoder: TextEncoder, text: str | None, count: int) -> list[
         if text is None:
             found.append(table.std() * torch.randn(count, table.shape[1]))
             continue
-        ids = torch.tensor(tokenize(text).chunks)
+        ids = torch.tensor(tokenize(text, learned=tower.learned.words if tower.learned is not None else {}).chunks)
         if not ids.numel():
             raise UserError(f"the initializer {text!r} contains no word; give a word such as cat")
         if tower.learned is None:
