@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import Vocab
@@ -36,9 +36,20 @@ def read_vocab(checkpoint: str | Path | None, config: ConfigPaths | None = None)
         checkpoint = last_checkpoint(checkpoint)
     if checkpoint is not None and (saved := _saved_vocab(Path(checkpoint))):
         return Vocab.from_json(saved, f"{checkpoint}: vocabulary")
-    train = OmegaConf.select(read_configs(config), "data.params.train") if config else None
+    merged = read_configs(config) if config else OmegaConf.create({})
+    if reads_text_alone(merged):
+        return None
+    train = OmegaConf.select(merged, "data.params.train")
     train = None if train is None else plain(train)
     return training_vocab(train) if isinstance(train, dict) and "target" in train else None
+
+
+def reads_text_alone(config: DictConfig) -> bool:
+    """Whether a config is of a model without graph encoder, which reads graphs as text, in any words."""
+    params = OmegaConf.select(config, "model.params")
+    return (
+        params is not None and params.get("cond_stage_config") is None and params.get("text_stage_config") is not None
+    )
 
 
 def check_names(graphs: Mapping[str, SceneGraph], checkpoint: str | Path | None, config: ConfigPaths | None) -> None:
