@@ -120,8 +120,8 @@ def read_list(path: Path) -> list[Tensor]:
         content = read_file(path)
     except Exception:  # read_state_dict says what is wrong with it
         return []
-    is_list = isinstance(content, list) and all(isinstance(each, Tensor) for each in content)
-    return content if is_list else []
+    tensors = [each for each in content if isinstance(each, Tensor)] if isinstance(content, list) else []
+    return tensors if isinstance(content, list) and len(tensors) == len(content) else []
 
 
 def pairs_of(matrices: list[Tensor], source: str) -> list[LowRank]:

@@ -121,8 +121,10 @@ class LoRAAttention(nn.MultiheadAttention):
         self.v_proj: LoRAPair | None = None
         self.train(layer.training)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> tuple:
-        """Self-attention of (B,L,D), or (L,B,D) unless `batch_first`; returns the output and None."""
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
+    ) -> tuple:
+        """Self-attention of (B,L,D), or (L,B,D) unless `batch_first`; returns the output and None, whatever the other options."""
         if key is not query or value is not query:
             raise ValueError("LoRAAttention is for self-attention")
         x = query.transpose(0, 1) if self.batch_first else query
@@ -187,7 +189,7 @@ def with_lora(layer: nn.Linear | Conv2d, rank: int, alpha: float | None = None) 
         geometry = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation
         adapted = LoRAConv2d(*geometry, bias=False, rank=rank, alpha=alpha)
         adapted.skip_saving_input, adapted.winograd = layer.skip_saving_input, layer.winograd
-    adapted.weight, adapted.bias = layer.weight, layer.bias
+    adapted.weight, adapted.bias = layer.weight, layer.bias  # pyright: ignore[reportAttributeAccessIssue] - may be None
     return adapted.train(layer.training)
 
 

@@ -85,7 +85,7 @@ class LearnedFiles(pl.Callback):
     """
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and isinstance(pl_module, Personalization) and not trainer.fast_dev_run:
+        if trainer.is_global_zero and isinstance(pl_module, Personalization):
             folder = Path(trainer.default_root_dir, FOLDER)
             folder.mkdir(parents=True, exist_ok=True)
             for path in write_learned(pl_module, folder):

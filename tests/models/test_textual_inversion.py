@@ -49,7 +49,7 @@ def reference_losses(parts, batches, draws, decay: float) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("decay", [0.01, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_ten_steps_have_the_losses_of_a_reference_loop_on_the_same_noise_and_timesteps(case, decay):
     parts, folder, cat = case
     model = personalization(folder, words_decay=decay, warmup_steps=0).train()

@@ -111,6 +111,7 @@ def test_clip_similarity_has_the_embeddings_of_open_clip(files):
     assert float((ours.images([picture]) * expected).sum()) > 0.999  # resizing differs by Pillow's rounding
 
 
+@pytest.mark.slow
 def test_evaluate_words_has_a_column_of_the_untrained_model(files, load_script, capsys, monkeypatch):
     clip, _ = tiny_clip()
     monkeypatch.setattr("ldm.evaluation.clip_similarity._load", lambda *_: (clip.image_tower, clip.text_tower))

@@ -83,6 +83,7 @@ def test_training_goes_on_from_a_file_of_words(run):
     assert distance.abs().max() < 0.011, "one step of AdamW moves by the learning rate"
 
 
+@pytest.mark.slow
 def test_class_pictures_are_made_once_and_their_loss_is_added(run, tmp_path):
     data = {"class_dir": str(tmp_path / "class"), "class_prompt": "a photo of a cat", "class_images": 2}
     assert run("--max_steps", 1, data=data, model={"lora": LORA})[0] == 0
@@ -95,6 +96,7 @@ def test_class_pictures_are_made_once_and_their_loss_is_added(run, tmp_path):
     assert code == 2 and "choose another class_dir" in printed.err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_bits_of_an_uninterrupted_one(run):
     model = {"lora": LORA, "progressive_steps": 1, "words": [{"word": "<my-cat>", "init": "cat", "vectors": 3}]}
     _, whole, printed = run("--max_steps", 4, model=model)

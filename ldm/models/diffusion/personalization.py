@@ -178,8 +178,10 @@ class Personalization(LatentDiffusion):
     # Training --------------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Examples, batch_idx: int) -> None:
-        for learned in self.learned if self.progressive_steps else ():
-            count = 1 + self.global_step // self.progressive_steps
+        if self.progressive_steps is None:
+            return
+        count = 1 + self.global_step // self.progressive_steps
+        for learned in self.learned:
             learned.in_use.fill_(0 if count >= max(map(len, learned.words.values())) else count)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

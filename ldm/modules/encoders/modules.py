@@ -17,13 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoints.errors import CheckpointError
-from ldm.checkpoints.loading import load_part
-from ldm.checkpoints.reading import PARTS, read_state_dict
-from ldm.checkpoints.text_layout import TEXT_PARTS, TextSettings, read_text_settings, tower_state
 from ldm.graph.text_tokens import END, LENGTH, VOCABULARY, Texts, pad_with, tokenize
 from ldm.modules.conditioning import TextTokens, cat_texts
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
+from ldm.modules.encoders.tower_weights import load_tower
 from ldm.modules.learned_words import LearnedWords, refuse_unknown
 from ldm.modules.text_encoder import TextTower, TowerShape
 
@@ -319,39 +316,10 @@ class SDXLTextEncoder(TextEncoder):
         return TextTokens(torch.zeros_like(text.tokens), text.mask, vector)
 
 
-def load_tower(embedder: ClipEmbedder, source: str | Path | Mapping[str, Tensor], number: int, name: str) -> None:
-    """Loads text tower `number` (0 or 1) of a checkpoint. Raises CheckpointError if it is missing or does not fit."""
-    part = TEXT_PARTS[number]
-    state = source if isinstance(source, Mapping) else read_state_dict(source, part)
-    own = tower_state(state, number)
-    if not own:
-        raise CheckpointError(f"{name}: holds no {part.replace('_', ' ')}; name {PARTS[part].source}")
-    if not isinstance(source, Mapping) and (settings := read_text_settings(source, number)):
-        _refuse_other_settings(embedder, settings)
-    load_part(embedder.model, own, part, (), embedder.model.unread_keys(), prefer_ema=False, name=name)
-    embedder.weights_from = name
-
-
 def _build_tower(init: str | None, shape: TowerShape, skip: int, final_norm: bool, pooled: bool = False) -> TextTower:
     """A tower, on the meta device unless it is to be random: it takes the tensors of a file, which may be gigabytes, as they are."""
     with torch.device("cpu") if init else torch.device("meta"):
         return TextTower(shape, skip, final_norm, pooled)
-
-
-def _refuse_other_settings(embedder: ClipEmbedder, settings: TextSettings) -> None:
-    tower = embedder.model
-    stated = {
-        "the activation is": (settings.activation, tower.activation),
-        "attention heads are": (settings.heads, tower.shape.heads),
-        "layer_norm_eps is": (settings.eps, 1e-5),
-        "the padding token is": (settings.padding, embedder.padding),
-    }
-    found = [f"{what} {theirs}, not {ours}" for what, (theirs, ours) in stated.items() if theirs not in (None, ours)]
-    if found:
-        raise CheckpointError(
-            f"{settings.source}: the settings beside the weights differ from the text encoder of the config "
-            f"({'; '.join(found)}); use the config of these weights"
-        )
 
 
 def _skip_of(name: str, layer: str) -> int:
