@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ldm.checkpoints import shipped
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.folders import find_weights
 from ldm.checkpoints.reading import PARTS, has_part
+from ldm.checkpoints.word_files import collect_words
 from ldm.graph.vocab import OpenVocab, Vocab
 from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.encoders import Encoders, build_encoders, tensor_bytes
@@ -27,6 +28,7 @@ from ldm.models.published_models import build_published, published_architecture
 from ldm.models.runtime import prepare_for_inference
 from ldm.models.tiny_autoencoder import TinyAutoencoder
 from ldm.models.vocabulary import training_vocab
+from ldm.modules.encoders.words import add_word
 from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.lora_files import add_lora
 from ldm.util.config import instantiate_from_config, instantiate_without_training, plain, resolve
@@ -62,6 +64,8 @@ def load_model(
     device: str | torch.device = "cpu",
     loras: Sequence[tuple[str | Path, float]] = (),
     prediction: str | None = None,
+    words: Sequence[str | Path] = (),
+    renames: Sequence[tuple[str, str]] = (),
 ) -> LatentDiffusion:
     """Loads a model for inference: EMA weights, evaluation mode, no gradients.
 
@@ -75,18 +79,22 @@ def load_model(
             checkpoint). Relative paths of weights in a config are looked up in the current folder, then in the root of
             the checkout.
         device: where the model will run.
-        loras: LoRA files for the U-Net's attention, in the layout of kohya, diffusers or peft, and their scales.
+        loras: LoRA files for the U-Net and its text encoder, in the layout of kohya, diffusers, peft or cloneofsimo, and their
+            scales.
         prediction: 'eps' or 'v', what the U-Net of a Stable Diffusion without config predicts; by default what its weights state.
+        words: files of learned words (textual inversion) for the text encoder.
+        renames: pairs of a learned word in these files and the name that it gets.
 
     Raises:
         UserError: files are missing, damaged or do not fit, or the config cannot be built.
     """
+    added = loras, words, renames
     if checkpoint is None:
         checkpoint = find_checkpoint(config=config)
     elif is_run(checkpoint):
         checkpoint = last_checkpoint(checkpoint)
     elif not config and (found := published_architecture(checkpoint)):
-        return _for_inference(build_published(checkpoint, found, prediction), device, loras)
+        return _for_inference(build_published(checkpoint, found, prediction), device, *added)
     if prediction:
         raise UserError(
             f"--prediction {prediction}: only for a Stable Diffusion without config; set model.params.parameterization there"
@@ -101,17 +109,48 @@ def load_model(
         _load_trained(model, saved, f"{checkpoint}")
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
     model.vocab = _find_vocab(model, saved, plain(merged.data.params.train))
-    return _for_inference(model, device, loras)
+    return _for_inference(model, device, *added)
 
 
 def _for_inference(
-    model: LatentDiffusion, device: str | torch.device, loras: Sequence[tuple[str | Path, float]]
+    model: LatentDiffusion,
+    device: str | torch.device,
+    loras: Sequence[tuple[str | Path, float]],
+    words: Sequence[str | Path] = (),
+    renames: Sequence[tuple[str, str]] = (),
 ) -> LatentDiffusion:
     model.setup("predict")
     for path, scale in loras:
-        add_lora(model.unet, path, scale)
+        add_lora(model.unet, path, scale, model.text_stage_model)
+    if words or renames:
+        load_words(model, words, dict(renames))
     prepare_for_inference(model.eval().requires_grad_(False), device)
     return model
+
+
+def load_words(
+    model: LatentDiffusion, paths: Sequence[str | Path], renames: Mapping[str, str] | None = None
+) -> list[str]:
+    """Adds learned words to a model's text encoder.
+
+    Returns:
+        Their names.
+
+    Raises:
+        UserError: a file cannot be read, does not fit the text encoder, or has a word that is there already.
+    """
+    if model.text_stage_model is None:
+        raise UserError(
+            f"--words {next(iter(paths), '')}: this model has no text encoder to read words with; leave --words out"
+        )
+    found = collect_words(paths, renames)
+    for name, word in found.items():
+        try:
+            add_word(model.text_stage_model, name, word.vectors)
+        except UserError as error:
+            raise UserError(f"{word.source}: {error}") from error
+        logger.info("word: %s, %d vectors, from %s", name, len(word.vectors[0]), word.source)
+    return list(found)
 
 
 def load_encoders(config: DictConfig, with_text: bool = True) -> Encoders:

@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import Vocab
@@ -37,9 +37,20 @@ def read_vocab(checkpoint: str | Path | None, config: ConfigPaths | None = None)
         checkpoint = last_checkpoint(checkpoint)
     if checkpoint is not None and (saved := _saved_vocab(Path(checkpoint))):
         return Vocab.from_json(saved, f"{checkpoint}: vocabulary")
-    train = OmegaConf.select(read_configs(config), "data.params.train") if config else None
+    merged = read_configs(config) if config else OmegaConf.create({})
+    if reads_text_alone(merged):
+        return None
+    train = OmegaConf.select(merged, "data.params.train")
     train = None if train is None else plain(train)
     return training_vocab(train) if isinstance(train, dict) and "target" in train else None
+
+
+def reads_text_alone(config: DictConfig) -> bool:
+    """Whether a config is of a model without graph encoder, which reads graphs as text, in any words."""
+    params = OmegaConf.select(config, "model.params")
+    return (
+        params is not None and params.get("cond_stage_config") is None and params.get("text_stage_config") is not None
+    )
 
 
 def check_names(
@@ -82,17 +93,22 @@ def _vocab_of_dataset(train: str) -> Vocab:
 
 def is_own_checkpoint(path: Path) -> bool:
     """Whether a file is a checkpoint of trainer.py or exported adapters."""
-    return _saved_vocab(path) is not None
+    return _saved(path) is not None
 
 
 def _saved_vocab(path: Path) -> Any:
     """The vocabulary in a checkpoint of trainer.py or in exported adapters, as JSON data; None in any other file."""
+    return (_saved(path) or {}).get("vocab")
+
+
+def _saved(path: Path) -> dict | None:
+    """What a checkpoint of trainer.py or exported adapters say of their config and vocabulary; None of any other file."""
     try:
         try:
             with safetensors.safe_open(path, "pt") as file:
-                return json.loads((file.metadata() or {}).get(METADATA, "{}")).get("vocab")
+                return json.loads((file.metadata() or {}).get(METADATA, "null"))
         except safetensors.SafetensorError:  # another format
             saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return saved.get("vocab") if isinstance(saved, dict) and "state_dict" in saved else None
+            return saved if isinstance(saved, dict) and {"state_dict", "config", "vocab"} <= saved.keys() else None
     except Exception:  # a damaged file can raise any exception; load_model says what is wrong with it
         return None

@@ -36,6 +36,7 @@ _DATA_SETS = tuple(
         "demo.DemoFixed",
         "demo.DemoTrain",
         "demo.DemoValidation",
+        "personalized.Personalized",
         "rendered.RenderedTrain",
         "rendered.RenderedValidation",
         "vg.VGTrain",
@@ -47,6 +48,8 @@ _CALLBACKS = (
     "ldm.training.callbacks.ImageLogger",
     "ldm.training.callbacks.StepSeed",
     "ldm.training.checkpointing.LastCheckpoint",
+    "ldm.training.personalization.ClassPictures",
+    "ldm.training.personalization.LearnedFiles",
     *(
         f"pytorch_lightning.callbacks.{name}"
         for name in (
@@ -64,6 +67,7 @@ _CALLBACKS = (
 TRUSTED: dict[str, tuple[str, ...]] = {
     r"model": (
         "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "ldm.models.diffusion.personalization.Personalization",
         "ldm.models.pretraining.GraphImagePretraining",
         *_AUTOENCODERS,
     ),
