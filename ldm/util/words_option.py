@@ -66,9 +66,10 @@ def _add_rename(group: argparse._ActionsContainer) -> None:
 def check_words_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Ends the program with a message if a value of --words means nothing, or a file is given that nothing would read."""
     for value in learned_files(arguments.words):
-        if not Path(value).exists():
+        if not Path(value).suffix and not Path(value).exists():
             parser.error(
-                f"--words {value}: neither open nor embed, nor is there such a file of learned words{did_you_mean(value, MODES)}"
+                f"--words {value}: neither open nor embed, nor a file of learned words such as learned_embeds.safetensors"
+                f"{did_you_mean(value, MODES)}"
             )
     if len(modes := set(arguments.words) & set(MODES)) > 1:
         parser.error(
