@@ -180,7 +180,8 @@ def edit_one(arguments: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     naming = Naming(mode_of(arguments.words), arguments.dictionary, arguments.alignment)
     graphs = {arguments.sg: graph, **({arguments.source_sg: source} if source else {})}
-    graphs = check_names(graphs, checkpoint, arguments.config, naming)
+    words = learned_files(arguments.words), arguments.rename
+    graphs = check_names(graphs, checkpoint, arguments.config, naming, *words)
     folder = writable_folder(arguments.outdir, "--outdir")
     model, device, checkpoint = _load(arguments)
     if naming.embeds:

@@ -213,7 +213,8 @@ def read_checked_graphs(arguments: argparse.Namespace, naming: Naming) -> tuple[
     graphs = read_graphs(arguments.sg, min_score=arguments.min_score) if arguments.sg else []
     places = {f"{arguments.sg}: graph {index}": graph for index, graph in enumerate(graphs)}
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    return check_names(places, checkpoint, arguments.config, naming), checkpoint
+    words = learned_files(arguments.words), arguments.rename
+    return check_names(places, checkpoint, arguments.config, naming, *words), checkpoint
 
 
 def choose_folder(outdir: str | None, world: int) -> Path:

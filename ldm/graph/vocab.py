@@ -14,6 +14,7 @@ from ldm.graph.validation import GraphError, find_id, shorten
 from ldm.util.unicode import composed
 
 IMAGE, IN_IMAGE = "__image__", "__in_image__"
+KINDS = ("object", "predicate", "attribute")  # of names, in the order of a vocabulary's tables
 GAP = "NONE"  # sg2im's name for COCO category ids that are not in use
 
 
@@ -97,7 +98,7 @@ class Vocab:
             GraphError: a name is there already.
         """
         tables = []
-        for kind, own in zip(("object", "predicate", "attribute"), (self.objects, self.predicates, self.attributes)):
+        for kind, own in zip(KINDS, (self.objects, self.predicates, self.attributes)):
             added = tuple(names.get(kind, ()))
             gaps = (sizes or {}).get(kind, 0) - len(own) if added else 0
             tables.append((*own, *(GAP,) * gaps, *added))

@@ -26,9 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ldm.checkpoints.loading import ema_keys, format_shape
+from ldm.checkpoints.own_files import METADATA
 from ldm.checkpoints.reading import CheckpointError, list_names
 from ldm.checkpoints.saving import save_safetensors
-from ldm.models.finding import METADATA
 from ldm.models.first_stage import Autoencoder
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.encoders.modules import TextEncoder

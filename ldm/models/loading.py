@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,16 @@ from ldm.checkpoints import shipped
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.folders import find_weights
 from ldm.checkpoints.reading import PARTS, has_part
-from ldm.checkpoints.word_files import collect_words
 from ldm.graph.vocab import OpenVocab, Vocab
 from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.encoders import Encoders, build_encoders, tensor_bytes
-from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.finding import find_checkpoint, is_run, last_checkpoint
 from ldm.models.published_models import build_published, published_architecture
 from ldm.models.runtime import prepare_for_inference
 from ldm.models.tiny_autoencoder import TinyAutoencoder
+from ldm.models.trained import load_trained, read_trained
 from ldm.models.vocabulary import training_vocab
-from ldm.modules.encoders.words import add_word
+from ldm.models.word_loading import load_words
 from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.lora_files import add_lora
 from ldm.util.config import instantiate_from_config, instantiate_without_training, plain, resolve
@@ -82,7 +81,7 @@ def load_model(
         loras: LoRA files for the U-Net and its text encoder, in the layout of kohya, diffusers, peft or cloneofsimo, and their
             scales.
         prediction: 'eps' or 'v', what the U-Net of a Stable Diffusion without config predicts; by default what its weights state.
-        words: files of learned words (textual inversion) for the text encoder.
+        words: files of learned words, of the graph encoder or (textual inversion) of the text encoder.
         renames: pairs of a learned word in these files and the name that it gets.
 
     Raises:
@@ -106,7 +105,7 @@ def load_model(
         _load_all_parts_from(checkpoint, merged.model.params)
     model = _build(merged, source)
     if saved:
-        _load_trained(model, saved, f"{checkpoint}")
+        load_trained(model, saved, f"{checkpoint}")
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
     model.vocab = _find_vocab(model, saved, plain(merged.data.params.train))
     return _for_inference(model, device, *added)
@@ -126,31 +125,6 @@ def _for_inference(
         load_words(model, words, dict(renames))
     prepare_for_inference(model.eval().requires_grad_(False), device)
     return model
-
-
-def load_words(
-    model: LatentDiffusion, paths: Sequence[str | Path], renames: Mapping[str, str] | None = None
-) -> list[str]:
-    """Adds learned words to a model's text encoder.
-
-    Returns:
-        Their names.
-
-    Raises:
-        UserError: a file cannot be read, does not fit the text encoder, or has a word that is there already.
-    """
-    if model.text_stage_model is None:
-        raise UserError(
-            f"--words {next(iter(paths), '')}: this model has no text encoder to read words with; leave --words out"
-        )
-    found = collect_words(paths, renames)
-    for name, word in found.items():
-        try:
-            add_word(model.text_stage_model, name, word.vectors)
-        except UserError as error:
-            raise UserError(f"{word.source}: {error}") from error
-        logger.info("word: %s, %d vectors, from %s", name, len(word.vectors[0]), word.source)
-    return list(found)
 
 
 def load_encoders(config: DictConfig, with_text: bool = True) -> Encoders:
@@ -209,13 +183,7 @@ def _read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
         return None
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: there is no such file; name a checkpoint or exported adapters")
-    try:
-        saved = read_adapters(path) or torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception:
-        saved = None
-    if isinstance(saved, dict) and {"state_dict", "config", "vocab"} <= set(saved):
+    if saved := read_trained(path):
         return saved
     if not config:
         raise CheckpointError(
@@ -260,18 +228,6 @@ def _build(merged: DictConfig, source: str) -> LatentDiffusion:
     if not isinstance(model, LatentDiffusion):
         raise CheckpointError(f"{source}: a config of {type(model).__name__}; name one of a LatentDiffusion")
     return model
-
-
-def _load_trained(model: LatentDiffusion, saved: dict, source: str) -> None:
-    """Loads the trained parameters, as their moving averages."""
-    state = saved["state_dict"]
-    if not any(name.startswith("model_ema.") for name in state):
-        model.model_ema = None  # exported weights are the averages
-    model.on_load_checkpoint(saved)
-    model.load_state_dict(state, strict=False)
-    logger.info("trained parameters: %d tensors from %s", len(select_ema_weights(state)), source)
-    if model.model_ema is not None:
-        model.model_ema.copy_to(model)
 
 
 def _locate_weights(config: Any) -> Any:

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from ldm.checkpoints.loading import PRETRAINING_PREFIXES, load_part
 from ldm.graph.batch import GraphBatch
-from ldm.graph.vocab import Vocab
+from ldm.graph.vocab import KINDS, Vocab
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.graph_encoder import TokenLayout
 from ldm.modules.word_embedding import WordEmbedding
 from ldm.modules.word_encoder import MeaningEmbedding, MeaningOptions, bind_tables
 from ldm.util.errors import UserError
-from ldm.words.lexicon import KINDS
 from ldm.words.sentence_encoder import SentenceEncoder
 
 FREQUENCIES = 8  # of the box embedding; the highest one has a wavelength of 1/64 of the image

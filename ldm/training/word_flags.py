@@ -11,6 +11,7 @@ from ldm.util.errors import ConfigError
 
 # Flag -> the key that it sets; the first two are of the only entry of model.params.words.
 WORD_FLAGS = {"placeholder_string": "word", "init_word": "init"}
+TARGETS = (".Personalization", ".GraphWords")
 FLAGS = {"data_root": "data.params.train.params.data_root", "embedding_manager_ckpt": "model.params.words_from"}
 
 
@@ -27,8 +28,10 @@ def with_word_flags(config: DictConfig, arguments: Namespace) -> DictConfig:
         return config
     config = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config, resolve=False)))
     flag = next(iter(given))
-    if not f"{config.model.get('target', '')}".endswith(".Personalization"):
-        raise ConfigError(f"--{flag}: the config is not of a Personalization; use configs/sd1_words.yaml")
+    if not f"{config.model.get('target', '')}".endswith(TARGETS):
+        raise ConfigError(
+            f"--{flag}: the config teaches no words; use configs/sd1_words.yaml, or configs/flat/graph_words.yaml"
+        )
     words = config.model.params.get("words") or []
     entry = {WORD_FLAGS[name]: value for name, value in given.items() if name in WORD_FLAGS}
     if entry:

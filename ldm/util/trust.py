@@ -27,6 +27,7 @@ _TINY_AUTOENCODER = "ldm.models.tiny_autoencoder.TinyAutoencoder"
 _DATA_SETS = tuple(
     f"ldm.data.{name}"
     for name in (
+        "annotated.AnnotatedPictures",
         "clevr.CLEVR",
         "clevr.CLEVRValidation",
         "coco.COCOTrain",
@@ -48,6 +49,7 @@ _CALLBACKS = (
     "ldm.training.callbacks.ImageLogger",
     "ldm.training.callbacks.StepSeed",
     "ldm.training.checkpointing.LastCheckpoint",
+    "ldm.training.graph_words.GraphWordFile",
     "ldm.training.personalization.ClassPictures",
     "ldm.training.personalization.LearnedFiles",
     *(
@@ -67,6 +69,7 @@ _CALLBACKS = (
 TRUSTED: dict[str, tuple[str, ...]] = {
     r"model": (
         "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "ldm.models.diffusion.graph_words.GraphWords",
         "ldm.models.diffusion.personalization.Personalization",
         "ldm.models.pretraining.GraphImagePretraining",
         *_AUTOENCODERS,

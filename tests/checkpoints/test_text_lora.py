@@ -58,7 +58,7 @@ def trained(unet, text, targets=TARGETS):
 
 def of_diffusers(theirs, path):
     """Copies of diffusers' U-Net and transformers' text model with a LoRA file that diffusers loaded."""
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+    from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin as Loader
 
     unet, text = copy.deepcopy(theirs)
     state, alphas, *metadata = Loader.lora_state_dict(str(path), unet_config=unet.config, return_lora_metadata=True)

@@ -20,10 +20,10 @@ def case(tmp_path_factory):
 
 def reference_losses(parts, batches, draws, decay: float) -> list[float]:
     """Gal et al. 2208.01618, eq. 2: only the new row of the embedding is optimised, through the frozen text encoder and U-Net."""
-    import diffusers
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     unet, vae, text = parts
-    scheduler = diffusers.DDPMScheduler(
+    scheduler = DDPMScheduler(
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
     )
     table = text.get_input_embeddings()

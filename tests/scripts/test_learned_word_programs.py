@@ -1,12 +1,15 @@
 """--words and --lora of sample.py and ddim_invert_edit.py, evaluate.py words, and export.py learned."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import open_clip
 import pytest
 import torch
 import yaml
+from PIL import Image
 from personal_models import config, personalization, write_pictures
 from text_models import SHAPE
 from tiny import DATA
@@ -18,6 +21,7 @@ from ldm.graph.graph_files import write_graphs
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.loading import load_model
 from ldm.modules.encoders.modules import FrozenOpenCLIPEmbedder2
+from ldm.modules.encoders.words import learned_words
 from ldm.modules.global_film import CLIPGlobalEncoder
 from ldm.modules.lora import lora_layers
 from ldm.modules.lora_files import diffusers_lora
@@ -109,7 +113,7 @@ def test_clip_similarity_has_the_embeddings_of_open_clip(files):
     expected = theirs.encode_text(open_clip.tokenize(texts), normalize=True)
     torch.testing.assert_close(ours.texts(texts), expected, rtol=1e-4, atol=1e-5)
     picture = read_image("pictures/0.png")
-    transform = open_clip.image_transform(32, is_train=False)
+    transform = cast("Callable[[Image.Image], torch.Tensor]", open_clip.image_transform(32, is_train=False))
     expected = theirs.encode_image(transform(picture)[None], normalize=True)
     assert float((ours.images([picture]) * expected).sum()) > 0.999  # resizing differs by Pillow's rounding
 
@@ -140,7 +144,7 @@ def test_export_learned_writes_every_form_of_a_runs_words_and_lora(files, load_s
     model.on_save_checkpoint(saved)
     torch.save(saved, "run.ckpt")
     again = load_model("run.ckpt")
-    assert again.text_stage_model.learned.words.keys() == {"<my-cat>"}
+    assert learned_words(again.text_stage_model).keys() == {"<my-cat>"}
     for form, name in (("diffusers", "w.bin"), ("ldm", "w.pt"), ("a1111", "w.safetensors")):
         assert load_script("export").main(["learned", "--ckpt", "run.ckpt", "--words", name, "--form", form]) == 0
         (word,) = read_words(name).words.values()

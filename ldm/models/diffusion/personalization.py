@@ -33,6 +33,7 @@ from ldm.modules.learned_words import LearnedWords
 from ldm.modules.lora import lora_layers
 from ldm.modules.lora_targets import add_lora_layers
 from ldm.util.errors import ConfigError
+from ldm.util.signatures import with_inherited
 
 logger = logging.getLogger(__name__)
 
@@ -267,18 +268,7 @@ class Personalization(LatentDiffusion):
         return {"inputs": batch.image[:n], "base": base, "trained": self.sample(texts, noise, steps, guidance)}
 
 
-def _with_inherited(own: inspect.Signature, inherited: inspect.Signature) -> inspect.Signature:
-    """A signature in which the parameters of the base class replace **keywords, for checks of configs and their documentation."""
-    mine = {name: each for name, each in own.parameters.items() if each.kind is not each.VAR_KEYWORD}
-    named = {name: each for name, each in inherited.parameters.items() if name not in mine}
-    every = [each.replace(kind=each.KEYWORD_ONLY) for each in mine.values()]
-    every += [
-        each if each.kind is each.VAR_KEYWORD else each.replace(kind=each.KEYWORD_ONLY) for each in named.values()
-    ]
-    return inspect.Signature(every)
-
-
-Personalization.__signature__ = _with_inherited(  # pyright: ignore[reportAttributeAccessIssue]
+Personalization.__signature__ = with_inherited(  # pyright: ignore[reportAttributeAccessIssue]
     inspect.signature(Personalization), inspect.signature(LatentDiffusion)
 )
 
