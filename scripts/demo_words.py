@@ -32,7 +32,11 @@ EDITED = 3  # seed of the scene that is edited; its object that becomes a zorp i
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser("demo_words.py", __doc__)
     add = parser.add_argument
-    add("--draw", metavar="DIR", help="draw four pictures of zorps with their graphs into this folder, and do nothing else")
+    add(
+        "--draw",
+        metavar="DIR",
+        help="draw four pictures of zorps with their graphs into this folder, and do nothing else",
+    )
     add("--seed", type=int, default=0, help="of --draw (default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -111,7 +115,9 @@ def edit_with(words: Path) -> None:
     request = f"the {describe(source, index)} becomes a {WORD}"
     verdict = f"wrong: {complaints[0]}" if complaints else f"right: a {MEANING} in its place, all else as it was"
     lessons = [(f"lesson {path.stem}", read_image(path)) for path in sorted(PICTURES.glob("*.png"))]
-    panel = plots.panel([*lessons, ("before", picture), ("after", result)], [request, f"checker: {verdict}"], height=192)
+    panel = plots.panel(
+        [*lessons, ("before", picture), ("after", result)], [request, f"checker: {verdict}"], height=192
+    )
     panel.save(FOLDER / "panel.png")
     print(f"\nedit: {request}\nchecker: {verdict}\nlessons and edit: {FOLDER}/panel.png\nThe same edit by hand:")
     files = f"--ref {FOLDER}/before.png --source-sg {FOLDER}/before.json --sg {FOLDER}/after.json"
@@ -125,7 +131,11 @@ def scene_to_edit(world):
     rng = random.Random(f"demo words/{EDITED}")
     while True:
         graph = world.random_graph(rng)
-        small = [i for i, names in enumerate(graph.attributes) if names and "small" in names and graph.objects[i] != "triangle"]
+        small = [
+            i
+            for i, names in enumerate(graph.attributes)
+            if names and "small" in names and graph.objects[i] != "triangle"
+        ]
         background = world.random_background(rng)
         if small and len(graph.objects) >= 3:
             return graph, world.render(graph, background), small[0]

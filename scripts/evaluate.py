@@ -9,6 +9,7 @@
     python scripts/evaluate.py scenes --boxes all --renamed data/words/renamed_korean.json
     python scripts/evaluate.py names --list gold
     python scripts/evaluate.py words --ckpt v1-5.safetensors --words learned_embeds.safetensors --class-word cat --pictures my_cat
+    python scripts/evaluate.py graph-words --words graph_words.safetensors --means "small red striped triangle"
     python scripts/evaluate.py compare outputs/edits-shapes-11111111 outputs/edits-shapes-22222222
 
 images: FID and Inception Score against real images; with --paired also PSNR, SSIM and LPIPS, and the diversity of several
@@ -18,6 +19,7 @@ scenes: how often samples of held-out synthetic scenes show what their graphs sa
 names: how well words of other languages, synonyms, homonyms and misspelt or meaningless words are read as names.
 compare: the difference in success of two methods or models on the same edits, with its interval.
 words: learned words and LoRA beside the untrained model: like the pictures, obedient to prompts, other words as before (CLIP).
+graph-words: how often a learned name of graphs gives the thing that it means, and whether all else is as before (exact checker).
 edits and scenes can be interrupted and resumed; they also write a table and sheets of pictures.
 """
 
@@ -71,6 +73,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     words = commands.add_parser("words", help="how well a word was learned, and what was forgotten")
     words.set_defaults(report=report_on_words, resumable=False)
     add_word_arguments(words)
+    graph_words = commands.add_parser("graph-words", help="how often a learned name of graphs gives what it means")
+    graph_words.set_defaults(report=report_on_graph_words, resumable=False)
+    add_graph_word_arguments(graph_words)
     return parser.parse_args(argv)
 
 
@@ -249,6 +254,29 @@ def add_word_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--clip-weights", metavar="FILE", help="its weights (default: OpenAI's in ~/.cache/clip)")
     add("--outdir", metavar="DIR", default="outputs/words", help="folder of the results (default: %(default)s)")
+    add_verbose_argument(parser)
+
+
+def add_graph_word_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate.py graph-words`."""
+    add = parser.add_argument
+    add_model_arguments(parser)
+    add_learned_words_arguments(parser)
+    add("--means", required=True, help="what the word of each file means, such as 'small red striped triangle'")
+    add("--scenes", default="shapes", help="world whose scenes are drawn (default: %(default)s)")
+    add("--n", type=at_least(1), default=200, help="scenes with the thing, and as many without (default: %(default)s)")
+    add("--seed-offset", type=at_least(0), default=0, help="number of the first held-out scene (default: %(default)s)")
+    add(
+        "--boxes",
+        choices=("all", "none", "part"),
+        default="all",
+        help="which objects have a box in the graph (default: %(default)s)",
+    )
+    add("--sampler", choices=tuple(SAMPLERS), default="dpm++", help="(default: %(default)s)")
+    add("--steps", type=at_least(1), default=10, help="sampler steps (default: %(default)s)")
+    add("--scale", type=finite, default=2.0, help="guidance scale of graph and style (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
+    add("--outdir", metavar="DIR", default="outputs/graph-words", help="folder of the results (default: %(default)s)")
     add_verbose_argument(parser)
 
 
@@ -444,6 +472,36 @@ def report_on_words(arguments: argparse.Namespace) -> None:
     scores = benchmark.run(untrained, trained, before)
     learned_words.write(folder, benchmark, scores, given_arguments(arguments))
     print(learned_words.table(scores), end="")
+    print(f"wrote {folder}/report.json, table.md and sheet.png")
+
+
+def report_on_graph_words(arguments: argparse.Namespace) -> None:
+    """Measures learned names of graphs, each file by itself."""
+    from ldm.evaluation import graph_words
+    from ldm.models.loading import choose_device, find_checkpoint, load_model
+    from ldm.sampling.options import SampleOptions
+    from ldm.util.files import writable_folder
+
+    if not arguments.words:
+        raise UserError("nothing was learned: name --words FILE, such as logs/<run>/learned/graph_words.safetensors")
+    device, folder = choose_device(arguments.device), writable_folder(arguments.outdir, "--outdir")
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    scales = {"graph_scale": arguments.scale, "style_scale": arguments.scale}
+    benchmark = graph_words.GraphWordBenchmark(
+        arguments.means,
+        arguments.scenes,
+        arguments.n,
+        arguments.seed_offset,
+        arguments.boxes,
+        arguments.seed,
+        SampleOptions(sampler=arguments.sampler, steps=arguments.steps, **scales),
+    )
+    rows = benchmark.run(
+        lambda files: load_model(checkpoint, arguments.config, device, words=files, renames=arguments.rename),
+        arguments.words,
+    )
+    graph_words.write(folder, benchmark, rows, given_arguments(arguments))
+    print(graph_words.table(rows), end="")
     print(f"wrote {folder}/report.json, table.md and sheet.png")
 
 

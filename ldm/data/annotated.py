@@ -80,7 +80,9 @@ def _pictures(root: Path) -> list[Path]:
         raise UserError(f"{root}: contains no pictures ({', '.join(SUFFIXES[:4])}); name a folder with some")
     for path in found:
         if not path.with_suffix(".json").is_file():
-            raise UserError(f"{path}: has no scene graph; write it to {path.with_suffix('.json').name} beside the picture")
+            raise UserError(
+                f"{path}: has no scene graph; write it to {path.with_suffix('.json').name} beside the picture"
+            )
     return found
 
 

@@ -7,16 +7,16 @@ are sampled with and without the word in the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageChops
 
 from ldm import plots
 from ldm.data.demo import DemoValidation
-from ldm.evaluation.report import Column, percentage, success_share, summary_table
+from ldm.evaluation.report import Column, percentage, save_picture, success_share, summary_table, write_report
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.sampling.options import SampleOptions
@@ -24,6 +24,8 @@ from ldm.sampling.sample import derive_seed, sample_images
 from ldm.synthetic.checker import Verdict, check
 from ldm.synthetic.things import Thing
 from ldm.synthetic.worlds import find_world
+from ldm.util.errors import UserError
+from ldm.util.files import atomic_write
 
 ASKED = ("word", "description", "bare name")  # how the thing is asked for
 COLUMNS = (
@@ -35,6 +37,12 @@ COLUMNS = (
     percentage("other objects right %", "others"),
     percentage("whole scene right %", "success"),
 )
+MEASURES = {
+    "thing": "share of scenes in which the thing is recognised at its box, with all that the word means. thing_95 is Wilson's 95 % interval",
+    "others": "share of the other objects that are recognised with their attributes and boxes",
+    "success": "the image shows all of the graph and nothing else",
+    "same": "pictures that are equal to those of the model without the word, in every pixel",
+}
 SEEN = 6  # scenes on the sheet of pictures
 
 LoadModel = Callable[[Sequence[str]], LatentDiffusion]  # of files of words
@@ -70,15 +78,19 @@ class GraphWordBenchmark:
         self.without = list(islice(self._numbers(first, 0), count))
         self.samples: dict[tuple[str, str], list[Image.Image]] = {}
 
-    def run(self, load: LoadModel, files: Sequence[str], only_word: Callable[[LatentDiffusion, LatentDiffusion], str]) -> list[dict]:
-        """Measures the model without words, and with each of the files alone."""
+    def run(self, load: LoadModel, files: Sequence[str]) -> list[dict]:
+        """Measures the model without words, and with each of the files alone.
+
+        Raises:
+            UserError: a file does not have exactly one object's name.
+        """
         plain = load([])
         rows = [self._row("none", asked, self._sample(plain, asked)) for asked in ASKED[1:]]
         before = self._sample_without(plain)
         rows.append(self._row_without("none", before, before))
         for file in files:
             model = load([file])
-            rows.append(self._row(file, ASKED[0], self._sample(model, ASKED[0], only_word(plain, model)), file))
+            rows.append(self._row(file, ASKED[0], self._sample(model, ASKED[0], _only_word(plain, model, file)), file))
             rows.append(self._row_without(file, self._sample_without(model), before))
         return rows
 
@@ -87,7 +99,8 @@ class GraphWordBenchmark:
         panels = []
         for place, number in enumerate(self.with_thing[:SEEN]):
             shown = [("true image", self.data.picture(number))]
-            shown += [(asked if file == "none" else f"word {n}", images[place]) for n, ((file, asked), images) in enumerate(self.samples.items())]
+            names = [f"{asked} {n}" if asked == ASKED[0] else asked for n, (_, asked) in enumerate(self.samples, 1)]
+            shown += [(name, images[place]) for name, images in zip(names, self.samples.values())]
             panels.append(plots.panel(shown, height=128))
         return plots.grid(panels, columns=1)
 
@@ -151,6 +164,23 @@ def _others(verdicts: Sequence[Verdict], things: Sequence[bool]) -> float:
     )
 
 
+def _only_word(plain: LatentDiffusion, model: LatentDiffusion, file: str) -> str:
+    """The name that a file gave a model. Raises UserError if it is none or several."""
+    assert plain.vocab is not None and model.vocab is not None
+    new = sorted(model.vocab.ids[0].keys() - plain.vocab.ids[0].keys())
+    if len(new) != 1:
+        raise UserError(f"{file}: has {len(new)} names of objects, and one is measured at a time; name a file of one")
+    return new[0]
+
+
 def table(rows: Sequence[dict]) -> str:
     """The rows in Markdown."""
     return summary_table(COLUMNS, [{**row, "words": Path(row["words"]).name} for row in rows])
+
+
+def write(folder: Path, benchmark: GraphWordBenchmark, rows: Sequence[dict], arguments: Mapping[str, Any]) -> None:
+    """Writes report.json, table.md and sheet.png."""
+    write_report(folder / "report.json", {"measures": MEASURES, "results": list(rows)}, arguments)
+    with atomic_write(folder / "table.md") as temporary:
+        temporary.write_text(table(rows), encoding="utf-8")
+    save_picture(benchmark.sheet(), folder / "sheet.png")

@@ -61,9 +61,7 @@ def _read(entry: Any, place: str) -> NewName:
     return NewName(composed(word), kind, init)
 
 
-def with_new_names(
-    vocab: Vocab, names: Sequence[NewName], place: str, sizes: Mapping[str, int] | None = None
-) -> Vocab:
+def with_new_names(vocab: Vocab, names: Sequence[NewName], place: str, sizes: Mapping[str, int] | None = None) -> Vocab:
     """The vocabulary with new names behind its own (see `Vocab.extended`).
 
     Raises:

@@ -38,9 +38,7 @@ def load_words(
     if not paths and not renames:
         return list(graph_words)
     if model.text_stage_model is None and paths:
-        raise UserError(
-            f"--words {paths[0]}: this model has no text encoder to read words with; leave --words out"
-        )
+        raise UserError(f"--words {paths[0]}: this model has no text encoder to read words with; leave --words out")
     found = collect_words(paths, renames)
     for name, word in found.items():
         try:

@@ -34,12 +34,17 @@ class Thing:
                     f"{description!r}: {word!r} is not among {', '.join(known)}{did_you_mean(word, known)}; describe a thing by its "
                     "attributes and, last, its name"
                 )
+        for group in (world.sizes, world.colours, world.finishes):
+            if len(both := [each for each in attributes if each in group]) > 1:
+                raise UserError(f"{description!r}: nothing is both {both[0]} and {both[1]}; name one of them")
         return cls(name, tuple(attributes))
 
     def found_in(self, graph: SceneGraph) -> list[int]:
         """Which objects of a complete graph are such things."""
         pairs = zip(graph.objects, graph.attributes)
-        return [i for i, (name, has) in enumerate(pairs) if name == self.name and set(self.attributes) <= set(has or ())]
+        return [
+            i for i, (name, has) in enumerate(pairs) if name == self.name and set(self.attributes) <= set(has or ())
+        ]
 
     def called(self, word: str, graph: SceneGraph) -> SceneGraph:
         """The graph in which each such thing has the word for its name, without the attributes that the word means."""

@@ -9,8 +9,8 @@ import open_clip
 import pytest
 import torch
 import yaml
-from PIL import Image
 from personal_models import config, personalization, write_pictures
+from PIL import Image
 from text_models import SHAPE
 from tiny import DATA
 

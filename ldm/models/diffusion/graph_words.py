@@ -42,9 +42,7 @@ class GraphWords(LatentDiffusion):
 
     cond_stage_model: Any
 
-    def __init__(
-        self, adapters: str, words: list[dict] | None = None, weight_decay: float = 0.0, **diffusion: Any
-    ):
+    def __init__(self, adapters: str, words: list[dict] | None = None, weight_decay: float = 0.0, **diffusion: Any):
         super().__init__(weight_decay=weight_decay, **diffusion)
         path = shipped.find_in_checkout(adapters)
         saved = read_trained(path) if path.is_file() else None
@@ -61,7 +59,7 @@ class GraphWords(LatentDiffusion):
         self.digest, known = tables_digest(self.cond_stage_model), Vocab.from_json(saved["vocab"])
         self.taught = read_new_names(words, PLACE)
         self.taught_vocab = with_new_names(known, self.taught, PLACE, table_sizes(self.cond_stage_model))
-        for name, kind, init in self.taught:
+        for _, kind, init in self.taught:
             self.cond_stage_model.add_rows(kind, initial_row(self.cond_stage_model, known, kind, init)[None])
         for parameter in self.rows().values():
             parameter.requires_grad_(True)
