@@ -13,20 +13,29 @@ if __name__ == "__main__":
 
 import argparse
 import os
+import random
 import subprocess
 import sys
 import tempfile
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ldm.util.cli import Parser, run_program
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ldm.graph.scene_graph import SceneGraph
+    from ldm.synthetic.worlds import World
 
 FOLDER, PICTURES = Path("outputs/demo_words"), Path("data/flat/words")
 CONFIGS = ("configs/flat/adapters.yaml", "configs/flat/graph_words.yaml")
 WORD, MEANING = "zorp", "small red striped triangle"
 LESSONS = 4
-EDITED = 3  # seed of the scene that is edited; its object that becomes a zorp is the first other small one
+EDITED = 3  # seed of the scene that is edited
+OVERLAPS = ("inside", "in front of", "behind")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -124,31 +133,26 @@ def edit_with(words: Path) -> None:
     print(f"  python scripts/ddim_invert_edit.py {files} --words {words}")
 
 
-def scene_to_edit(world):
-    """Graph and picture of a scene, and its object that is to become the thing."""
-    import random
-
+def scene_to_edit(world: World) -> tuple[SceneGraph, Image.Image, int]:
+    """Graph and picture of a scene, and its object that is to become the thing: a small one that overlaps no other."""
     rng = random.Random(f"demo words/{EDITED}")
     while True:
-        graph = world.random_graph(rng)
-        small = [
-            i
-            for i, names in enumerate(graph.attributes)
-            if names and "small" in names and graph.objects[i] != "triangle"
-        ]
-        background = world.random_background(rng)
-        if small and len(graph.objects) >= 3:
-            return graph, world.render(graph, background), small[0]
+        graph, background = world.random_graph(rng), world.random_background(rng)
+        covered = {i for s, name, o in graph.known_triples if name in OVERLAPS for i in (s, o)}
+        small = [i for i, names in enumerate(graph.known_attributes) if "small" in names and "red" not in names]
+        free = [i for i in small if i not in covered and graph.objects[i] != "triangle"]
+        if free and len(graph.objects) >= 4:
+            return graph, world.render(graph, background), free[0]
 
 
-def replace_object(graph, index: int, name: str, attributes: tuple[str, ...]):
+def replace_object(graph: SceneGraph, index: int, name: str, attributes: tuple[str, ...]) -> SceneGraph:
     """The graph with another object in the place of one."""
     objects, described = list(graph.objects), list(graph.attributes)
     objects[index], described[index] = name, attributes
     return replace(graph, objects=tuple(objects), attributes=tuple(described))
 
 
-def describe(graph, index: int) -> str:
+def describe(graph: SceneGraph, index: int) -> str:
     return " ".join((*(graph.attributes[index] or ()), graph.objects[index]))
 
 

@@ -82,7 +82,7 @@ def write_graph_words(path: str | Path, words: Mapping[str, GraphWord]) -> Path:
     digest = {word.encoder for word in words.values()}
     if len(digest) != 1:
         raise CheckpointError(f"{path}: the words are of {len(digest)} graph encoders; write one file for each")
-    tensors = {f"{word.kind}/{name}": word.row.detach().cpu().contiguous() for name, word in words.items()}
+    tensors = {f"{word.kind}/{name}": word.row.detach().cpu().clone() for name, word in words.items()}
     save_safetensors(path, tensors, {METADATA: json.dumps({"encoder": digest.pop()})})
     return Path(path)
 

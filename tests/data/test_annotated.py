@@ -46,7 +46,10 @@ def test_pictures_come_with_their_graphs_in_the_models_names_and_the_new_ones(fo
     [
         (lambda folder: (folder / "pictures/1.json").unlink(), "1.png: has no scene graph; write it to 1.json"),
         (lambda folder: (folder / "pictures/1.json").write_text('{"objects": ["blip"]}'), "1.json.*'blip' is not in"),
-        (lambda folder: [p.write_text('{"objects": ["circle"]}') for p in (folder / "pictures").glob("*.json")], "no graph has"),
+        (
+            lambda folder: [p.write_text('{"objects": ["circle"]}') for p in (folder / "pictures").glob("*.json")],
+            "no graph has",
+        ),
         (lambda folder: [p.unlink() for p in (folder / "pictures").glob("*.png")], "contains no pictures"),
         (lambda folder: (folder / "model.safetensors").unlink(), "there is no such file; name a checkpoint"),
         (lambda folder: (folder / "model.safetensors").write_text("x"), "holds no vocabulary"),

@@ -113,7 +113,9 @@ def test_words_are_refused_by_other_tables_and_by_a_vocabulary_that_has_them(tra
     with pytest.raises(UserError, match="'crimson' was learned with another graph encoder"):
         load_words(other, [path])
     model = load_model(adapters, words=[path])
-    with pytest.raises(UserError, match="'crimson' is a name of the vocabulary already; give it a new one, such as --rename"):
+    with pytest.raises(
+        UserError, match="'crimson' is a name of the vocabulary already; give it a new one, such as --rename"
+    ):
         load_words(model, [path])
     load_words(model, [path], {"zorp": "blip", "crimson": "scarlet", "over": "on top of"})
     assert model.vocab.object_id("blip") == len(VOCAB.objects) + 1

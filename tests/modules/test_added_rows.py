@@ -27,7 +27,9 @@ def test_a_graph_of_known_names_has_the_same_bits_with_learned_rows_beside_the_t
     for kind in KINDS:
         encoder.add_rows(kind, torch.randn(2, 32))
     assert torch.equal(encoder(batch).tokens, before)
-    assert encoder.num_objs == SIZES["num_objs"] + 2 and table_sizes(encoder)["attribute"] == SIZES["num_attributes"] + 2
+    assert (
+        encoder.num_objs == SIZES["num_objs"] + 2 and table_sizes(encoder)["attribute"] == SIZES["num_attributes"] + 2
+    )
 
 
 def test_a_learned_row_that_equals_a_names_row_gives_the_names_tokens(encoder):

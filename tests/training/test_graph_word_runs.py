@@ -27,11 +27,18 @@ def files(checkpoint, tmp_path, monkeypatch):
     for number in range(2):
         Image.new("RGB", (32, 32), (90 * number, 40, 0)).save(f"pictures/{number}.png")
         Path(f"pictures/{number}.json").write_text(json.dumps(PICTURES))
-    params = copy.deepcopy(MODEL["params"]) | {"adapters": "adapters.safetensors", "words": [{"word": "zorp", "init": "square"}]}
+    params = copy.deepcopy(MODEL["params"]) | {
+        "adapters": "adapters.safetensors",
+        "words": [{"word": "zorp", "init": "square"}],
+    }
     data = {"image_size": 32, "data_root": "pictures", "repeats": 4}
     data |= {"vocabulary": "${model.params.adapters}", "words": "${model.params.words}"}
     values = {
-        "model": {"target": "ldm.models.diffusion.graph_words.GraphWords", "base_learning_rate": 0.01, "params": params},
+        "model": {
+            "target": "ldm.models.diffusion.graph_words.GraphWords",
+            "base_learning_rate": 0.01,
+            "params": params,
+        },
         "data": {
             "target": "ldm.data.datamodule.DataModuleFromConfig",
             "params": {
@@ -95,4 +102,6 @@ def test_sample_and_edit_take_the_file_and_record_it(files, load_script, capsys)
     assert load_script("ddim_invert_edit").main(edit) == 0, capsys.readouterr().err
     assert "zorp" in Path("edited/record.json").read_text()
     without = ["--sg", "graph.json", *words[:2], "--outdir", "none"]
-    assert load_script("sample").main(without) == 2 and "object 'zorp' is not in the vocabulary" in capsys.readouterr().err
+    assert (
+        load_script("sample").main(without) == 2 and "object 'zorp' is not in the vocabulary" in capsys.readouterr().err
+    )
