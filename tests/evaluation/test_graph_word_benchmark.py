@@ -35,8 +35,13 @@ def measure(load_script, *words: str) -> int:
 
 def test_a_word_with_the_descriptions_row_is_as_right_as_the_description(word, load_script, tmp_path, capsys):
     folder = tmp_path / "out"
-    assert measure(load_script, "--words", word, "--means", MEANING, "--outdir", str(folder)) == 0, capsys.readouterr().err
-    rows = {(Path(row["words"]).stem, row["asked"]): row for row in json.loads((folder / "report.json").read_text())["results"]}
+    assert measure(load_script, "--words", word, "--means", MEANING, "--outdir", str(folder)) == 0, (
+        capsys.readouterr().err
+    )
+    rows = {
+        (Path(row["words"]).stem, row["asked"]): row
+        for row in json.loads((folder / "report.json").read_text())["results"]
+    }
     described, worded = rows["none", "description"], rows["word", "word"]
     assert all(worded[key] == described[key] for key in ("scenes", "thing", "others", "success"))
     assert rows["word", "scenes without it"]["same"] == "1 of 1"
