@@ -1,7 +1,8 @@
 """A word taught from four pictures, and used in an edit: `zorp`, a name that the vocabulary lacks, comes to mean a small red
 striped triangle. `make demo-words` runs this.
 
-The pictures are in data/flat/words/; --draw draws others of the same kind.
+The pictures are in data/flat/words/; --draw draws others, also of a kind of things that the weights have never seen:
+    python scripts/demo_words.py --draw datasets/hearts --means "large heart" --word heart --n 8
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm.util.cli import Parser, run_program
+from ldm.util.cli import Parser, positive, run_program
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,32 +45,43 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--draw",
         metavar="DIR",
-        help="draw four pictures of zorps with their graphs into this folder, and do nothing else",
+        help="draw pictures that teach a word, with their graphs, into this folder, and do nothing else",
     )
+    add("--word", default=WORD, help="of --draw: the word (default: %(default)s)")
+    add(
+        "--means",
+        default=MEANING,
+        help="of --draw: what it means; where the word is the name of a kind, such as heart, the attributes only choose which are drawn "
+        "(default: %(default)s)",
+    )
+    add("--n", type=positive, default=LESSONS, help="of --draw: number of pictures (default: %(default)s)")
     add("--seed", type=int, default=0, help="of --draw (default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    run = (lambda: draw(Path(arguments.draw), arguments.seed)) if arguments.draw else teach_and_edit
+    run = (lambda: draw(arguments)) if arguments.draw else teach_and_edit
     return run_program(run, "demo_words.py", if_stopped="the next call starts from the beginning")
 
 
-def draw(folder: Path, seed: int) -> int:
-    """Draws pictures that teach the word."""
+def draw(arguments: argparse.Namespace) -> int:
+    """Draws pictures that teach a word, among objects that the weights know."""
     from ldm.graph.graph_files import write_graphs
     from ldm.synthetic.things import Thing, scenes_with
     from ldm.synthetic.worlds import find_world
     from ldm.util.files import writable_folder
 
-    world = find_world("shapes")
-    thing = Thing.of(MEANING, world)
-    writable_folder(f"{folder}", "--draw").mkdir(parents=True, exist_ok=True)
-    for number, (graph, background) in enumerate(islice(scenes_with(thing, world, seed), LESSONS), 1):
+    known, word = find_world("shapes").object_names, arguments.word
+    world = find_world("shapes" if arguments.means.split()[-1:] in [[name] for name in known] else "more_shapes")
+    thing, folder = Thing.of(arguments.means, world), Path(arguments.draw)
+    writable_folder(arguments.draw, "--draw").mkdir(parents=True, exist_ok=True)
+    scenes = islice(scenes_with(thing, world, arguments.seed, known), arguments.n)
+    for number, (graph, background) in enumerate(scenes, 1):
         world.render(graph, background).save(folder / f"{number}.png", optimize=True)
-        write_graphs(folder / f"{number}.json", [replace(thing.called(WORD, graph), image=f"{number}.png")])
-    print(f"wrote {LESSONS} pictures and graphs to {folder}")
+        called = graph if word == thing.name else thing.called(word, graph)
+        write_graphs(folder / f"{number}.json", [replace(called, image=f"{number}.png")])
+    print(f"wrote {arguments.n} pictures and graphs to {folder}")
     return 0
 
 

@@ -34,6 +34,7 @@ import argparse
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -262,6 +263,13 @@ def add_graph_word_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_model_arguments(parser)
     add_learned_words_arguments(parser)
+    add(
+        "--learned",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="a run that has learned a name together with LoRA; may be given several times",
+    )
     add("--means", required=True, help="what the word of each file means, such as 'small red striped triangle'")
     add("--scenes", default="shapes", help="world whose scenes are drawn (default: %(default)s)")
     add("--n", type=at_least(1), default=200, help="scenes with the thing, and as many without (default: %(default)s)")
@@ -482,7 +490,7 @@ def report_on_graph_words(arguments: argparse.Namespace) -> None:
     from ldm.sampling.options import SampleOptions
     from ldm.util.files import writable_folder
 
-    if not arguments.words:
+    if not (arguments.words or arguments.learned):
         raise UserError("nothing was learned: name --words FILE, such as logs/<run>/learned/graph_words.safetensors")
     device, folder = choose_device(arguments.device), writable_folder(arguments.outdir, "--outdir")
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
@@ -496,10 +504,10 @@ def report_on_graph_words(arguments: argparse.Namespace) -> None:
         arguments.seed,
         SampleOptions(sampler=arguments.sampler, steps=arguments.steps, **scales),
     )
-    rows = benchmark.run(
-        lambda files: load_model(checkpoint, arguments.config, device, words=files, renames=arguments.rename),
-        arguments.words,
-    )
+    load = partial(load_model, checkpoint, arguments.config, device)
+    learned = {file: partial(load, words=[file], renames=arguments.rename) for file in arguments.words}
+    learned |= {run: partial(load_model, run, None, device) for run in arguments.learned}
+    rows = benchmark.run(load(), learned)
     graph_words.write(folder, benchmark, rows, given_arguments(arguments))
     print(graph_words.table(rows), end="")
     print(f"wrote {folder}/report.json, table.md and sheet.png")

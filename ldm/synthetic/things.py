@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,11 +54,22 @@ class Thing:
             attributes[index] = tuple(name for name in attributes[index] or () if name not in self.attributes)
         return replace(graph, objects=tuple(objects), attributes=tuple(attributes))
 
+    def is_alone_in(self, graph: SceneGraph, known: Collection[str]) -> bool:
+        """Whether a graph has exactly one such thing, and besides it only known objects."""
+        others = [name for name in graph.objects if name not in known]
+        return len(self.found_in(graph)) == 1 and others in ([], [self.name])
 
-def scenes_with(thing: Thing, world: World, seed: int) -> Iterator[tuple[SceneGraph, Any]]:
-    """Random scenes with exactly one such thing, without end: complete graphs and backgrounds, for `World.render`."""
+
+def scenes_with(
+    thing: Thing, world: World, seed: int, known: Collection[str] | None = None
+) -> Iterator[tuple[SceneGraph, Any]]:
+    """Random scenes with exactly one such thing, without end: complete graphs and backgrounds, for `World.render`.
+
+    Args:
+        known: names of the other objects; by default any.
+    """
     rng = random.Random(f"things/{seed}")
     while True:
         graph = world.random_graph(rng)
-        if len(thing.found_in(graph)) == 1:
+        if thing.is_alone_in(graph, world.object_names if known is None else known):
             yield graph, world.random_background(rng)

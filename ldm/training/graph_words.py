@@ -21,6 +21,9 @@ class GraphWordFile(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, GraphWords):
+            if pl_module.has_lora:
+                logger.info("learned: the words need this run's LoRA; name the run with --run")
+                return
             folder = Path(trainer.default_root_dir, FOLDER)
             folder.mkdir(parents=True, exist_ok=True)
             logger.info("learned: %s", write_graph_words(folder / FILE, pl_module.learned()))

@@ -63,5 +63,5 @@ def test_a_file_of_two_names_is_one_sentence(word, tmp_path):
     zorp = read_graph_words(word)["zorp"]
     path = str(write_graph_words(tmp_path / "two.safetensors", {"zorp": zorp, "blip": zorp}))
     benchmark = GraphWordBenchmark(MEANING, "shapes", 1, options=SampleOptions(steps=1))
-    with pytest.raises(UserError, match="has 2 names of objects"):
-        benchmark.run(lambda files: load_model(find_checkpoint(), words=files), [path])
+    with pytest.raises(UserError, match="has 2 new names of objects"):
+        benchmark.run(load_model(find_checkpoint()), {path: lambda: load_model(find_checkpoint(), words=[path])})

@@ -1,6 +1,7 @@
 """Teaches a trained model names for its graphs: each new name is a row of the graph encoder's tables, and all else is frozen.
 
-Textual inversion (Gal et al. 2208.01618) with annotated pictures in the place of captions.
+Textual inversion (Gal et al. 2208.01618) with annotated pictures in the place of captions. For a kind of things that the model has never seen, LoRA of
+the U-Net is trained too (DreamBooth, Ruiz et al. 2208.12242).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import nn
 
 from ldm.checkpoints import shipped
@@ -17,8 +19,10 @@ from ldm.graph.new_names import read_new_names, with_new_names
 from ldm.graph.vocab import Vocab
 from ldm.models.diffusion import assembly
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.lr_schedules import per_step, unscaled_by_lightning, warmup_times_cosine
 from ldm.models.trained import load_trained, read_trained
 from ldm.modules.graph_words import LearnsNames, initial_row, table_sizes, tables_by_kind, tables_digest
+from ldm.modules.lora_targets import add_lora_layers
 from ldm.util.errors import ConfigError
 from ldm.util.signatures import with_inherited
 
@@ -32,7 +36,9 @@ class GraphWords(LatentDiffusion):
         adapters: the trained model: a checkpoint of a run of the same config, or exported adapters.
         words: what to teach, a list of {word, kind, init}: a name that the vocabulary lacks, whether it is an object (default), a
             predicate or an attribute, and the name whose row it starts from (default: the mean of all rows).
-        weight_decay: of AdamW, for the new rows.
+        lora: adapters of the U-Net beside those that it has, a list of {part: unet, targets, rank, alpha}; see `ldm.modules.lora_targets.LoRATarget`.
+        lora_rate: their learning rate; by default model.base_learning_rate.
+        weight_decay: of AdamW.
         diffusion: further parameters, those of LatentDiffusion.
 
     Raises:
@@ -42,7 +48,15 @@ class GraphWords(LatentDiffusion):
 
     cond_stage_model: Any
 
-    def __init__(self, adapters: str, words: list[dict] | None = None, weight_decay: float = 0.0, **diffusion: Any):
+    def __init__(
+        self,
+        adapters: str,
+        words: list[dict] | None = None,
+        lora: list[dict] | None = None,
+        lora_rate: float | None = None,
+        weight_decay: float = 0.0,
+        **diffusion: Any,
+    ):
         super().__init__(weight_decay=weight_decay, **diffusion)
         path = shipped.find_in_checkout(adapters)
         saved = read_trained(path) if path.is_file() else None
@@ -63,6 +77,7 @@ class GraphWords(LatentDiffusion):
             self.cond_stage_model.add_rows(kind, initial_row(self.cond_stage_model, known, kind, init)[None])
         for parameter in self.rows().values():
             parameter.requires_grad_(True)
+        self.lora_rate, self.has_lora = lora_rate, add_lora_layers(self.unet, None, lora or [], "model.params.lora") > 0
         assembly.keep_frozen_out_of_ddp(self)
 
     def rows(self) -> dict[str, nn.Parameter]:
@@ -74,6 +89,17 @@ class GraphWords(LatentDiffusion):
         """The words with the rows that they have now."""
         places = {kind: iter(rows.detach().cpu()) for kind, rows in self.rows().items()}
         return {new.name: GraphWord(new.kind, next(places[new.kind]).clone(), self.digest) for new in self.taught}
+
+    def configure_optimizers(self) -> dict:
+        """AdamW with a learning rate for the rows and one for the adapters."""
+        rows = list(self.rows().values())
+        adapters = [p for p in self.unet.parameters() if p.requires_grad]
+        groups: list[dict] = [{"params": rows, "lr": self.learning_rate}]
+        if adapters:
+            groups.append({"params": adapters, "lr": self.learning_rate if self.lora_rate is None else self.lora_rate})
+        optimizer = unscaled_by_lightning(torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=True))
+        total = self.trainer.estimated_stepping_batches
+        return per_step(optimizer, warmup_times_cosine(self.warmup_steps, total, self.cosine))
 
     def setup(self, stage: str) -> None:
         """Raises ConfigError if the pictures are annotated in another vocabulary."""
