@@ -10,10 +10,14 @@ WEB = ldm/app/web
 # One thread per process: tests run in as many processes as there are cores.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
-.PHONY: demo app test test-all test-app web web-check gpu speed fuzz check format docs clean
+.PHONY: demo demo-words app test test-all test-app web web-check gpu speed fuzz check format docs clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
+
+# A word taught from four pictures, and used in an edit.
+demo-words: $(READY)
+	$(BIN)/python scripts/demo_words.py
 
 # The editor in the browser, with the weights that ship.
 app: $(READY_FOR_APP)

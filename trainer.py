@@ -120,6 +120,20 @@ def make_parser() -> Parser:
         metavar="FILE",
         help="start a new run with these weights: a checkpoint, exported adapters, or published weights",
     )
+    add(
+        "--data_root",
+        metavar="DIR",
+        help="pictures to learn from (configs/sd1_words.yaml): data.params.train.params.data_root",
+    )
+    add(
+        "--placeholder_string", metavar="WORD", help="the word to learn, such as '<my-cat>': model.params.words[0].word"
+    )
+    add("--init_word", metavar="TEXT", help="what it starts from, such as cat: model.params.words[0].init")
+    add(
+        "--embedding_manager_ckpt",
+        metavar="FILE",
+        help="learned words to start from, in any form (docs/learned_words.md): model.params.words_from",
+    )
     add("-n", "--name", help="name of the log folder, after the time (default: the first config's)")
     add("-f", "--postfix", default="", help="appended to the name of the log folder")
     add("-l", "--logdir", default="logs", help="folder of the log folders (default: %(default)s)")

@@ -32,7 +32,7 @@ from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values, option_types
 from ldm.util.score_option import add_min_score_argument
-from ldm.util.words_option import add_words_arguments, check_words_arguments
+from ldm.util.words_option import add_words_arguments, check_words_arguments, given_additions, learned_files, mode_of
 
 if TYPE_CHECKING:
     from ldm.words.naming import Naming
@@ -173,10 +173,10 @@ def edit_batch(arguments: argparse.Namespace, explicit_outdir: str | None) -> in
     texts, folder = numbered_lines(path), writable_folder(arguments.outdir, "--outdir")
     model, device, checkpoint = _load(arguments)
     provenance = {"checkpoint": checkpoint, "weights": fingerprint(model), "device": device.partition(":")[0]}
-    provenance |= {"precision": arguments.precision, **({"lora": arguments.lora} if arguments.lora else {})}
+    provenance |= {"precision": arguments.precision, **given_additions(arguments)}
     provenance |= {"decided": list(model.decided)} if model.decided else {}
     _prepare(model, device, arguments)
-    naming = Naming(arguments.words, arguments.dictionary, arguments.alignment)
+    naming = Naming(mode_of(arguments.words), arguments.dictionary, arguments.alignment)
     failures = edit_all(model, path, texts, folder, options, provenance, rank, world, arguments.min_score, naming)
     print("".join(f"{remark}\n" for remark in naming.remarks), end="")
     if rank > 0:
@@ -258,9 +258,10 @@ def edit_one(arguments: argparse.Namespace) -> int:
     photograph, style = (name and read_image(name, upright=True) for name in (reference, arguments.style))
     mask = arguments.mask and read_image(arguments.mask, upright=True, background="black")
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    naming = Naming(arguments.words, arguments.dictionary, arguments.alignment)
+    naming = Naming(mode_of(arguments.words), arguments.dictionary, arguments.alignment)
     graphs = {arguments.sg: graph, **({arguments.source_sg: source} if source else {})}
-    graphs = check_names(graphs, checkpoint, arguments.config, naming)
+    words = learned_files(arguments.words), arguments.rename
+    graphs = check_names(graphs, checkpoint, arguments.config, naming, *words)
     folder = writable_folder(arguments.outdir, "--outdir")
     model, device, checkpoint = _load(arguments)
     if naming.embeds:
@@ -385,7 +386,14 @@ def _load(arguments: argparse.Namespace) -> tuple:
 
     device = choose_device(arguments.device)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    model = load_model(checkpoint, arguments.config, loras=arguments.lora, prediction=arguments.prediction)
+    model = load_model(
+        checkpoint,
+        arguments.config,
+        loras=arguments.lora,
+        prediction=arguments.prediction,
+        words=learned_files(arguments.words),
+        renames=arguments.rename,
+    )
     return model, device, checkpoint and str(checkpoint)
 
 

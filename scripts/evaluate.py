@@ -9,6 +9,8 @@
     python scripts/evaluate.py scenes --boxes all --renamed data/words/renamed_korean.json
     python scripts/evaluate.py names --list gold
     python scripts/evaluate.py clips --n 200
+    python scripts/evaluate.py words --ckpt v1-5.safetensors --words learned_embeds.safetensors --class-word cat --pictures my_cat
+    python scripts/evaluate.py graph-words --words graph_words.safetensors --means "small red striped triangle"
     python scripts/evaluate.py compare outputs/edits-shapes-11111111 outputs/edits-shapes-22222222
 
 images: FID and Inception Score against real images; with --paired also PSNR, SSIM and LPIPS, and the diversity of several
@@ -18,6 +20,8 @@ scenes: how often samples of held-out synthetic scenes show what their graphs sa
 names: how well words of other languages, synonyms, homonyms and misspelt or meaningless words are read as names.
 clips: how often clips of held-out storyboards do, frame by frame, and how still they hold elsewhere.
 compare: the difference in success of two methods or models on the same edits, with its interval.
+words: learned words and LoRA beside the untrained model: like the pictures, obedient to prompts, other words as before (CLIP).
+graph-words: how often a learned name of graphs gives the thing that it means, and whether all else is as before (exact checker).
 edits, scenes and clips can be interrupted and resumed; they also write a table and sheets of pictures.
 """
 
@@ -32,6 +36,7 @@ import argparse
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +44,9 @@ from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.sampling.options import SampleOptions
 from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, finite, run_program
 from ldm.util.errors import UserError, did_you_mean
+from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, given_values
+from ldm.util.words_option import add_learned_words_arguments, learned_files
 
 if TYPE_CHECKING:
     from ldm.evaluation.benchmark import Benchmark, BenchmarkReport
@@ -76,6 +83,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     comparison = commands.add_parser("compare", help="success of two methods or models on the same edits")
     comparison.set_defaults(report=report_on_comparison, resumable=False)
     add_comparison_arguments(comparison)
+    words = commands.add_parser("words", help="how well a word was learned, and what was forgotten")
+    words.set_defaults(report=report_on_words, resumable=False)
+    add_word_arguments(words)
+    graph_words = commands.add_parser("graph-words", help="how often a learned name of graphs gives what it means")
+    graph_words.set_defaults(report=report_on_graph_words, resumable=False)
+    add_graph_word_arguments(graph_words)
     return parser.parse_args(argv)
 
 
@@ -244,6 +257,67 @@ def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIRST,SECOND",
         help="the method of each folder (default: its only one)",
     )
+
+
+def add_word_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate.py words`."""
+    add = parser.add_argument
+    add_model_arguments(parser)
+    add_lora_argument(parser)
+    add_learned_words_arguments(parser)
+    add("--pictures", required=True, metavar="DIR", help="the pictures that the word was learned from")
+    add(
+        "--word",
+        help="the learned word, or the words of a DreamBooth, such as 'sks dog' (default: the only learned one)",
+    )
+    add(
+        "--class-word",
+        required=True,
+        help="the word of its class, which the untrained model reads instead, such as cat",
+    )
+    add("--others", type=split, help="other words, to see what was forgotten (default: eight common things)")
+    add("--n", type=at_least(1), default=4, help="samples of each prompt (default: %(default)s)")
+    add("--steps", type=at_least(1), default=50, help="sampler steps (default: %(default)s)")
+    add("--scale", type=finite, default=7.5, help="guidance scale of the text (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the noise, the same for both models (default: %(default)s)")
+    add(
+        "--clip",
+        default="ViT-B/32",
+        help="CLIP that measures, by its name in OpenAI's or open_clip's list (default: %(default)s)",
+    )
+    add("--clip-weights", metavar="FILE", help="its weights (default: OpenAI's in ~/.cache/clip)")
+    add("--outdir", metavar="DIR", default="outputs/words", help="folder of the results (default: %(default)s)")
+    add_verbose_argument(parser)
+
+
+def add_graph_word_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate.py graph-words`."""
+    add = parser.add_argument
+    add_model_arguments(parser)
+    add_learned_words_arguments(parser)
+    add(
+        "--learned",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="a run that has learned a name together with LoRA; may be given several times",
+    )
+    add("--means", required=True, help="what the word of each file means, such as 'small red striped triangle'")
+    add("--scenes", default="shapes", help="world whose scenes are drawn (default: %(default)s)")
+    add("--n", type=at_least(1), default=200, help="scenes with the thing, and as many without (default: %(default)s)")
+    add("--seed-offset", type=at_least(0), default=0, help="number of the first held-out scene (default: %(default)s)")
+    add(
+        "--boxes",
+        choices=("all", "none", "part"),
+        default="all",
+        help="which objects have a box in the graph (default: %(default)s)",
+    )
+    add("--sampler", choices=tuple(SAMPLERS), default="dpm++", help="(default: %(default)s)")
+    add("--steps", type=at_least(1), default=10, help="sampler steps (default: %(default)s)")
+    add("--scale", type=finite, default=2.0, help="guidance scale of graph and style (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
+    add("--outdir", metavar="DIR", default="outputs/graph-words", help="folder of the results (default: %(default)s)")
+    add_verbose_argument(parser)
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser, unit: str) -> None:
@@ -416,6 +490,85 @@ def report_on_clips(arguments: argparse.Namespace) -> None:
         benchmark, given, arguments.methods, arguments.seed, arguments.frames, arguments.overlap
     )
     finish(report, arguments)
+
+
+def report_on_words(arguments: argparse.Namespace) -> None:
+    """Measures a learned word, and other words, before and after."""
+    from contextlib import nullcontext
+
+    from ldm.evaluation import learned_words
+    from ldm.evaluation.clip_similarity import ClipSimilarity
+    from ldm.models.diffusion.personalization import Personalization
+    from ldm.models.loading import choose_device, find_checkpoint, load_model
+    from ldm.sampling.text_options import TextOptions
+    from ldm.util.files import writable_folder
+
+    device, folder = choose_device(arguments.device), writable_folder(arguments.outdir, "--outdir")
+    clip = ClipSimilarity(arguments.clip, arguments.clip_weights, device)
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    files = learned_files(arguments.words)
+    trained = load_model(checkpoint, arguments.config, device, arguments.lora, words=files, renames=arguments.rename)
+    adds, learns = files or arguments.lora, isinstance(trained, Personalization)
+    if not (adds or learns):
+        raise UserError("nothing was learned: name --words or --lora, or a --run of configs/sd1_words.yaml")
+    untrained = load_model(checkpoint, arguments.config, device) if adds else trained
+    benchmark = learned_words.WordBenchmark(
+        arguments.word or only_word(trained),
+        arguments.class_word,
+        arguments.pictures,
+        clip,
+        arguments.n,
+        TextOptions(steps=arguments.steps, scale=arguments.scale),
+        arguments.others or learned_words.OTHERS,
+        arguments.seed,
+    )
+    before = untrained.untrained if isinstance(untrained, Personalization) else nullcontext
+    scores = benchmark.run(untrained, trained, before)
+    learned_words.write(folder, benchmark, scores, given_arguments(arguments))
+    print(learned_words.table(scores), end="")
+    print(f"wrote {folder}/report.json, table.md and sheet.png")
+
+
+def report_on_graph_words(arguments: argparse.Namespace) -> None:
+    """Measures learned names of graphs, each file by itself."""
+    from ldm.evaluation import graph_words
+    from ldm.models.loading import choose_device, find_checkpoint, load_model
+    from ldm.sampling.options import SampleOptions
+    from ldm.util.files import writable_folder
+
+    if not (arguments.words or arguments.learned):
+        raise UserError("nothing was learned: name --words FILE, such as logs/<run>/learned/graph_words.safetensors")
+    device, folder = choose_device(arguments.device), writable_folder(arguments.outdir, "--outdir")
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    scales = {"graph_scale": arguments.scale, "style_scale": arguments.scale}
+    benchmark = graph_words.GraphWordBenchmark(
+        arguments.means,
+        arguments.scenes,
+        arguments.n,
+        arguments.seed_offset,
+        arguments.boxes,
+        arguments.seed,
+        SampleOptions(sampler=arguments.sampler, steps=arguments.steps, **scales),
+    )
+    load = partial(load_model, checkpoint, arguments.config, device)
+    learned = {file: partial(load, words=[file], renames=arguments.rename) for file in arguments.words}
+    learned |= {run: partial(load_model, run, None, device) for run in arguments.learned}
+    rows = benchmark.run(load(), learned)
+    graph_words.write(folder, benchmark, rows, given_arguments(arguments))
+    print(graph_words.table(rows), end="")
+    print(f"wrote {folder}/report.json, table.md and sheet.png")
+
+
+def only_word(model) -> str:
+    """The only learned word of a model. Raises UserError if it has none or several."""
+    from ldm.modules.encoders.words import learned_words
+
+    words = list(learned_words(model.text_stage_model)) if model.text_stage_model is not None else []
+    if len(words) != 1:
+        raise UserError(
+            f"--word: this model has {len(words)} learned words ({', '.join(words)}); say which one to measure"
+        )
+    return words[0]
 
 
 def benchmark_of(arguments: argparse.Namespace, name: str, checkpoint: Path | None = None) -> Benchmark:

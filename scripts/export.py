@@ -30,6 +30,7 @@ PARTS = {
     "image_tower": "the image tower of a pre-training run with train_image (global_stage_config.params.pretrained)",
     "unet": "a whole U-Net without adapters, with the text encoder if the run trained one (model.params.ckpt_path)",
 }
+WORD_FORMS = ("diffusers", "ldm", "a1111", "sdxl")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,6 +54,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
                 "--kohya", metavar="FILE", help="also write the LoRA layers in the layout of kohya's scripts"
             )
         add_verbose_argument(command)
+    description = (
+        "the words and the LoRA that a run learned from a few pictures, for other programs (docs/learned_words.md)"
+    )
+    command = commands.add_parser("learned", help=description, description=description)
+    command.set_defaults(run_command=export_learned)
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="DIR", help="log folder of a training run: its last checkpoint")
+    source.add_argument("--ckpt", metavar="FILE", help="checkpoint of trainer.py, or exported adapters")
+    command.add_argument("--words", metavar="FILE", help="file of the words to write, .safetensors, .bin or .pt")
+    command.add_argument("--form", choices=WORD_FORMS, default="diffusers", help="its form (default: %(default)s)")
+    command.add_argument("--lora", metavar="FILE", help="LoRA to write, as diffusers' pytorch_lora_weights.safetensors")
+    command.add_argument("--kohya", metavar="FILE", help="LoRA to write in the layout of kohya's scripts")
+    command.add_argument("--peft", metavar="DIR", help="LoRA of the text encoders to write, in folders of peft")
+    add_verbose_argument(command)
     description = "add a file, and how it was made, to the MANIFEST.json beside it"
     command = commands.add_parser("manifest", help=description, description=description)
     command.set_defaults(run_command=add_to_manifest, verbose=False)
@@ -125,6 +140,24 @@ def export_lora(adapters: Path, peft: str | None, kohya: str | None) -> list[Pat
     for path, tensors in files.items():
         save_safetensors(path, tensors, {"format": "pt"})
     return [*files, *([config] if peft else [])]
+
+
+def export_learned(arguments: argparse.Namespace) -> None:
+    """Writes words and LoRA."""
+    wanted = {"words": arguments.words, "diffusers": arguments.lora, "kohya": arguments.kohya, "peft": arguments.peft}
+    wanted = {form: Path(path) for form, path in wanted.items() if path}
+    if not wanted:
+        raise UserError("nothing to write: name --words, --lora, --kohya or --peft")
+    from ldm.models.loading import last_checkpoint, load_model
+    from ldm.models.personal_files import write_lora_file, write_word_file
+
+    for form, path in wanted.items():
+        writable_folder(path if form == "peft" else path.parent, "--peft" if form == "peft" else f"{path}")
+    model = load_model(arguments.ckpt or last_checkpoint(arguments.run))
+    for form, path in wanted.items():
+        is_words = form == "words"
+        for written in write_word_file(model, path, arguments.form) if is_words else write_lora_file(model, path, form):
+            print(f"wrote {written}")
 
 
 def add_to_manifest(arguments: argparse.Namespace) -> None:

@@ -44,7 +44,7 @@ from ldm.util.files import atomic_write, writable_folder
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, given_values
 from ldm.util.score_option import add_min_score_argument
-from ldm.util.words_option import add_words_arguments, check_words_arguments
+from ldm.util.words_option import add_words_arguments, check_words_arguments, given_additions, learned_files, mode_of
 
 if TYPE_CHECKING:
     from ldm.words.naming import Naming
@@ -203,15 +203,15 @@ def run_texts(arguments: argparse.Namespace) -> None:
     if count > len(prompts):
         raise UserError(f"--n {count}: there are only {len(prompts)} prompts; take fewer")
     from ldm.models.finding import find_checkpoint
-    from ldm.models.loading import choose_device, fingerprint, load_model
+    from ldm.models.loading import choose_device, fingerprint
     from ldm.sampling.text_folder import sample_all_texts
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     folder, device = choose_folder(arguments.outdir, world), choose_device(arguments.device)
-    model = load_model(checkpoint, arguments.config, device, arguments.lora, arguments.prediction)
+    model = load(arguments, checkpoint, device)
     provenance = {"device": device.partition(":")[0], "checkpoint": checkpoint and str(checkpoint)}
-    provenance |= {"weights": fingerprint(model)} | ({"lora": arguments.lora} if arguments.lora else {})
+    provenance |= {"weights": fingerprint(model), **given_additions(arguments)}
     repeats = arguments.n_samples or 1
     sizes = repeats, provenance, arguments.batch_size, rank, world
     if sample_all_texts(model, prompts[:count], folder, options, arguments.seed, *sizes):
@@ -223,9 +223,9 @@ def run_graphs(arguments: argparse.Namespace) -> None:
     from_mapping(SampleOptions, given)
     from ldm.words.naming import Naming  # imports torch, after the options have been checked
 
-    naming = Naming(arguments.words, arguments.dictionary, arguments.alignment)
+    naming = Naming(mode_of(arguments.words), arguments.dictionary, arguments.alignment)
     places, checkpoint = read_checked_graphs(arguments, naming)
-    from ldm.models.loading import choose_device, fingerprint, load_model
+    from ldm.models.loading import choose_device, fingerprint
     from ldm.sampling.folder import sample_all
     from ldm.sampling.sample import default_options
     from ldm.util.images import read_image
@@ -234,13 +234,13 @@ def run_graphs(arguments: argparse.Namespace) -> None:
     folder = choose_folder(arguments.outdir, world)
     style = arguments.style and read_image(arguments.style, upright=True)
     device = choose_device(arguments.device)
-    model = load_model(checkpoint, arguments.config, device, arguments.lora, arguments.prediction)
+    model = load(arguments, checkpoint, device)
     scenes = choose_scenes(arguments, model, places, naming)
     print("".join(f"{remark}\n" for remark in naming.remarks), end="")
     options = from_mapping(SampleOptions, default_options(model) | given)
     provenance = {"style": arguments.style, "device": device.partition(":")[0]}
     provenance |= {"checkpoint": checkpoint and str(checkpoint), "weights": fingerprint(model)}
-    provenance |= {"lora": arguments.lora} if arguments.lora else {}
+    provenance |= given_additions(arguments)
     repeats = arguments.n_per_graph or 1
     sizes = repeats, provenance, arguments.batch_size
     if sample_all(model, scenes, folder, options, style, arguments.seed, *sizes, rank, world, naming):
@@ -285,6 +285,14 @@ def run_storyboard(arguments: argparse.Namespace, storyboard: Storyboard) -> Non
     print(f"wrote {out}, {out.with_suffix('.png')} and {out.with_suffix('.json')}")
 
 
+def load(arguments: argparse.Namespace, checkpoint: Path | None, device: str):
+    """The model with its LoRA files and learned words."""
+    from ldm.models.loading import load_model
+
+    words = learned_files(arguments.words), arguments.rename
+    return load_model(checkpoint, arguments.config, device, arguments.lora, arguments.prediction, *words)
+
+
 def read_checked_graphs(arguments: argparse.Namespace, naming: Naming) -> tuple[dict, Path | None]:
     """The graphs of --sg, by where they come from, and the checkpoint. Raises UserError for names the model does not know."""
     from ldm.graph.graph_files import read_graphs
@@ -294,7 +302,8 @@ def read_checked_graphs(arguments: argparse.Namespace, naming: Naming) -> tuple[
     graphs = read_graphs(arguments.sg, min_score=arguments.min_score) if arguments.sg else []
     places = {f"{arguments.sg}: graph {index}": graph for index, graph in enumerate(graphs)}
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
-    return check_names(places, checkpoint, arguments.config, naming), checkpoint
+    words = learned_files(arguments.words), arguments.rename
+    return check_names(places, checkpoint, arguments.config, naming, *words), checkpoint
 
 
 def choose_folder(outdir: str | None, world: int) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldm.checkpoints.errors import CheckpointError, list_names
 from ldm.checkpoints.folders import read_json_object
-from ldm.checkpoints.reading import read_metadata, read_state_dict
+from ldm.checkpoints.reading import read_file, read_metadata, read_state_dict
 
 FILES = (
     "pytorch_lora_weights.safetensors",
@@ -26,6 +26,7 @@ KEYS = (
     re.compile(r"(?P<layer>.+)\.lora_(?P<side>down|up)\.weight"),
     re.compile(r"(?P<layer>.+)\.lora_(?P<side>A|B)(\.\w+)?\.weight"),
     re.compile(r"(?P<layer>.+)\.lora\.(?P<side>down|up)\.weight"),
+    re.compile(r"(?P<layer>.+)\.lora_linear_layer\.(?P<side>down|up)\.weight"),
     re.compile(r"(?P<layer>.+)\.processor\.(?P<name>to_\w+)_lora\.(?P<side>down|up)\.weight"),
 )
 # Parts of the keys of other methods than LoRA.
@@ -67,11 +68,13 @@ class LoRAFile:
         source: its path.
         layers: the layer's name in the file, without wrappers, -> its matrices.
         other: keys that belong to no pair.
+        unnamed: pairs of a file without names (lists of cloneofsimo's lora), in the order of the model's modules.
     """
 
     source: str
     layers: dict[str, LowRank] = field(default_factory=dict)
     other: list[str] = field(default_factory=list)
+    unnamed: list[LowRank] = field(default_factory=list)
 
 
 def read_lora(path: str | Path) -> LoRAFile:
@@ -81,6 +84,8 @@ def read_lora(path: str | Path) -> LoRAFile:
         CheckpointError: the file is missing, damaged, of another method, or holds no pair of matrices.
     """
     path = find_lora(Path(path).expanduser())
+    if matrices := read_list(path):
+        return LoRAFile(str(path), unnamed=pairs_of(matrices, str(path)))
     state = read_state_dict(path)
     for part, method in OTHER_METHODS.items():
         if keys := [key for key in state if part in key]:
@@ -105,6 +110,32 @@ def read_lora(path: str | Path) -> LoRAFile:
     apply_settings(file, read_settings(path))
     check_pairs(file)
     return file
+
+
+def read_list(path: Path) -> list[Tensor]:
+    """The tensors of a file that is a list of them; empty for any other file, damaged ones included."""
+    if not path.is_file() or path.suffix == ".json":
+        return []
+    try:
+        content = read_file(path)
+    except Exception:  # read_state_dict says what is wrong with it
+        return []
+    tensors = [each for each in content if isinstance(each, Tensor)] if isinstance(content, list) else []
+    return tensors if isinstance(content, list) and len(tensors) == len(content) else []
+
+
+def pairs_of(matrices: list[Tensor], source: str) -> list[LowRank]:
+    """The pairs of a list of matrices, of which cloneofsimo's files hold each layer's `up` before its `down`."""
+    pairs = [LowRank(down, up) for up, down in zip(matrices[::2], matrices[1::2])]
+    if len(matrices) % 2 or not all(
+        pair.down is not None
+        and pair.up is not None
+        and pair.down.ndim == pair.up.ndim >= 2
+        and len(pair.down) == pair.up.shape[1]
+        for pair in pairs
+    ):
+        raise CheckpointError(f"{source}: a list of tensors that are no pairs of matrices; name a LoRA file")
+    return pairs
 
 
 def find_lora(path: Path) -> Path:
@@ -135,20 +166,28 @@ def read_settings(path: Path) -> Mapping[str, Any]:
         values = json.loads(text) if text else {}
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata {METADATA} is damaged ({error}); download it again") from error
-    return {key.removeprefix("unet."): value for key, value in values.items()} if isinstance(values, dict) else {}
+    return values if isinstance(values, dict) else {}
+
+
+def settings_of(name: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of the model to which a layer belongs; diffusers stores those of several with the prefixes of their keys."""
+    text = next((prefix for prefix in ("text_encoder_2.", "text_encoder.") if name.startswith(prefix)), "unet.")
+    own = {key.removeprefix(text): value for key, value in settings.items() if key.startswith(text)}
+    return own or {key: value for key, value in settings.items() if "." not in key}
 
 
 def apply_settings(file: LoRAFile, settings: Mapping[str, Any]) -> None:
     """Sets alpha where the tensors do not state it."""
-    if settings.get("use_dora"):
-        raise CheckpointError(f"{file.source}: adapters of DoRA, not of LoRA; use a LoRA file")
-    patterns = settings.get("alpha_pattern")
-    patterns = patterns if isinstance(patterns, dict) else {}
     for name, pair in file.layers.items():
-        alpha = next((value for key, value in patterns.items() if matches(key, name)), settings.get("lora_alpha"))
+        own = settings_of(name, settings)
+        if own.get("use_dora"):
+            raise CheckpointError(f"{file.source}: adapters of DoRA, not of LoRA; use a LoRA file")
+        patterns = own.get("alpha_pattern")
+        patterns = patterns if isinstance(patterns, dict) else {}
+        alpha = next((value for key, value in patterns.items() if matches(key, name)), own.get("lora_alpha"))
         if pair.alpha is None and type(alpha) in (int, float):
             pair.alpha = float(alpha)
-        pair.by_root = bool(settings.get("use_rslora"))
+        pair.by_root = bool(own.get("use_rslora"))
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from ldm.checkpoints.clip_layout import DEFAULT_ACTIVATION, merge_layers
+from ldm.checkpoints.clip_layout import DEFAULT_ACTIVATION, LAYERS, merge_layers
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.folders import read_json_object
 from ldm.checkpoints.reading import PARTS
@@ -72,6 +73,14 @@ def to_open_clip_text(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     projection = text.pop("text_projection.weight", None)
     tower = {ENDS.get(key, key): value for key, value in merge_layers(text).items()}
     return tower if projection is None else {**tower, "text_projection": projection.T.contiguous()}
+
+
+def to_hugging_face_layer(name: str) -> str:
+    """The name of a layer of a tower (without .weight) in transformers; query, key and value are its attention's q_proj, ..."""
+    name = name.replace("transformer.resblocks.", f"{TEXT_MODEL}encoder.layers.")
+    for theirs, ours in LAYERS.items():
+        name = name.replace(f".{ours}", f".{theirs}")
+    return re.sub(r"\.attn\.([qkv]_proj)$", r".self_attn.\1", name)
 
 
 def _without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ checkpoints also hold objects of Lightning 1.x, NumPy and OmegaConf beside their
 refuses the whole file because of them.
 
 This unpickler neither refuses such a file nor executes it. It makes tensors, OrderedDicts and the plain values of pickle
-(numbers, strings, lists, dicts ...). Every other name is replaced by an `Inert` placeholder: its module is not imported,
+(numbers, strings, lists, dicts ...), and of an nn.ParameterDict, which files of textual inversion hold, a dict of its tensors. Every other name is replaced by an `Inert` placeholder: its module is not imported,
 it is not called, no attribute is set on it, and items that are added to it are discarded. What remains of a file, also of a
 malicious one, is its tensors.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import pickle
 import types
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ class Inert:
 
     def __init__(self, name: str):
         self.name = name
+        self.__name__ = name  # which torch says of modules in files of the format before 1.6
 
     def __repr__(self) -> str:
         return f"<not loaded: {self.name}>"
@@ -46,10 +48,21 @@ class Inert:
         pass
 
 
+class Parameters(dict):
+    """Stands for an nn.ParameterDict: the tensors by name."""
+
+    def set_state(self, state: Any) -> None:
+        """Takes the tensors of its pickled attributes, which torch keeps under `_parameters`."""
+        tensors = state.get("_parameters") if isinstance(state, dict) else None
+        if isinstance(tensors, dict):
+            self.update({name: value for name, value in tensors.items() if isinstance(value, Tensor)})
+
+
 def rebuild_tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_hooks_and_metadata: Any) -> Tensor:
     return _rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
 
 
+PARAMETER_DICT = "torch.nn.modules.container.ParameterDict"
 # The only calls that a file can make: (module, name) in the file -> the function that is called instead.
 CALLS = {
     ("collections", "OrderedDict"): lambda items=(): OrderedDict(items),
@@ -81,6 +94,8 @@ class Unpickler(pickle._Unpickler):
 
     def create(self, callee: Any, args: Any) -> Any:
         """The result of a call in the file: made by one of CALLS, otherwise a placeholder."""
+        if isinstance(callee, Inert) and callee.name == PARAMETER_DICT:
+            return Parameters()
         is_known = any(callee is call for call in CALLS.values())
         return callee(*args) if is_known else Inert(name_of(callee))
 
@@ -96,7 +111,9 @@ class Unpickler(pickle._Unpickler):
         self.stack[-1] = Inert(name_of(self.stack[-1]))
 
     def load_build(self) -> None:  # opcode BUILD sets the state of an object, which no tensor needs
-        self.stack.pop()
+        state = self.stack.pop()
+        if self.stack and isinstance(self.stack[-1], Parameters):
+            self.stack[-1].set_state(state)
 
     dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = load_call
     dispatch[pickle.NEWOBJ_EX[0]] = load_call_with_keywords
@@ -127,4 +144,6 @@ def load(path: Path, zipped: bool) -> Any:
     if path.suffix == ".safetensors":  # torch.load chooses its reader by this suffix, and not by the content
         with path.open("rb") as file:
             return torch.load(file, **options)
-    return torch.load(path, mmap=zipped, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Couldn't retrieve source code for container")
+        return torch.load(path, mmap=zipped, **options)

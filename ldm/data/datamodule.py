@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from ldm.data.cache import TEXT_ENCODER, CachedDataset, read_index
 from ldm.data.captions import CaptionedDataset, collate_captioned, require_forms
 from ldm.data.flips import RandomFlipDataset
-from ldm.data.protocols import ClipDataset, GraphDataset, SeededDataset
+from ldm.data.protocols import ClipDataset, CollatesItself, GraphDataset, SeededDataset
 from ldm.data.values import require_count, require_share
 from ldm.graph.batch import collate
 from ldm.graph.vocab import Vocab
@@ -183,6 +183,8 @@ class DataModuleFromConfig(pl.LightningDataModule):
         )
 
     def _collate_function(self, dataset: Any) -> Callable:
+        if isinstance(dataset, CollatesItself):
+            return dataset.collate
         if not isinstance(dataset, GraphDataset):
             return default_collate
         return partial(collate_captioned if self.captions else collate, vocab=dataset.vocab)

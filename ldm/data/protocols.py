@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -120,3 +120,21 @@ class SeededDataset(Protocol):
     """Data set that samples at random, depending on `seed`."""
 
     seed: int
+
+
+@runtime_checkable
+class CollatesItself(Protocol):
+    """Data set whose samples need a collate function of their own."""
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        """The batch of some samples."""
+        ...
+
+
+@runtime_checkable
+class CaptionedPictures(Protocol):
+    """Data set of pictures with captions that people wrote, in which learned words may stand."""
+
+    def captions(self) -> dict[str, str]:
+        """All captions by where they come from."""
+        ...

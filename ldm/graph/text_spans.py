@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 from itertools import accumulate
 
 from ldm.graph.byte_pairs import WORD_END, split_word
-from ldm.graph.text_tokens import LENGTH, ROOM, SPECIAL, WORDS, normalise, split_words
+from ldm.graph.text_tokens import LEARNED, LENGTH, ROOM, SPECIAL, normalise, split_words, word_pattern
 
 Characters = tuple[int, int]  # text[start:end]
 
@@ -30,7 +30,11 @@ def token_characters(text: str) -> list[Characters]:
     normalised = normalise(text)
     origin = _origins(text, normalised)
     found = []
-    for word in WORDS.finditer(normalised):
+    for word in word_pattern().finditer(normalised):
+        if learned := LEARNED.get(word.group()):  # each of its vectors stands for all of it
+            whole = origin[word.start()][0], origin[word.end() - 1][1]
+            found += [whole] * len(learned)
+            continue
         characters = [word.start() + i for i, c in enumerate(word.group()) for _ in c.encode()]  # of each byte
         ends = [0, *accumulate(_byte_counts(word.group()))]
         for start, end in zip(ends, ends[1:]):

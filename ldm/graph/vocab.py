@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -13,6 +14,7 @@ from ldm.graph.validation import GraphError, find_id, shorten
 from ldm.util.unicode import composed
 
 IMAGE, IN_IMAGE = "__image__", "__in_image__"
+KINDS = ("object", "predicate", "attribute")  # of names, in the order of a vocabulary's tables
 GAP = "NONE"  # sg2im's name for COCO category ids that are not in use
 
 
@@ -84,6 +86,23 @@ class Vocab:
     def write(self, path: str | os.PathLike) -> None:
         """Writes a vocab.json."""
         write_text(path, json.dumps(self.to_json()) + "\n")
+
+    def extended(self, names: Mapping[str, Sequence[str]], sizes: Mapping[str, int] | None = None) -> Vocab:
+        """The vocabulary with further names behind its own, which keep their ids.
+
+        Args:
+            names: by kind: object, predicate, attribute.
+            sizes: least id of a further name by kind, where a table has more rows than there are names.
+
+        Raises:
+            GraphError: a name is there already.
+        """
+        tables = []
+        for kind, own in zip(KINDS, (self.objects, self.predicates, self.attributes)):
+            added = tuple(names.get(kind, ()))
+            gaps = (sizes or {}).get(kind, 0) - len(own) if added else 0
+            tables.append((*own, *(GAP,) * gaps, *added))
+        return Vocab(*tables)
 
     def object_id(self, name: str) -> int:
         """The id of an object name; raises GraphError for an unknown one."""

@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import NamedTuple
 
 import safetensors
@@ -25,9 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from ldm.checkpoints.loading import ema_keys, format_shape
+from ldm.checkpoints.own_files import METADATA
 from ldm.checkpoints.reading import CheckpointError, list_names
 from ldm.checkpoints.saving import save_safetensors
-from ldm.models.finding import METADATA
 from ldm.models.first_stage import Autoencoder
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.encoders.modules import TextEncoder
@@ -149,7 +150,8 @@ def read_adapters(path: str | Path) -> dict | None:
         return None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata cannot be read ({error}); export it again") from error
-    if not (isinstance(saved, dict) and all(isinstance(saved.get(name), dict) for name in ("config", "vocab"))):
+    vocab = saved.get("vocab", "") if isinstance(saved, dict) else ""  # None of a model that reads text alone
+    if not (isinstance(saved, dict) and isinstance(saved.get("config"), dict) and isinstance(vocab, (dict, NoneType))):
         raise CheckpointError(f"{path}: its metadata holds no config and vocabulary; export it again")
     return {"state_dict": state, "config": saved["config"], "vocab": saved["vocab"]}
 

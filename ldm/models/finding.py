@@ -12,7 +12,6 @@ from ldm.util.config_merging import ConfigPaths
 logger = logging.getLogger(__name__)
 
 LAST = Path("checkpoints", "last.ckpt")  # in the log folder of a run
-METADATA = "ldm"  # key of the JSON in the metadata of an adapters file: {"config": {...}, "vocab": {...}}
 
 
 def is_run(folder: str | Path) -> bool:

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -21,21 +21,19 @@ from ldm.checkpoints.reading import PARTS, has_part
 from ldm.graph.vocab import OpenVocab, Vocab
 from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.encoders import Encoders, build_encoders, tensor_bytes
-from ldm.models.export import read_adapters, select_ema_weights
 from ldm.models.finding import find_checkpoint, is_run, last_checkpoint
 from ldm.models.published_models import build_published, published_architecture
 from ldm.models.runtime import prepare_for_inference
 from ldm.models.tiny_autoencoder import TinyAutoencoder
+from ldm.models.trained import load_trained, read_trained
 from ldm.models.vocabulary import training_vocab
+from ldm.models.word_loading import load_words
 from ldm.modules.graph_encoder import NoGraphEncoder
 from ldm.modules.lora_files import add_lora
 from ldm.util.config import instantiate_from_config, instantiate_without_training, plain, resolve
 from ldm.util.config_merging import ConfigPaths, config_name, read_configs
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.trust import read_untrusted
-
-if TYPE_CHECKING:
-    from ldm.models.diffusion.training import DiffusionTraining
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +65,8 @@ def load_model(
     device: str | torch.device = "cpu",
     loras: Sequence[tuple[str | Path, float]] = (),
     prediction: str | None = None,
+    words: Sequence[str | Path] = (),
+    renames: Sequence[tuple[str, str]] = (),
 ) -> LatentDiffusion:
     """Loads a model for inference: EMA weights, evaluation mode, no gradients.
 
@@ -80,24 +80,28 @@ def load_model(
             checkpoint). Relative paths of weights in a config are looked up in the current folder, then in the root of
             the checkout.
         device: where the model will run.
-        loras: LoRA files for the U-Net's attention, in the layout of kohya, diffusers or peft, and their scales.
+        loras: LoRA files for the U-Net and its text encoder, in the layout of kohya, diffusers, peft or cloneofsimo, and their
+            scales.
         prediction: 'eps' or 'v', what the U-Net of a Stable Diffusion without config predicts; by default what its weights state.
+        words: files of learned words, of the graph encoder or (textual inversion) of the text encoder.
+        renames: pairs of a learned word in these files and the name that it gets.
 
     Raises:
         UserError: files are missing, damaged or do not fit, or the config cannot be built.
     """
+    added = loras, words, renames
     if checkpoint is None:
         checkpoint = find_checkpoint(config=config)
     elif is_run(checkpoint):
         checkpoint = last_checkpoint(checkpoint)
     elif not config and (found := published_architecture(checkpoint)):
-        return _for_inference(build_published(checkpoint, found, prediction), device, loras)
+        return _for_inference(build_published(checkpoint, found, prediction), device, *added)
     if prediction:
         raise UserError(
             f"--prediction {prediction}: only for a Stable Diffusion without config; set model.params.parameterization there"
         )
     source = config_name(config or checkpoint)
-    saved = read_trained(checkpoint, config) if checkpoint else None
+    saved = require_trained(checkpoint, config) if checkpoint else None
     merged = read_model_config(saved, checkpoint, config)
     if checkpoint and not saved:
         _load_all_parts_from(checkpoint, merged.model.params)
@@ -106,15 +110,21 @@ def load_model(
         load_trained(model, saved, f"{checkpoint}")
     model.config = plain(OmegaConf.masked_copy(merged, ["model", "data"]))
     model.vocab = _find_vocab(model, saved, plain(merged.data.params.train))
-    return _for_inference(model, device, loras)
+    return _for_inference(model, device, *added)
 
 
 def _for_inference(
-    model: LatentDiffusion, device: str | torch.device, loras: Sequence[tuple[str | Path, float]]
+    model: LatentDiffusion,
+    device: str | torch.device,
+    loras: Sequence[tuple[str | Path, float]],
+    words: Sequence[str | Path] = (),
+    renames: Sequence[tuple[str, str]] = (),
 ) -> LatentDiffusion:
     model.setup("predict")
     for path, scale in loras:
-        add_lora(model.unet, path, scale)
+        add_lora(model.unet, path, scale, model.text_stage_model)
+    if words or renames:
+        load_words(model, words, dict(renames))
     prepare_for_inference(model.eval().requires_grad_(False), device)
     return model
 
@@ -142,7 +152,7 @@ def _image_params(params: DictConfig) -> DictConfig:
     if not params.get("image_model"):
         return params
     path = shipped.find_in_checkout(params.image_model)
-    saved = read_trained(last_checkpoint(path) if is_run(path) else path, None)
+    saved = require_trained(last_checkpoint(path) if is_run(path) else path, None)
     return read_model_config(saved, path, None).model.params
 
 
@@ -174,7 +184,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
+def require_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
     """A checkpoint of trainer.py or exported adapters; None for other weights, if there is a config to build them with."""
     remedy = "if these are published weights, name their config too, such as --config configs/sgdiff_vg.yaml"
     if Path(path).is_dir():
@@ -184,13 +194,7 @@ def read_trained(path: str | Path, config: ConfigPaths | None) -> dict | None:
         return None
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: there is no such file; name a checkpoint or exported adapters")
-    try:
-        saved = read_adapters(path) or torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception:
-        saved = None
-    if isinstance(saved, dict) and {"state_dict", "config", "vocab"} <= set(saved):
+    if saved := read_trained(path):
         return saved
     if not config:
         raise CheckpointError(
@@ -237,18 +241,6 @@ def build_model(merged: DictConfig, source: str, kind: type[M] = LatentDiffusion
     if not isinstance(model, kind):
         raise CheckpointError(f"{source}: a config of {type(model).__name__}; name one of a {kind.__name__}")
     return model
-
-
-def load_trained(model: LatentDiffusion | DiffusionTraining, saved: dict, source: str) -> None:
-    """Loads the trained parameters, as their moving averages."""
-    state = saved["state_dict"]
-    if not any(name.startswith("model_ema.") for name in state):
-        model.model_ema = None  # exported weights are the averages
-    model.on_load_checkpoint(saved)
-    model.load_state_dict(state, strict=False)
-    logger.info("trained parameters: %d tensors from %s", len(select_ema_weights(state)), source)
-    if model.model_ema is not None:
-        model.model_ema.copy_to(model)
 
 
 def _locate_weights(config: Any) -> Any:

@@ -13,8 +13,9 @@ from ldm.checkpoints.errors import CheckpointError
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.finding import is_run, last_checkpoint
-from ldm.models.loading import build_model, load_trained, read_model_config, read_trained
+from ldm.models.loading import build_model, read_model_config, require_trained
 from ldm.models.runtime import prepare_for_inference
+from ldm.models.trained import load_trained
 from ldm.util.config import plain, resolve
 from ldm.util.config_merging import ConfigPaths, config_name
 
@@ -56,7 +57,7 @@ def load_video_model(
         checkpoint = find_video_checkpoint(config=config)
     elif is_run(checkpoint):
         checkpoint = last_checkpoint(checkpoint)
-    saved = read_trained(checkpoint, config) if checkpoint else None
+    saved = require_trained(checkpoint, config) if checkpoint else None
     if checkpoint and not saved:
         raise CheckpointError(
             f"{checkpoint}: not a checkpoint of a model of clips; name a run of configs/flat/video.yaml"

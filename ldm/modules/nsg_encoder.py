@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from ldm.checkpoints.loading import PRETRAINING_PREFIXES, load_part
 from ldm.graph.batch import GraphBatch
-from ldm.graph.vocab import Vocab
+from ldm.graph.vocab import KINDS, Vocab
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.graph_encoder import TokenLayout
 from ldm.modules.word_embedding import WordEmbedding
 from ldm.modules.word_encoder import MeaningEmbedding, MeaningOptions, bind_tables
+from ldm.util.errors import UserError
 from ldm.words.sentence_encoder import SentenceEncoder
 
 FREQUENCIES = 8  # of the box embedding; the highest one has a wavelength of 1/64 of the image
@@ -161,9 +162,21 @@ class NSGEncoder(nn.Module):
         if self.open_words is not None:
             bind_tables(self.word_tables(), vocab, encoder)
 
-    def word_tables(self) -> tuple[nn.Embedding, nn.Embedding, nn.Embedding | None]:
+    def word_tables(self) -> tuple[WordEmbedding, WordEmbedding, WordEmbedding | None]:
         """The embeddings of object names, of predicates and of attributes."""
         return self.name, self.predicate, self.attribute
+
+    def add_rows(self, kind: str, rows: Tensor) -> None:  # (n,dim)
+        """Appends rows to the table of objects, predicates or attributes, for names with the next ids.
+
+        Raises:
+            UserError: the encoder ignores attributes.
+        """
+        table = dict(zip(KINDS, self.word_tables()))[kind]
+        if table is None:
+            raise UserError("this graph encoder ignores attributes (num_attributes: 0), and cannot learn one")
+        table.add_rows(rows)
+        self.num_objs, self.num_preds = self.name.rows, self.predicate.rows
 
     def layout(self, graph: GraphBatch) -> TokenLayout:
         """Returns the token index of each object and triple; warns if some do not fit in `max_tokens`."""

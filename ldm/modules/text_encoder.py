@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +90,20 @@ class TextTower(nn.Module):
         self.text_projection = _normal(shape.width, shape.embed_dim, std=scale) if pooled else None
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:  # (B,77) -> (B,77,D), (B,P)
-        """Returns the tokens, and the pooled embedding or None."""
-        x = self.token_embedding(ids) + self.positional_embedding
+    def forward(
+        self, ids: Tensor, vectors: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:  # (B,77) -> (B,77,D), (B,P)
+        """Encodes rows of the token table.
+
+        Args:
+            ids: of the rows.
+            vectors: puts those of learned words in the place of some rows, (B,77,D) -> (B,77,D).
+
+        Returns:
+            The tokens, and the pooled embedding or None.
+        """
+        x = self.token_embedding(ids)
+        x = (x if vectors is None else vectors(x)) + self.positional_embedding
         tokens, causal = x, x.new_full((LENGTH, LENGTH), float("-inf")).triu(1)
         for number, block in enumerate(self.transformer.resblocks, 1):
             x = block(x, attn_mask=causal)

@@ -85,7 +85,7 @@ class MeaningEmbedding(WordEmbedding):
 
     @property
     def words(self) -> int:
-        return max(self.num_embeddings, len(self.starts))
+        return max(self.rows, len(self.starts))
 
     def bind(self, names: Sequence[str], kind: str, encoder: SentenceEncoder, lexicon: Lexicon) -> None:
         """Takes the meanings of names, in the order of their ids, and of their forms."""
@@ -108,7 +108,7 @@ class MeaningEmbedding(WordEmbedding):
             return super().forward(ids)
         if ids.device.type == "cpu" and len(ids) and int(ids.max()) >= self.words:
             return super().forward(ids)  # which names the option that is wrong
-        has_row = ids < self.num_embeddings
+        has_row = ids < self.rows
         rows = super().forward(torch.where(has_row, ids, 0)) * has_row[:, None]
         has_meaning = ids < known  # a table may have more rows than there are names
         name = torch.where(has_meaning, ids, 0)

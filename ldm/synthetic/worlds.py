@@ -13,7 +13,7 @@ from ldm.graph.validation import Box
 from ldm.graph.vocab import Vocab
 from ldm.synthetic.readings import SceneReading
 from ldm.synthetic.rendered.world import RenderedWorld
-from ldm.synthetic.shapes import ShapesWorld
+from ldm.synthetic.shapes import MoreShapesWorld, ShapesWorld
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.images import Picture
 
@@ -157,6 +157,7 @@ class World(WorldReader, Protocol):
 
 WORLDS: dict[str, World] = {
     "shapes": ShapesWorld(),
+    "more_shapes": MoreShapesWorld(),
 }
 READERS: dict[str, WorldReader] = {**WORLDS, "rendered": RenderedWorld()}  # all worlds whose pictures can be read
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ldm.training.word_flags import with_word_flags
 from ldm.util.config import as_config_error, plain, read_config, shortened
 from ldm.util.config_merging import merge_configs
 from ldm.util.errors import ConfigError, did_you_mean
@@ -87,7 +88,7 @@ def read_training_config(arguments: Namespace, overrides: list[str], resumed: Pa
     switches = dict.fromkeys(("scale_lr", *SWITCHES), False)
     defaults = {"lightning": {"trainer": {}, "seed": DEFAULT_SEED, **switches}}
     flags = OmegaConf.create({"lightning": config_of_flags(arguments)})
-    config = merge_configs(OmegaConf.create(defaults), stored, own, flags)
+    config = with_word_flags(merge_configs(OmegaConf.create(defaults), stored, own, flags), arguments)
     check_sections(plain(config))  # plain() raises an error for what cannot be resolved
     return config
 

@@ -16,7 +16,7 @@ def add_lora_argument(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE[:SCALE]",
-        help="LoRA for the U-Net's attention, a file of kohya, diffusers or peft, or a folder of one of the last two; may be "
+        help="LoRA for the U-Net and its text encoder, a file of kohya, diffusers or peft, or a folder of one of the last two; may be "
         "given several times (default scale: 1)",
     )
 

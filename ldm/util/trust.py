@@ -32,6 +32,7 @@ _UNETS = (
 _DATA_SETS = tuple(
     f"ldm.data.{name}"
     for name in (
+        "annotated.AnnotatedPictures",
         "clevr.CLEVR",
         "clevr.CLEVRValidation",
         "clips.DrawnClips",
@@ -42,6 +43,7 @@ _DATA_SETS = tuple(
         "demo.DemoFixed",
         "demo.DemoTrain",
         "demo.DemoValidation",
+        "personalized.Personalized",
         "rendered.RenderedTrain",
         "rendered.RenderedValidation",
         "vg.VGTrain",
@@ -56,6 +58,9 @@ _CALLBACKS = (
     "ldm.training.callbacks.ImageLogger",
     "ldm.training.callbacks.StepSeed",
     "ldm.training.checkpointing.LastCheckpoint",
+    "ldm.training.graph_words.GraphWordFile",
+    "ldm.training.personalization.ClassPictures",
+    "ldm.training.personalization.LearnedFiles",
     *(
         f"pytorch_lightning.callbacks.{name}"
         for name in (
@@ -73,6 +78,8 @@ _CALLBACKS = (
 TRUSTED: dict[str, tuple[str, ...]] = {
     r"model": (
         "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "ldm.models.diffusion.graph_words.GraphWords",
+        "ldm.models.diffusion.personalization.Personalization",
         "ldm.models.diffusion.video.VideoDiffusion",
         "ldm.models.pretraining.GraphImagePretraining",
         *_AUTOENCODERS,

@@ -13,10 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ldm.graph.vocab import Vocab
+from ldm.graph.vocab import KINDS, Vocab
 from ldm.words.spelling import key_of
 
-KINDS = ("object", "predicate", "attribute")
 FOLDER = Path(__file__).with_name("lexicon")
 ENGLISH = "en"
 

@@ -123,14 +123,12 @@ def test_a_scale_of_zero_changes_nothing(tmp_path, ours, theirs):
 
 def test_layers_that_are_not_used_are_said(tmp_path, ours, theirs, caplog):
     lora = random_lora(theirs)
-    state = kohya(lora)
-    for layer, kernel in (("lora_te_text_model_encoder_layers_0_mlp_fc1", ()), ("lora_unet_conv_in", (3, 3))):
-        state[f"{layer}.lora_down.weight"] = torch.zeros(3, 4, *kernel)
-        state[f"{layer}.lora_up.weight"] = torch.zeros(32, 3, *[1] * len(kernel))
+    state = kohya(lora) | pair("lora_te_text_model_encoder_layers_0_mlp_fc1", (3, 4), (32, 3))
+    state |= pair("lora_unet_nowhere", (3, 4), (32, 3))
     save_file(state, tmp_path / "lora.safetensors")
     assert add_lora(ours, tmp_path / "lora.safetensors") == len(lora)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "2 of the layers" in warning and "1 (text encoder" in warning and "1 (convolution" in warning
+    assert "2 of the layers" in warning and "1 (text encoder" in warning and "1 (no layer of this model" in warning
 
 
 TO_K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

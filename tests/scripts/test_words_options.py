@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ldm.util import words_option
 from ldm.words import sentence_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -61,3 +62,23 @@ def test_a_dictionary_without_words_is_a_mistake(program, capsys):
     with pytest.raises(SystemExit):
         program.parse(["--sg", "a.json", "--dictionary", "ko.json"])
     assert "--dictionary: only with --words open" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--words", "opne"], "--words opne: neither open nor embed, nor a file of learned words such as"),
+        (["--words", "open", "--words", "embed"], "--words embed and open: words are either read as names or used"),
+        (["--words", "open", "--rename", "a=b"], "--rename: only with --words FILE"),
+    ],
+)
+def test_a_value_of_words_that_means_nothing_is_one_sentence(program, capsys, words, sentence):
+    with pytest.raises(SystemExit):
+        program.parse(["--sg", "a.json", *words])
+    assert sentence in capsys.readouterr().err
+
+
+def test_words_takes_open_and_files_together(program):
+    arguments = program.parse(["--sg", "a.json", "--words", "open", "--words", "a.pt", "--words", "b.safetensors"])
+    assert words_option.mode_of(arguments.words) == "open"
+    assert words_option.learned_files(arguments.words) == ["a.pt", "b.safetensors"]

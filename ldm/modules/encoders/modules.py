@@ -11,19 +11,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ldm.checkpoints.errors import CheckpointError
-from ldm.checkpoints.loading import load_part
-from ldm.checkpoints.reading import PARTS, read_state_dict
-from ldm.checkpoints.text_layout import TEXT_PARTS, TextSettings, read_text_settings, tower_state
-from ldm.graph.text_tokens import END, LENGTH, Texts, pad_with, tokenize
+from ldm.graph.text_tokens import END, LENGTH, VOCABULARY, Texts, pad_with, tokenize
 from ldm.modules.conditioning import TextTokens, cat_texts
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
+from ldm.modules.encoders.tower_weights import load_tower
+from ldm.modules.learned_words import LearnedWords, refuse_unknown
 from ldm.modules.text_encoder import TextTower, TowerShape
 from ldm.modules.without_values import without_values
 from ldm.util.constants import constant
@@ -122,6 +121,7 @@ class ClipEmbedder(TextEncoder):
                 f"max_length: {max_length} is not supported, since all published text towers read {LENGTH}"
             )
         self.model, self.padding = tower, padding
+        self.learned: LearnedWords | None = None
         self.dim = tower.shape.width
         self.finish()
 
@@ -137,18 +137,30 @@ class ClipEmbedder(TextEncoder):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns tokens (B,M,D), their mask (B,M), and the pooled embedding of each text's first chunk (B,P) or None."""
         if isinstance(texts, Tensor):
-            tokens, pooled = self.model(self.table_rows(pad_with(texts, self.padding)))
+            tokens, pooled = self.encode_ids(pad_with(texts, self.padding))
             return tokens, torch.ones_like(texts, dtype=torch.bool), pooled
-        tokenized = [tokenize(text, chunked) for text in texts]
+        words = {} if self.learned is None else self.learned.words
+        tokenized = [tokenize(text, chunked, words) for text in texts]
         for lost in [text.lost for text in tokenized if warn and text.lost]:
             what = "the prompt is longer than %d tokens; lost: %s (--long-prompt chunk reads all of it)"
             logger.warning(what, LENGTH, lost)
         ids = [text.ids(self.padding) for text in tokenized]
-        tokens, pooled = self.model(self.table_rows(torch.cat(ids)).to(self.model.positional_embedding.device))
+        tokens, pooled = self.encode_ids(torch.cat(ids).to(self.model.positional_embedding.device))
         counts = [len(rows) for rows in ids]
         text = cat_texts([TextTokens.from_tokens(part.flatten(0, 1)[None]) for part in tokens.split(counts)])
         first = [sum(counts[:index]) for index in range(len(counts))]
         return text.tokens, text.mask, None if pooled is None else pooled[first]
+
+    def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:  # (B,77) -> (B,77,D), (B,P)
+        """The tokens and the pooled embedding of tokenized texts, learned words included."""
+        if self.learned is None:
+            if (ids >= VOCABULARY).any():
+                refuse_unknown(int(ids.max()))
+            return self.model(self.table_rows(ids))
+        ids = self.learned.shorten(ids)
+        is_learned, rows = self.learned.places(ids)
+        splice = partial(self.learned.splice, is_learned=is_learned, rows=rows)
+        return self.model(self.table_rows(ids.masked_fill(is_learned, 0)), splice)
 
     def table_rows(self, ids: Tensor) -> Tensor:
         """The row of each token in the tower's table: its id in CLIP's vocabulary."""
@@ -307,39 +319,10 @@ class SDXLTextEncoder(TextEncoder):
         return TextTokens(torch.zeros_like(text.tokens), text.mask, vector)
 
 
-def load_tower(embedder: ClipEmbedder, source: str | Path | Mapping[str, Tensor], number: int, name: str) -> None:
-    """Loads text tower `number` (0 or 1) of a checkpoint. Raises CheckpointError if it is missing or does not fit."""
-    part = TEXT_PARTS[number]
-    state = source if isinstance(source, Mapping) else read_state_dict(source, part)
-    own = tower_state(state, number)
-    if not own:
-        raise CheckpointError(f"{name}: holds no {part.replace('_', ' ')}; name {PARTS[part].source}")
-    if not isinstance(source, Mapping) and (settings := read_text_settings(source, number)):
-        _refuse_other_settings(embedder, settings)
-    load_part(embedder.model, own, part, (), embedder.model.unread_keys(), prefer_ema=False, name=name)
-    embedder.weights_from = name
-
-
 def _build_tower(init: str | None, shape: TowerShape, skip: int, final_norm: bool, pooled: bool = False) -> TextTower:
     """A tower, on the meta device unless it is to be random: it takes the tensors of a file, which may be gigabytes, as they are."""
     with nullcontext() if init else without_values():
         return TextTower(shape, skip, final_norm, pooled)
-
-
-def _refuse_other_settings(embedder: ClipEmbedder, settings: TextSettings) -> None:
-    tower = embedder.model
-    stated = {
-        "the activation is": (settings.activation, tower.activation),
-        "attention heads are": (settings.heads, tower.shape.heads),
-        "layer_norm_eps is": (settings.eps, 1e-5),
-        "the padding token is": (settings.padding, embedder.padding),
-    }
-    found = [f"{what} {theirs}, not {ours}" for what, (theirs, ours) in stated.items() if theirs not in (None, ours)]
-    if found:
-        raise CheckpointError(
-            f"{settings.source}: the settings beside the weights differ from the text encoder of the config "
-            f"({'; '.join(found)}); use the config of these weights"
-        )
 
 
 def _skip_of(name: str, layer: str) -> int:

@@ -6,7 +6,9 @@ import random
 from dataclasses import dataclass
 
 from ldm.graph.scene_graph import SceneGraph
+from ldm.graph.vocab import Vocab
 from ldm.synthetic.annotation import CONVERSE, subsample_graph
+from ldm.synthetic.readings import SceneReading
 from ldm.synthetic.shapes import scenes
 from ldm.synthetic.shapes.rendering import (
     STRIPE_BRIGHTNESS,
@@ -25,6 +27,7 @@ from ldm.synthetic.shapes.scenes import (
     FILLS,
     IMAGE_SIZE,
     MIN_VISIBLE,
+    MORE_SHAPES,
     SHAPES,
     SIDES,
     VOCAB,
@@ -39,6 +42,7 @@ from ldm.synthetic.shapes.scenes import (
 )
 from ldm.synthetic.shapes.style import STYLE_PARTS, StyleReading, same_style, style_distance, style_follows
 from ldm.synthetic.shapes.vision import read_scene, triple_holds
+from ldm.util.images import Picture
 
 __all__ = [
     "CELLS",
@@ -48,6 +52,7 @@ __all__ = [
     "FILLS",
     "IMAGE_SIZE",
     "MIN_VISIBLE",
+    "MORE_SHAPES",
     "SHAPES",
     "SIDES",
     "STRIPE_BRIGHTNESS",
@@ -57,6 +62,7 @@ __all__ = [
     "TEXTURE_CONTRAST",
     "VOCAB",
     "Background",
+    "MoreShapesWorld",
     "ShapesWorld",
     "StyleReading",
     "back_to_front",
@@ -117,3 +123,18 @@ class ShapesWorld:
 
     def random_graph(self, rng: random.Random) -> SceneGraph:
         return random_graph(rng, self.apart)
+
+
+@dataclass(frozen=True)
+class MoreShapesWorld(ShapesWorld):
+    """Flat shapes with a star and a heart among them, which the weights that ship have never seen."""
+
+    vocab = Vocab((*VOCAB.objects, *MORE_SHAPES[len(SHAPES) :]), VOCAB.predicates, VOCAB.attributes)
+    object_names = MORE_SHAPES
+
+    @staticmethod
+    def read_scene(picture: Picture) -> SceneReading:
+        return read_scene(picture, MORE_SHAPES)
+
+    def random_graph(self, rng: random.Random) -> SceneGraph:
+        return random_graph(rng, self.apart, MORE_SHAPES)

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, GraphError
 from ldm.synthetic.readings import Colour
-from ldm.synthetic.shapes.scenes import CELLS, COLOURS, IMAGE_SIZE, SHAPES, back_to_front
+from ldm.synthetic.shapes.outlines import outline
+from ldm.synthetic.shapes.scenes import CELLS, COLOURS, IMAGE_SIZE, MORE_SHAPES, back_to_front
 
 TEXTURES = ("smooth", "checks", "dots", "lines")
 TEXTURE_PERIOD = 8  # cells
@@ -54,10 +55,10 @@ def render(graph: SceneGraph, background: Background, image_size: int = IMAGE_SI
     for index in back_to_front(graph):
         shape, box, attributes = graph.objects[index], graph.boxes[index], graph.known_attributes[index]
         colour = next((COLOURS[word] for word in attributes if word in COLOURS), None)
-        if shape not in SHAPES or box is None or colour is None:
+        if shape not in MORE_SHAPES or box is None or colour is None:
             raise GraphError(
                 f"object {index} ({shape!r}) cannot be drawn; give it a box, one of the shapes "
-                f"{', '.join(SHAPES)} and one of the colours {', '.join(COLOURS)}"
+                f"{', '.join(MORE_SHAPES)} and one of the colours {', '.join(COLOURS)}"
             )
         paint = _stripes(colour, box[1], image_size) if "striped" in attributes else colour
         canvas.paste(paint, (0, 0, image_size, image_size), _draw_mask(shape, box, image_size))
@@ -75,8 +76,10 @@ def _draw_mask(shape: str, box: Box, image_size: int) -> Image.Image:
         draw.ellipse((x0, y0, x1, y1), fill=255)
     elif shape == "square":
         draw.rectangle((x0, y0, x1, y1), fill=255)
-    else:
+    elif shape == "triangle":
         draw.polygon([((x0 + x1) / 2, y0), (x1, y1), (x0, y1)], fill=255)
+    else:
+        draw.polygon([(x0 + (x1 - x0) * x, y0 + (y1 - y0) * y) for x, y in outline(shape)], fill=255)
     return mask.reduce(SUPERSAMPLING)
 
 

@@ -21,6 +21,7 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
 from ldm.graph.vocab import Vocab
 from ldm.synthetic.annotation import box_of
+from ldm.synthetic.shapes.outlines import inside
 
 COLOURS = {
     "red": (206, 34, 43),
@@ -31,6 +32,7 @@ COLOURS = {
     "orange": (240, 122, 20),
 }
 SHAPES = ("circle", "square", "triangle")
+MORE_SHAPES = (*SHAPES, "star", "heart")  # of the world 'more_shapes', which no weights that ship have seen
 SIDES = {"small": (16, 16), "large": (24, 28)}  # shortest and longest side of a box, in cells
 FILLS = ("plain", "striped")
 VOCAB = Vocab(
@@ -56,15 +58,16 @@ CellBox = tuple[int, int, int, int]  # x0 y0 x1 y1 in cells
 # Random scenes -------------------------------------------------------------------------------------------------------
 
 
-def random_graph(rng: random.Random, apart: float = APART) -> SceneGraph:
+def random_graph(rng: random.Random, apart: float = APART, shapes: Sequence[str] = SHAPES) -> SceneGraph:
     """A complete graph of two to five shapes, of which no two have the same shape and colour.
 
     Args:
         apart: share of the shapes after the first that overlap no other; the rest lie over or inside another one.
+        shapes: some of MORE_SHAPES.
     """
     count = rng.randint(MIN_OBJECTS, MAX_OBJECTS)
     while True:
-        kinds = rng.sample([(shape, colour) for shape in SHAPES for colour in COLOURS], count)
+        kinds = rng.sample([(shape, colour) for shape in shapes for colour in COLOURS], count)
         placed = _random_layout(count, rng, apart)
         if placed is None:
             continue
@@ -246,6 +249,8 @@ def find_ambiguity(graph: SceneGraph) -> str | None:
 def shape_mask(shape: str, side: int) -> np.ndarray:
     """The cells of its box whose middles a shape covers, (side, side) bool."""
     y, x = (np.mgrid[:side, :side] + 0.5) / side
+    if shape not in SHAPES:
+        return inside(shape, x, y)
     return {
         "square": np.ones((side, side), bool),
         "circle": (x - 0.5) ** 2 + (y - 0.5) ** 2 <= 0.25,

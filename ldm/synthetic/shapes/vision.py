@@ -47,7 +47,6 @@ COLOUR_NAMES = tuple(COLOURS)
 PALETTE = np.array([COLOURS[word] for word in COLOUR_NAMES], float)
 BACKGROUND = len(PALETTE)  # index after the palette's, used inside `_classify_pixels`; outside it background is -1
 TEMPLATE_SIDES = range(SIDES["small"][0] - 2, SIDES["large"][1] + 3)  # cells
-TEMPLATES = [(shape, side) for shape in SHAPES for side in TEMPLATE_SIDES]
 LARGE_FROM = (SIDES["small"][1] + SIDES["large"][0]) / 2  # cells; a longer side is 'large'
 
 # Step 1: classification of pixels
@@ -88,16 +87,20 @@ class Match(NamedTuple):
         return mask
 
 
-def read_scene(picture: Picture) -> SceneReading:
-    """Recovers objects, relations and style from the pixels of a picture of any size."""
+def read_scene(picture: Picture, shapes: tuple[str, ...] = SHAPES) -> SceneReading:
+    """Recovers objects, relations and style from the pixels of a picture of any size.
+
+    Args:
+        shapes: that there may be, some of MORE_SHAPES.
+    """
     pixels = resize_to_cells(picture, CELLS)
     label, weights = _classify_pixels(pixels)
     matches: list[Match] = []
     for _ in range(MAX_ROUNDS):
-        new = [match for colour in range(len(PALETTE)) for match in _search(colour, label, weights, matches)]
+        new = [match for colour in range(len(PALETTE)) for match in _search(colour, label, weights, matches, shapes)]
         if not new:
             break
-        matches = _sort_by_depth(_refit(_sort_by_depth(matches + new, label), label, weights), label)
+        matches = _sort_by_depth(_refit(_sort_by_depth(matches + new, label), label, weights, shapes), label)
     stray_pixels, complete = _verify(matches, label)
     matches = [match for match, is_complete in zip(matches, complete) if is_complete]
     covered = np.zeros((CELLS, CELLS), bool)
@@ -182,14 +185,16 @@ def _fit_plane(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:  # (64,64,3
 # Objects -------------------------------------------------------------------------------------------------------------
 
 
-def _search(colour: int, label: np.ndarray, weights: np.ndarray, known: list[Match]) -> list[Match]:
+def _search(
+    colour: int, label: np.ndarray, weights: np.ndarray, known: list[Match], shapes: tuple[str, ...]
+) -> list[Match]:
     """The objects of one colour that are not known yet, best first."""
     found, weight = [], weights[colour].copy()
     for match in known:
         if match.colour == colour:
             _remove_from(weight, match)
     while ((label == colour) & (weight > 0)).sum() >= MIN_PIXELS:
-        match = _best_match(colour, weight)
+        match = _best_match(colour, weight, shapes)
         coverage = _coverage(match.shape, match.side)
         if (coverage * weight[match.window]).sum() < MIN_SCORE * coverage.sum():
             break
@@ -204,7 +209,7 @@ def _remove_from(weight: np.ndarray, match: Match) -> None:
     weight[mask] = -1
 
 
-def _refit(matches: list[Match], label: np.ndarray, weights: np.ndarray) -> list[Match]:
+def _refit(matches: list[Match], label: np.ndarray, weights: np.ndarray, shapes: tuple[str, ...]) -> list[Match]:
     """Fits the objects, given from back to front, again: pixels that an object in front covers are nearly free."""
     refitted, front = [], np.zeros((CELLS, CELLS), bool)
     for match in reversed(matches):
@@ -214,30 +219,35 @@ def _refit(matches: list[Match], label: np.ndarray, weights: np.ndarray) -> list
         for other in matches:
             if other.colour == match.colour and other != match:
                 weight[other.mask()] = -1
-        match = _best_match(match.colour, weight)
+        match = _best_match(match.colour, weight, shapes)
         refitted.append(match)
         front |= dilate(match.mask())
     return refitted[::-1]
 
 
-def _best_match(colour: int, weight: np.ndarray) -> Match:
+def _best_match(colour: int, weight: np.ndarray, shapes: tuple[str, ...]) -> Match:
     """The template and position with the highest score, by correlation in the Fourier domain."""
-    transforms, penalties = _templates()
+    transforms, penalties = _templates(shapes)
     spectrum = torch.fft.rfft2(torch.from_numpy(weight).float())
     score = torch.fft.irfft2(spectrum * transforms, weight.shape) + penalties  # wrapped positions are penalised
     kind, y, x = np.unravel_index(int(score.argmax()), score.shape)
-    return Match(colour, *TEMPLATES[int(kind)], int(x), int(y))
+    return Match(colour, *_shapes_and_sides(shapes)[int(kind)], int(x), int(y))
+
+
+def _shapes_and_sides(shapes: tuple[str, ...]) -> list[tuple[str, int]]:
+    return [(shape, side) for shape in shapes for side in TEMPLATE_SIDES]
 
 
 @cache
-def _templates() -> tuple[torch.Tensor, torch.Tensor]:  # (K,64,33) complex, (K,64,64)
+def _templates(shapes: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:  # (K,64,33) complex, (K,64,64)
     """Each template's conjugate transform, and a penalty for each position.
 
     The penalty is small for sides between the sizes, which no object has, and infinite outside of the picture.
     """
-    images = np.zeros((len(TEMPLATES), CELLS, CELLS))
-    penalties = np.full((len(TEMPLATES), CELLS, CELLS), -np.inf)
-    for index, (shape, side) in enumerate(TEMPLATES):
+    templates = _shapes_and_sides(shapes)
+    images = np.zeros((len(templates), CELLS, CELLS))
+    penalties = np.full((len(templates), CELLS, CELLS), -np.inf)
+    for index, (shape, side) in enumerate(templates):
         images[index, :side, :side] = _coverage(shape, side)
         positions = CELLS - side + 1
         beyond = min(max(shortest - side, side - longest, 0) for shortest, longest in SIDES.values())

@@ -1,0 +1,61 @@
+"""Names that a graph encoder learns beside tables that nothing changes."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ldm.graph.vocab import GAP, KINDS, Vocab
+from ldm.modules.word_embedding import WordEmbedding
+from ldm.util.errors import UserError
+
+
+@runtime_checkable
+class LearnsNames(Protocol):
+    """A graph encoder whose tables of objects, predicates and attributes take further rows."""
+
+    def word_tables(self) -> tuple[WordEmbedding, WordEmbedding, WordEmbedding | None]: ...
+
+    def add_rows(self, kind: str, rows: Tensor) -> None:  # (n,D)
+        """Appends rows to the table of a kind. Raises UserError if there is no such table."""
+        ...
+
+
+def tables_by_kind(encoder: LearnsNames) -> dict[str, WordEmbedding]:
+    """The tables that there are, by the kind of their names."""
+    return {kind: table for kind, table in zip(KINDS, encoder.word_tables()) if table is not None}
+
+
+def table_sizes(encoder: LearnsNames) -> dict[str, int]:
+    """Number of rows of each table, learned ones included."""
+    return {kind: table.rows for kind, table in tables_by_kind(encoder).items()}
+
+
+def tables_digest(encoder: LearnsNames) -> str:
+    """16 hexadecimal digits that identify the tables without what was learned beside them."""
+    digest = hashlib.sha256()
+    for kind, table in tables_by_kind(encoder).items():
+        digest.update(kind.encode())
+        digest.update(table.weight.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def initial_row(encoder: LearnsNames, vocab: Vocab, kind: str, init: str | None) -> Tensor:  # -> (D,)
+    """The row from which a word starts: that of a name of its kind, or the mean of all of them.
+
+    Raises:
+        GraphError: `init` is no such name.
+        UserError: the encoder has no such table.
+    """
+    if kind not in tables_by_kind(encoder):
+        raise UserError("this graph encoder ignores attributes (num_attributes: 0), and cannot learn one")
+    table = tables_by_kind(encoder)[kind].weight.detach()
+    if init is not None:
+        find = {"object": vocab.object_id, "predicate": vocab.predicate_id, "attribute": vocab.attribute_id}[kind]
+        return table[find(init)].clone()
+    names = dict(zip(KINDS, (vocab.objects, vocab.predicates, vocab.attributes)))[kind]
+    used = torch.tensor([id_ for id_, name in enumerate(names) if name != GAP and not name.startswith("__")])
+    return table[used].mean(0)

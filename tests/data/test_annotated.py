@@ -1,0 +1,76 @@
+"""A few pictures with graphs, as data."""
+
+import json
+
+import pytest
+from paths import ROOT
+from PIL import Image
+
+from ldm.data.annotated import AnnotatedPictures
+from ldm.models.export import export_adapters
+from ldm.synthetic.checker import check
+from ldm.synthetic.shapes import VOCAB
+from ldm.synthetic.things import Thing
+from ldm.synthetic.worlds import WORLDS
+from ldm.util.errors import UserError
+from ldm.util.images import read_image
+
+WORDS = [{"word": "zorp"}]
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    export_adapters(checkpoint, tmp_path / "model.safetensors")
+    (tmp_path / "pictures").mkdir()
+    for number in range(2):
+        Image.new("RGB", (48, 40), (10 * number, 0, 0)).save(tmp_path / f"pictures/{number}.png")
+        (tmp_path / f"pictures/{number}.json").write_text(json.dumps({"objects": ["zorp", "circle"]}))
+    return tmp_path
+
+
+def pictures(folder, **params) -> AnnotatedPictures:
+    options = {"image_size": 32, "vocabulary": str(folder / "model.safetensors"), "words": WORDS, **params}
+    return AnnotatedPictures(str(folder / "pictures"), **options)
+
+
+def test_pictures_come_with_their_graphs_in_the_models_names_and_the_new_ones(folder):
+    data = pictures(folder, repeats=3)
+    assert len(data) == 6 and data.vocab == VOCAB.extended({"object": ["zorp"]})
+    image, graph = data[3]
+    assert image.shape == (3, 32, 32) and graph.objects == ("zorp", "circle") and graph.boxes == (None, None)
+    assert data[3][0].equal(data[1][0]) and not data[3][0].equal(data[2][0])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda folder: (folder / "pictures/1.json").unlink(), "1.png: has no scene graph; write it to 1.json"),
+        (lambda folder: (folder / "pictures/1.json").write_text('{"objects": ["blip"]}'), "1.json.*'blip' is not in"),
+        (
+            lambda folder: [p.write_text('{"objects": ["circle"]}') for p in (folder / "pictures").glob("*.json")],
+            "no graph has",
+        ),
+        (lambda folder: [p.unlink() for p in (folder / "pictures").glob("*.png")], "contains no pictures"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "there is no such file; name a checkpoint"),
+        (lambda folder: (folder / "model.safetensors").write_text("x"), "holds no vocabulary"),
+    ],
+)
+def test_what_is_wrong_in_the_folder_is_one_sentence(folder, change, sentence):
+    change(folder)
+    with pytest.raises(UserError, match=sentence):
+        pictures(folder)
+
+
+def test_the_shipped_pictures_show_what_their_graphs_say_of_a_small_red_striped_triangle():
+    thing = Thing.of("small red striped triangle", WORLDS["shapes"])
+    found = sorted((ROOT / "data/flat/words").glob("*.png"))
+    assert len(found) == 4
+    data = AnnotatedPictures(
+        str(ROOT / "data/flat/words"), 64, str(ROOT / "data/flat/adapters.safetensors"), [{"word": "zorp"}]
+    )
+    for path, graph in zip(found, data.graphs):
+        index = graph.objects.index("zorp")
+        objects = [thing.name if name == "zorp" else name for name in graph.objects]
+        attributes = [thing.attributes if i == index else names for i, names in enumerate(graph.attributes)]
+        meant = type(graph)(objects, graph.boxes, attributes, graph.triples)
+        assert check(meant, read_image(path)).passed
