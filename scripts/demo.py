@@ -1,5 +1,8 @@
 """The whole method in small: train adapters on the frozen weights that ship, then make one edit of each kind, of images
 that no training saw, and let the checker judge them. `make demo` runs this.
+
+    python scripts/demo.py                    rendered scenes
+    python scripts/demo.py --scenes shapes    flat shapes
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process silently until run_program handles it
     from ldm.util.cli import Parser
 
-    Parser("demo.py", __doc__).parse_args()  # --help answers before torch is imported; there are no other flags
+    parser = Parser("demo.py", __doc__)
+    worlds = {"choices": ("rendered", "shapes"), "default": "rendered"}
+    parser.add_argument("--scenes", **worlds, help="world of the scenes (default: %(default)s)")
+    ARGUMENTS = parser.parse_args()  # --help and mistakes are answered before torch is imported
 
 import os
 import subprocess
@@ -74,43 +80,42 @@ DEMOS = {
     "rendered": Demo("rendered", "demo", ("configs/demo.yaml", "configs/demo/quick.yaml"), "data/demo/examples"),
     "shapes": Demo("shapes", "flat", ("configs/flat/adapters.yaml",), first_task=20),
 }
-DEMO = DEMOS["shapes"]
 
 
-def main() -> int:
-    return run_program(run, "demo.py", if_stopped="the next call starts from the beginning")
+def main(scenes: str) -> int:
+    return run_program(lambda: run(DEMOS[scenes]), "demo.py", if_stopped="the next call starts from the beginning")
 
 
-def run() -> int:
+def run(demo: Demo) -> int:
     os.chdir(shipped.ROOT)  # configs and weights are named from there
-    shipped.shipped_adapters(DEMO.weights)
+    shipped.shipped_adapters(demo.weights)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    before = sample_scenes(load_model(config=DEMO.configs), DEMO.source)
+    before = sample_scenes(load_model(config=demo.configs), demo.source)
     try:
-        log_folder = train()
+        log_folder = train(demo)
     except subprocess.CalledProcessError as error:  # the trainer has printed the reason
         return error.returncode
     model = load_model(log_folder)
-    compare(before, sample_scenes(model, DEMO.source), DEMO.source).save(FOLDER / "samples.png")
+    compare(before, sample_scenes(model, demo.source), demo.source).save(FOLDER / "samples.png")
     print("\nOne edit of each kind, of images that no training saw:")
-    panels = [edit_and_judge(model, DEMO.task(operation)) for operation in OPERATIONS]
+    panels = [edit_and_judge(model, demo.task(operation)) for operation in OPERATIONS]
     plots.grid(panels, columns=2).save(FOLDER / "edits.png")
     print(f"\nSamples before and after training: {FOLDER}/samples.png")
     print(f"The edits, each with the checker's verdict: {FOLDER}/edits.png")
-    print("To repeat one of them with these adapters (or, without --run, with those that ship):")
+    print("To repeat one of them with these adapters:")
     files = f"--ref {FOLDER}/replace.png --source-sg {FOLDER}/replace_source.json --sg {FOLDER}/replace.json"
     print(f"  python scripts/ddim_invert_edit.py --run {log_folder} {files}")
     return 0
 
 
-def train() -> Path:
+def train(demo: Demo) -> Path:
     """Trains the adapters by trainer.py, in a log folder of their own. Raises CalledProcessError."""
     logs = tempfile.mkdtemp(prefix="logs_", dir=FOLDER)
-    command = ["trainer.py", "--base", *DEMO.configs, "-t", "--gpus", "cpu:2", "--logdir", logs]
+    command = ["trainer.py", "--base", *demo.configs, "-t", "--gpus", "cpu:2", "--logdir", logs]
     command += ["lightning.trainer.log_every_n_steps=10"]
     print(f"\n$ python {' '.join(command)}", flush=True)
     subprocess.run([sys.executable, *command], check=True)
-    log_folder = max(Path(logs).glob(f"????-??-??T??-??-??_{Path(DEMO.configs[-1]).stem}"))
+    log_folder = max(Path(logs).glob(f"????-??-??T??-??-??_{Path(demo.configs[0]).stem}"))
     first, last = read_losses(log_folder)
     print(f"loss: {first:.3f} over the first tenth of the steps, {last:.3f} over the last")
     return log_folder
@@ -180,4 +185,4 @@ def summarize(sentences: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ARGUMENTS.scenes))

@@ -129,7 +129,7 @@ def edit_with(words: Path) -> None:
     picture.save(FOLDER / "before.png")
     write_graphs(FOLDER / "before.json", [source])
     write_graphs(FOLDER / "after.json", [target])
-    model = load_model(find_checkpoint(), words=[words])
+    model = load_model(find_checkpoint(weights="flat"), words=[words])
     result = edit(model, EditRequest(picture, target, source)).image
     result.save(FOLDER / "after.png")
     complaints = check(meant, result).complaints

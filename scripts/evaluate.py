@@ -531,6 +531,7 @@ def report_on_words(arguments: argparse.Namespace) -> None:
 
 def report_on_graph_words(arguments: argparse.Namespace) -> None:
     """Measures learned names of graphs, each file by itself."""
+    from ldm.checkpoints import shipped
     from ldm.evaluation import graph_words
     from ldm.models.loading import choose_device, find_checkpoint, load_model
     from ldm.sampling.options import SampleOptions
@@ -539,7 +540,8 @@ def report_on_graph_words(arguments: argparse.Namespace) -> None:
     if not (arguments.words or arguments.learned):
         raise UserError("nothing was learned: name --words FILE, such as logs/<run>/learned/graph_words.safetensors")
     device, folder = choose_device(arguments.device), writable_folder(arguments.outdir, "--outdir")
-    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    weights = shipped.OF_SCENES.get(arguments.scenes, shipped.SHIPPED)
+    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config, weights)
     scales = {"graph_scale": arguments.scale, "style_scale": arguments.scale}
     benchmark = graph_words.GraphWordBenchmark(
         arguments.means,
@@ -573,12 +575,14 @@ def only_word(model) -> str:
 
 def benchmark_of(arguments: argparse.Namespace, name: str, checkpoint: Path | None = None) -> Benchmark:
     """The model, the scenes and the folder that the arguments name; `checkpoint` where the model is not one of images."""
+    from ldm.checkpoints import shipped
     from ldm.evaluation.benchmark import Benchmark
     from ldm.models.loading import choose_device, find_checkpoint
 
     device = choose_device(arguments.device)
     if name != "clips":
-        checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+        weights = shipped.OF_SCENES.get(arguments.scenes, shipped.SHIPPED)
+        checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config, weights)
     return Benchmark(
         name,
         arguments.scenes,

@@ -1,6 +1,6 @@
 """The weights that are part of the repository, in sets by name, and the manifests that verify them.
 
-The set 'flat' is the folder data/flat. Its MANIFEST.json holds for each file its identity (sha256, bytes), its provenance
+The set 'demo' is the folder data/demo. Its MANIFEST.json holds for each file its identity (sha256, bytes), its provenance
 (command, seed, minutes, cores, device) and the results that were measured with it.
 """
 
@@ -16,7 +16,8 @@ from ldm.util.files import atomic_write, digest
 
 ROOT = Path(ldm.__file__).resolve().parents[1]  # of the checkout
 FOLDER = Path("data")  # of the sets, relative to ROOT
-SHIPPED = "flat"  # the set that programs use by default
+SHIPPED = "demo"  # the set that programs use by default
+OF_SCENES = {"rendered": "demo", "shapes": "flat"}  # the set for each world of synthetic scenes
 ADAPTERS = "adapters.safetensors"
 TEMPORAL = "video.safetensors"  # temporal layers beside the image model of a set
 MANIFEST = "MANIFEST.json"
@@ -65,7 +66,7 @@ def shipped_adapters(weights: str = SHIPPED) -> Path:
     return folder / ADAPTERS
 
 
-def shipped_temporal(weights: str = SHIPPED) -> Path:
+def shipped_temporal(weights: str = "flat") -> Path:
     """The path of a set's temporal layers, after all files of its manifest have been verified.
 
     Raises:

@@ -28,9 +28,15 @@ def last_checkpoint(run: str | Path) -> Path:
 
 
 def find_checkpoint(
-    run: str | Path | None = None, ckpt: str | Path | None = None, config: ConfigPaths | None = None
+    run: str | Path | None = None,
+    ckpt: str | Path | None = None,
+    config: ConfigPaths | None = None,
+    weights: str = shipped.SHIPPED,
 ) -> Path | None:
     """The checkpoint that the options --run, --ckpt and --config select.
+
+    Args:
+        weights: name of the set of weights that ship whose adapters are used if nothing is given.
 
     Returns:
         The checkpoint; None if only a config is given; the adapters that ship with the project if nothing is given.
@@ -44,6 +50,6 @@ def find_checkpoint(
         return last_checkpoint(run)
     if config:
         return None
-    path = shipped.shipped_adapters()
+    path = shipped.shipped_adapters(weights)
     logger.info("no --run, --ckpt or --config: using the weights that ship with the project, %s", path)
     return path

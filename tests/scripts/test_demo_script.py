@@ -51,7 +51,7 @@ def test_the_log_folder_is_not_among_those_of_other_runs(demo, monkeypatch, tmp_
 
     monkeypatch.setattr(demo.subprocess, "run", train)
     monkeypatch.setattr(demo, "read_losses", lambda log_folder: (1.0, 0.5))
-    log_folder = demo.train()
+    log_folder = demo.train(demo.DEMOS["shapes"])
     assert log_folder.is_dir() and log_folder.is_relative_to(demo.FOLDER)
     assert not log_folder.is_relative_to(tmp_path / "logs")
 
@@ -62,5 +62,5 @@ def test_ctrl_c_ends_it_with_one_sentence(demo, monkeypatch, capsys):
 
     monkeypatch.setattr(demo.os, "chdir", lambda folder: None)
     monkeypatch.setattr(demo.shipped, "shipped_adapters", stop)
-    assert demo.main() == 130
+    assert demo.main("shapes") == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
