@@ -34,8 +34,6 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from ldm.graph.json_files import read_json
-from ldm.graph.storyboard import Storyboard, is_storyboard
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.text_options import Prompt, TextOptions, read_prompts
 from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, finite, positive, run_program
@@ -47,6 +45,7 @@ from ldm.util.score_option import add_min_score_argument
 from ldm.util.words_option import add_words_arguments, check_words_arguments, given_additions, learned_files, mode_of
 
 if TYPE_CHECKING:
+    from ldm.graph.storyboard import Storyboard
     from ldm.words.naming import Naming
 
 # Flags that only one kind of input takes: name of the argument, and what to do instead.
@@ -170,8 +169,8 @@ def run(arguments: argparse.Namespace) -> None:
     refuse_foreign_flags(arguments)
     if arguments.prompt is not None or arguments.prompts:
         run_texts(arguments)
-    elif arguments.sg and is_storyboard(data := read_json(arguments.sg)):
-        run_storyboard(arguments, Storyboard.from_json(data, arguments.sg))
+    elif arguments.sg and (storyboard := read_storyboard(arguments.sg)):
+        run_storyboard(arguments, storyboard)
     else:
         refuse_flags(arguments, CLIP_FLAGS, "storyboards", f"{arguments.sg or '--split'}")
         run_graphs(arguments)
@@ -246,6 +245,15 @@ def run_graphs(arguments: argparse.Namespace) -> None:
     if sample_all(model, scenes, folder, options, style, arguments.seed, *sizes, rank, world, naming):
         count = len(scenes) * repeats
         print(f"{count} images in {folder}: images/, graphs/, index.jsonl and sheet.png")
+
+
+def read_storyboard(path: str) -> Storyboard | None:
+    """The storyboard in a file; None if it holds graphs."""
+    from ldm.graph.json_files import read_json
+    from ldm.graph.storyboard import Storyboard, is_storyboard
+
+    data = read_json(path)
+    return Storyboard.from_json(data, path) if is_storyboard(data) else None
 
 
 def run_storyboard(arguments: argparse.Namespace, storyboard: Storyboard) -> None:
