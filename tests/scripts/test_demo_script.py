@@ -5,15 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from ldm.evaluation import demo as demo_of_edits
 from ldm.evaluation.edit_tasks import OPERATIONS
 from ldm.util.errors import UserError
 
 
 @pytest.fixture
-def demo(load_script, tmp_path, monkeypatch):
-    module = load_script("demo")
-    monkeypatch.setattr(module, "FOLDER", tmp_path)
-    return module
+def demo(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_of_edits, "FOLDER", tmp_path)
+    return demo_of_edits
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -56,11 +56,11 @@ def test_the_log_folder_is_not_among_those_of_other_runs(demo, monkeypatch, tmp_
     assert not log_folder.is_relative_to(tmp_path / "logs")
 
 
-def test_ctrl_c_ends_it_with_one_sentence(demo, monkeypatch, capsys):
+def test_ctrl_c_ends_it_with_one_sentence(demo, load_script, monkeypatch, capsys):
     def stop(weights):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo.os, "chdir", lambda folder: None)
     monkeypatch.setattr(demo.shipped, "shipped_adapters", stop)
-    assert demo.main("shapes") == 130
+    assert load_script("demo").main(["--scenes", "shapes"]) == 130
     assert len(capsys.readouterr().err.splitlines()) == 1
