@@ -38,11 +38,14 @@ class Examples:
 
     Args:
         model: whose vocabulary decides.
-        folder: of the weights that ship, with example*.json, or with rendered scenes in examples/.
+        folders: of weights that ship, with example*.json, and with rendered scenes in examples/ (default: of all sets).
     """
 
-    def __init__(self, model: LatentDiffusion, folder: Path = shipped.ROOT / shipped.FOLDER / shipped.SHIPPED):
-        self.model, self.folder = model, folder
+    def __init__(self, model: LatentDiffusion, *folders: Path):
+        self.model = model
+        self.folders = folders or tuple(
+            shipped.ROOT / shipped.FOLDER / weights for weights in shipped.OF_SCENES.values()
+        )
 
     @cached_property
     def all(self) -> dict[str, Example]:
@@ -69,17 +72,17 @@ class Examples:
         """Graphs that name their photograph."""
         return [
             Example(path.stem, path.stem.replace("_", " ").capitalize(), 0, _opener(path))
-            for path in sorted(self.folder.glob("example*.json"))
+            for folder in self.folders
+            for path in sorted(folder.glob("example*.json"))
         ]
 
     def _rendered(self) -> list[Example]:
         """Rendered scenes, those that are edits apart."""
-        folder = self.folder / "examples"
-        if not folder.is_dir():
-            return []
+        folders = [folder / "examples" for folder in self.folders if (folder / "examples").is_dir()]
         try:
             scenes = [
                 (shard / record.file, record.graph())
+                for folder in folders
                 for shard in complete_shards(str(folder))
                 for record in read_records(shard)
                 if not record.edit

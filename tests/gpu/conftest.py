@@ -41,14 +41,14 @@ def device() -> str:
 @pytest.fixture(scope="module")
 def reference():
     """The shipped model on the CPU, with plain convolutions."""
-    model = load_model(shipped_adapters())
+    model = load_model(shipped_adapters("flat"))
     prepare_for_inference(model, "cpu", low_memory=True)
     return model
 
 
 @pytest.fixture(scope="module")
 def model(device):
-    return load_model(shipped_adapters(), device=device)
+    return load_model(shipped_adapters("flat"), device=device)
 
 
 @pytest.fixture(scope="session")

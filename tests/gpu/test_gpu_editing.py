@@ -127,7 +127,19 @@ def test_sampled_images_are_nearly_the_cpus_and_do_not_depend_on_their_neighbour
 def test_the_program_edits_on_the_device(load_script, device, tmp_path):
     folder = ROOT / FOLDER / "flat"
     files = ["--ref", folder / "example.png", "--sg", folder / "edited.json", "--source-sg", folder / "example.json"]
-    flags = ["--device", device, "--precision", "bf16", "--low-memory", "--steps", 4, "--outdir", tmp_path / "out"]
+    flags = [
+        "--ckpt",
+        folder / "adapters.safetensors",
+        "--device",
+        device,
+        "--precision",
+        "bf16",
+        "--low-memory",
+        "--steps",
+        4,
+        "--outdir",
+        tmp_path / "out",
+    ]
     assert load_script("ddim_invert_edit").main([*map(str, [*files, *flags])]) == 0
     assert json.loads((tmp_path / "out" / "record.json").read_text())["arguments"]["precision"] == "bf16"
 

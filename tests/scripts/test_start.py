@@ -25,7 +25,14 @@ UNNEEDED = (
     "torchvision",
     "transformers",
 )
-GRAPHS = ["--ref", "data/flat/example.png", "--source-sg", "data/flat/example.json", "--sg", "data/flat/edited.json"]
+
+
+def graphs_of(weights: str) -> list[str]:
+    """The arguments of the edit that ships with a set of weights."""
+    names = {"--ref": "example.png", "--source-sg": "example.json", "--sg": "edited.json"}
+    return [word for flag, name in names.items() for word in (flag, f"data/{weights}/{name}")]
+
+
 LIST_IMPORTS = """
 import runpy, sys
 unneeded, program, *words = sys.argv[1:]
@@ -51,13 +58,13 @@ def imported(*words: str | Path) -> list[str]:
 
 
 def test_an_edit_with_the_shipped_weights_imports_no_package_that_it_does_not_need(tmp_path):
-    assert imported("scripts/ddim_invert_edit.py", *GRAPHS, "--outdir", tmp_path) == []
+    assert imported("scripts/ddim_invert_edit.py", *graphs_of("demo"), "--outdir", tmp_path) == []
     assert (tmp_path / "edited.png").is_file()
 
 
 def test_an_edit_by_text_imports_no_package_that_it_does_not_need(tmp_path):
     by_text = ["--config", "configs/flat/text.yaml", "--steps", "2", "--outdir", tmp_path]
-    assert imported("scripts/ddim_invert_edit.py", *GRAPHS, *by_text) == []
+    assert imported("scripts/ddim_invert_edit.py", *graphs_of("flat"), *by_text) == []
 
 
 def test_the_editor_is_ready_without_a_package_that_it_does_not_need(tmp_path):

@@ -19,7 +19,7 @@ READY = re.compile(r"(http://\S+\?token=\S+)")
 
 
 class Server:
-    """scripts/app.py with the weights that ship.
+    """scripts/app.py with the weights for flat shapes that ship, whose edits take less time than those of rendered scenes.
 
     Args:
         folder: of the sessions; another server in the same folder continues.
@@ -32,6 +32,7 @@ class Server:
     def start(self) -> None:
         """Starts it, on the same port as before, and waits until it says that it is ready."""
         command = [sys.executable, "scripts/app.py", "--sessions", str(self.folder), "--port", str(self.port)]
+        command += ["--ckpt", "data/flat/adapters.safetensors"]
         command += ["--words", "off"]  # so that a name is known or not, whether or not the extra is installed
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
