@@ -10,7 +10,8 @@ WEB = ldm/app/web
 # One thread per process: tests run in as many processes as there are cores.
 TEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
-.PHONY: demo demo-words app test test-all test-app web web-check gpu speed fuzz check format docs clean
+.PHONY: demo demo-words app test test-all test-app web web-check gpu speed fuzz check format docs clean \
+	rendered-scenes rendered-weights rendered-table
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
@@ -95,6 +96,37 @@ $(READY_TO_TEST_APP): $(READY_TO_TEST)
 $(WEB)/node_modules: $(WEB)/package-lock.json
 	cd $(WEB) && npm ci --ignore-scripts --no-audit --no-fund
 	touch $@
+
+# The weights of data/demo from nothing, for those who change the world or the models. Pictures need an environment with
+# Blender (pip install -e '.[render]', Python 3.11), named as PYTHON.
+SCENES = datasets/rendered
+GPUS = 0,
+TRAIN = $(BIN)/python trainer.py -t --gpus $(GPUS) --precision bf16-mixed
+EXPORT = $(BIN)/python scripts/export.py
+newest = $$(ls -d logs/*_$(1) | tail -1)
+
+rendered-scenes:
+	$(PYTHON) scripts/render_scenes.py --out $(SCENES)/train --seeds 0:19500
+	$(PYTHON) scripts/render_scenes.py --out $(SCENES)/choose --seeds 1000000:1000050 --edits all --masks
+	$(PYTHON) scripts/render_scenes.py --out $(SCENES)/report --seeds 2000000:2000270 --edits all --masks
+
+rendered-weights: $(READY)
+	$(BIN)/python scripts/train_checker.py --data $(SCENES)/train --held-out $(SCENES)/choose --out data/demo/checker.safetensors
+	$(TRAIN) --base configs/demo/image_tower.yaml -n tower
+	$(EXPORT) image_tower --run $(call newest,tower) --out data/demo/image_tower.safetensors
+	$(TRAIN) --base configs/demo/first_stage.yaml configs/demo/first_stage_features.yaml -n first_stage
+	$(EXPORT) first_stage --run $(call newest,first_stage) --out data/demo/first_stage.safetensors
+	$(BIN)/python scripts/cache_latents.py --config configs/demo.yaml configs/demo/backbone.yaml --out $(SCENES)/latents
+	$(TRAIN) --base configs/demo.yaml configs/demo/backbone.yaml -n backbone --cuda_graphs data.params.cache=$(SCENES)/latents
+	$(EXPORT) unet --run $(call newest,backbone) --out data/demo/backbone.safetensors
+	$(BIN)/python scripts/cache_latents.py --config configs/demo.yaml --out $(SCENES)/cache
+	$(TRAIN) --base configs/demo.yaml -n adapters --cuda_graphs --max_steps 15000 data.params.cache=$(SCENES)/cache \
+		data.params.batch_size=64 lightning.trainer.val_check_interval=5000 model.params.ema_decay=0.998
+	$(EXPORT) adapters --run $(call newest,adapters) --out data/demo/adapters.safetensors
+
+rendered-table: $(READY)
+	$(BIN)/python scripts/evaluate.py edits --scenes rendered --tasks $(SCENES)/report --methods truth,edit --n 200 \
+		--config configs/demo.yaml --ckpt data/demo/adapters.safetensors --outdir outputs/rendered
 
 clean:
 	rm -rf .venv site $(WEB)/node_modules
