@@ -1,6 +1,6 @@
 """Compare models on a validation set: pictures, scores, paired differences to a base, and a verdict.
 
-    python scripts/validate.py run shapes --n 12 --steps 10 --sampler dpm++ --base configs/flat/adapters.yaml --model trained=shipped
+    python scripts/validate.py run shapes --n 12 --steps 10 --sampler dpm++ --base configs/flat/adapters.yaml --model trained=data/flat/adapters.safetensors
     python scripts/validate.py run validation.jsonl --model a=logs/<run> --model lora=base+style.safetensors:0.5,1
     python scripts/validate.py run edits_val.json --base photograph --model mine=logs/<run>
     python scripts/validate.py run mapping_file.json --base photograph --model theirs=pictures:output/theirs --scores pie
