@@ -32,10 +32,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from ldm.graph.json_files import read_json
-from ldm.graph.storyboard import Storyboard, is_storyboard
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.text_options import Prompt, TextOptions, read_prompts
 from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, finite, positive, run_program
@@ -47,6 +43,7 @@ from ldm.util.score_option import add_min_score_argument
 from ldm.util.words_option import add_words_arguments, check_words_arguments
 
 if TYPE_CHECKING:
+    from ldm.graph.storyboard import Storyboard
     from ldm.words.naming import Naming
 
 # Flags that only one kind of input takes: name of the argument, and what to do instead.
@@ -170,11 +167,20 @@ def run(arguments: argparse.Namespace) -> None:
     refuse_foreign_flags(arguments)
     if arguments.prompt is not None or arguments.prompts:
         run_texts(arguments)
-    elif arguments.sg and is_storyboard(data := read_json(arguments.sg)):
-        run_storyboard(arguments, Storyboard.from_json(data, arguments.sg))
+    elif arguments.sg and (storyboard := find_storyboard(arguments.sg)):
+        run_storyboard(arguments, storyboard)
     else:
         refuse_flags(arguments, CLIP_FLAGS, "storyboards", f"{arguments.sg or '--split'}")
         run_graphs(arguments)
+
+
+def find_storyboard(path: str) -> Storyboard | None:
+    """The storyboard of a file; None for a file of graphs. Raises UserError."""
+    from ldm.graph.json_files import read_json
+    from ldm.graph.storyboard import Storyboard, is_storyboard
+
+    data = read_json(path)
+    return Storyboard.from_json(data, path) if is_storyboard(data) else None
 
 
 def refuse_flags(arguments: argparse.Namespace, flags: dict, owner: str, where: str) -> None:
@@ -250,6 +256,8 @@ def run_graphs(arguments: argparse.Namespace) -> None:
 
 def run_storyboard(arguments: argparse.Namespace, storyboard: Storyboard) -> None:
     """Samples the clip of a storyboard."""
+    from tqdm import tqdm
+
     from ldm.data.clip_files import refuse_format, write_clip
 
     refuse_flags(arguments, IMAGE_FLAGS, "images", f"the storyboard {arguments.sg}")
