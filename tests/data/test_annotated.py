@@ -29,8 +29,7 @@ def folder(checkpoint, tmp_path):
 
 
 def pictures(folder, **params) -> AnnotatedPictures:
-    options = {"image_size": 32, "vocabulary": str(folder / "model.safetensors"), "words": WORDS, **params}
-    return AnnotatedPictures(str(folder / "pictures"), **options)
+    return AnnotatedPictures(str(folder / "pictures"), 32, str(folder / "model.safetensors"), WORDS, **params)
 
 
 def test_pictures_come_with_their_graphs_in_the_models_names_and_the_new_ones(folder):
@@ -59,6 +58,33 @@ def test_what_is_wrong_in_the_folder_is_one_sentence(folder, change, sentence):
     change(folder)
     with pytest.raises(UserError, match=sentence):
         pictures(folder)
+
+
+def test_prior_pictures_stand_in_the_place_of_their_share_by_seed_epoch_and_index(folder):
+    (folder / "prior/images").mkdir(parents=True)
+    Image.new("RGB", (32, 32), (255, 255, 255)).save(folder / "prior/images/0.png")
+    (folder / "prior/index.jsonl").write_text(
+        json.dumps({"file": "images/0.png", "graph": {"objects": ["square"]}}) + "\n"
+    )
+
+    def drawn(seed=0, epoch=0, share=0.25):
+        data = pictures(folder, repeats=100, prior_root=str(folder / "prior"), prior_share=share, seed=seed)
+        data.epoch = epoch
+        return [data[index][1].objects == ("square",) for index in range(200)]
+
+    assert drawn() == drawn() and drawn() != drawn(seed=1) and drawn() != drawn(epoch=1)
+    assert 0.15 < sum(drawn()) / 200 < 0.35 and not any(drawn(share=0)) and all(drawn(share=1))
+
+
+@pytest.mark.parametrize(
+    "index", [None, "", "x", '{"file": "0.png"}', '{"file": "0.png", "graph": {"objects": ["blip"]}}']
+)
+def test_a_prior_folder_that_sample_py_did_not_write_is_one_sentence(folder, index):
+    (folder / "prior").mkdir()
+    if index is not None:
+        (folder / "prior/index.jsonl").write_text(index)
+    with pytest.raises(UserError, match="index.jsonl"):
+        pictures(folder, prior_root=str(folder / "prior"))
 
 
 def test_the_shipped_pictures_show_what_their_graphs_say_of_a_small_red_striped_triangle():

@@ -40,8 +40,9 @@ def learner(path, words=WORDS, **params) -> GraphWords:
 
 
 def train(model: GraphWords, steps: int = 3) -> None:
-    images = demo_batch(2).image
-    batch = collate([(image, GRAPH) for image in images], model.taught_vocab)
+    image = demo_batch(2).image
+    assert image is not None
+    batch = collate([(each, GRAPH) for each in image], model.taught_vocab)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)
     for step in range(steps):
         optimizer.zero_grad()
@@ -128,6 +129,18 @@ def test_a_model_without_a_vocabulary_of_its_own_refuses_graph_words(trained):
     model.vocab = None
     with pytest.raises(UserError, match="no graph encoder with a vocabulary of its own"):
         add_graph_words(model, trained[0].learned())
+
+
+def test_lora_beside_the_words_begins_as_the_identity_and_trains_with_them_and_nothing_else(adapters):
+    plain, model = learner(adapters), learner(adapters, lora=[{"part": "unet", "targets": ["resnets"], "rank": 2}])
+    batch = collate([(image, GRAPH) for image in demo_batch(2).image], plain.taught_vocab)
+    losses = [each.losses(batch, torch.Generator().manual_seed(0))[0] for each in (plain, model)]
+    assert torch.equal(*losses)
+    before = state(model)
+    train(model)
+    moved = {name for name, value in state(model).items() if not torch.equal(value, before[name])}
+    assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.rpartition(".")[2] for name in moved} == {"lora_A", "lora_B", "added"}
 
 
 @pytest.mark.parametrize(

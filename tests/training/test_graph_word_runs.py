@@ -14,6 +14,7 @@ import trainer
 from ldm.checkpoints.graph_word_files import read_graph_words
 from ldm.models.export import export_adapters
 from ldm.models.loading import load_model
+from ldm.modules.nsg_encoder import NSGEncoder
 
 PICTURES = {"objects": ["zorp", "circle"], "boxes": [[0.1, 0.1, 0.5, 0.5], None], "relationships": [[0, "left of", 1]]}
 
@@ -68,6 +69,7 @@ def test_a_run_writes_the_file_and_loads_as_a_model_that_knows_the_word(files, c
     folder = run("--base", "words.yaml")
     (word,) = read_graph_words(folder / "learned/graph_words.safetensors").values()
     model = load_model(folder)
+    assert isinstance(model.cond_stage_model, NSGEncoder) and model.cond_stage_model.name.added is not None
     assert torch.equal(model.cond_stage_model.name.added[0], word.row) and model.vocab.object_id("zorp") == 4
     assert "graph encoder" in capsys.readouterr().out
 
@@ -105,3 +107,16 @@ def test_sample_and_edit_take_the_file_and_record_it(files, load_script, capsys)
     assert (
         load_script("sample").main(without) == 2 and "object 'zorp' is not in the vocabulary" in capsys.readouterr().err
     )
+
+
+def test_a_run_with_lora_is_the_model_itself_and_writes_no_file_that_would_lack_it(files, load_script, capsys):
+    folder = run(
+        "--base",
+        "words.yaml",
+        "model.params.lora=[{part: unet, targets: [resnets], rank: 2}]",
+        "model.params.lora_rate=0.001",
+    )
+    assert not (folder / "learned").exists()
+    Path("graph.json").write_text(json.dumps(PICTURES))
+    words = ["--run", str(folder), "--sg", "graph.json", "--steps", "2", "--outdir", "out"]
+    assert load_script("sample").main(words) == 0, capsys.readouterr().err
