@@ -16,6 +16,7 @@ from PIL import Image
 import ldm
 from ldm.app.editor import Editor
 from ldm.app.launch import start
+from ldm.checkpoints.shipped import shipped_adapters
 from ldm.data.demo import DemoValidation
 from ldm.graph.scene_graph import SceneGraph
 
@@ -70,7 +71,7 @@ class Client:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_fifty_edits_of_ten_clients_are_all_done_and_none_mixed_and_memory_stays_flat(tmp_path):
-    model = ldm.load_model()
+    model = ldm.load_model(shipped_adapters("flat"))
     editor = Editor(model, tmp_path)
     server = start(editor, 0)
     address = f"http://127.0.0.1:{server.bound.getsockname()[1]}"

@@ -19,7 +19,7 @@ MEANING = "small red striped triangle"
 def word(tmp_path, monkeypatch):
     """A file whose row is the sum of those of the name and the attributes, which is what the encoder makes of a description."""
     monkeypatch.chdir(ROOT)
-    model = load_model(find_checkpoint())
+    model = load_model(find_checkpoint(weights="flat"))
     *attributes, name = MEANING.split()
     encoder, vocab = model.cond_stage_model, model.vocab
     row = initial_row(encoder, vocab, "object", name)
@@ -64,4 +64,7 @@ def test_a_file_of_two_names_is_one_sentence(word, tmp_path):
     path = str(write_graph_words(tmp_path / "two.safetensors", {"zorp": zorp, "blip": zorp}))
     benchmark = GraphWordBenchmark(MEANING, "shapes", 1, options=SampleOptions(steps=1))
     with pytest.raises(UserError, match="has 2 new names of objects"):
-        benchmark.run(load_model(find_checkpoint()), {path: lambda: load_model(find_checkpoint(), words=[path])})
+        benchmark.run(
+            load_model(find_checkpoint(weights="flat")),
+            {path: lambda: load_model(find_checkpoint(weights="flat"), words=[path])},
+        )
