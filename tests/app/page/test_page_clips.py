@@ -30,6 +30,6 @@ def test_a_clip_of_the_change_is_played_and_makes_no_picture(editor):
 
 def test_an_empty_canvas_has_no_clip(open_page, server):
     page = open_page(server)
-    page.page.get_by_text("Empty canvas").click()
+    page.page.locator(".tile.canvas").click()
     page.page.locator(".edit-bar").wait_for()
     assert page.button("Clip").count() == 0
