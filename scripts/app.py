@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_model(checkpoint, arguments.config, loras=arguments.lora)
     prepare_for_inference(model, device, arguments.precision, arguments.low_memory)
     words = open_words(arguments, model.vocab)
-    clips = clip_maker(arguments, device)
+    clips = None if arguments.lora else clip_maker(checkpoint, device)
     editor = Editor(model, folder, model_name(arguments), model_words(arguments), words=words, clips=clips)
     serve(editor, arguments.host, arguments.port)
 
@@ -125,17 +125,19 @@ def open_words(arguments: argparse.Namespace, vocab: Vocab) -> OpenWords | None:
     return Naming("open", arguments.dictionary).open_words(vocab)
 
 
-def clip_maker(arguments: argparse.Namespace, device: str) -> ClipMaker | None:
-    """What samples clips beside the weights that ship; None beside other models."""
+def clip_maker(adapters: Path | None, device: str) -> ClipMaker | None:
+    """What samples clips by temporal layers in the folder of the model's adapters; None if there are none."""
     from ldm.app.clips import ClipMaker
+    from ldm.checkpoints.shipped import TEMPORAL
+
+    temporal = adapters and adapters.with_name(TEMPORAL)
 
     def load() -> VideoDiffusion:
         from ldm.models.video_loading import load_video_model
 
-        return load_video_model(device=device)
+        return load_video_model(temporal, device=device)
 
-    others = arguments.run, arguments.ckpt, arguments.config, arguments.lora
-    return None if any(others) else ClipMaker(load)
+    return ClipMaker(load) if temporal and temporal.is_file() else None
 
 
 def model_name(arguments: argparse.Namespace) -> str:
