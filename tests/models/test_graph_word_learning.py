@@ -8,7 +8,7 @@ import torch
 from tiny import MODEL, demo_batch, tiny_model
 
 from ldm.checkpoints.graph_word_files import write_graph_words
-from ldm.graph.batch import collate
+from ldm.graph.batch import Batch, collate
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.graph_words import GraphWords
 from ldm.models.export import export_adapters
@@ -39,10 +39,14 @@ def learner(path, words=WORDS, **params) -> GraphWords:
     return GraphWords(adapters=str(path), words=words, **copy.deepcopy(MODEL["params"]) | params)
 
 
-def train(model: GraphWords, steps: int = 3) -> None:
+def lesson(model: GraphWords) -> Batch:
     image = demo_batch(2).image
     assert image is not None
-    batch = collate([(each, GRAPH) for each in image], model.taught_vocab)
+    return collate([(each, GRAPH) for each in image], model.taught_vocab)
+
+
+def train(model: GraphWords, steps: int = 3) -> None:
+    batch = lesson(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)
     for step in range(steps):
         optimizer.zero_grad()
@@ -133,7 +137,7 @@ def test_a_model_without_a_vocabulary_of_its_own_refuses_graph_words(trained):
 
 def test_lora_beside_the_words_begins_as_the_identity_and_trains_with_them_and_nothing_else(adapters):
     plain, model = learner(adapters), learner(adapters, lora=[{"part": "unet", "targets": ["resnets"], "rank": 2}])
-    batch = collate([(image, GRAPH) for image in demo_batch(2).image], plain.taught_vocab)
+    batch = lesson(plain)
     losses = [each.losses(batch, torch.Generator().manual_seed(0))[0] for each in (plain, model)]
     assert torch.equal(*losses)
     before = state(model)

@@ -67,9 +67,9 @@ class GraphWords(LatentDiffusion):
         load_trained(self, saved, f"{path}")
         self.model_ema, self.monitor = None, diffusion.get("monitor") or "val/loss_simple"
         self.requires_grad_(False)
+        self.cond_stage_model.weights_from = f"{path}"
         if not isinstance(self.cond_stage_model, LearnsNames):
             raise ConfigError("model.params.cond_stage_config: only an NSGEncoder learns names; choose it")
-        self.cond_stage_model.weights_from = f"{path}"
         self.digest, known = tables_digest(self.cond_stage_model), Vocab.from_json(saved["vocab"])
         self.taught = read_new_names(words, PLACE)
         self.taught_vocab = with_new_names(known, self.taught, PLACE, table_sizes(self.cond_stage_model))
