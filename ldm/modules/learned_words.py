@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,25 +67,19 @@ class LearnedWords(nn.Module):
 
     def shorten(self, ids: Tensor) -> Tensor:  # (B,77) -> (B,77)
         """Leaves out the vectors that are not in use; what follows moves up."""
-        count = int(self.in_use)
-        unused = [token for tokens in self.words.values() for token in tokens[count:]] if count else []
-        is_unused = torch.isin(ids, torch.tensor(unused, dtype=ids.dtype, device=ids.device))
-        if not is_unused.any():
-            return ids
+        numbers = _look_up(
+            ids, {token: number for tokens in self.words.values() for number, token in enumerate(tokens)}
+        )
+        is_unused = (self.in_use > 0) & (numbers >= self.in_use)
         order = is_unused.long().argsort(dim=1, stable=True)
-        moved = ids.gather(1, order)
         kept = torch.arange(ids.shape[1], device=ids.device) < (~is_unused).sum(1, keepdim=True)
-        return torch.where(kept, moved, ids[:, -1:])
+        return torch.where(kept, ids.gather(1, order), ids[:, -1:])
 
     def places(self, ids: Tensor) -> tuple[Tensor, Tensor]:  # (B,77) -> (B,77) bool, (B,77) rows of `vectors`
         """Where learned words stand. Raises UserError for words that are not of this text encoder."""
-        is_learned = ids >= VOCABULARY
-        rows = torch.zeros_like(ids)
-        for token in ids[is_learned].unique().tolist():
-            if token not in self._rows:
-                refuse_unknown(token)
-            rows[ids == token] = self._rows[token]
-        return is_learned, rows
+        is_learned, rows = ids >= VOCABULARY, _look_up(ids, self._rows)
+        refuse_unknown(ids, is_learned & (rows < 0))
+        return is_learned, rows.clamp(min=0)
 
     def splice(self, x: Tensor, is_learned: Tensor, rows: Tensor) -> Tensor:  # (B,77,D) -> (B,77,D)
         """Puts vectors in the places that `places` found."""
@@ -92,11 +88,28 @@ class LearnedWords(nn.Module):
         return torch.where(is_learned[..., None], F.embedding(rows, self.vectors).to(x.dtype), x)
 
 
-def refuse_unknown(token: int) -> None:
-    """Raises UserError for a learned word that this text encoder does not have."""
-    raise UserError(
-        f"the text encoder has no vectors for the learned word {learned_word_of(token)!r}; name its file with --words"
-    )
+def _look_up(ids: Tensor, values: Mapping[int, int]) -> Tensor:
+    """The value of each id of a learned word, -1 for other ids; nothing is read, so no GPU is waited for."""
+    size = max(values, default=VOCABULARY) + 2 - VOCABULARY
+    table = torch.full((size,), -1)  # the last one for ids above
+    table[[token - VOCABULARY for token in values]] = torch.tensor(list(values.values()), dtype=table.dtype)
+    found = table.to(ids.device, non_blocking=True)[(ids - VOCABULARY).clamp(0, size - 1)]
+    return torch.where(ids >= VOCABULARY, found, -1)
+
+
+def refuse_unknown(ids: Tensor, is_unknown: Tensor | None = None) -> None:
+    """Raises UserError for a learned word that this text encoder does not have.
+
+    Ids on a GPU are not read, since the program would wait for it; they come from data that were read on the CPU.
+
+    Args:
+        ids: of tokens.
+        is_unknown: bool of the same shape (default: all ids above the vocabulary).
+    """
+    is_unknown = ids >= VOCABULARY if is_unknown is None else is_unknown
+    if ids.device.type == "cpu" and is_unknown.any():
+        word = learned_word_of(int(ids[is_unknown][0]))
+        raise UserError(f"the text encoder has no vectors for the learned word {word!r}; name its file with --words")
 
 
 def spread(rows: Tensor, count: int) -> Tensor:  # (m,D) -> (count,D)

