@@ -98,7 +98,7 @@ $(WEB)/node_modules: $(WEB)/package-lock.json
 	touch $@
 
 # The weights of data/demo from nothing, for those who change the world or the models. Pictures need an environment with
-# Blender (pip install -e '.[render]', Python 3.11), named as PYTHON.
+# Blender (pip install -e '.[render]', Python 3.11), named as PYTHON. New weights are listed by scripts/export.py manifest.
 SCENES = datasets/rendered
 GPUS = 0,
 TRAIN = $(BIN)/python trainer.py -t --gpus $(GPUS) --precision bf16-mixed

@@ -17,134 +17,35 @@ if __name__ == "__main__":
 import argparse
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ldm.editing.arguments import (
+    CLIP_OPTIONS,
+    PHOTOGRAPH_OPTIONS,
+    PROGRAM,
+    SAMPLING_OPTIONS,
+    SINGLE_EDIT_OPTIONS,
+    given,
+    parse_arguments,
+)
 from ldm.editing.options import LOCAL_METHOD, EditOptions, default_guidance_scale, default_sampler
 from ldm.models.diffusion.samplers import SAMPLERS
-from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, positive, run_program
-from ldm.util.errors import UserError, did_you_mean
+from ldm.util.cli import run_program
+from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
-from ldm.util.lora_option import add_lora_argument
-from ldm.util.options import add_arguments, from_mapping, given_values, option_types
-from ldm.util.score_option import add_min_score_argument
-from ldm.util.words_option import add_words_arguments, check_words_arguments, given_additions, learned_files, mode_of
+from ldm.util.options import from_mapping, given_values
+from ldm.util.words_option import given_additions, learned_files, mode_of
 
 if TYPE_CHECKING:
     from ldm.words.naming import Naming
 
-PRECISIONS = ("fp32", "fp16", "bf16")
-PROGRAM = "ddim_invert_edit.py"
-SAMPLING_OPTIONS = ("sampler", "steps", "graph_scale", "style_scale", "seed")  # of an image sampled from noise, too
-SINGLE_EDIT_OPTIONS = ("source_sg", "mask", "n", "sweep", "previews", "attention")  # of the edit of one photograph only
-CLIP_OPTIONS = ("out", "frame_attention", "overlap")  # of the edit of a clip only
-PHOTOGRAPH_OPTIONS = (
-    "mask",
-    "lora",
-    "prediction",
-    "low_memory",
-    "n",
-    "sweep",
-    "previews",
-    "attention",
-    "words",
-)  # not of a clip
-
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = Parser(PROGRAM, __doc__)
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--sg", metavar="JSON", help="scene graph of what the edited image should show")
-    target.add_argument(
-        "--batch",
-        metavar="JSONL",
-        help='many edits, one JSON object per line: {"ref": ..., "source_sg": ..., "sg": ..., "style": ..., "mask": ..., '
-        '"out": ...} and options such as "graph_scale": 3; file names are relative to this file; the same command with '
-        "the same --outdir continues",
-    )
-    add = parser.add_argument
-    add(
-        "--ref",
-        metavar="IMAGE",
-        help="the photograph to edit (default: the `image` that the graph names; without either, an image is sampled from "
-        "noise)",
-    )
-    add("--source-sg", metavar="JSON", help="scene graph of the photograph as it is (default: the null graph)")
-    add("--style", metavar="IMAGE", help="another image to take the look from (default: the photograph itself)")
-    add("--mask", metavar="IMAGE", help="white where the image may change (default: what the operations touch)")
-    add_model_arguments(parser)
-    add_lora_argument(parser)
-    add_min_score_argument(parser)
-    add_words_arguments(parser)
-    add(
-        "--prediction",
-        choices=("eps", "v"),
-        help="what the U-Net of a Stable Diffusion without --config predicts (default: as its weights state)",
-    )
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="precision of the U-Net; fp16 and bf16 halve its memory and are much faster on GPUs (default: %(default)s)",
-    )
-    add(
-        "--low-memory",
-        action="store_true",
-        help="slower, for GPUs with 8 GB: autoencoder and image encoder stay on the CPU except while they run; on a CPU, "
-        "convolutions use less memory",
-    )
-    add("--outdir", metavar="DIR", help="output folder (default: outputs/<date and time>)")
-    add_verbose_argument(parser)
-    add_arguments(parser.add_argument_group("how to edit"), EditOptions)
-    add = parser.add_argument_group("edits of clips, with storyboards as --source-sg and --sg").add_argument
-    add(
-        "--out",
-        metavar="PATH",
-        help="edited clip: .mp4, .webm, .webp or .gif, or a folder of frames (default: edited.webp in --outdir)",
-    )
-    add(
-        "--frame-attention",
-        action=argparse.BooleanOptionalAction,
-        help="each frame attends to the first and the previous one (default: for models without temporal layers)",
-    )
-    add(
-        "--overlap",
-        type=at_least(0),
-        metavar="N",
-        help="frames that windows of long clips share (default: half of a window)",
-    )
-    several = parser.add_argument_group("several edits, and diagnostics")
-    add = several.add_argument
-    add("--n", type=positive, help="number of edits, with different seeds (default: 1)")
-    add("--sweep", type=sweep, metavar="OPTION=VALUES", help="one edit per value, as in graph-scale=1,3,5")
-    add("--previews", type=positive, nargs="?", const=8, metavar="N", help="also show N steps of the way (8)")
-    add("--attention", action="store_true", default=None, help="also show where the U-Net attends to each object")
-    arguments = parser.parse_args(argv)
-    check_words_arguments(parser, arguments)
-    if arguments.batch and (given := _given(arguments, ("ref", "style", *SINGLE_EDIT_OPTIONS, *CLIP_OPTIONS))):
-        parser.error(f"{given}: for a single edit; with --batch, write it into the lines of the file")
-    return arguments
-
-
-def sweep(word: str) -> tuple[str, list]:
-    """'graph-scale=1,3' -> ("graph_scale", [1.0, 3.0])."""
-    types = {name: kind for name, kind in option_types(EditOptions).items() if name != "seed"}
-    number = {name: int if "int" in str(kind) else float for name, kind in types.items() if _is_number(kind)}
-    name, _, values = word.partition("=")
-    name = name.replace("-", "_")
-    if name not in number:
-        known = [known.replace("_", "-") for known in number]
-        raise argparse.ArgumentTypeError(f"{word!r}: sweep one of {', '.join(known)}{did_you_mean(name, known)}")
-    try:
-        return name, [
-            getattr(from_mapping(EditOptions, {name: number[name](value)}), name) for value in values.split(",")
-        ]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{word!r} is not of the form graph-scale=1,3,5 ({error})") from None
+    return parse_arguments(argv, __doc__ or "")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -193,8 +94,8 @@ def edit_clip_or_photograph(arguments: argparse.Namespace) -> int:
 
     if arguments.ref and is_clip(arguments.ref):
         return edit_one_clip(arguments)
-    if given := _given(arguments, CLIP_OPTIONS):
-        raise UserError(f"{given}: only for the edit of a clip; name one with --ref, or leave these options out")
+    if found := given(arguments, CLIP_OPTIONS):
+        raise UserError(f"{found}: only for the edit of a clip; name one with --ref, or leave these options out")
     return edit_one(arguments)
 
 
@@ -209,9 +110,9 @@ def edit_one_clip(arguments: argparse.Namespace) -> int:
     from ldm.util.images import read_image
 
     options = from_mapping(EditOptions, _options(arguments))
-    if given := _given(arguments, PHOTOGRAPH_OPTIONS):
+    if found := given(arguments, PHOTOGRAPH_OPTIONS):
         raise UserError(
-            f"{given}: only for the edit of a photograph, and {arguments.ref} is a clip; leave these options out"
+            f"{found}: only for the edit of a photograph, and {arguments.ref} is a clip; leave these options out"
         )
     if arguments.precision != "fp32":
         raise UserError(f"--precision {arguments.precision}: clips are edited in fp32; leave it out")
@@ -253,8 +154,8 @@ def edit_one(arguments: argparse.Namespace) -> int:
         *SINGLE_EDIT_OPTIONS,
         *(field.name for field in fields(EditOptions) if field.name not in SAMPLING_OPTIONS),
     ]
-    if not reference and (given := _given(arguments, edit_only)):
-        raise UserError(f"{given}: only for the edit of a photograph; name one with --ref, or leave these options out")
+    if not reference and (found := given(arguments, edit_only)):
+        raise UserError(f"{found}: only for the edit of a photograph; name one with --ref, or leave these options out")
     photograph, style = (name and read_image(name, upright=True) for name in (reference, arguments.style))
     mask = arguments.mask and read_image(arguments.mask, upright=True, background="black")
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
@@ -401,19 +302,6 @@ def _prepare(model, device: str, arguments: argparse.Namespace) -> None:
     from ldm.models.runtime import prepare_for_inference
 
     prepare_for_inference(model, device, arguments.precision, arguments.low_memory)
-
-
-def _given(arguments: argparse.Namespace, names: Iterable[str]) -> str:
-    """Those of the options that are on the command line, as they are written there."""
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names if _is_given(getattr(arguments, name)))
-
-
-def _is_given(value: object) -> bool:
-    return value is not None and value is not False and value != []  # 0 counts as given
-
-
-def _is_number(kind: object) -> bool:
-    return kind in (int, float) or str(kind) in ("int | None", "float | None")
 
 
 def _progress_bar(steps, description: str):

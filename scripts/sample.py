@@ -166,10 +166,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from ldm.graph.storyboard import find_storyboard
+
     refuse_foreign_flags(arguments)
     if arguments.prompt is not None or arguments.prompts:
         run_texts(arguments)
-    elif arguments.sg and (storyboard := read_storyboard(arguments.sg)):
+    elif arguments.sg and (storyboard := find_storyboard(arguments.sg)):
         run_storyboard(arguments, storyboard)
     else:
         refuse_flags(arguments, CLIP_FLAGS, "storyboards", f"{arguments.sg or '--split'}")
@@ -245,15 +247,6 @@ def run_graphs(arguments: argparse.Namespace) -> None:
     if sample_all(model, scenes, folder, options, style, arguments.seed, *sizes, rank, world, naming):
         count = len(scenes) * repeats
         print(f"{count} images in {folder}: images/, graphs/, index.jsonl and sheet.png")
-
-
-def read_storyboard(path: str) -> Storyboard | None:
-    """The storyboard in a file; None if it holds graphs."""
-    from ldm.graph.json_files import read_json
-    from ldm.graph.storyboard import Storyboard, is_storyboard
-
-    data = read_json(path)
-    return Storyboard.from_json(data, path) if is_storyboard(data) else None
 
 
 def run_storyboard(arguments: argparse.Namespace, storyboard: Storyboard) -> None:

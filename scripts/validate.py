@@ -1,6 +1,6 @@
 """Compare models on a validation set: pictures, scores, paired differences to a base, and a verdict.
 
-    python scripts/validate.py run shapes --n 12 --steps 10 --sampler dpm++ --base configs/flat/adapters.yaml --model trained=data/flat/adapters.safetensors
+    python scripts/validate.py run shapes --n 12 --steps 10 --sampler dpm++ --base configs/flat/adapters.yaml --model trained=shipped
     python scripts/validate.py run validation.jsonl --model a=logs/<run> --model lora=base+style.safetensors:0.5,1
     python scripts/validate.py run edits_val.json --base photograph --model mine=logs/<run>
     python scripts/validate.py run mapping_file.json --base photograph --model theirs=pictures:output/theirs --scores pie
@@ -164,7 +164,7 @@ def run_validation(arguments: argparse.Namespace) -> int:
     folder = writable_folder(outdir, "--outdir")
     whole = plan.make_plan(lines, [spec.name for spec in specs], names, measures)
     plan.write_plan(folder, whole)
-    load = partial(models.make_maker, config=arguments.config, device=options.device, shared=given)
+    load = partial(models.make_maker, config=arguments.config, device=options.device, shared=given, world=options.world)
     failures = shards.run_shard(whole, lines, specs, load, options, shard, folder, arguments.workers)
     failures.tell()
     failed = sum_over_processes(failures.count, processes)

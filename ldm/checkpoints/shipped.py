@@ -66,13 +66,18 @@ def shipped_adapters(weights: str = SHIPPED) -> Path:
     return folder / ADAPTERS
 
 
-def shipped_temporal(weights: str = "flat") -> Path:
-    """The path of a set's temporal layers, after all files of its manifest have been verified.
+def weights_for(scenes: str | None) -> str:
+    """Name of the set for a world of synthetic scenes; the default set for other scenes, and for None."""
+    return OF_SCENES.get(scenes or "", SHIPPED)
+
+
+def shipped_temporal() -> Path:
+    """The path of the temporal layers for clips of flat shapes, after all files of its manifest have been verified.
 
     Raises:
         CheckpointError: a file is missing, or differs from the one in the manifest.
     """
-    path = shipped_adapters(weights).with_name(TEMPORAL)
+    path = shipped_adapters(OF_SCENES["shapes"]).with_name(TEMPORAL)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file; {_remedy(path.parent)}")
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING
 
 from ldm.models.diffusion.samplers import SAMPLERS
 from ldm.sampling.options import SampleOptions
@@ -12,9 +11,6 @@ from ldm.util.cli import add_model_arguments, add_verbose_argument, at_least, fi
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments
 from ldm.util.words_option import add_learned_words_arguments
-
-if TYPE_CHECKING:
-    pass
 
 CLIP_OPTIONS = ("steps", "graph_scale", "style_scale", "sampler")  # of sampling
 

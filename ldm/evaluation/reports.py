@@ -65,7 +65,7 @@ def report_on_edits(arguments: argparse.Namespace) -> None:
         sys.path.append(os.getcwd())  # editors of the user's, named as package.module.function
     options = {key: getattr(arguments, key) for key in ("steps", "graph_scale", "style_scale")}
     report = edit_benchmark.run(
-        benchmark_of(arguments, "edits"),
+        benchmark_of(arguments, "edits", checkpoint_for_scenes(arguments)),
         arguments.methods,
         arguments.operations,
         options,
@@ -116,7 +116,7 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
         sampler=arguments.sampler,
     )
     report = sample_benchmark.run(
-        benchmark_of(arguments, "scenes"),
+        benchmark_of(arguments, "scenes", checkpoint_for_scenes(arguments)),
         options,
         arguments.seed,
         arguments.boxes,
@@ -180,17 +180,15 @@ def report_on_words(arguments: argparse.Namespace) -> None:
 
 def report_on_graph_words(arguments: argparse.Namespace) -> None:
     """Measures learned names of graphs, each file by itself."""
-    from ldm.checkpoints import shipped
     from ldm.evaluation import graph_words
-    from ldm.models.loading import choose_device, find_checkpoint, load_model
+    from ldm.models.loading import choose_device, load_model
     from ldm.sampling.options import SampleOptions
     from ldm.util.files import writable_folder
 
     if not (arguments.words or arguments.learned):
         raise UserError("nothing was learned: name --words FILE, such as logs/<run>/learned/graph_words.safetensors")
     device, folder = choose_device(arguments.device), writable_folder(arguments.outdir, "--outdir")
-    weights = shipped.OF_SCENES.get(arguments.scenes, shipped.SHIPPED)
-    checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config, weights)
+    checkpoint = checkpoint_for_scenes(arguments)
     scales = {"graph_scale": arguments.scale, "style_scale": arguments.scale}
     benchmark = graph_words.GraphWordBenchmark(
         arguments.means,
@@ -222,16 +220,21 @@ def only_word(model) -> str:
     return words[0]
 
 
-def benchmark_of(arguments: argparse.Namespace, name: str, checkpoint: Path | None = None) -> Benchmark:
-    """The model, the scenes and the folder that the arguments name; `checkpoint` where the model is not one of images."""
+def checkpoint_for_scenes(arguments: argparse.Namespace) -> Path | None:
+    """The checkpoint that the arguments name; by default the adapters that ship for the scenes."""
     from ldm.checkpoints import shipped
+    from ldm.models.finding import find_checkpoint
+
+    weights = shipped.weights_for(arguments.scenes)
+    return find_checkpoint(arguments.run, arguments.ckpt, arguments.config, weights)
+
+
+def benchmark_of(arguments: argparse.Namespace, name: str, checkpoint: Path | None) -> Benchmark:
+    """A model on the scenes, with the folder of results, that the arguments name."""
     from ldm.evaluation.benchmark import Benchmark
-    from ldm.models.loading import choose_device, find_checkpoint
+    from ldm.models.loading import choose_device
 
     device = choose_device(arguments.device)
-    if name != "clips":
-        weights = shipped.OF_SCENES.get(arguments.scenes, shipped.SHIPPED)
-        checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config, weights)
     return Benchmark(
         name,
         arguments.scenes,

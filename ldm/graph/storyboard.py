@@ -218,6 +218,16 @@ def read_storyboard(path: str | os.PathLike) -> Storyboard:
     return Storyboard.from_json(read_json(path), f"{path}")
 
 
+def find_storyboard(path: str | os.PathLike) -> Storyboard | None:
+    """The storyboard in a file, or None if it holds something else, such as graphs.
+
+    Raises:
+        GraphError: the file cannot be read, is not JSON, or holds a storyboard that is not valid.
+    """
+    data = read_json(path)
+    return Storyboard.from_json(data, f"{path}") if is_storyboard(data) else None
+
+
 def write_storyboard(path: str | os.PathLike, storyboard: Storyboard) -> None:
     """Writes a storyboard atomically, a keyframe per line. Raises GraphError if the file cannot be written."""
     data = storyboard.to_json()

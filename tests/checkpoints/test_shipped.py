@@ -17,6 +17,7 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.models.export import export_adapters
 from ldm.models.loading import find_checkpoint, load_model
 from ldm.synthetic.checker import check
+from ldm.synthetic.worlds import READERS
 
 SET = shipped.FOLDER / shipped.SHIPPED  # relative to the checkout
 HOW = {"command": "python trainer.py", "seed": 1, "minutes": 2.0, "cores": 2, "device": "cpu", "measured": {"psnr": 30}}
@@ -157,6 +158,17 @@ def test_a_set_is_chosen_by_name():
     assert shipped.shipped_adapters("flat") == FLAT / shipped.ADAPTERS
     with pytest.raises(CheckpointError, match="flta"):
         shipped.shipped_adapters("flta")
+
+
+@pytest.mark.parametrize("scenes", sorted(shipped.OF_SCENES))
+def test_the_set_for_a_world_knows_its_names(scenes, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    model = load_model(shipped.shipped_adapters(shipped.weights_for(scenes)))
+    assert model.vocab == READERS[scenes].vocab
+
+
+def test_the_default_set_is_for_scenes_of_no_world():
+    assert shipped.weights_for(None) == shipped.weights_for("no such world") == shipped.SHIPPED
 
 
 def test_the_files_for_flat_shapes_stay_below_12_megabytes():

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ldm import plots
+from ldm.editing import arguments
 from ldm.editing.options import DEFAULT_GUIDANCE, EditOptions, EditRequest
 from ldm.editing.pipeline import edit
 from ldm.graph.graph_files import write_graphs
@@ -256,4 +257,4 @@ def test_a_run_and_a_checkpoint_exclude_each_other(load_script, script, words, c
 
 
 def test_it_knows_every_precision(load_script):
-    assert load_script("ddim_invert_edit").PRECISIONS == tuple(PRECISIONS)
+    assert arguments.PRECISIONS == tuple(PRECISIONS)

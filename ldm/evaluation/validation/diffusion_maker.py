@@ -12,7 +12,6 @@ from PIL import Image
 from ldm.editing.pipeline import edit
 from ldm.evaluation.validation.lines import ValidationLine
 from ldm.evaluation.validation.models import (
-    SHIPPED,
     ModelSpec,
     edit_options,
     edit_request,
@@ -45,12 +44,10 @@ class DiffusionMaker:
     def __init__(self, spec: ModelSpec, config: ConfigPaths | None, device: str, options: Mapping[str, Any]):
         gc.collect()  # the model before this one, whose parts refer to each other
         checkpoint: str | None = spec.source
-        if spec.source == SHIPPED:
-            checkpoint = None
-        elif spec.source.endswith((".yaml", ".yml")):
+        if spec.source.endswith((".yaml", ".yml")):
             first = [config] if isinstance(config, str | Path) else list(config or ())
             checkpoint, config = None, [*first, spec.source]
-        self.model = load_model(checkpoint, None if spec.source == SHIPPED else config, device, spec.loras)
+        self.model = load_model(checkpoint, config, device, spec.loras)
         self.options = {**default_options(self.model), **options}
         self.identity = {
             "weights": fingerprint(self.model),

@@ -5,7 +5,7 @@
 SOURCE is a log folder, a checkpoint, exported adapters, a config (its frozen parts, adapters as the identity), or one of
 
     base            the base again, to add LoRAs or other options to it
-    shipped         the weights that ship with the project
+    shipped         the weights that ship with the project, those for drawn shapes where the lines are drawn shapes
     photograph      the photograph, unedited
     truth           the true result, where a line has one
     pictures:DIR    pictures that are already made: DIR/<id>.png, or PIE-Bench's paths
@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -124,12 +124,15 @@ def _scales_of(text: str, name: str) -> list[tuple[str, float]]:
         raise UserError(f"model {name!r}: the scales of {text!r} are not numbers; write FILE:0.5,1") from None
 
 
-def make_maker(spec: ModelSpec, config: ConfigPaths | None, device: str, shared: Mapping[str, Any]) -> Maker:
+def make_maker(
+    spec: ModelSpec, config: ConfigPaths | None, device: str, shared: Mapping[str, Any], world: str | None = None
+) -> Maker:
     """Loads a model.
 
     Args:
         config: of published weights; None for the one in the checkpoint.
         shared: options of sampling and editing for all models; those of the spec and of a line come before them.
+        world: synthetic world of the lines, for which 'shipped' finds the weights.
 
     Raises:
         UserError: the model cannot be loaded, or the source is unknown.
@@ -143,8 +146,12 @@ def make_maker(spec: ModelSpec, config: ConfigPaths | None, device: str, shared:
         return _Reader("pictures", partial(_made_before, folder))
     if (function := _function_of(spec.source)) is not None:
         return _Function(spec.source, function)
+    from ldm.checkpoints import shipped
     from ldm.evaluation.validation.diffusion_maker import DiffusionMaker
 
+    if spec.source == SHIPPED:
+        adapters = shipped.shipped_adapters(shipped.weights_for(world))
+        spec, config = replace(spec, source=str(adapters)), None
     return DiffusionMaker(spec, config, device, {**shared, **spec.options})
 
 
