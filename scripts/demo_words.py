@@ -129,7 +129,8 @@ def edit_with(words: Path) -> None:
     picture.save(FOLDER / "before.png")
     write_graphs(FOLDER / "before.json", [source])
     write_graphs(FOLDER / "after.json", [target])
-    model = load_model(find_checkpoint(weights="flat"), words=[words])
+    adapters = find_checkpoint(weights="flat")
+    model = load_model(adapters, words=[words])
     result = edit(model, EditRequest(picture, target, source)).image
     result.save(FOLDER / "after.png")
     complaints = check(meant, result).complaints
@@ -142,7 +143,7 @@ def edit_with(words: Path) -> None:
     panel.save(FOLDER / "panel.png")
     print(f"\nedit: {request}\nchecker: {verdict}\nlessons and edit: {FOLDER}/panel.png\nThe same edit by hand:")
     files = f"--ref {FOLDER}/before.png --source-sg {FOLDER}/before.json --sg {FOLDER}/after.json"
-    print(f"  python scripts/ddim_invert_edit.py {files} --words {words}")
+    print(f"  python scripts/ddim_invert_edit.py --ckpt {adapters} {files} --words {words}")
 
 
 def scene_to_edit(world: World) -> tuple[SceneGraph, Image.Image, int]:
