@@ -26,6 +26,7 @@ from ldm.graph.text_tokens import TRIGGER
 from ldm.util.errors import ConfigError, UserError, did_you_mean
 from ldm.util.files import read_text
 from ldm.util.images import find_image_errors, read_image, resize_square, to_tensor
+from ldm.util.moving import mover
 
 METADATA = "metadata.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -100,8 +101,9 @@ class Examples:
         texts, seeds = tuple(each.text for each in examples), tuple(each.seed for each in examples)
         return cls(image, texts, weights, seeds, len(examples) if count is None else count)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Examples:
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Examples:
+        """Moves the tensors; see `ldm.util.moving.mover`."""
+        return self._map(mover(device, non_blocking))
 
     def pin_memory(self) -> Examples:
         return self._map(Tensor.pin_memory)
@@ -229,9 +231,9 @@ class Personalized(Dataset):
         yield from find_image_errors([*(each.path for each in self.pictures), *self.masks.values()])
 
     def _example(self, picture: Picture, text: str, chance: random.Random) -> Example:
-        image = self._square(read_image(picture.path, upright=True))
-        weights = self._weights(picture)
-        tensor = to_tensor(image)
+        image = read_image(picture.path, upright=True)
+        weights = self._weights(picture, image.size)
+        tensor = to_tensor(self._square(image))
         if chance.random() < self.flip:
             tensor, text = tensor.flip(-1), mirror_caption(text)
             weights = None if weights is None else weights.flip(-1)
@@ -244,12 +246,12 @@ class Personalized(Dataset):
             image = image.crop((left, top, left + side, top + side))
         return resize_square(image, self.image_size)
 
-    def _weights(self, picture: Picture) -> Tensor | None:  # -> (1,S,S)
+    def _weights(self, picture: Picture, size: tuple[int, int]) -> Tensor | None:  # width, height -> (1,S,S)
         if picture.path in self.masks:
             mask = read_image(self.masks[picture.path], upright=True, background="black").convert("L")
         elif picture.boxes:
-            width, height = read_image(picture.path, upright=True).size
-            mask = Image.new("L", (width, height))
+            width, height = size
+            mask = Image.new("L", size)
             for x0, y0, x1, y1 in picture.boxes:
                 mask.paste(255, (round(x0 * width), round(y0 * height), round(x1 * width), round(y1 * height)))
         else:
@@ -266,14 +268,18 @@ def mirror_caption(text: str) -> str:
 
 def read_pictures(root: Path) -> list[Picture]:
     """The pictures of a folder, with the captions of its metadata.jsonl if there is one. Raises UserError."""
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder of pictures; name one with --data_root")
     if (root / METADATA).is_file():
         return list(_read_metadata(root))
-    files = _image_files(root)
-    if not files:
+    return [Picture(path) for path in find_pictures(root)]
+
+
+def find_pictures(root: Path) -> list[Path]:
+    """The picture files of a folder by name. Raises UserError if there is no such folder, or none in it."""
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder of pictures; name one with --data_root")
+    if not (files := _image_files(root)):
         raise UserError(f"{root}: contains no pictures ({', '.join(SUFFIXES[:4])}); name a folder with some")
-    return [Picture(path) for path in files]
+    return files
 
 
 def _read_metadata(root: Path) -> Iterator[Picture]:

@@ -86,7 +86,5 @@ class LearnedFiles(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, Personalization):
-            folder = Path(trainer.default_root_dir, FOLDER)
-            folder.mkdir(parents=True, exist_ok=True)
-            for path in write_learned(pl_module, folder):
+            for path in write_learned(pl_module, Path(trainer.default_root_dir, FOLDER)):
                 logger.info("learned: %s", path)

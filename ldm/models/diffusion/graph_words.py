@@ -65,6 +65,7 @@ class GraphWords(LatentDiffusion):
                 f"model.params.adapters: {path} is neither a checkpoint of a run with graphs nor exported adapters; name one"
             )
         load_trained(self, saved, f"{path}")
+        self.scale_by_std = False  # the latents keep the scale that the model was trained with
         self.model_ema, self.monitor = None, diffusion.get("monitor") or "val/loss_simple"
         self.requires_grad_(False)
         self.cond_stage_model.weights_from = f"{path}"

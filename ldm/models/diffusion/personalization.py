@@ -22,7 +22,7 @@ from ldm.models.diffusion.ddim import sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.triggers import refuse_other_triggers, say_lost_words
 from ldm.models.diffusion.word_settings import TaughtWord, read_taught_words
-from ldm.models.lr_schedules import per_step, warmup_times_cosine
+from ldm.models.lr_schedules import per_step, unscaled_by_lightning, warmup_times_cosine
 from ldm.modules import conditioning
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.ema import EMA
@@ -33,6 +33,7 @@ from ldm.modules.learned_words import LearnedWords
 from ldm.modules.lora import lora_layers
 from ldm.modules.lora_targets import add_lora_layers
 from ldm.util.errors import ConfigError
+from ldm.util.moving import mover
 from ldm.util.signatures import with_inherited
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,8 @@ class Personalization(LatentDiffusion):
             timesteps.append(torch.randint(0, len(self.schedule), (1,), generator=generator))
             noise.append(torch.randn(*shape[1:], generator=generator))
             uniform.append(float(torch.rand(1, generator=generator)))
-        return torch.cat(timesteps).to(self.device), torch.stack(noise).to(self.device), uniform
+        move = mover(self.device)
+        return move(torch.cat(timesteps)), move(torch.stack(noise)), uniform
 
     def condition_on(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         """Encodes texts, without graph and style."""
@@ -172,7 +174,7 @@ class Personalization(LatentDiffusion):
         """min(SNR, gamma) / SNR for models of the noise, and / (SNR + 1) for those of v (2303.09556, section 3.4)."""
         if self.min_snr is None:
             return 1.0
-        alphas = self.schedule.alphas_cumprod.to(t.device)[t]
+        alphas = mover(t.device)(self.schedule.alphas_cumprod)[t]
         snr = alphas / (1 - alphas)
         return (snr.clamp(max=self.min_snr) / (snr + (self.schedule.prediction == "v"))).float()
 
@@ -212,8 +214,7 @@ class Personalization(LatentDiffusion):
             }
             for group, parameters in self.groups().items()
         ]
-        optimizer = torch.optim.AdamW(groups, fused=True)
-        optimizer._step_supports_amp_scaling = False  # as in DiffusionTraining
+        optimizer = unscaled_by_lightning(torch.optim.AdamW(groups, fused=True))
         total = self.trainer.estimated_stepping_batches
         return per_step(optimizer, warmup_times_cosine(self.warmup_steps, total, self.cosine))
 
