@@ -36,8 +36,8 @@ class AnnotatedPictures(Dataset):
         sizes: rows of the graph encoder's tables by kind, if these are more than the vocabulary has names.
         repeats: how often an epoch shows each picture.
         prior_root: folder that scripts/sample.py wrote with the trained model, for prior preservation (DreamBooth, Ruiz et al.
-            2208.12242): its pictures stand in the place of others, so that the model stays as it was.
-        prior_share: share of these.
+            2208.12242): its pictures replace some of the others, so that the model stays as it was.
+        prior_share: share of the training pictures that they replace.
         seed: of the choice between them; trainer.py sets it.
 
     Raises:

@@ -75,14 +75,14 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """A batch of pictures, followed by as many pictures of their class where prior preservation is on.
+    """A batch of pictures, followed by as many class images with prior preservation.
 
     Attributes:
         image: (R,3,S,S).
         texts: R captions.
         weights: (R,1,S,S) of the loss at each place, or None.
         seeds: R of the noise.
-        count: number B of the pictures themselves; the other R - B are of the class.
+        count: number B of the pictures themselves; the other R - B are class images.
     """
 
     image: Tensor
@@ -118,7 +118,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file: its caption (None for templates), and boxes x0 y0 x1 y1 in [0,1] of what the loss is about."""
+    """A picture file: its caption (None for templates), and boxes x0 y0 x1 y1 in [0,1] inside of which the loss counts."""
 
     path: Path
     text: str | None = None
@@ -136,15 +136,15 @@ class Personalized(Dataset):
         repeats: how often an epoch shows each picture, with other captions and flips.
         flip: probability that a picture is mirrored; its caption's left and right then change places.
         center_crop: whether the middle square is cut out; otherwise the picture is squeezed, as elsewhere in this project.
-        mask_dir: folder of masks with the pictures' names (any suffix): the loss is about what is white.
-        outside: weight of the loss outside of masks and boxes.
-        class_dir: folder of pictures of the class for prior preservation, in `images/` or itself.
+        mask_dir: folder of masks with the pictures' names (any suffix), white where the loss counts.
+        outside: weight of the loss elsewhere, outside of masks and boxes.
+        class_dir: folder of class images for prior preservation: those in its subfolder `images/`, or else its own.
         class_prompt: their caption, such as "a photo of a cat".
-        class_images: how many of them to use; missing ones are made at the start (callback ClassPictures).
+        class_images: how many of them to use; missing ones are sampled at the start (callback ClassPictures).
         seed: of captions, flips and noise; trainer.py sets it.
 
     Raises:
-        UserError: a file is missing, damaged, or says nothing.
+        UserError: a file is missing, damaged or empty.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class Personalized(Dataset):
         return len(self.pictures) * self.repeats
 
     def __getitem__(self, index: int) -> tuple[Example, ...]:
-        """The picture, and one of the class with prior preservation."""
+        """The picture, and a class image with prior preservation."""
         chance = random.Random(f"personalized/{self.seed}/{self.epoch}/{index}")
         picture = self.pictures[index % len(self.pictures)]
         text = picture.text
@@ -202,7 +202,7 @@ class Personalized(Dataset):
         return example, self._example(other, f"{self.class_prompt}", chance)
 
     def collate(self, samples: Sequence[tuple[Example, ...]]) -> Examples:
-        """A batch: all pictures, then those of the class."""
+        """A batch: all pictures, then the class images."""
         return Examples.of([example for column in zip(*samples) for example in column], len(samples))
 
     def captions(self) -> dict[str, str]:
@@ -213,14 +213,14 @@ class Personalized(Dataset):
         return found
 
     def class_files(self) -> list[Path]:
-        """The pictures of the class. Raises UserError if there are too few."""
+        """The class images. Raises UserError if there are too few."""
         if not self._class_files:
             assert self.class_dir is not None
             folder = self.class_dir / CLASS_PICTURES
             files = _image_files(folder if folder.is_dir() else self.class_dir)[: self.class_images]
             if len(files) < self.class_images:
                 raise UserError(
-                    f"{self.class_dir}: has {len(files)} pictures of the class, not {self.class_images}; lower class_images, or "
+                    f"{self.class_dir}: has {len(files)} class images, not {self.class_images}; lower class_images, or "
                     "let the callback class_pictures make them"
                 )
             self._class_files = files

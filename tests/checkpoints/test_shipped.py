@@ -17,6 +17,7 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.models.export import export_adapters
 from ldm.models.loading import find_checkpoint, load_model
 from ldm.synthetic.checker import check
+from ldm.synthetic.worlds import READERS
 
 SET = shipped.FOLDER / shipped.SHIPPED  # relative to the checkout
 HOW = {"command": "python trainer.py", "seed": 1, "minutes": 2.0, "cores": 2, "device": "cpu", "measured": {"psnr": 30}}
@@ -38,6 +39,10 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return tmp_path / "checkout"
+
+
+def test_every_world_of_synthetic_scenes_has_weights_that_ship():
+    assert shipped.OF_SCENES.keys() == READERS.keys()
 
 
 def test_the_shipped_adapters_are_the_default_and_a_message_names_them(checkout, caplog):
