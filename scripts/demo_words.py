@@ -1,7 +1,7 @@
-"""A word taught from four pictures, and used in an edit: `zorp`, a name that the vocabulary lacks, comes to mean a small red
-striped triangle. `make demo-words` runs this.
+"""Learns a word from four annotated pictures and uses it in an edit: `zorp`, a name that the vocabulary lacks, comes to mean a
+small red striped triangle. `make demo-words` runs this.
 
-The pictures are in data/flat/words/; --draw draws others, also of a kind of things that the weights have never seen:
+The training pictures are in data/flat/words/; --draw draws others, also of a kind of objects that the weights have never seen:
     python scripts/demo_words.py --draw datasets/hearts --means "large heart" --word heart --n 8
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FOLDER, PICTURES = Path("outputs/demo_words"), Path("data/flat/words")
 CONFIGS = ("configs/flat/adapters.yaml", "configs/flat/graph_words.yaml")
 WORD, MEANING = "zorp", "small red striped triangle"
-LESSONS = 4
+PICTURE_COUNT = 4
 EDITED = 3  # seed of the scene that is edited
 OVERLAPS = ("inside", "in front of", "behind")
 
@@ -45,28 +45,28 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--draw",
         metavar="DIR",
-        help="draw pictures that teach a word, with their graphs, into this folder, and do nothing else",
+        help="draw training pictures of a word, with their graphs, into this folder, and do nothing else",
     )
     add("--word", default=WORD, help="of --draw: the word (default: %(default)s)")
     add(
         "--means",
         default=MEANING,
-        help="of --draw: what it means; where the word is the name of a kind, such as heart, the attributes only choose which are drawn "
+        help="of --draw: what it means; for a word that is a name of the world itself, such as heart, the attributes stay in the graphs "
         "(default: %(default)s)",
     )
-    add("--n", type=positive, default=LESSONS, help="of --draw: number of pictures (default: %(default)s)")
+    add("--n", type=positive, default=PICTURE_COUNT, help="of --draw: number of pictures (default: %(default)s)")
     add("--seed", type=int, default=0, help="of --draw (default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    run = (lambda: draw(arguments)) if arguments.draw else teach_and_edit
+    run = (lambda: draw(arguments)) if arguments.draw else learn_and_edit
     return run_program(run, "demo_words.py", if_stopped="the next call starts from the beginning")
 
 
 def draw(arguments: argparse.Namespace) -> int:
-    """Draws pictures that teach a word, among objects that the weights know."""
+    """Draws training pictures of a word, with other objects that the weights know."""
     from ldm.graph.graph_files import write_graphs
     from ldm.synthetic.things import Thing, scenes_with
     from ldm.synthetic.worlds import find_world
@@ -85,7 +85,7 @@ def draw(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def teach_and_edit() -> int:
+def learn_and_edit() -> int:
     from ldm.checkpoints import shipped
 
     os.chdir(shipped.ROOT)  # configs and weights are named from there
@@ -100,7 +100,7 @@ def teach_and_edit() -> int:
 
 
 def train() -> Path:
-    """Teaches the word by trainer.py; returns the file of words. Raises CalledProcessError."""
+    """Trains the word with trainer.py; returns the file of words. Raises CalledProcessError."""
     logs = tempfile.mkdtemp(prefix="logs_", dir=FOLDER)
     command = ["trainer.py", "--base", *CONFIGS, "-t", "--gpus", "cpu", "--logdir", logs]
     print(f"$ python {' '.join(command)}", flush=True)
@@ -129,21 +129,23 @@ def edit_with(words: Path) -> None:
     picture.save(FOLDER / "before.png")
     write_graphs(FOLDER / "before.json", [source])
     write_graphs(FOLDER / "after.json", [target])
-    adapters = find_checkpoint(weights="flat")
-    model = load_model(adapters, words=[words])
+    weights = find_checkpoint(weights="flat")
+    model = load_model(weights, words=[words])
     result = edit(model, EditRequest(picture, target, source)).image
     result.save(FOLDER / "after.png")
     complaints = check(meant, result).complaints
     request = f"the {describe(source, index)} becomes a {WORD}"
     verdict = f"wrong: {complaints[0]}" if complaints else f"right: a {MEANING} in its place, all else as it was"
-    lessons = [(f"lesson {path.stem}", read_image(path)) for path in sorted(PICTURES.glob("*.png"))]
+    pictures = [(f"training picture {path.stem}", read_image(path)) for path in sorted(PICTURES.glob("*.png"))]
     panel = plots.panel(
-        [*lessons, ("before", picture), ("after", result)], [request, f"checker: {verdict}"], height=192
+        [*pictures, ("before", picture), ("after", result)], [request, f"checker: {verdict}"], height=192
     )
     panel.save(FOLDER / "panel.png")
-    print(f"\nedit: {request}\nchecker: {verdict}\nlessons and edit: {FOLDER}/panel.png\nThe same edit by hand:")
+    print(
+        f"\nedit: {request}\nchecker: {verdict}\ntraining pictures and edit: {FOLDER}/panel.png\nThe same edit by hand:"
+    )
     files = f"--ref {FOLDER}/before.png --source-sg {FOLDER}/before.json --sg {FOLDER}/after.json"
-    print(f"  python scripts/ddim_invert_edit.py --ckpt {adapters} {files} --words {words}")
+    print(f"  python scripts/ddim_invert_edit.py --ckpt {os.path.relpath(weights)} {files} --words {words}")
 
 
 def scene_to_edit(world: World) -> tuple[SceneGraph, Image.Image, int]:

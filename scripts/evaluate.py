@@ -20,8 +20,8 @@ scenes: how often samples of held-out synthetic scenes show what their graphs sa
 names: how well words of other languages, synonyms, homonyms and misspelt or meaningless words are read as names.
 clips: how often clips of held-out storyboards do, frame by frame, and how still they hold elsewhere.
 compare: the difference in success of two methods or models on the same edits, with its interval.
-words: learned words and LoRA beside the untrained model: like the pictures, obedient to prompts, other words as before (CLIP).
-graph-words: how often a learned name of graphs gives the thing that it means, and whether all else is as before (exact checker).
+words: learned words and LoRA beside the untrained model: likeness to the pictures, fidelity to prompts, other words (CLIP).
+graph-words: how often a learned name of graphs gives what it means, and whether all else is as before (exact checker).
 edits, scenes and clips can be interrupted and resumed; they also write a table and sheets of pictures.
 """
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,28 +12,14 @@ from PIL import Image
 from text_models import QUICK, SHAPE, text_model
 from tiny import DATA
 
+sys.path.append(str(Path(__file__).with_name("checkpoints")))
+import diffusers_models
+
 from ldm.data.personalized import Personalized
 from ldm.util.config import instantiate_from_config
 
-UNET = {
-    "sample_size": 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "block_out_channels": [32, 64],
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    "layers_per_block": 1,
-    "cross_attention_dim": 32,
-    "attention_head_dim": 4,
-}
-KL = {
-    "block_out_channels": [32, 64],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "latent_channels": 4,
-    "layers_per_block": 1,
-    "sample_size": 16,
-}
+UNET = diffusers_models.UNET | {"layers_per_block": 1, "cross_attention_dim": 32}
+KL = diffusers_models.KL | {"layers_per_block": 1}
 PICTURES = 16  # pixels, whose latents have 8
 TEXT = {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder", "params": {"version": QUICK}}
 TEXT_XL = {
@@ -74,36 +61,14 @@ def config(folder: Path | None, **params) -> dict:
         "words": [WORD],
         "unet_config": {
             "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-            "params": {
-                "image_size": 8,
-                "in_channels": 4,
-                "out_channels": 4,
-                "model_channels": 32,
-                "channel_mult": [1, 2],
-                "num_res_blocks": 1,
-                "attention_resolutions": [1],
-                "num_heads": 4,
-                "context_dim": 32,
-                "legacy": False,
-            },
+            "params": diffusers_models.unet_params(UNET),
         },
         "first_stage_config": {
             "target": "ldm.models.autoencoder.AutoencoderKL",
             "params": {
                 "embed_dim": 4,
                 **({"init": random} if random else {}),
-                "ddconfig": {
-                    "double_z": True,
-                    "z_channels": 4,
-                    "resolution": 16,
-                    "in_channels": 3,
-                    "out_ch": 3,
-                    "ch": 32,
-                    "ch_mult": [1, 2],
-                    "num_res_blocks": 1,
-                    "attn_resolutions": [],
-                    "dropout": 0.0,
-                },
+                "ddconfig": diffusers_models.kl_ddconfig(KL),
             },
         },
         "text_stage_config": text,

@@ -44,7 +44,7 @@ class Examples:
     def __init__(self, model: LatentDiffusion, *folders: Path):
         self.model = model
         self.folders = folders or tuple(
-            shipped.ROOT / shipped.FOLDER / weights for weights in shipped.OF_SCENES.values()
+            shipped.ROOT / shipped.FOLDER / weights for weights in dict.fromkeys(shipped.OF_SCENES.values())
         )
 
     @cached_property

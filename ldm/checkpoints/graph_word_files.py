@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.saving import save_safetensors
+from ldm.checkpoints.word_files import find_rename, same_name
 from ldm.graph.vocab import KINDS
 
 METADATA = "graph_words"  # key of the JSON in a file's metadata: {"encoder": digest}
@@ -105,14 +106,11 @@ def collect_graph_words(paths: Sequence[str | Path], renames: Mapping[str, str] 
             others.append(path)
             continue
         for name, word in read_graph_words(path).items():
-            key = next((key for key in (f"{path}/{name}", name) if key in renames), None)
+            key = find_rename(path, name, renames)
             used.add(key)
             new = name if key is None else renames[key]
             if new in found:
-                raise CheckpointError(
-                    f"{path}: the word {new!r} is in {found[new].source} too; give one of them a new name, such as --rename "
-                    f"'{path}/{name}=<other>'"
-                )
+                raise same_name(new, found[new].source, path, name)
             found[new] = word
     return Collected(found, others, {key: new for key, new in renames.items() if key not in used})
 

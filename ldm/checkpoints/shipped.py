@@ -17,7 +17,7 @@ from ldm.util.files import atomic_write, digest
 ROOT = Path(ldm.__file__).resolve().parents[1]  # of the checkout
 FOLDER = Path("data")  # of the sets, relative to ROOT
 SHIPPED = "demo"  # the set that programs use by default
-OF_SCENES = {"rendered": "demo", "shapes": "flat"}  # the set for each world of synthetic scenes
+OF_SCENES = {"rendered": "demo", "shapes": "flat", "more_shapes": "flat"}  # the set for each world of synthetic scenes
 ADAPTERS = "adapters.safetensors"
 TEMPORAL = "video.safetensors"  # temporal layers beside the image model of a set
 MANIFEST = "MANIFEST.json"

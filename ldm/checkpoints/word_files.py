@@ -26,7 +26,6 @@ from ldm.util.files import atomic_write
 TOWERS = ("clip_l", "clip_g")  # SDXL's names of the two
 PARAMETERS, TOKENS, SINGLE = "string_to_param", "string_to_token", "emb_params"
 FORMS = ("diffusers", "ldm", "a1111", "sdxl")
-WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 1280: "the second tower of Stable Diffusion XL"}
 ANY_NAME = "*"  # under which A1111 stores the vectors
 
 
@@ -133,10 +132,10 @@ def collect_words(paths: Sequence[str | Path], renames: Mapping[str, str] | None
     found: dict[str, Word] = {}
     for path in paths:
         for name, word in read_words(path).words.items():
-            key = next((key for key in (f"{path}/{name}", name) if key in renames), None)
+            key = find_rename(path, name, renames)
             used.add(key)
             new = name if key is None else renames[key]
-            found[new] = _joined(new, found[new], word) if new in found else word
+            found[new] = _joined(new, found[new], name, word) if new in found else word
     if unused := sorted(renames.keys() - used):
         raise CheckpointError(
             f"--rename {unused[0]}={renames[unused[0]]}: no file has the word {unused[0]!r}; they have {list_names(found)}"
@@ -144,22 +143,31 @@ def collect_words(paths: Sequence[str | Path], renames: Mapping[str, str] | None
     return found
 
 
-def _joined(name: str, first: Word, second: Word) -> Word:
+def find_rename(path: str | Path, name: str, renames: Mapping[str, str]) -> str | None:
+    """The key of `renames` that is about a word of a file: FILE/NAME, or else NAME; None if neither is there."""
+    return next((key for key in (f"{path}/{name}", name) if key in renames), None)
+
+
+def same_name(new: str, first: str, second: str | Path, name: str) -> CheckpointError:
+    """The error that two words have the same name.
+
+    Args:
+        new: that name.
+        first: the file of the first one.
+        second: the file of the second one, in which it is called `name`.
+    """
+    return CheckpointError(
+        f"{second}: the word {new!r} is in {first} too; give one of them a new name, such as --rename '{second}/{name}=<other>'"
+    )
+
+
+def _joined(new: str, first: Word, name: str, second: Word) -> Word:
     widths = [vectors.shape[1] for word in (first, second) for vectors in word.vectors]
     if widths == [768, 1280] or widths == [1280, 768]:
         both = sorted((*first.vectors, *second.vectors), key=lambda rows: rows.shape[1])
         if len(both[0]) == len(both[1]):
             return Word(tuple(both), f"{first.source} and {second.source}")
-    source = second.source
-    raise CheckpointError(
-        f"{source}: the word {name!r} is in {first.source} too; give one of them a new name, such as --rename "
-        f"'{source}/{name}=<other>'"
-    )
-
-
-def describe_width(width: int) -> str:
-    """Of which model vectors of a width are."""
-    return WIDTHS.get(width, f"a text tower of width {width}")
+    raise same_name(new, first.source, second.source, name)
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
@@ -224,7 +232,6 @@ def _write(path: Path, content: Mapping[str, Any]) -> Path:
 
 
 def _plain(value: Any) -> Any:
-
     if isinstance(value, Tensor):
         return value.detach().cpu().clone().contiguous()
     return {key: _plain(each) for key, each in value.items()} if type(value) is dict else value

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from ldm.checkpoints import shipped
 from ldm.checkpoints.own_files import read_own_vocab
+from ldm.data.personalized import find_pictures
 from ldm.data.values import require_count, require_share
 from ldm.graph.graph_files import read_graph
 from ldm.graph.new_names import NewName, read_new_names, with_new_names
@@ -21,7 +22,6 @@ from ldm.util.errors import UserError
 from ldm.util.files import read_text
 from ldm.util.images import find_image_errors, read_image, resize_square, to_tensor
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 PLACE = "data.params.train.params"
 
 
@@ -36,8 +36,8 @@ class AnnotatedPictures(Dataset):
         sizes: rows of the graph encoder's tables by kind, if these are more than the vocabulary has names.
         repeats: how often an epoch shows each picture.
         prior_root: folder that scripts/sample.py wrote with the trained model, for prior preservation (DreamBooth, Ruiz et al.
-            2208.12242): its pictures stand in the place of others, so that the model stays as it was.
-        prior_share: share of these.
+            2208.12242): its pictures replace some of the others, so that the model stays as it was.
+        prior_share: share of the training pictures that they replace.
         seed: of the choice between them; trainer.py sets it.
 
     Raises:
@@ -75,7 +75,8 @@ class AnnotatedPictures(Dataset):
         return len(self.pictures) * self.repeats
 
     def __getitem__(self, index: int) -> tuple[Tensor, SceneGraph]:  # (3,S,S) in [-1,1]
-        path, graph = list(zip(self.pictures, self.graphs))[index % len(self.pictures)]
+        number = index % len(self.pictures)
+        path, graph = self.pictures[number], self.graphs[number]
         chance = random.Random(f"annotated/{self.seed}/{self.epoch}/{index}")
         if self.prior and chance.random() < self.prior_share:
             path, graph = chance.choice(self.prior)
@@ -88,11 +89,7 @@ class AnnotatedPictures(Dataset):
 
 def _pictures(root: Path) -> list[Path]:
     """The pictures of a folder. Raises UserError for a folder without any, and for pictures without a graph."""
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder of pictures; name one with --data_root")
-    found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise UserError(f"{root}: contains no pictures ({', '.join(SUFFIXES[:4])}); name a folder with some")
+    found = find_pictures(root)
     for path in found:
         if not path.with_suffix(".json").is_file():
             raise UserError(

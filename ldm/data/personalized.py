@@ -26,6 +26,7 @@ from ldm.graph.text_tokens import TRIGGER
 from ldm.util.errors import ConfigError, UserError, did_you_mean
 from ldm.util.files import read_text
 from ldm.util.images import find_image_errors, read_image, resize_square, to_tensor
+from ldm.util.moving import mover
 
 METADATA = "metadata.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -74,14 +75,14 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """A batch of pictures, followed by as many pictures of their class where prior preservation is on.
+    """A batch of pictures, followed by as many class images with prior preservation.
 
     Attributes:
         image: (R,3,S,S).
         texts: R captions.
         weights: (R,1,S,S) of the loss at each place, or None.
         seeds: R of the noise.
-        count: number B of the pictures themselves; the other R - B are of the class.
+        count: number B of the pictures themselves; the other R - B are class images.
     """
 
     image: Tensor
@@ -100,8 +101,9 @@ class Examples:
         texts, seeds = tuple(each.text for each in examples), tuple(each.seed for each in examples)
         return cls(image, texts, weights, seeds, len(examples) if count is None else count)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Examples:
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Examples:
+        """Moves the tensors; see `ldm.util.moving.mover`."""
+        return self._map(mover(device, non_blocking))
 
     def pin_memory(self) -> Examples:
         return self._map(Tensor.pin_memory)
@@ -116,7 +118,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file: its caption (None for templates), and boxes x0 y0 x1 y1 in [0,1] of what the loss is about."""
+    """A picture file: its caption (None for templates), and boxes x0 y0 x1 y1 in [0,1] inside of which the loss counts."""
 
     path: Path
     text: str | None = None
@@ -134,15 +136,15 @@ class Personalized(Dataset):
         repeats: how often an epoch shows each picture, with other captions and flips.
         flip: probability that a picture is mirrored; its caption's left and right then change places.
         center_crop: whether the middle square is cut out; otherwise the picture is squeezed, as elsewhere in this project.
-        mask_dir: folder of masks with the pictures' names (any suffix): the loss is about what is white.
-        outside: weight of the loss outside of masks and boxes.
-        class_dir: folder of pictures of the class for prior preservation, in `images/` or itself.
+        mask_dir: folder of masks with the pictures' names (any suffix), white where the loss counts.
+        outside: weight of the loss elsewhere, outside of masks and boxes.
+        class_dir: folder of class images for prior preservation: those in its subfolder `images/`, or else its own.
         class_prompt: their caption, such as "a photo of a cat".
-        class_images: how many of them to use; missing ones are made at the start (callback ClassPictures).
+        class_images: how many of them to use; missing ones are sampled at the start (callback ClassPictures).
         seed: of captions, flips and noise; trainer.py sets it.
 
     Raises:
-        UserError: a file is missing, damaged, or says nothing.
+        UserError: a file is missing, damaged or empty.
     """
 
     def __init__(
@@ -186,7 +188,7 @@ class Personalized(Dataset):
         return len(self.pictures) * self.repeats
 
     def __getitem__(self, index: int) -> tuple[Example, ...]:
-        """The picture, and one of the class with prior preservation."""
+        """The picture, and a class image with prior preservation."""
         chance = random.Random(f"personalized/{self.seed}/{self.epoch}/{index}")
         picture = self.pictures[index % len(self.pictures)]
         text = picture.text
@@ -200,7 +202,7 @@ class Personalized(Dataset):
         return example, self._example(other, f"{self.class_prompt}", chance)
 
     def collate(self, samples: Sequence[tuple[Example, ...]]) -> Examples:
-        """A batch: all pictures, then those of the class."""
+        """A batch: all pictures, then the class images."""
         return Examples.of([example for column in zip(*samples) for example in column], len(samples))
 
     def captions(self) -> dict[str, str]:
@@ -211,14 +213,14 @@ class Personalized(Dataset):
         return found
 
     def class_files(self) -> list[Path]:
-        """The pictures of the class. Raises UserError if there are too few."""
+        """The class images. Raises UserError if there are too few."""
         if not self._class_files:
             assert self.class_dir is not None
             folder = self.class_dir / CLASS_PICTURES
             files = _image_files(folder if folder.is_dir() else self.class_dir)[: self.class_images]
             if len(files) < self.class_images:
                 raise UserError(
-                    f"{self.class_dir}: has {len(files)} pictures of the class, not {self.class_images}; lower class_images, or "
+                    f"{self.class_dir}: has {len(files)} class images, not {self.class_images}; lower class_images, or "
                     "let the callback class_pictures make them"
                 )
             self._class_files = files
@@ -229,9 +231,9 @@ class Personalized(Dataset):
         yield from find_image_errors([*(each.path for each in self.pictures), *self.masks.values()])
 
     def _example(self, picture: Picture, text: str, chance: random.Random) -> Example:
-        image = self._square(read_image(picture.path, upright=True))
-        weights = self._weights(picture)
-        tensor = to_tensor(image)
+        image = read_image(picture.path, upright=True)
+        weights = self._weights(picture, image.size)
+        tensor = to_tensor(self._square(image))
         if chance.random() < self.flip:
             tensor, text = tensor.flip(-1), mirror_caption(text)
             weights = None if weights is None else weights.flip(-1)
@@ -244,12 +246,12 @@ class Personalized(Dataset):
             image = image.crop((left, top, left + side, top + side))
         return resize_square(image, self.image_size)
 
-    def _weights(self, picture: Picture) -> Tensor | None:  # -> (1,S,S)
+    def _weights(self, picture: Picture, size: tuple[int, int]) -> Tensor | None:  # width, height -> (1,S,S)
         if picture.path in self.masks:
             mask = read_image(self.masks[picture.path], upright=True, background="black").convert("L")
         elif picture.boxes:
-            width, height = read_image(picture.path, upright=True).size
-            mask = Image.new("L", (width, height))
+            width, height = size
+            mask = Image.new("L", size)
             for x0, y0, x1, y1 in picture.boxes:
                 mask.paste(255, (round(x0 * width), round(y0 * height), round(x1 * width), round(y1 * height)))
         else:
@@ -266,14 +268,18 @@ def mirror_caption(text: str) -> str:
 
 def read_pictures(root: Path) -> list[Picture]:
     """The pictures of a folder, with the captions of its metadata.jsonl if there is one. Raises UserError."""
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder of pictures; name one with --data_root")
     if (root / METADATA).is_file():
         return list(_read_metadata(root))
-    files = _image_files(root)
-    if not files:
+    return [Picture(path) for path in find_pictures(root)]
+
+
+def find_pictures(root: Path) -> list[Path]:
+    """The picture files of a folder by name. Raises UserError if there is no such folder, or none in it."""
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder of pictures; name one with --data_root")
+    if not (files := _image_files(root)):
         raise UserError(f"{root}: contains no pictures ({', '.join(SUFFIXES[:4])}); name a folder with some")
-    return [Picture(path) for path in files]
+    return files
 
 
 def _read_metadata(root: Path) -> Iterator[Picture]:

@@ -1,8 +1,9 @@
-"""How well a name was learned by a graph encoder, judged by the exact checker of a drawn world.
+"""How well a name was learned by a graph encoder, judged by the exact checker of a synthetic world.
 
-Held-out scenes that contain the thing are sampled from the same noise: asked for by the learned word and, if the vocabulary had names for it
-before, by these and the attributes, and by the bare name, from which the word may have started. Scenes without the thing are sampled by the model as it was
-and as it is. The autoencoder's reconstructions of true pictures are an upper bound.
+A word means a thing: an object's name with attributes. Held-out scenes that contain the thing are sampled from the same noise, with graphs that
+call it by the learned word; if the vocabulary has the thing's own name, also by name and attributes, and by the name alone, from which the word may
+have started. Scenes without the thing are sampled by the model before and after learning. Reconstructions of true pictures by the autoencoder are
+an upper bound.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ from ldm.synthetic.worlds import find_world
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write
 
-ASKED = ("word", "description", "bare name")  # how the thing is asked for
+ASKED = (
+    "word",
+    "description",
+    "bare name",
+)  # what the graphs call the thing: the word, name and attributes, the name alone
 WITHOUT = "scenes without it"
 COLUMNS = (
     Column("words", "words"),
@@ -56,7 +61,7 @@ class GraphWordBenchmark:
 
     Args:
         means: what the word means, such as "small red striped triangle".
-        scenes: name of a world that is drawn.
+        scenes: name of a world whose scenes are drawn.
         number: of scenes of either kind.
         first: number of the first held-out scene that is looked at.
         boxes: which objects have a box in the graph: all, none or part.

@@ -1,4 +1,4 @@
-"""How well a word was learned: like its pictures, obedient to prompts, and with other words as they were.
+"""How well a word was learned: likeness to its pictures, fidelity to prompts, and whether other words are as they were.
 
 Each number stands beside that of the untrained model, which reads the class's word in place of the learned one.
 """

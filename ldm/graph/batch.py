@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import Vocab
+from ldm.util.moving import mover
 
 
 class GraphSizes(NamedTuple):
@@ -60,7 +61,7 @@ class GraphBatch(_GraphTensors):
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> GraphBatch:
         """Moves the tensors; see `Batch.to`."""
-        return self._map(_mover(device, non_blocking))
+        return self._map(mover(device, non_blocking))
 
     @property
     def num_images(self) -> int:
@@ -201,7 +202,7 @@ class Batch:
             non_blocking: whether to go on before they have arrived, which pinned memory makes possible; by default on a
                 GPU, for which Lightning, too, leaves the argument out.
         """
-        return self._map(_mover(device, non_blocking))
+        return self._map(mover(device, non_blocking))
 
     def pin_memory(self) -> Batch:
         return self._map(Tensor.pin_memory)
@@ -218,12 +219,6 @@ class Batch:
             None if self.latents is None else Latents(*map(apply, self.latents)),
             apply(self.text_ids),
         )
-
-
-def _mover(device: torch.device | str, non_blocking: bool | None) -> Callable[[Tensor], Tensor]:
-    if non_blocking is None:
-        non_blocking = torch.device(device).type not in ("cpu", "mps")  # as Lightning does for a tensor
-    return lambda x: x.to(device, non_blocking=non_blocking)
 
 
 def collate(samples: Sequence[tuple], vocab: Vocab) -> Batch:

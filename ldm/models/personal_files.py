@@ -45,12 +45,16 @@ def write_word_file(model: LatentDiffusion, path: Path, form: str) -> list[Path]
 
 
 def write_lora_file(model: LatentDiffusion, path: Path, form: str) -> list[Path]:
-    """Writes a model's LoRA as diffusers' or kohya's file, or as peft's folders of its text towers. Raises UserError if it has none."""
+    """Writes a model's LoRA as diffusers' or kohya's file, or as peft's folders of its text towers. Raises UserError without any."""
     text = model.text_stage_model
     if not has_lora(model):
         raise UserError("this run has no LoRA (model.params.lora); leave --lora, --kohya and --peft out")
     if form == "peft":
-        return [file for number, tower in enumerate(text.towers()) for file in _write_peft(tower.model, path, number)]
+        towers = [] if text is None else text.towers()
+        found = [(number, tower.model) for number, tower in enumerate(towers) if lora_layers(tower.model)]
+        if not found:
+            raise UserError("--peft writes LoRA of text encoders, and this run has none; use --lora or --kohya")
+        return [file for number, tower in found for file in _write_peft(tower, path, number)]
     state = diffusers_lora(model.unet, text) if form == "diffusers" else kohya_lora(model.unet, text)
     save_safetensors(path, state, METADATA)
     return [path]
@@ -59,7 +63,6 @@ def write_lora_file(model: LatentDiffusion, path: Path, form: str) -> list[Path]
 def _write_peft(tower, folder: Path, number: int) -> list[Path]:
     state, config = peft_text_files(tower)
     place = folder / ("text_encoder" if number == 0 else "text_encoder_2")
-    place.mkdir(parents=True, exist_ok=True)
     save_safetensors(place / "adapter_model.safetensors", state, METADATA)
     with atomic_write(place / "adapter_config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n")

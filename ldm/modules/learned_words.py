@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ldm.graph.text_tokens import VOCABULARY, add_learned_word, learned_word_of
 from ldm.util.errors import UserError
+from ldm.util.moving import mover
 
 
 class LearnedWords(nn.Module):
@@ -93,7 +94,7 @@ def _look_up(ids: Tensor, values: Mapping[int, int]) -> Tensor:
     size = max(values, default=VOCABULARY) + 2 - VOCABULARY
     table = torch.full((size,), -1)  # the last one for ids above
     table[[token - VOCABULARY for token in values]] = torch.tensor(list(values.values()), dtype=table.dtype)
-    found = table.to(ids.device, non_blocking=True)[(ids - VOCABULARY).clamp(0, size - 1)]
+    found = mover(ids.device)(table)[(ids - VOCABULARY).clamp(0, size - 1)]
     return torch.where(ids >= VOCABULARY, found, -1)
 
 

@@ -6,6 +6,7 @@ y = W x + b + (alpha / rank) B A x, with B zero at initialisation (Hu et al. 202
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -216,9 +217,14 @@ def merge_lora(module: nn.Module) -> nn.Module:
 
 def peft_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """Returns the adapters with the keys of Hugging Face peft's adapter_model.safetensors."""
+    return peft_state(lora_layers(module))
+
+
+def peft_state(layers: Mapping[str, LoRALayer]) -> dict[str, Tensor]:
+    """The same of layers by the names that they have in the file."""
     return {
         f"base_model.model.{name}.{part}.weight": weight.detach().contiguous()
-        for name, layer in lora_layers(module).items()
+        for name, layer in layers.items()
         for part, weight in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
     }
 
@@ -237,12 +243,21 @@ def peft_config(module: nn.Module) -> dict:
     sizes = {(layer.rank, layer.alpha) for layer in layers.values()}
     if len(sizes) > 1:
         raise ValueError(f"LoRA layers differ in (rank, alpha), {sorted(sizes)}, but one peft config has one of each")
-    rank, alpha = sizes.pop()
+    return peft_settings(layers, *sizes.pop())
+
+
+def peft_settings(names: Iterable[str], rank: int, alpha: float) -> dict:
+    """The content of an adapter_config.json.
+
+    Args:
+        names: of the layers.
+        rank, alpha: of all layers, unless the caller adds a rank_pattern and an alpha_pattern.
+    """
     return {
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": alpha,
-        "target_modules": sorted(layers),
+        "target_modules": sorted(names),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,

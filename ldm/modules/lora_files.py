@@ -18,7 +18,7 @@ from ldm.checkpoints.kinds import CONTEXTS
 from ldm.checkpoints.lora_layout import LoRAFile, LowRank, read_lora
 from ldm.checkpoints.text_layout import to_hugging_face_layer
 from ldm.modules.encoders.modules import TextEncoder
-from ldm.modules.lora import LoRALayer, lora_layers
+from ldm.modules.lora import LoRALayer, lora_layers, peft_settings, peft_state
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def difference(pair: LowRank, weight: Tensor, name: str, part: str = "U-Net") ->
     """alpha / rank B A in the shape of the weight, in float32. Raises CheckpointError if it does not fit, or is not finite."""
     assert pair.down is not None and pair.up is not None
     down, up = pair.down.float().flatten(1), pair.up.float().flatten(1)
-    if (len(up), down.shape[1]) != (len(weight), weight[0].numel()):
+    if not _fits(pair, weight):
         family = CONTEXTS.get(down.shape[1]) if "attn2" in name else None
         kind = f"; it was made for {family}" if family else ""
         raise CheckpointError(
@@ -256,25 +256,12 @@ def text_lora_layers(tower: nn.Module) -> dict[str, LoRALayer]:
 def peft_text_files(tower: nn.Module) -> tuple[dict[str, Tensor], dict]:
     """adapter_model.safetensors and adapter_config.json of peft, for a text model of transformers 5, which has no `text_model.`"""
     layers = {name.removeprefix("text_model."): layer for name, layer in text_lora_layers(tower).items()}
-    state = {
-        f"base_model.model.{name}.{side}.weight": weight.detach().contiguous()
-        for name, layer in layers.items()
-        for side, weight in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
-    }
-    rank, alpha = max((layer.rank for layer in layers.values()), default=1), 1.0
-    config = {
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": alpha,
+    patterns = {
         "rank_pattern": {name: layer.rank for name, layer in layers.items()},
         "alpha_pattern": {name: layer.alpha for name, layer in layers.items()},
-        "target_modules": sorted(layers),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
     }
-    return state, config
+    settings = peft_settings(layers, max((layer.rank for layer in layers.values()), default=1), 1.0)
+    return peft_state(layers), settings | patterns
 
 
 def _by_diffusers_name(unet: nn.Module) -> dict[str, LoRALayer]:

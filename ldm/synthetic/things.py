@@ -1,4 +1,4 @@
-"""A thing of a drawn world, such as a small red striped triangle, and graphs that call it by a word of their own."""
+"""A thing of a synthetic world, such as a small red striped triangle, and graphs that call it by a word of their own."""
 
 from __future__ import annotations
 

@@ -24,6 +24,5 @@ class GraphWordFile(pl.Callback):
             if pl_module.has_lora:
                 logger.info("learned: the words need this run's LoRA; name the run with --run")
                 return
-            folder = Path(trainer.default_root_dir, FOLDER)
-            folder.mkdir(parents=True, exist_ok=True)
-            logger.info("learned: %s", write_graph_words(folder / FILE, pl_module.learned()))
+            path = Path(trainer.default_root_dir, FOLDER, FILE)
+            logger.info("learned: %s", write_graph_words(path, pl_module.learned()))

@@ -1,4 +1,4 @@
-"""Callbacks of runs that learn from a few pictures: pictures of the class, made once, and the files that other programs read."""
+"""Callbacks of runs that learn from a few pictures: class images, sampled once, and the files that other programs read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOLDER = "learned"  # in the log folder
 
 
 class ClassPictures(pl.Callback):
-    """Makes the pictures of the class that prior preservation needs, with the model as it is before training.
+    """Samples the class images that prior preservation needs, from the model as it is before training.
 
     They stay in `class_dir/images`; a later run with the same prompt makes only what is missing. Own photographs of the class are
     used instead if `class_dir` itself has some.
@@ -46,7 +46,7 @@ class ClassPictures(pl.Callback):
         dataset.class_files()
 
     def make(self, model: Personalization, folder: Path, prompt: str, numbers: range) -> None:
-        """Makes the pictures of these numbers that the folder lacks.
+        """Samples the class images of these numbers that the folder lacks.
 
         Raises:
             UserError: the folder has pictures of another prompt.
@@ -64,7 +64,7 @@ class ClassPictures(pl.Callback):
                     f"{folder / record['file']}: a picture of {found.get('prompt')!r}, not of {prompt!r}; choose another class_dir"
                 )
         if missing:
-            logger.info("making %d pictures of %r in %s", len(missing), prompt, folder)
+            logger.info("sampling %d class images of %r into %s", len(missing), prompt, folder)
         (folder / CLASS_PICTURES).mkdir(parents=True, exist_ok=True)
         for record in missing:
             noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(record["seed"]))
@@ -86,7 +86,5 @@ class LearnedFiles(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, Personalization):
-            folder = Path(trainer.default_root_dir, FOLDER)
-            folder.mkdir(parents=True, exist_ok=True)
-            for path in write_learned(pl_module, folder):
+            for path in write_learned(pl_module, Path(trainer.default_root_dir, FOLDER)):
                 logger.info("learned: %s", path)

@@ -19,7 +19,7 @@ def with_word_flags(config: DictConfig, arguments: Namespace) -> DictConfig:
     """The config with the values of --data_root, --placeholder_string, --init_word and --embedding_manager_ckpt.
 
     Raises:
-        ConfigError: the config teaches several words, so that a flag could mean any of them, or is of another kind.
+        ConfigError: the config trains several words, so that a flag could mean any of them, or is of another kind.
     """
     given = {
         flag: value for flag, value in vars(arguments).items() if value is not None and flag in {**WORD_FLAGS, **FLAGS}
@@ -30,15 +30,13 @@ def with_word_flags(config: DictConfig, arguments: Namespace) -> DictConfig:
     flag = next(iter(given))
     if not f"{config.model.get('target', '')}".endswith(TARGETS):
         raise ConfigError(
-            f"--{flag}: the config teaches no words; use configs/sd1_words.yaml, or configs/flat/graph_words.yaml"
+            f"--{flag}: the config trains no words; use configs/sd1_words.yaml, or configs/flat/graph_words.yaml"
         )
     words = config.model.params.get("words") or []
     entry = {WORD_FLAGS[name]: value for name, value in given.items() if name in WORD_FLAGS}
     if entry:
         if len(words) > 1:
-            raise ConfigError(
-                f"--{flag}: the config teaches {len(words)} words; set them in model.params.words instead"
-            )
+            raise ConfigError(f"--{flag}: the config trains {len(words)} words; set them in model.params.words instead")
         config.model.params.words = [OmegaConf.merge(words[0] if words else {}, entry)]
     for name, key in FLAGS.items():
         if name in given:

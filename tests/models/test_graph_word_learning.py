@@ -39,14 +39,14 @@ def learner(path, words=WORDS, **params) -> GraphWords:
     return GraphWords(adapters=str(path), words=words, **copy.deepcopy(MODEL["params"]) | params)
 
 
-def lesson(model: GraphWords) -> Batch:
+def annotated(model: GraphWords) -> Batch:
     image = demo_batch(2).image
     assert image is not None
     return collate([(each, GRAPH) for each in image], model.taught_vocab)
 
 
 def train(model: GraphWords, steps: int = 3) -> None:
-    batch = lesson(model)
+    batch = annotated(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)
     for step in range(steps):
         optimizer.zero_grad()
@@ -137,7 +137,7 @@ def test_a_model_without_a_vocabulary_of_its_own_refuses_graph_words(trained):
 
 def test_lora_beside_the_words_begins_as_the_identity_and_trains_with_them_and_nothing_else(adapters):
     plain, model = learner(adapters), learner(adapters, lora=[{"part": "unet", "targets": ["resnets"], "rank": 2}])
-    batch = lesson(plain)
+    batch = annotated(plain)
     losses = [each.losses(batch, torch.Generator().manual_seed(0))[0] for each in (plain, model)]
     assert torch.equal(*losses)
     before = state(model)
@@ -171,6 +171,10 @@ def test_adapters_that_are_missing_or_of_another_model_are_one_sentence(adapters
         learner(tmp_path / "nowhere")
     with pytest.raises(UserError, match="trained with other trainable parts"):
         learner(adapters, freeze_unet=False)
+
+
+def test_the_first_batch_does_not_scale_the_latents_of_a_trained_model_anew(adapters):
+    assert not learner(adapters, scale_by_std=True).scale_by_std
 
 
 def test_pictures_of_another_vocabulary_are_one_sentence(adapters):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
-from diffusers_models import SD2, UNET, latent_diffusion, save_pipeline
+from diffusers_models import KL, SD2, UNET, kl_ddconfig, latent_diffusion, save_pipeline
 from tiny import demo_batch, tiny_model
 
 from ldm.checkpoints.reading import CheckpointError
@@ -283,21 +283,7 @@ def test_marker_keys_of_a_single_file_state_prediction_and_zero_snr(marks, predi
 
 RANDOM_KL = {
     "target": "ldm.models.autoencoder.AutoencoderKL",
-    "params": {
-        "init": "random",
-        "embed_dim": 4,
-        "ddconfig": {
-            "double_z": True,
-            "z_channels": 4,
-            "resolution": 16,
-            "in_channels": 3,
-            "out_ch": 3,
-            "ch": 32,
-            "ch_mult": [1, 2],
-            "num_res_blocks": 1,
-            "attn_resolutions": [],
-        },
-    },
+    "params": {"init": "random", "embed_dim": 4, "ddconfig": kl_ddconfig(KL | {"layers_per_block": 1})},
 }
 
 

@@ -20,15 +20,25 @@ from ldm.evaluation.clip_similarity import ClipSimilarity
 from ldm.graph.graph_files import write_graphs
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.loading import load_model
+from ldm.models.personal_files import write_lora_file
 from ldm.modules.encoders.modules import FrozenOpenCLIPEmbedder2
 from ldm.modules.encoders.words import learned_words
 from ldm.modules.global_film import CLIPGlobalEncoder
 from ldm.modules.lora import lora_layers
 from ldm.modules.lora_files import diffusers_lora
+from ldm.util.errors import UserError
 from ldm.util.images import read_image
 
 LORA = [{"part": "unet", "rank": 2}, {"part": "text", "rank": 2}]
 VISION = {"embed_dim": 24, "image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+
+
+def with_effective_lora():
+    model = personalization(lora=LORA)
+    for part in (model.unet, model.text_stage_model):
+        for layer in lora_layers(part).values():
+            torch.nn.init.normal_(layer.lora_B, std=0.3)
+    return model
 
 
 @pytest.fixture
@@ -42,10 +52,7 @@ def files(tmp_path, monkeypatch):
     torch.manual_seed(0)
     write_words("cat.safetensors", {"<my-cat>": [torch.randn(2, 32)]})
     write_words("dog.bin", {"<my-cat>": [torch.randn(1, 32)]})
-    trained = personalization(lora=LORA)
-    for part in (trained.unet, trained.text_stage_model):
-        for layer in lora_layers(part).values():
-            torch.nn.init.normal_(layer.lora_B, std=0.3)
+    trained = with_effective_lora()
     save_safetensors("style.safetensors", diffusers_lora(trained.unet, trained.text_stage_model))
     write_graphs("graph.json", [SceneGraph(("<my-cat>", "sofa"), triples=((0, "on", 1),))])
     write_graphs("source.json", [SceneGraph(("cat", "sofa"), triples=((0, "on", 1),))])
@@ -139,7 +146,7 @@ def test_evaluate_words_has_a_column_of_the_untrained_model(files, load_script, 
 
 
 def test_export_learned_writes_every_form_of_a_runs_words_and_lora(files, load_script, capsys):
-    model = personalization(lora=LORA)
+    model = with_effective_lora()
     saved = {}
     model.on_save_checkpoint(saved)
     torch.save(saved, "run.ckpt")
@@ -152,5 +159,13 @@ def test_export_learned_writes_every_form_of_a_runs_words_and_lora(files, load_s
     words = ["learned", "--ckpt", "run.ckpt", "--lora", "l.safetensors", "--kohya", "k.safetensors", "--peft", "peft"]
     assert load_script("export").main(words) == 0, capsys.readouterr().err
     assert Path("peft/text_encoder/adapter_config.json").is_file()
-    loaded = load_model(None, ["model.yaml"], loras=[("l.safetensors", 1.0)])
-    assert loaded.text_stage_model is not None
+    plain = load_model(None, ["model.yaml"]).text_stage_model
+    for file in ("l.safetensors", "k.safetensors", "peft/text_encoder"):
+        adapted = load_model(None, ["model.yaml"], loras=[(file, 1.0)]).text_stage_model
+        difference = adapted.encode("a cat") - plain.encode("a cat")
+        assert difference.abs().max() > 0.1, f"{file} has no effect"
+
+
+def test_a_folder_of_peft_without_lora_of_a_text_encoder_is_refused(tmp_path):
+    with pytest.raises(UserError, match="use --lora or --kohya"):
+        write_lora_file(personalization(lora=LORA[:1]), tmp_path / "peft", "peft")

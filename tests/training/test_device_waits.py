@@ -7,11 +7,15 @@ import pytest
 import torch
 from device_waits import allow_autocast, waits_of
 from linear_model import LinearModel, make_data
+from personal_models import batch_of, personalization, pictures, write_pictures
 from small_text import captioned, with_text
 from text_models import SHAPE
 from tiny import MODEL, demo_batch, tiny_model
 
-from ldm.graph.batch import Batch, Latents
+from ldm.graph.batch import Batch, Latents, collate
+from ldm.graph.scene_graph import SceneGraph
+from ldm.models.diffusion.graph_words import GraphWords
+from ldm.models.export import export_adapters
 from ldm.models.pretraining import GraphImagePretraining
 from ldm.synthetic.shapes import VOCAB
 from ldm.training.callbacks import Arriving, Checks, StepSeed
@@ -132,6 +136,24 @@ def first_stage():
 )
 def test_no_training_step_waits_for_the_gpu(make_model, batch):
     assert waits_of(make_model(), [batch], StepSeed(1), Checks()) == []
+
+
+def test_no_step_of_textual_inversion_with_lora_waits_for_the_gpu(tmp_path):
+    words = [{"word": "<my-cat>", "init": "fluffy white cat", "vectors": 3}]
+    lora = [{"part": "unet", "rank": 2}, {"part": "text", "rank": 2}]
+    model = personalization(words=words, lora=lora, min_snr=5.0, progressive_steps=2, words_steps=1)
+    folder = write_pictures(tmp_path, ["a photo of <my-cat>", "a <my-cat>"], boxes=[[0, 0, 0.5, 1]])
+    assert waits_of(model, [batch_of(pictures(folder))], StepSeed(1), Checks()) == []
+
+
+def test_no_step_that_learns_names_of_graphs_waits_for_the_gpu(checkpoint, tmp_path):
+    export_adapters(checkpoint, tmp_path / "adapters.safetensors")
+    words, lora = [{"word": "zorp", "init": "triangle"}], [{"part": "unet", "targets": ["resnets"], "rank": 2}]
+    model = GraphWords(str(tmp_path / "adapters.safetensors"), words, lora, **copy.deepcopy(PARAMS))
+    images = demo_batch(2).image
+    assert images is not None
+    batch = collate([(image, SceneGraph(("zorp", "circle"))) for image in images], model.taught_vocab)
+    assert waits_of(model, [batch], StepSeed(1), Checks()) == []
 
 
 def test_an_arriving_number_is_the_one_that_was_sent():

@@ -1,4 +1,4 @@
-"""trainer.py teaches names of graphs, and the programs then take their file with --words."""
+"""trainer.py trains names of graphs, and the programs then take their file with --words."""
 
 import copy
 import json

@@ -1,7 +1,7 @@
-"""Teaches a trained model names for its graphs: each new name is a row of the graph encoder's tables, and all else is frozen.
+"""Trains new names for the graphs of a trained model: each is a row of the graph encoder's tables, and all else is frozen.
 
-Textual inversion (Gal et al. 2208.01618) with annotated pictures in the place of captions. For a kind of things that the model has never seen, LoRA of
-the U-Net is trained too (DreamBooth, Ruiz et al. 2208.12242).
+Textual inversion (Gal et al. 2208.01618) with scene graphs in the place of captions. For a kind of objects that the model has
+never seen, LoRA of the U-Net is trained too (DreamBooth, Ruiz et al. 2208.12242).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class GraphWords(LatentDiffusion):
 
     Args:
         adapters: the trained model: a checkpoint of a run of the same config, or exported adapters.
-        words: what to teach, a list of {word, kind, init}: a name that the vocabulary lacks, whether it is an object (default), a
+        words: the names to learn, a list of {word, kind, init}: a name that the vocabulary lacks, whether it is an object (default), a
             predicate or an attribute, and the name whose row it starts from (default: the mean of all rows).
         lora: adapters of the U-Net beside those that it has, a list of {part: unet, targets, rank, alpha}; see `ldm.modules.lora_targets.LoRATarget`.
         lora_rate: their learning rate; by default model.base_learning_rate.
@@ -65,6 +65,7 @@ class GraphWords(LatentDiffusion):
                 f"model.params.adapters: {path} is neither a checkpoint of a run with graphs nor exported adapters; name one"
             )
         load_trained(self, saved, f"{path}")
+        self.scale_by_std = False  # the latents keep the scale that the model was trained with
         self.model_ema, self.monitor = None, diffusion.get("monitor") or "val/loss_simple"
         self.requires_grad_(False)
         self.cond_stage_model.weights_from = f"{path}"

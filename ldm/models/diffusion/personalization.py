@@ -1,4 +1,4 @@
-"""Teaches a frozen text-to-image model from a few pictures: words of its text encoder, and LoRA of U-Net and text encoder.
+"""Trains a frozen text-to-image model on a few pictures: new words of its text encoder, and LoRA of U-Net and text encoder.
 
 Textual inversion (Gal et al. 2208.01618), DreamBooth with prior preservation (Ruiz et al. 2208.12242), pivotal tuning (words first,
 then LoRA), masked loss, and min-SNR weighting (Hang et al. 2303.09556).
@@ -20,9 +20,9 @@ from ldm.data.protocols import CaptionedPictures
 from ldm.models.diffusion import assembly
 from ldm.models.diffusion.ddim import sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from ldm.models.diffusion.triggers import refuse_other_triggers, say_lost_words
-from ldm.models.diffusion.word_settings import TaughtWord, read_taught_words
-from ldm.models.lr_schedules import per_step, warmup_times_cosine
+from ldm.models.diffusion.triggers import refuse_other_triggers, warn_of_cut_captions
+from ldm.models.diffusion.word_settings import read_taught_words
+from ldm.models.lr_schedules import per_step, unscaled_by_lightning, warmup_times_cosine
 from ldm.modules import conditioning
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.ema import EMA
@@ -33,6 +33,7 @@ from ldm.modules.learned_words import LearnedWords
 from ldm.modules.lora import lora_layers
 from ldm.modules.lora_targets import add_lora_layers
 from ldm.util.errors import ConfigError
+from ldm.util.moving import mover
 from ldm.util.signatures import with_inherited
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,11 @@ class Personalization(LatentDiffusion):
     """A LatentDiffusion of text alone that learns words, LoRA, or both from `ldm.data.personalized.Personalized`.
 
     Args:
-        words: what to teach, a list of {word, init, vectors}: the word as captions contain it, the text from whose tokens it starts
+        words: the words to learn, a list of {word, init, vectors}: the word as captions contain it, the text from whose tokens it starts
             (default: random), the number of its vectors (default: 1).
         words_from: file of learned words to start from (flag --embedding_manager_ckpt); without `words`, those in it are trained.
         lora: adapters, a list of {part: unet or text, targets, rank, alpha}; see `ldm.modules.lora_targets.LoRATarget`.
-        prior_weight: weight of the loss of the class's pictures.
+        prior_weight: weight of the prior-preservation loss, that of the class images.
         min_snr: gamma of min-SNR weighting, such as 5; by default no weighting.
         rates: learning rates by group, of `words`, `unet` and `text` (the text encoder's LoRA or weights); by default all have
             model.base_learning_rate. These are not scaled by lightning.scale_lr.
@@ -63,7 +64,7 @@ class Personalization(LatentDiffusion):
 
     Raises:
         ConfigError: nothing would be trained, or a value is wrong.
-        UserError: a word is none, or does not fit the text encoder.
+        UserError: a word cannot be a learned word, or its vectors do not fit the text encoder.
     """
 
     text_stage_model: TextEncoder
@@ -117,7 +118,7 @@ class Personalization(LatentDiffusion):
         return [tower.learned for tower in self.text_stage_model.towers() if tower.learned is not None]
 
     def setup(self, stage: str) -> None:
-        """Raises UserError in training if captions and taught words do not agree."""
+        """Raises UserError in training if the captions do not contain exactly the words that are trained."""
         super().setup(stage)
         data = getattr(self._trainer, "datamodule", None) if stage == "fit" else None
         for name, dataset in (data.datasets if data is not None else {}).items():
@@ -125,12 +126,12 @@ class Personalization(LatentDiffusion):
                 captions = dataset.captions()
                 if name == "train":
                     refuse_other_triggers([word.name for word in self.taught], captions)
-                say_lost_words(captions)
+                warn_of_cut_captions(captions)
 
     # Loss ------------------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Examples, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Returns the loss of each picture (B,) with that of its class added, and the timesteps (B,) of the pictures.
+        """Returns the loss of each picture (B,), with the prior-preservation loss added, and the timesteps (B,) of the pictures.
 
         The noise of a picture depends on its seed alone: neither on the other pictures of the batch nor on the number of processes.
         """
@@ -153,7 +154,8 @@ class Personalization(LatentDiffusion):
             timesteps.append(torch.randint(0, len(self.schedule), (1,), generator=generator))
             noise.append(torch.randn(*shape[1:], generator=generator))
             uniform.append(float(torch.rand(1, generator=generator)))
-        return torch.cat(timesteps).to(self.device), torch.stack(noise).to(self.device), uniform
+        move = mover(self.device)
+        return move(torch.cat(timesteps)), move(torch.stack(noise)), uniform
 
     def condition_on(self, texts: Sequence[str], negative: bool = False) -> Conditioning:
         """Encodes texts, without graph and style."""
@@ -172,7 +174,7 @@ class Personalization(LatentDiffusion):
         """min(SNR, gamma) / SNR for models of the noise, and / (SNR + 1) for those of v (2303.09556, section 3.4)."""
         if self.min_snr is None:
             return 1.0
-        alphas = self.schedule.alphas_cumprod.to(t.device)[t]
+        alphas = mover(t.device)(self.schedule.alphas_cumprod)[t]
         snr = alphas / (1 - alphas)
         return (snr.clamp(max=self.min_snr) / (snr + (self.schedule.prediction == "v"))).float()
 
@@ -212,8 +214,7 @@ class Personalization(LatentDiffusion):
             }
             for group, parameters in self.groups().items()
         ]
-        optimizer = torch.optim.AdamW(groups, fused=True)
-        optimizer._step_supports_amp_scaling = False  # as in DiffusionTraining
+        optimizer = unscaled_by_lightning(torch.optim.AdamW(groups, fused=True))
         total = self.trainer.estimated_stepping_batches
         return per_step(optimizer, warmup_times_cosine(self.warmup_steps, total, self.cosine))
 
@@ -271,11 +272,6 @@ class Personalization(LatentDiffusion):
 Personalization.__signature__ = with_inherited(  # pyright: ignore[reportAttributeAccessIssue]
     inspect.signature(Personalization), inspect.signature(LatentDiffusion)
 )
-
-
-def taught_words(model: LatentDiffusion) -> list[TaughtWord]:
-    """The words that a model was made to learn; none of another LatentDiffusion."""
-    return model.taught if isinstance(model, Personalization) else []
 
 
 def _check_rates(rates: Mapping[str, Any]) -> dict[str, float]:

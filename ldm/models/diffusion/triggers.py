@@ -1,4 +1,4 @@
-"""Trigger words in captions: those that captions use are those that are taught, and captions fit into the text encoder."""
+"""Checks that captions contain exactly the words that are trained, and warns where the text encoder cuts captions off."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ logger = logging.getLogger(__name__)
 
 
 def refuse_other_triggers(taught: Sequence[str], captions: Mapping[str, str]) -> None:
-    """Checks that captions use the taught words, and no others like <word>.
+    """Checks that captions contain the words that are trained, and no others of the form <word>.
 
     Args:
         taught: the words that are trained.
         captions: texts by where they come from.
 
     Raises:
-        UserError: a caption uses a trigger that is not taught, or none uses a taught one.
+        UserError: a caption contains such a word that is not trained, or none contains a trained one.
     """
     unused = {normalise(name): name for name in taught}
     for place, text in captions.items():
@@ -37,8 +37,8 @@ def refuse_other_triggers(taught: Sequence[str], captions: Mapping[str, str]) ->
         )
 
 
-def say_lost_words(captions: Mapping[str, str]) -> None:
-    """Warns of captions that do not fit into the text encoder, with the words that fall off."""
+def warn_of_cut_captions(captions: Mapping[str, str]) -> None:
+    """Warns of captions that are longer than the text encoder reads, with the words that are cut off."""
     for place, text in captions.items():
         if lost := tokenize(text).lost:
             logger.warning("%s: the caption is longer than %d tokens; lost: %s", place, LENGTH, lost)

@@ -26,6 +26,7 @@ from ldm.modules.learned_words import LearnedWords, refuse_unknown
 from ldm.modules.text_encoder import TextTower, TowerShape
 from ldm.modules.without_values import without_values
 from ldm.util.constants import constant
+from ldm.util.moving import mover
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class ClipEmbedder(TextEncoder):
             what = "the prompt is longer than %d tokens; lost: %s (--long-prompt chunk reads all of it)"
             logger.warning(what, LENGTH, lost)
         ids = [text.ids(self.padding) for text in tokenized]
-        tokens, pooled = self.encode_ids(torch.cat(ids).to(self.model.positional_embedding.device))
+        tokens, pooled = self.encode_ids(mover(self.model.positional_embedding.device)(torch.cat(ids)))
         counts = [len(rows) for rows in ids]
         text = cat_texts([TextTokens.from_tokens(part.flatten(0, 1)[None]) for part in tokens.split(counts)])
         first = [sum(counts[:index]) for index in range(len(counts))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -77,9 +77,3 @@ def learned_words(encoder: TextEncoder) -> dict[str, list[Tensor]]:
     learned = [tower.learned for tower in encoder.towers() if tower.learned is not None]
     names = learned[0].words if learned else {}
     return {name: [each.of(name).detach().cpu() for each in learned] for name in names}
-
-
-def add_words(encoder: TextEncoder, words: Mapping[str, Vectors]) -> None:
-    """Adds several learned words."""
-    for name, vectors in words.items():
-        add_word(encoder, name, vectors)
