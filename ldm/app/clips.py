@@ -97,5 +97,5 @@ def as_clip(asked: EditAsked) -> EditAsked:
 def no_clips() -> NotNow:
     """The error of an editor without a model of clips."""
     return NotNow(
-        "there is no model of clips beside this model; start the server without --run, --ckpt and --config"
+        "this model has no temporal layers for clips; start the server with --ckpt data/flat/adapters.safetensors, the weights for drawn shapes"
     ).coded("no_clips")

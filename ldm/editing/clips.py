@@ -26,6 +26,7 @@ from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.inversion import Inversion, SourceBranch
 from ldm.models.diffusion.inversion_paths import noised_path
+from ldm.models.diffusion.samplers import refuse_divergence
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.diffusion.windows import windowed
@@ -139,10 +140,7 @@ def edit_clip(
         None if everywhere else masks.to(latents),
         progress=lambda each: steps(each[::-1], "editing"),
     )
-    if not edited.isfinite().all():
-        raise UserError(
-            "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
-        )
+    refuse_divergence(edited)
     decoded = (model.image.decode(frame) for frame in edited.split(1))
     images = [compose(*each) for each in zip(frames, decoded, regions)]
     return ClipEdit(images, np.stack([r.pixels for r in regions]), storyboard, operations, chosen, attends)

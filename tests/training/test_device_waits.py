@@ -12,6 +12,7 @@ from text_models import SHAPE
 from tiny import MODEL, demo_batch, tiny_model
 
 from ldm.graph.batch import Batch, Latents
+from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.pretraining import GraphImagePretraining
 from ldm.synthetic.shapes import VOCAB
 from ldm.training.callbacks import Arriving, Checks, StepSeed
@@ -110,6 +111,15 @@ def image_tower():
 def first_stage():
     config = copy.deepcopy(PARAMS["first_stage_config"])
     return instantiate_from_config({**config, "params": config["params"] | {"lossconfig": DISCRIMINATOR}})
+
+
+def test_no_training_step_of_temporal_layers_waits_for_the_gpu(tmp_path):
+    saved: dict = {}
+    tiny_model().on_save_checkpoint(saved)
+    torch.save(saved, tmp_path / "image.ckpt")
+    options = {"frames": 3, "head_channels": 16, "box_step": 0.25, "recompute": True}
+    model = VideoDiffusion(f"{tmp_path / 'image.ckpt'}", **options)
+    assert waits_of(model, [cached_batch(style=True)], StepSeed(1), Checks()) == []
 
 
 @pytest.mark.parametrize(
