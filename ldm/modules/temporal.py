@@ -26,7 +26,7 @@ GROUPS = 32  # of the group norms
 
 @runtime_checkable
 class Temporal(Protocol):
-    """Layers along time that a U-Net runs (`UNetModel` with attached layers, or a U-Net of videos)."""
+    """Temporal layers that a U-Net runs (`UNetModel` with attached layers, or a U-Net of videos)."""
 
     def set_clip(self, frames: int) -> None:
         """Sets the number of frames of the clips that come next; 1 for images.

@@ -127,4 +127,4 @@ def refuse_options(options: SampleOptions) -> None:
     """Raises UserError for options that clips do not have."""
     for name in ("text_scale", "steer", "steer_peak"):
         if getattr(options, name):
-            raise UserError(f"{name}: is for models of images that read text; leave it out for clips")
+            raise UserError(f"{name}: is for image models that read text; leave it out for clips")

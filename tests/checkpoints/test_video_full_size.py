@@ -1,4 +1,4 @@
-"""The published models of clips at full size on the meta device: every key and shape, without the memory."""
+"""The published video models at full size on the meta device: every key and shape, without the memory."""
 
 import pytest
 import torch

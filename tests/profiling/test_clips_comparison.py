@@ -1,4 +1,4 @@
-"""The benchmark of clips runs every kind of layers along time, which are the identity at first."""
+"""The benchmark of clips runs every kind of temporal layers, which are the identity at first."""
 
 import torch
 

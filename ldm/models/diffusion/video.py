@@ -239,7 +239,7 @@ class VideoDiffusion(DiffusionTraining):
         guidance = guidance if self.graph_drop and self.style_drop else 1.0
         denoiser = self.denoiser(cond, guidance, guidance)
         samples = sample(denoiser, self.schedule.ddim(steps), self.noise(self.frames, torch.Generator().manual_seed(0)))
-        return {"reconstructions": self.image.decode(z)[:n], "samples": self.image.decode(samples)[:n]}
+        return {"reconstructions": self.image.decode(z[:n]), "samples": self.image.decode(samples[:n])}
 
 
 def to_steps(boxes: Tensor, step: float | None) -> Tensor:  # (O,4) -> (O,4)
