@@ -1,7 +1,7 @@
 """Edits of clips by two storyboards: plan each frame, invert, locate per frame, sample all frames together, compose.
 
-Outside its frame's region, each pixel is the source's own. Frames agree by the model's temporal layers, by noise that they share, and,
-where it is asked for, by attention to the first and the previous frame.
+Outside its frame's region, each pixel is the source's own. What keeps the frames consistent are the model's temporal layers, noise that
+they share, and, as an option, attention to the first and the previous frame.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def sample_clip(
         progress: wraps the steps.
 
     Raises:
-        UserError: an option is not one of clips, or needs what the model was not trained for.
+        UserError: an option is not one of clips, or needs what the model was not trained for, or sampling diverges.
     """
     refuse_options(options)
     length = min(storyboard.frames, model.frames)
