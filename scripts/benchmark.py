@@ -20,7 +20,7 @@ diffusers), its U-Net gets our weights, and its output is compared with ours bef
     images      training step without a cache as it is run: images read from disk by workers, then encoded
     optimizer   AdamW, unfused and fused
     edit        an edit, against a plain DDIM loop of 50 + 2 x 50 U-Net calls
-    clips       the U-Net on the frames of a clip with layers along time, against the image model; the batch is the clip, and times
+    clips       the U-Net on the frames of a clip with temporal layers, against the image model; the batch is the clip, and times
                 are those of a frame
     scaling     training on 1, 2, 4, ... CPU processes
     profile     time by kind of operation, of unet, backward, step, images and edit (by default of backward and step)

@@ -18,7 +18,7 @@ samples of a graph. The weights of the metrics' networks are not downloaded; an 
 edits: how often editors make edits with a known answer on synthetic scenes, and how much of the rest they preserve.
 scenes: how often samples of held-out synthetic scenes show what their graphs say.
 names: how well words of other languages, synonyms, homonyms and misspelt or meaningless words are read as names.
-clips: how often clips of held-out storyboards do, frame by frame, and how still they hold elsewhere.
+clips: how often clips of held-out storyboards do, frame by frame, and how much the rest flickers.
 compare: the difference in success of two methods or models on the same edits, with its interval.
 words: learned words and LoRA beside the untrained model: likeness to the pictures, fidelity to prompts, other words (CLIP).
 graph-words: how often a learned name of graphs gives what it means, and whether all else is as before (exact checker).

@@ -1,4 +1,4 @@
-"""Clips of an edit: from the graph of a node's picture to the edited one, sampled by a model of clips beside the editor's."""
+"""Clips of an edit: from the graph of a node's picture to the edited one, sampled by a video model beside the editor's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ClipMaker:
     """Samples clips.
 
     Args:
-        load: loads the model of clips, which knows the names of the editor's model; called at the first clip.
+        load: loads the video model, which knows the names of the editor's model; called at the first clip.
     """
 
     def __init__(self, load: Callable[[], VideoDiffusion]):
@@ -95,7 +95,7 @@ def as_clip(asked: EditAsked) -> EditAsked:
 
 
 def no_clips() -> NotNow:
-    """The error of an editor without a model of clips."""
+    """The error of an editor without a video model."""
     return NotNow(
-        "there is no model of clips beside this model; start the server without --run, --ckpt and --config"
+        "this model has no temporal layers for clips; start the server with --ckpt data/flat/adapters.safetensors, the weights for drawn shapes"
     ).coded("no_clips")

@@ -35,7 +35,7 @@ class Editor:
             that ship, None where they are unknown.
         reader: reads graphs from pictures; by default the checker of the world that has the model's vocabulary.
         words: reads words that the vocabulary lacks, in graphs and in what is typed; None refuses them.
-        clips: samples clips; None where there is no model of clips.
+        clips: samples clips; None where there is no video model.
         resolver: completes names; by default from the model's vocabulary, with `words` if given.
         decode: a quick decoder for previews, latent (1,C,h,w) -> image (1,3,H,W) in [-1,1]; by default the model's
             tiny autoencoder (`preview_config`), or its first stage without one.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 MOTION, SVD = "motion modules of AnimateDiff", "Stable Video Diffusion"
-OF_CLIPS = (MOTION, SVD)  # published models of clips that are supported
+OF_CLIPS = (MOTION, SVD)  # published video models that are supported
 # Pattern of a key that only models of one kind have -> what they are.
 BY_KEY = {
     r"lora_(up|down|A|B)\.|^lora_(unet|te\d?)_|_lora\.(up|down)\.": "a LoRA, which --lora adds to a model",

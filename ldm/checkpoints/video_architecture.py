@@ -1,4 +1,4 @@
-"""The architecture of a published model of clips from the keys and shapes of a file: Stable Video Diffusion, AnimateDiff."""
+"""The architecture of a published video model from the keys and shapes of a file: Stable Video Diffusion, AnimateDiff."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def temporal_first_stage_params(state: Mapping[str, Tensor]) -> dict[str, Any]:
         CheckpointError: its decoder has no blocks over time.
     """
     if "decoder.mid.block_1.mix_factor" not in state:
-        raise CheckpointError("its first stage has no layers over time (mix_factor); use AutoencoderKL for it")
+        raise CheckpointError("its first stage has no temporal layers (mix_factor); use AutoencoderKL for it")
     channels = state["decoder.conv_in.weight"]
     known = {**state, "post_quant_conv.weight": channels.new_empty(1, channels.shape[1])}
     params = first_stage_params(known)

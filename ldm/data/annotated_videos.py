@@ -135,8 +135,8 @@ class TrackedVideos(Clips):
         """The tracks of a video."""
         raise NotImplementedError
 
-    def open(self, number: int) -> Frames:
-        """The frames of a video."""
+    def video(self, number: int) -> tuple[Tracks, Frames]:
+        """The tracks and the frames of a video."""
         raise NotImplementedError
 
     def name(self, number: int) -> str:
@@ -151,7 +151,7 @@ class TrackedVideos(Clips):
     def clip(self, number: int) -> AnnotatedClip:
         for step in range(self.clips):
             video = (number + step) % self.clips
-            tracks, frames = self.tracks(video), self.open(video)
+            tracks, frames = self.video(video)
             stride = stride_for(tracks.fps, self.fps)
             starts = tracks.clip_starts(self.frames, stride, step=1 if self.random_start else None)
             starts = [start for start in starts if start + (self.frames - 1) * stride < len(frames)]
@@ -172,7 +172,6 @@ class TrackedVideos(Clips):
         """Reads all annotations and the first frame of each video, and yields each problem."""
         for number in range(self.clips):
             try:
-                self.tracks(number)
-                self.open(number).read([0])
+                self.video(number)[1].read([0])
             except UserError as error:
                 yield str(error)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageSequence
 
-from ldm.data.video_files import VIDEOS, open_frames
+from ldm.data.video_files import VIDEOS, import_av, open_frames
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.files import atomic_write
 from ldm.util.images import ImageError, to_rgb
@@ -79,7 +79,7 @@ def refuse_format(path: str | Path) -> None:
             f"{did_you_mean(suffix, known)}"
         )
     if suffix in CODECS:
-        _import_av(path)
+        _av_for_writing(path)
     if suffix and path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
     if not suffix and path.exists() and not path.is_dir():
@@ -135,7 +135,7 @@ def _write_folder(folder: Path, frames: Sequence[Image.Image]) -> None:
 
 
 def _encode(path: Path, frames: Sequence[Image.Image], fps: float, codec: str) -> None:
-    av = _import_av(path)
+    av = _av_for_writing(path)
     width, height = (side + side % 2 for side in frames[0].size)  # the colours of a video have half the resolution
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=dict(QUALITY))
@@ -169,8 +169,9 @@ def _read_animation(path: Path) -> Clip:
 
 def _frame_duration(note: str, durations: Sequence[float]) -> float:
     """Milliseconds of a frame: as a note of `write_clip` says, or else those of the shortest one; 0 if unknown."""
-    found = re.search(NOTE.format(r"([\d.]+)"), note)
-    return 1000 / float(found[1]) if found else min(durations)
+    found = re.search(NOTE.format(r"(\d+(?:\.\d+)?)"), note)
+    fps = float(found[1]) if found else 0.0
+    return 1000 / fps if fps else min(durations)
 
 
 def _read_video(path: Path) -> Clip:
@@ -184,11 +185,5 @@ def _refuse_length(path: Path, frames: int) -> None:
         raise UserError(f"{path}: has {frames} frames; cut it into clips of at most {MAX_FRAMES}")
 
 
-def _import_av(path: Path):
-    try:
-        import av
-    except ImportError:
-        raise UserError(
-            f'{path}: writing a video needs PyAV; run pip install "scene-graph-editing[video]", or write clip.webp or a folder'
-        ) from None
-    return av
+def _av_for_writing(path: Path):
+    return import_av(path, "writing a video", "write clip.webp or a folder")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image, ImageEnhance
@@ -41,7 +42,7 @@ class DrawnClips(Dataset):
     """
 
     _prepared: Sequence[Storyboard] = ()
-    _graphs: tuple[int, list[SceneGraph]] = -1, []
+    _graphs: Mapping[int, list[SceneGraph]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -99,9 +100,11 @@ class DrawnClips(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"there is no frame {index} among {len(self)}")
         clip, frame = divmod(index, self.frames)
-        if self._graphs[0] != clip:
-            self._graphs = clip, self.storyboard(clip).graphs()
-        return self._graphs[1][frame]
+        if (
+            clip not in self._graphs
+        ):  # those of two clips are kept: a clip's, and those of the clip that shows its style
+            self._graphs = dict([*self._graphs.items()][-1:]) | {clip: self.storyboard(clip).graphs()}
+        return self._graphs[clip][frame]
 
     def style_reference(self, index: int) -> int:
         clip = index // self.frames

@@ -48,10 +48,11 @@ def find_components(
             continue
         numbered, count = cast(tuple[np.ndarray, int], ndimage.label(mask == label, EIGHT))
         places: list[tuple[slice, slice]] = ndimage.find_objects(numbered, count)
+        areas = np.bincount(numbered.ravel())
         for number, (rows, columns) in enumerate(places, start=1):
-            pixels = numbered == number
-            if pixels.sum() < min_area * mask.size:
+            if areas[number] < min_area * mask.size:
                 continue
+            pixels = numbered == number
             box = columns.start / width, rows.start / height, columns.stop / width, rows.stop / height
             found.append(Component(int(label), pixels, box))
     return found

@@ -56,7 +56,7 @@ class VideoFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.av = _import_av(self.path)
+        self.av = import_av(self.path, "reading a video", "name a folder of frames")
         with self._open() as container:
             stream = container.streams.video[0]
             rate: Fraction | None = stream.average_rate
@@ -149,11 +149,12 @@ def natural_order(path: Path) -> list:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.stem)]
 
 
-def _import_av(path: Path):
+def import_av(path: Path, purpose: str, instead: str):
+    """PyAV. Raises UserError where it is not installed: what needs it, and what to do instead."""
     try:
         import av
     except ImportError:
         raise UserError(
-            f'{path}: reading a video needs PyAV; run pip install "scene-graph-editing[video]", or name a folder of frames'
+            f'{path}: {purpose} needs PyAV; run pip install "scene-graph-editing[video]", or {instead}'
         ) from None
     return av

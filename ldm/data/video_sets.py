@@ -68,8 +68,9 @@ class VidOR(TrackedVideos):
     def tracks(self, number: int) -> Tracks:
         return parse_tracks(read_json(self.files[number]), self.name(number))
 
-    def open(self, number: int) -> Frames:
-        return open_frames(self._find(read_json(self.files[number]), self.files[number]))
+    def video(self, number: int) -> tuple[Tracks, Frames]:
+        data = read_json(self.files[number])
+        return parse_tracks(data, self.name(number)), open_frames(self._find(data, self.files[number]))
 
     def name(self, number: int) -> str:
         return f"{self.files[number]}"
@@ -135,16 +136,17 @@ class SG2VID(TrackedVideos):
         return len(self.list)
 
     def tracks(self, number: int) -> Tracks:
-        name, frames = self.list[number], self.open(number)
+        return self.video(number)[0]
+
+    def video(self, number: int) -> tuple[Tracks, Frames]:
+        name = self.list[number]
+        frames = open_frames(self.root / "video_frames" / name)
         files = sorted((self.root / "segm_ann" / name).glob("*.png"), key=natural_order)
         if len(frames) != len(files):
             raise UserError(
                 f"{self.root}: video {name!r} has {len(frames)} frames but {len(files)} masks; give one mask for each frame"
             )
-        return tracks_from_masks(map(read_mask, files), self.class_names, self.video_fps, self.background)
-
-    def open(self, number: int) -> Frames:
-        return open_frames(self.root / "video_frames" / self.list[number])
+        return tracks_from_masks(map(read_mask, files), self.class_names, self.video_fps, self.background), frames
 
     def name(self, number: int) -> str:
         return f"{self.root}: {self.list[number]}"
@@ -212,10 +214,10 @@ class StoryboardFolder(Clips):
 
     def check(self) -> Iterator[str]:
         """Reads all storyboards and the first frame of each clip, and yields each problem."""
-        for number, (path, _) in enumerate(self.files):
+        for number in range(self.clips):
             try:
                 self.storyboard(number)
-                open_frames(path).read([0])
+                open_frames(self.files[number][0]).read([0])
             except UserError as error:
                 yield str(error)
 

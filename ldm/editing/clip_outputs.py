@@ -1,4 +1,4 @@
-"""What the edit of a clip leaves: the edited clip, a film strip of source, region and result, and a record."""
+"""The outputs of the edit of a clip: the edited clip, a film strip of source, region and result, and a record."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Edits of clips by two storyboards: plan each frame, invert, locate per frame, sample all frames together, compose.
 
-Outside its frame's region, each pixel is the source's own. Frames agree by the model's temporal layers, by noise that they share, and,
-where it is asked for, by attention to the first and the previous frame.
+Outside its frame's region, each pixel is the source's own. What keeps the frames consistent are the model's temporal layers, noise that
+they share, and, as an option, attention to the first and the previous frame.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.inversion import Inversion, SourceBranch
 from ldm.models.diffusion.inversion_paths import noised_path
+from ldm.models.diffusion.samplers import refuse_divergence
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.diffusion.windows import windowed
@@ -139,10 +140,7 @@ def edit_clip(
         None if everywhere else masks.to(latents),
         progress=lambda each: steps(each[::-1], "editing"),
     )
-    if not edited.isfinite().all():
-        raise UserError(
-            "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
-        )
+    refuse_divergence(edited)
     decoded = (model.image.decode(frame) for frame in edited.split(1))
     images = [compose(*each) for each in zip(frames, decoded, regions)]
     return ClipEdit(images, np.stack([r.pixels for r in regions]), storyboard, operations, chosen, attends)

@@ -30,6 +30,7 @@ from ldm.models.diffusion.ddim import Denoiser
 from ldm.models.diffusion.guidance import controlled
 from ldm.models.diffusion.inversion import Inversion, SourceBranch
 from ldm.models.diffusion.latent_diffusion import LatentDiffusion
+from ldm.models.diffusion.samplers import refuse_divergence
 from ldm.models.diffusion.schedule import DDIMSchedule
 from ldm.models.preprocess import encode_graph, noise_generator, to_image_like, to_model_input, to_style_input
 from ldm.modules import conditioning
@@ -307,10 +308,7 @@ def sample(
         paired,
         lambda each: steps(each[::-1], "editing"),
     )
-    if not latent.isfinite().all():
-        raise UserError(
-            "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
-        ).coded("diverged")
+    refuse_divergence(latent)
     return latent
 
 

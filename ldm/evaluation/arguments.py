@@ -244,7 +244,7 @@ def add_graph_word_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser, unit: str) -> None:
-    """The arguments that `edits` and `scenes` share."""
+    """The arguments that `edits`, `scenes` and `clips` share."""
     add = parser.add_argument
     add_model_arguments(parser)
     add("--scenes", default="shapes", help="synthetic world: shapes or rendered (default: %(default)s)")

@@ -3,7 +3,7 @@
 The methods:
 
     truth    the true clip, encoded and decoded: shows the loss of the autoencoder alone
-    video    the model of clips
+    video    the video model
     frames   its image model, frame by frame, with the same noise in all frames
     frozen   the image model's first frame, repeated
     edits    the model's edits of true clips, in which one object gets another colour or shape; measured on the edited storyboard
@@ -97,7 +97,7 @@ def run(
     """Measures the methods on the same held-out storyboards, in each of which something moves by two latent cells.
 
     Args:
-        benchmark: with the checkpoint of a model of clips, and the number of clips.
+        benchmark: with the checkpoint of a video model, and the number of clips.
         given: options of sampling that are not a clip's defaults, by name.
         methods: some of METHODS; the truth is always measured, since flicker is compared with its.
         seed: of the noise; each clip derives its own from it.

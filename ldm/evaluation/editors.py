@@ -40,7 +40,7 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion import inversion
 from ldm.models.diffusion.ddim import Denoiser, gaussian_noise, invert, sample
 from ldm.models.diffusion.latent_diffusion import LatentDiffusion
-from ldm.models.diffusion.samplers import SAMPLERS
+from ldm.models.diffusion.samplers import SAMPLERS, refuse_divergence
 from ldm.models.preprocess import encode_graph, to_model_input
 from ldm.util.config import resolve
 from ldm.util.errors import UserError, did_you_mean
@@ -278,8 +278,5 @@ def _denoiser(
 
 def _decode(model: LatentDiffusion, z: Tensor, original: Image.Image) -> Image.Image:
     """The decoded latent at the size of the original image. Raises UserError for infinite latents."""
-    if not z.isfinite().all():
-        raise UserError(
-            "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
-        )
+    refuse_divergence(z)
     return to_image(model.decode(z)[0]).resize(original.size, Image.Resampling.BICUBIC)

@@ -69,6 +69,12 @@ class GraphBatch(_GraphTensors):
             return self.sizes.images
         return int(self.obj_to_img[-1]) + 1 if len(self.obj_to_img) else 0
 
+    def with_boxes(self, boxes: Tensor) -> GraphBatch:  # (O,4)
+        """The same graphs with other boxes; it keeps `sizes`, which `_replace` would lose."""
+        moved = self._replace(boxes=boxes)
+        moved.sizes = self.sizes
+        return moved
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> GraphBatch:
         moved = GraphBatch(*(x if x is None else function(x) for x in self))
         moved.sizes = self.sizes

@@ -180,9 +180,7 @@ class Storyboard:
             before = {new: tracks[-1][old] for old, new in links[number - 1].items()} if number else {}
             own = [before.get(i, []) for i in range(len(keyframe.graph.objects))]
             for track, box in zip(own, keyframe.graph.boxes):
-                track.append(
-                    (keyframe.at, box)
-                )  # of the same list in every keyframe, so that each knows the whole track
+                track.append((keyframe.at, box))  # the same list in every keyframe, so that each knows the whole track
             tracks.append(own)
         return tracks
 
@@ -200,8 +198,13 @@ class Storyboard:
         share = (frame - start) / (end - start)
         if self.easing == "ease":
             share = share * share * (3 - 2 * share)
-        x0, y0, x1, y1 = (a + share * (b - a) for a, b in zip(box, target))
-        return x0, y0, x1, y1
+        return interpolate(box, target, share)
+
+
+def interpolate(before: Box, after: Box, share: float) -> Box:
+    """The box at `share` (0 to 1) of the way from one to another."""
+    x0, y0, x1, y1 = (a + share * (b - a) for a, b in zip(before, after))
+    return x0, y0, x1, y1
 
 
 def is_storyboard(data: Any) -> bool:

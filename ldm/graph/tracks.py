@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ldm.graph.scene_graph import SceneGraph
-from ldm.graph.storyboard import Keyframe, Storyboard
+from ldm.graph.storyboard import Keyframe, Storyboard, interpolate
 from ldm.graph.validation import Box, GraphError
 
 Relation = tuple[str, str, str]  # id of the subject, predicate, id of the object
@@ -115,12 +115,6 @@ def keyframe_numbers(tracks: Tracks, tolerance: float = TOLERANCE) -> list[int]:
             found.add(worst)
             parts += [(start, worst), (worst, end)]
     return sorted(found)
-
-
-def interpolate(before: Box, after: Box, share: float) -> Box:
-    """The box at `share` (0 to 1) of the way from one to another."""
-    x0, y0, x1, y1 = (a + share * (b - a) for a, b in zip(before, after))
-    return x0, y0, x1, y1
 
 
 def _error(tracks: Tracks, start: int, number: int, end: int) -> float:

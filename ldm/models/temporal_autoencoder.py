@@ -1,4 +1,4 @@
-"""The first stage of Stable Video Diffusion, whose decoder has layers over time, and the decoding of clips in chunks."""
+"""The first stage of Stable Video Diffusion, whose decoder has temporal layers, and the decoding of clips in chunks."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TemporalConv2d(nn.Module):
 
 
 class TemporalDecoder(nn.Module):
-    """taming's decoder with layers over time; it takes over the former's layers, whose attention stays within frames.
+    """taming's decoder with temporal layers; it takes over the former's layers, whose attention stays within frames.
 
     Attributes:
         recompute: whether a training step recomputes the activations of each block in the backward pass.
@@ -106,7 +106,7 @@ class TemporalDecoder(nn.Module):
 
 
 class AutoencoderKLTemporalDecoder(AutoencoderKL):
-    """Stable Video Diffusion's first stage: AutoencoderKL's encoder, and a decoder with layers over time.
+    """Stable Video Diffusion's first stage: AutoencoderKL's encoder, and a decoder with temporal layers.
 
     `encode` and `decode` take images, as those of AutoencoderKL; `decode_clip` takes clips.
 
@@ -151,7 +151,7 @@ class AutoencoderKLTemporalDecoder(AutoencoderKL):
 def decode_clip(first_stage: Decodes, z: Tensor, chunk: int = CHUNK) -> Tensor:  # (B,T,C,h,w) -> (B,T,3,H,W)
     """Decodes clips in chunks of frames, which bounds the memory.
 
-    A decoder with layers over time sees the frames of a chunk together; one of images decodes each by itself, where the chunks
+    A decoder with temporal layers sees the frames of a chunk together; one of images decodes each by itself, where the chunks
     change nothing.
 
     Args:

@@ -1,4 +1,4 @@
-"""Loads a model of clips for use: the image model that its config names, and the temporal layers that were trained beside it."""
+"""Loads a video model for use: the image model that its config names, and the temporal layers that were trained beside it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def find_video_checkpoint(
     run: str | Path | None = None, ckpt: str | Path | None = None, config: ConfigPaths | None = None
 ) -> Path | None:
-    """The checkpoint of a model of clips that the options --run, --ckpt and --config select.
+    """The checkpoint of a video model that the options --run, --ckpt and --config select.
 
     Returns:
         The checkpoint; None if only a config is given; the temporal layers that ship with the project if nothing is given.
@@ -41,7 +41,7 @@ def find_video_checkpoint(
 def load_video_model(
     checkpoint: str | Path | None = None, config: ConfigPaths | None = None, device: str | torch.device = "cpu"
 ) -> VideoDiffusion:
-    """Loads a model of clips for inference: EMA weights, evaluation mode, no gradients.
+    """Loads a video model for inference: EMA weights, evaluation mode, no gradients.
 
     Args:
         checkpoint: the log folder of a run, a checkpoint of trainer.py, or what scripts/export.py wrote of one. With `config`
@@ -59,12 +59,10 @@ def load_video_model(
         checkpoint = last_checkpoint(checkpoint)
     saved = require_trained(checkpoint, config) if checkpoint else None
     if checkpoint and not saved:
-        raise CheckpointError(
-            f"{checkpoint}: not a checkpoint of a model of clips; name a run of configs/flat/video.yaml"
-        )
+        raise CheckpointError(f"{checkpoint}: not a checkpoint of a video model; name a run of configs/flat/video.yaml")
     merged = read_model_config(saved, checkpoint, config)
     if saved and resolve(merged.model.target) is LatentDiffusion:
-        logger.warning("%s: a model of images without temporal layers, so each frame is made by itself", checkpoint)
+        logger.warning("%s: an image model without temporal layers, so each frame is made by itself", checkpoint)
         model, saved = VideoDiffusion(f"{checkpoint}", shared_noise=1.0, use_ema=False), None
     else:
         model = build_model(merged, config_name(config or checkpoint), VideoDiffusion)

@@ -122,11 +122,11 @@ class Conditioning(NamedTuple):
             new_text,
         )
 
-    def rows(self, count: int) -> Conditioning:
-        """Returns the conditioning of the first `count` images."""
-        style = None if self.style is None else self.style[:count]
-        text = None if self.text is None else self.text.rows(slice(count))
-        return Conditioning(self.tokens[:count], self.mask[:count], self.boxes[:count], style, text)
+    def rows(self, rows: slice) -> Conditioning:
+        """Returns the conditioning of some images."""
+        style = None if self.style is None else self.style[rows]
+        text = None if self.text is None else self.text.rows(rows)
+        return Conditioning(self.tokens[rows], self.mask[rows], self.boxes[rows], style, text)
 
     def pad(self, length: int) -> Conditioning:
         """Pads to N = `length` tokens.

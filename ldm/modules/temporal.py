@@ -26,7 +26,7 @@ GROUPS = 32  # of the group norms
 
 @runtime_checkable
 class Temporal(Protocol):
-    """Layers along time that a U-Net runs (`UNetModel` with attached layers, or a U-Net of videos)."""
+    """Temporal layers that a U-Net runs (`UNetModel` with attached layers, or a U-Net of videos)."""
 
     def set_clip(self, frames: int) -> None:
         """Sets the number of frames of the clips that come next; 1 for images.
@@ -70,7 +70,7 @@ class TemporalAttention(nn.Module):
         _zero(self.ff.net[-1])
 
     def forward(self, x: Tensor) -> Tensor:  # (N,T,C) -> (N,T,C)
-        y = self.norm(x) + self.position(frame_positions(x.shape[1], x.shape[2]).to(x))
+        y = self.norm(x) + self.position(frame_positions(x.shape[1], x.shape[2], x.device).to(x.dtype))
         q, k, v = (rearrange(part, "n t (h d) -> n h t d", h=self.heads) for part in self.qkv(y).chunk(3, dim=-1))
         x = x + self.out(rearrange(attend(q, k, v), "n h t d -> n t (h d)"))
         return x + self.ff(self.ff_norm(x))
@@ -99,25 +99,19 @@ class TemporalBlock(nn.Module):
         return _in_layout_of(z, rearrange(rows, "(b h w) t c -> (b t) c h w", h=h, w=w))
 
 
-class TemporalLayers(nn.Module):
-    """A TemporalBlock after each block of a U-Net that has residual blocks.
+class AttachedLayers(nn.Module):
+    """Base of temporal layers that a U-Net of images runs after blocks of its own, of which they do not become a part.
 
     Args:
-        channels: of each of these blocks, in their order (`block_channels`); `attach` compares.
-        head_channels: channels of an attention head.
         recompute: whether training recomputes each layer's activations in the backward pass, which takes less memory.
 
     Attributes:
         clip: T, frames of the clips that come next; with 1, the U-Net is one of images and the layers do nothing.
     """
 
-    def __init__(self, channels: list[int], head_channels: int = 32, recompute: bool = False):
+    def __init__(self, recompute: bool = False):
         super().__init__()
-        for width in channels:
-            if width % head_channels or width % GROUPS:
-                raise ValueError(f"{width} channels do not divide into heads of {head_channels} and {GROUPS} groups")
         self.recompute, self.clip = recompute, 1
-        self.blocks = nn.ModuleList(TemporalBlock(width, width // head_channels) for width in channels)
 
     def set_clip(self, frames: int) -> None:
         """Sets the number of frames of the clips that come next; 1 for images."""
@@ -125,8 +119,43 @@ class TemporalLayers(nn.Module):
             raise ValueError(f"a clip of {frames} frames; give 1 or more")
         self.clip = frames
 
+    def run(self, layer: nn.Module, z: Tensor) -> Tensor:  # (B T,C,h,w) -> (B T,C,h,w)
+        """Runs one of the layers on the frames of clips."""
+        if self.clip == 1:
+            return z
+        if len(z) % self.clip:
+            raise ValueError(f"{len(z)} frames are not whole clips of {self.clip}; give a multiple of it")
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(layer, z, self.clip, use_reentrant=False)
+        return layer(z, self.clip)
+
+    def run_after(self, block: nn.Module, layer: nn.Module) -> None:
+        """From now on, one of the layers runs on the output of a block."""
+
+        def hook(block: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+            return self.run(layer, output)
+
+        block.register_forward_hook(hook)
+
+
+class TemporalLayers(AttachedLayers):
+    """A TemporalBlock after each block of a U-Net that has residual blocks.
+
+    Args:
+        channels: of each of these blocks, in their order (`block_channels`); `attach` compares.
+        head_channels: channels of an attention head.
+        recompute: see AttachedLayers.
+    """
+
+    def __init__(self, channels: list[int], head_channels: int = 32, recompute: bool = False):
+        super().__init__(recompute)
+        for width in channels:
+            if width % head_channels or width % GROUPS:
+                raise ValueError(f"{width} channels do not divide into heads of {head_channels} and {GROUPS} groups")
+        self.blocks = nn.ModuleList(TemporalBlock(width, width // head_channels) for width in channels)
+
     def attach(self, unet: UNetModel) -> None:
-        """Lets a U-Net run these layers, which do not become a part of it, after its blocks.
+        """Lets a U-Net run these layers after its blocks.
 
         Raises:
             ValueError: the U-Net has other blocks than the layers were made for.
@@ -139,17 +168,7 @@ class TemporalLayers(nn.Module):
                 f"temporal layers for blocks of {mine} channels do not fit a U-Net with blocks of {widths}"
             )
         for block, layer in zip(followed, self.blocks):
-            block.register_forward_hook(_followed_by(self, layer))
-
-    def run(self, layer: nn.Module, z: Tensor) -> Tensor:  # (B T,C,h,w) -> (B T,C,h,w)
-        """Runs one of the layers on the frames of clips."""
-        if self.clip == 1:
-            return z
-        if len(z) % self.clip:
-            raise ValueError(f"{len(z)} frames are not whole clips of {self.clip}; give a multiple of it")
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(layer, z, self.clip, use_reentrant=False)
-        return layer(z, self.clip)
+            self.run_after(block, layer)
 
 
 def followed_blocks(unet: UNetModel) -> Iterator[nn.Sequential]:
@@ -169,10 +188,10 @@ def block_channels(unet: UNetModel) -> list[int]:
     ]
 
 
-def frame_positions(frames: int, dim: int) -> Tensor:  # -> (T,dim)
-    """Sines and cosines of the frames' numbers."""
-    rates = torch.exp(torch.arange(0, dim, 2) * (-math.log(1000.0) / dim))
-    angles = torch.arange(frames)[:, None] * rates
+def frame_positions(frames: int, dim: int, device: torch.device) -> Tensor:  # -> (T,dim)
+    """Sines and cosines of the frames' numbers, computed on the device, since a copy to a GPU would wait for it."""
+    rates = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(1000.0) / dim))
+    angles = torch.arange(frames, device=device)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -190,10 +209,3 @@ def _in_layout_of(like: Tensor, x: Tensor) -> Tensor:
 def _zero(layer: nn.Module) -> None:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
-
-
-def _followed_by(layers: TemporalLayers, layer: nn.Module):
-    def hook(block: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return layers.run(layer, output)
-
-    return hook

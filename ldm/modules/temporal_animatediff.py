@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.folders import read_json_object
@@ -32,11 +31,11 @@ from ldm.checkpoints.video_architecture import (
 )
 from ldm.modules.attention import CrossAttention, FeedForward
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.modules.temporal import GROUPS, AttachedLayers
 
 logger = logging.getLogger(__name__)
 
 NORMS = ("frame", "clip")
-GROUPS = 32  # of the group norms
 POSITIONS_KEY = r"\.pos_encoder\.pe$"
 
 
@@ -114,7 +113,7 @@ class MotionTransformer(nn.Module):
         return x + rearrange(self.proj_out(y), "(b h w) t c -> (b t) c h w", h=h, w=w)
 
 
-class MotionModules(nn.Module):
+class MotionModules(AttachedLayers):
     """The motion modules of a U-Net, which runs them once they are attached (`ldm.modules.temporal.Temporal`).
 
     Args:
@@ -125,10 +124,9 @@ class MotionModules(nn.Module):
         frames: the longest clip.
         heads: attention heads.
         norm: 'frame' or 'clip', see MotionTransformer.
-        recompute: whether training recomputes each module's activations in the backward pass.
+        recompute: see AttachedLayers.
 
     Attributes:
-        clip: T, frames of the clips that come next; with 1, the U-Net is one of images and the modules do nothing.
         weights_from: where the weights are from.
 
     Raises:
@@ -146,11 +144,10 @@ class MotionModules(nn.Module):
         norm: str = "frame",
         recompute: bool = False,
     ):
-        super().__init__()
+        super().__init__(recompute)
         if norm not in NORMS:
             raise ValueError(f"MotionModules: norm={norm!r} is not known; set it to {' or '.join(NORMS)}")
         self.architecture = MotionArchitecture(tuple(channels), modules, depth, middle, frames, heads)
-        self.recompute, self.clip = recompute, 1
         self.weights_from = "random"
 
         def level(width: int, count: int) -> nn.ModuleDict:
@@ -163,16 +160,16 @@ class MotionModules(nn.Module):
         self.up_blocks = nn.ModuleList(level(width, modules + 1) for width in reversed(channels))
 
     def set_clip(self, frames: int) -> None:
-        """Sets the number of frames of the clips that come next. Raises ValueError if there are no positions for them."""
-        if not 1 <= frames <= self.architecture.frames:
+        """Sets the number of frames of the clips that come next; 1 for images. Raises ValueError if there are no positions for them."""
+        if frames > self.architecture.frames:
             raise ValueError(
                 f"a clip of {frames} frames: these motion modules know 1 to {self.architecture.frames}; make long clips by "
                 "overlapping windows"
             )
-        self.clip = frames
+        super().set_clip(frames)
 
     def attach(self, unet: UNetModel) -> None:
-        """Lets a U-Net run these modules, which do not become a part of it, inside its blocks.
+        """Lets a U-Net run these modules inside its blocks.
 
         Raises:
             ValueError: the U-Net has other levels than the modules were made for.
@@ -186,17 +183,7 @@ class MotionModules(nn.Module):
             )
         layers = places(unet)
         for place, transformer in self.transformers().items():
-            layers[place].register_forward_hook(_followed_by(self, transformer))
-
-    def run(self, transformer: MotionTransformer, x: Tensor) -> Tensor:  # (B T,C,h,w) -> (B T,C,h,w)
-        """Runs one of the modules on the frames of clips."""
-        if self.clip == 1:
-            return x
-        if len(x) % self.clip:
-            raise ValueError(f"{len(x)} frames are not whole clips of {self.clip}; give a multiple of it")
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(transformer, x, self.clip, use_reentrant=False)
-        return transformer(x, self.clip)
+            self.run_after(layers[place], transformer)
 
     def transformers(self) -> dict[str, MotionTransformer]:
         """The transformers by their place, such as 'down_blocks.0.1', 'mid_block.0' and 'up_blocks.3.2'."""
@@ -224,13 +211,6 @@ def places(unet: UNetModel) -> dict[str, nn.Module]:
         attends = unet.levels - 1 - level in unet.attended
         found[f"up_blocks.{level}.{index}"] = block[int(attends)]
     return found
-
-
-def _followed_by(motion: MotionModules, transformer: MotionTransformer):
-    def hook(layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return motion.run(transformer, output)
-
-    return hook
 
 
 def load_motion(

@@ -5,7 +5,7 @@ The frames of a clip are consecutive rows of the batch: (B T) C h w for space, B
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -95,7 +95,7 @@ class SpatialVideoTransformer(SpatialTransformer):
     """A SpatialTransformer whose blocks are each followed by one over time (`time_stack`), mixed by `time_mixer`.
 
     The positions in time are an embedding of the frame's number (`time_pos_embed`), added before each temporal block. A temporal
-    block attends to the text (SVD: the image's embedding) of the clip's first frame.
+    block attends to the text (SVD: the image's embedding) of the clip's first frame. The arguments are those of SpatialTransformer.
     """
 
     def __init__(
@@ -105,14 +105,9 @@ class SpatialVideoTransformer(SpatialTransformer):
         heads: int,
         dim_head: int,
         depth: int = 1,
-        linear: Callable[..., nn.Linear] = nn.Linear,
-        box_bias: bool = False,
-        linear_projections: bool = True,
-        graph_attention: bool = False,
+        *options: Any,
     ):
-        super().__init__(
-            channels, context_dim, heads, dim_head, depth, linear, box_bias, linear_projections, graph_attention
-        )
+        super().__init__(channels, context_dim, heads, dim_head, depth, *options)
         inner = heads * dim_head
         self.channels = channels
         self.time_stack = nn.ModuleList(

@@ -1,4 +1,4 @@
-"""What layers along time cost: the U-Net on the frames of a clip, with and without them."""
+"""What temporal layers cost: the U-Net on the frames of a clip, with and without them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldm.profiling.workload import Workload
 def compare_clips(workload: Workload) -> Comparison:
     """Forward and backward pass of the frozen U-Net on a clip, whose frames are the images of a batch.
 
-    The variants train nothing ('image model', down to its tokens), or layers along time.
+    The variants train nothing ('image model', down to its tokens), or temporal layers.
     """
     variants = {"image model": Variant(partial(_build, workload, None))}
     for name, attach in (("temporal layers", _temporal), ("motion modules", _motion)):

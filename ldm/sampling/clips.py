@@ -11,7 +11,7 @@ from PIL import Image
 from ldm import plots
 from ldm.graph.storyboard import Storyboard
 from ldm.graph.storyboard_layout import place_storyboard
-from ldm.models.diffusion.samplers import SAMPLERS, get_sampler
+from ldm.models.diffusion.samplers import SAMPLERS, get_sampler, refuse_divergence
 from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.diffusion.windows import beginning_with, windowed
 from ldm.models.preprocess import noise_generator, to_model_input, to_style_input
@@ -67,7 +67,7 @@ def sample_clip(
         progress: wraps the steps.
 
     Raises:
-        UserError: an option is not one of clips, or needs what the model was not trained for.
+        UserError: an option is not one of clips, or needs what the model was not trained for, or sampling diverges.
     """
     refuse_options(options)
     length = min(storyboard.frames, model.frames)
@@ -93,10 +93,7 @@ def sample_clip(
     z = sampler.sample(denoiser, schedule, noise, options.eta, generator, **steps)
     if beginning is not None:
         z = torch.cat([beginning, z[1:]])
-    if not z.isfinite().all():
-        raise UserError(
-            "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
-        )
+    refuse_divergence(z)
     return model.decode_frames(z)
 
 
@@ -130,4 +127,4 @@ def refuse_options(options: SampleOptions) -> None:
     """Raises UserError for options that clips do not have."""
     for name in ("text_scale", "steer", "steer_peak"):
         if getattr(options, name):
-            raise UserError(f"{name}: is for models of images that read text; leave it out for clips")
+            raise UserError(f"{name}: is for image models that read text; leave it out for clips")

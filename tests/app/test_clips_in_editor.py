@@ -22,7 +22,7 @@ FRAMES = 6
 
 @pytest.fixture(scope="module")
 def clip_model(tmp_path_factory):
-    """A model of clips with random temporal layers beside a tiny image model."""
+    """A video model with random temporal layers beside a tiny image model."""
     torch.manual_seed(0)
     saved = {}
     tiny_model().on_save_checkpoint(saved)
@@ -36,7 +36,7 @@ def clip_model(tmp_path_factory):
 
 @pytest.fixture
 def player(model, clip_model, tmp_path):
-    """A browser of an editor with a model of clips."""
+    """A browser of an editor with a video model."""
     editor = Editor(model, tmp_path / "clips", clips=ClipMaker(lambda: clip_model))
     with Browser(editor) as browser:
         yield browser

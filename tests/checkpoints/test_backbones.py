@@ -5,6 +5,7 @@ import torch
 from diffusers_models import BACKBONES, SD2, SDXL, UNET, build_unet
 from parity import assert_close_to_published
 from paths import ROOT
+from published_unets import SD1 as LDM_SD1
 from safetensors.torch import save_file
 
 from ldm.checkpoints.diffusers_layout import to_diffusers_names, to_ldm_unet, to_ldm_vae
@@ -199,21 +200,6 @@ def test_published_options_of_precision_and_kernels_change_nothing():
 
 # Full size: LDM's published yaml on one side, diffusers' published config.json on the other
 
-LDM_SD1 = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "attention_resolutions": [4, 2, 1],
-    "num_res_blocks": 2,
-    "channel_mult": [1, 2, 4, 4],
-    "num_heads": 8,
-    "use_spatial_transformer": True,
-    "transformer_depth": 1,
-    "context_dim": 768,
-    "use_checkpoint": True,
-    "legacy": False,
-}
 LDM_SD2 = {key: value for key, value in LDM_SD1.items() if key != "num_heads"} | {
     "use_fp16": True,
     "num_head_channels": 64,

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from published_unets import SD1, SGDIFF_VG
 from torch import nn
 from toy import assert_has_weights, random_state, toy
 
@@ -34,34 +35,6 @@ VQ_F8 = {
 SD_KL = {
     "embed_dim": 4,
     "ddconfig": {**VQ_F8["ddconfig"], "double_z": True, "ch_mult": [1, 2, 4, 4], "attn_resolutions": []},
-}
-SGDIFF_UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 256,
-    "attention_resolutions": [4, 2, 1],
-    "num_res_blocks": 2,
-    "channel_mult": [1, 2, 4],
-    "num_head_channels": 32,
-    "use_spatial_transformer": True,
-    "transformer_depth": 1,
-    "context_dim": 512,
-    "context_local_dim": 1536,
-}
-SD_UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "attention_resolutions": [4, 2, 1],
-    "num_res_blocks": 2,
-    "channel_mult": [1, 2, 4, 4],
-    "num_heads": 8,
-    "use_spatial_transformer": True,
-    "transformer_depth": 1,
-    "context_dim": 768,
-    "legacy": False,
 }
 
 
@@ -213,7 +186,7 @@ def test_the_autoencoder_has_exactly_the_keys_of_vq_f8(manifest):
 
 def test_the_checkpoint_of_sgdiff_gives_the_ema_unet_and_the_first_stage(manifest):
     shapes = manifest("sgdiff_vg")
-    unet = load_on_meta(UNetModel, SGDIFF_UNET, shapes, "unet")
+    unet = load_on_meta(UNetModel, SGDIFF_VG, shapes, "unet")
     assert len(unet.loaded) == unet.ema_count == sum(key.startswith("model_ema.diffusion_model") for key in shapes)
     assert not unet.not_loaded
     first_stage = load_on_meta(VQModelInterface, VQ_F8, shapes, "first_stage")
@@ -222,7 +195,7 @@ def test_the_checkpoint_of_sgdiff_gives_the_ema_unet_and_the_first_stage(manifes
 
 
 def test_the_unet_of_sgdiff_loads_beside_new_adapters(manifest):
-    params = {**SGDIFF_UNET, "context_local_dim": 512, "film_embedding_dim": 512, "lora_rank": 4}
+    params = {**SGDIFF_VG, "context_local_dim": 512, "film_embedding_dim": 512, "lora_rank": 4}
     report = load_on_meta(UNetModel, params, manifest("sgdiff_vg"), "unet")
     assert {"context_local_mlp.0.weight"} < set(report.not_loaded)
     assert all(any(part in key for part in ("film", "lora_", "context_local_mlp")) for key in report.not_loaded)
@@ -231,7 +204,7 @@ def test_the_unet_of_sgdiff_loads_beside_new_adapters(manifest):
 def test_stable_diffusion_loads_in_both_layouts_with_the_same_keys(manifest):
     ldm, diffusers = manifest("sd1_ldm"), manifest("sd1_diffusers")
     for build, params, part, folder, prefix, convert in (
-        (UNetModel, SD_UNET, "unet", "unet", "model.diffusion_model.", to_ldm_unet),
+        (UNetModel, SD1, "unet", "unet", "model.diffusion_model.", to_ldm_unet),
         (AutoencoderKL, SD_KL, "first_stage", "vae", "first_stage_model.", to_ldm_vae),
     ):
         own = {key.removeprefix(prefix): shape for key, shape in ldm.items() if key.startswith(prefix)}

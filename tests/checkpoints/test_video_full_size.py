@@ -1,7 +1,8 @@
-"""The published models of clips at full size on the meta device: every key and shape, without the memory."""
+"""The published video models at full size on the meta device: every key and shape, without the memory."""
 
 import pytest
 import torch
+from published_unets import SD1
 
 from ldm.checkpoints.architecture import unet_params
 from ldm.checkpoints.diffusers_layout import to_ldm_unet, to_ldm_vae
@@ -14,18 +15,6 @@ from ldm.modules.temporal_animatediff import MotionModules, load_motion, places
 
 diffusers = pytest.importorskip("diffusers")
 BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 4, "block_out_channels": (128, 256, 512, 512)}
-SD1 = {  # v1-inference.yaml
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "attention_resolutions": [4, 2, 1],
-    "num_res_blocks": 2,
-    "channel_mult": [1, 2, 4, 4],
-    "num_heads": 8,
-    "context_dim": 768,
-    "legacy": False,
-}
 SVD = {  # scripts/sampling/configs/svd.yaml of generative-models
     "adm_in_channels": 768,
     "num_classes": "sequential",

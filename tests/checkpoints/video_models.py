@@ -1,4 +1,4 @@
-"""Tiny models of clips of the installed diffusers, with random weights, and this project's counterparts."""
+"""Tiny video models of the installed diffusers, with random weights, and this project's counterparts."""
 
 import pytest
 import torch

@@ -82,6 +82,13 @@ def test_a_broken_animation_is_refused(tmp_path):
         read_clip(tmp_path / "clip.gif")
 
 
+def test_the_rate_of_an_animation_whose_note_states_none_is_that_of_its_frames(tmp_path):
+    first, *others = frames(3)
+    for note in (b"fps=0", b"fps=.", b"made by hand"):
+        first.save(tmp_path / "clip.gif", save_all=True, append_images=others, duration=100, comment=note)
+        assert read_clip(tmp_path / "clip.gif").fps == pytest.approx(10)
+
+
 def test_frames_of_different_sizes_are_refused(tmp_path):
     frames()[0].save(tmp_path / "0.png")
     frames()[0].resize((8, 8)).save(tmp_path / "1.png")

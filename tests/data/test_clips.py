@@ -82,6 +82,16 @@ def test_all_frames_of_two_clips_have_one_background():
     )
 
 
+def test_a_clip_and_the_one_that_shows_its_style_are_generated_once(monkeypatch):
+    data, made = DrawnClips(4, frames=4, reference=True), []
+    generate = data.storyboard
+    monkeypatch.setattr(data, "storyboard", lambda clip: made.append(clip) or generate(clip))
+    for index in range(8):
+        data[index]
+    assert sorted(made) == [0, 1]
+    assert data.graph(9, (64, 64)) == generate(2).graphs()[1] and data.graph(2, (64, 64)) == generate(0).graphs()[2]
+
+
 def test_clips_can_be_cached_and_kept_together():
     data = DrawnClips(3)
     assert isinstance(data, DrawnDataset) and isinstance(data, ClipDataset)

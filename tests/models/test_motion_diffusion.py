@@ -1,4 +1,4 @@
-"""AnimateDiff's motion modules on a published Stable Diffusion 1, as the layers along time of a VideoDiffusion."""
+"""AnimateDiff's motion modules on a published Stable Diffusion 1, as the temporal layers of a VideoDiffusion."""
 
 import pytest
 import torch

@@ -103,7 +103,7 @@ def test_a_first_stage_of_images_is_refused(tmp_path):
     torch.save(AutoencoderKL(4, DDCONFIG).state_dict(), path := tmp_path / "kl.pt")
     with pytest.raises(CheckpointError, match="kl.pt"):
         AutoencoderKLTemporalDecoder(4, DDCONFIG, ckpt_path=path)
-    with pytest.raises(CheckpointError, match="no layers over time"):
+    with pytest.raises(CheckpointError, match="no temporal layers"):
         temporal_first_stage_params(AutoencoderKL(4, DDCONFIG).state_dict())
 
 

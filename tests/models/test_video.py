@@ -1,4 +1,4 @@
-"""The model of clips: what it begins as, what trains, its noise, its checkpoints, and that it learns a motion."""
+"""The video model: what it begins as, what trains, its noise, its checkpoints, and that it learns a motion."""
 
 import copy
 
@@ -115,10 +115,13 @@ def test_a_checkpoint_holds_the_temporal_layers_alone_and_loads_with_their_avera
         if path.suffix == ".safetensors":
             export_adapters(tmp_path / "last.ckpt", path)
         loaded = load_video_model(path)
-        average = dict(model.model_ema.named_buffers()) or model.model_ema.state_dict()
-        assert loaded.is_trained and loaded.vocab == VOCAB and average
+        assert loaded.is_trained and loaded.vocab == VOCAB
+        for name in model.model_ema.names:  # exported weights have 16 bits
+            torch.testing.assert_close(
+                loaded.get_parameter(name), model.model_ema.average(name), rtol=1e-3, atol=1e-6, check_dtype=False
+            )
         trained = loaded.temporal.blocks[0].mix_factor
-        assert torch.isfinite(trained).all() and not trained.requires_grad
+        assert (trained - model.temporal.blocks[0].mix_factor).abs().min() > 1e-3 and not trained.requires_grad
         with torch.no_grad():
             x, graphs = (
                 loaded.noise(FRAMES, torch.Generator().manual_seed(0)),

@@ -104,7 +104,7 @@ def test_a_control_does_not_change_the_model(unet, batch):
 
 
 def test_a_target_equal_to_its_source_stays_equal_under_control(unet, batch):
-    x, t, cond = (batch[0][[0, 0]], batch[1][:2], conditioning.cat(batch[2].rows(1), batch[2].rows(1)))
+    x, t, cond = (batch[0][[0, 0]], batch[1][:2], conditioning.cat(batch[2].rows(slice(1)), batch[2].rows(slice(1))))
     control = Control((RowPair(0, 1, MutualSelfAttention(((TOP_LEFT, TOP_LEFT),)), TokenInjection(torch.arange(6))),))
     with torch.no_grad():
         source, target = unet(x, t, cond, control)

@@ -123,7 +123,7 @@ def test_a_shorter_null_text_hides_the_tokens_that_it_lacks():
 def test_texts_of_different_length_are_concatenated_with_a_mask():
     both = cat(*(make(1, 3)._replace(text=text_tokens(1, length, length)) for length in (2, 5)))
     assert both.text.tokens.shape == (2, 5, 5) and both.text.mask.sum(1).tolist() == [2, 5]
-    assert both.text.vector.shape == (2, 3) and both.rows(1).text.tokens.shape == (1, 5, 5)
+    assert both.text.vector.shape == (2, 3) and both.rows(slice(1)).text.tokens.shape == (1, 5, 5)
 
 
 def test_a_text_without_counterpart_is_refused():

@@ -256,7 +256,7 @@ def test_statistics_of_each_frame_give_animatediffs_own_result():
     torch.testing.assert_close(transformer(clips.flatten(0, 1), 3).view_as(clips), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_motion_modules_and_svds_u_net_are_layers_along_time():
+def test_motion_modules_and_svds_u_net_have_the_methods_of_temporal_layers():
     assert isinstance(MotionModules((32, 64)), Temporal)
     unet = VideoUNetModel(**SVD)
     assert isinstance(unet, Temporal)

@@ -5,40 +5,11 @@ import math
 import pytest
 import torch
 from parity import assert_close_to_published
+from published_unets import SD1, SGDIFF_VG
 
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.diffusionmodules.openaimodel import FIXED_OPTIONS, UNetModel
 from ldm.modules.diffusionmodules.unet_blocks import coordinate_features, timestep_embedding
-
-SGDIFF_VG = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 256,
-    "attention_resolutions": [4, 2, 1],
-    "num_res_blocks": 2,
-    "channel_mult": [1, 2, 4],
-    "num_head_channels": 32,
-    "use_spatial_transformer": True,
-    "transformer_depth": 1,
-    "context_local_dim": 1536,
-    "context_dim": 512,
-}
-SD1 = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "attention_resolutions": [4, 2, 1],
-    "num_res_blocks": 2,
-    "channel_mult": [1, 2, 4, 4],
-    "num_heads": 8,
-    "use_spatial_transformer": True,
-    "transformer_depth": 1,
-    "context_dim": 768,
-    "use_checkpoint": True,
-    "legacy": False,
-}
 
 
 def test_sgdiffs_u_net_reproduces_the_published_output(parity):

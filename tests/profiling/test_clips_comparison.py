@@ -1,4 +1,4 @@
-"""The benchmark of clips runs every kind of layers along time, which are the identity at first."""
+"""The benchmark of clips runs every kind of temporal layers, which are the identity at first."""
 
 import torch
 
@@ -6,7 +6,7 @@ from ldm.profiling.clips import compare_clips
 from ldm.profiling.workload import Workload
 
 
-def test_layers_along_time_run_on_the_clip_and_change_no_bit_at_first():
+def test_temporal_layers_run_on_the_clip_and_change_no_bit_at_first():
     comparison = compare_clips(Workload(batch=2))
     losses = {name: variant.build()() for name, variant in comparison.variants.items()}
     kinds = ("temporal layers", "motion modules")

@@ -38,7 +38,7 @@ def storyboard(frames=6):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model of clips of 4 frames with random temporal layers beside a tiny image model."""
+    """A video model of 4 frames with random temporal layers beside a tiny image model."""
     torch.manual_seed(0)
     image = tiny_model()
     saved = {}

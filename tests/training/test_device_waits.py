@@ -15,6 +15,7 @@ from tiny import MODEL, demo_batch, tiny_model
 from ldm.graph.batch import Batch, Latents, collate
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.graph_words import GraphWords
+from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.export import export_adapters
 from ldm.models.pretraining import GraphImagePretraining
 from ldm.synthetic.shapes import VOCAB
@@ -114,6 +115,15 @@ def image_tower():
 def first_stage():
     config = copy.deepcopy(PARAMS["first_stage_config"])
     return instantiate_from_config({**config, "params": config["params"] | {"lossconfig": DISCRIMINATOR}})
+
+
+def test_no_training_step_of_temporal_layers_waits_for_the_gpu(tmp_path):
+    saved: dict = {}
+    tiny_model().on_save_checkpoint(saved)
+    torch.save(saved, tmp_path / "image.ckpt")
+    options = {"frames": 3, "head_channels": 16, "box_step": 0.25, "recompute": True}
+    model = VideoDiffusion(f"{tmp_path / 'image.ckpt'}", **options)
+    assert waits_of(model, [cached_batch(style=True)], StepSeed(1), Checks()) == []
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def images_to_log(model: LatentDiffusion, batch: Batch, n: int, steps: int, guid
     inputs = {} if batch.latents else {"inputs": batch.image[:n]}
     z = model.batch_latents(batch if batch.latents else Batch(batch.image[:n], batch.graph))[:n]
     with model.model_ema.applied(model) if model.model_ema else nullcontext():
-        cond = model.batch_conditioning(batch).rows(n)
+        cond = model.batch_conditioning(batch).rows(slice(n))
         denoiser = model.denoiser(cond, guidance, guidance)
         samples = sample(denoiser, model.schedule.ddim(steps), torch.randn_like(z))
     return {**inputs, "reconstructions": model.decode(z), "samples": model.decode(samples)}

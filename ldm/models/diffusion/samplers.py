@@ -59,6 +59,14 @@ class Sampler(Protocol):
         ...
 
 
+def refuse_divergence(latents: Tensor) -> None:
+    """Raises UserError if what was sampled has infinite values or NaN."""
+    if not latents.isfinite().all():
+        raise UserError(
+            "sampling diverged to infinite values: lower the guidance scales, or check the model's training"
+        ).coded("diverged")
+
+
 def get_sampler(name: str) -> Sampler:
     """The sampler of a name in SAMPLERS. Raises UserError for any other name."""
     if name not in SAMPLERS:

@@ -99,7 +99,7 @@ def svd_denoiser(
     guided = tuple(guidance) != (1, 1)
     conds = cat(without_image(cond), cond) if guided else cond
     inputs = torch.cat([torch.zeros_like(latents), latents]) if guided else latents
-    scale = torch.linspace(*guidance, frames).repeat(len(image.tokens))[:, None, None, None]
+    scale = torch.linspace(*guidance, frames, device=latents.device).repeat(len(image.tokens))[:, None, None, None]
     prepared = []  # what depends on the conditioning alone is computed once
 
     @torch.no_grad()

@@ -166,7 +166,7 @@ class VideoDiffusion(DiffusionTraining):
         return self.image.prediction(x, t, cond)
 
     def _on_steps(self, batch: Batch) -> Batch:
-        return replace(batch, graph=batch.graph._replace(boxes=to_steps(batch.graph.boxes, self.box_step)))
+        return replace(batch, graph=batch.graph.with_boxes(to_steps(batch.graph.boxes, self.box_step)))
 
     def _clips(self, rows: int) -> int:
         if rows % self.frames:
@@ -187,7 +187,7 @@ class VideoDiffusion(DiffusionTraining):
             UserError: the null style is needed, but was not trained.
         """
         graph = encode(graphs, self.image.vocab).to(self.image.device)
-        graph = graph._replace(boxes=to_steps(graph.boxes, self.box_step))
+        graph = graph.with_boxes(to_steps(graph.boxes, self.box_step))
         if style is None and reference is not None and self.image.global_stage_model is not None:
             style = self.image.global_stage_model(reference)
         return self.image.condition(graph, style=None if style is None else style.expand(len(graphs), -1))
@@ -197,9 +197,12 @@ class VideoDiffusion(DiffusionTraining):
     ) -> Denoiser:
         """Returns eps(x, t) of clips of `frames` frames (default: T), with classifier-free guidance as of an image model."""
         predict = self.image.denoiser(cond, graph_scale, style_scale)
+        everywhere = self.timesteps == len(self.schedule)
 
         def predict_clip(x: Tensor, t: Tensor, *args, **kwargs) -> Tensor:
-            runs = int(t[0]) < self.timesteps
+            runs = (
+                everywhere or int(t[0]) < self.timesteps
+            )  # a GPU's timesteps are read only where that decides something
             with self.clips_of((self.frames if frames is None else frames) if runs else 1):
                 return predict(x, t, *args, **kwargs)
 
@@ -232,11 +235,11 @@ class VideoDiffusion(DiffusionTraining):
         """Returns the frames of the first clip, encoded and decoded, and sampled, for the training log."""
         batch = Batch.of(batch)
         z = self.batch_latents(batch)[: self.frames]
-        cond = self.image.batch_conditioning(self._on_steps(batch)).rows(self.frames)
+        cond = self.image.batch_conditioning(self._on_steps(batch)).rows(slice(self.frames))
         guidance = guidance if self.graph_drop and self.style_drop else 1.0
         denoiser = self.denoiser(cond, guidance, guidance)
         samples = sample(denoiser, self.schedule.ddim(steps), self.noise(self.frames, torch.Generator().manual_seed(0)))
-        return {"reconstructions": self.image.decode(z)[:n], "samples": self.image.decode(samples)[:n]}
+        return {"reconstructions": self.image.decode(z[:n]), "samples": self.image.decode(samples[:n])}
 
 
 def to_steps(boxes: Tensor, step: float | None) -> Tensor:  # (O,4) -> (O,4)

@@ -20,7 +20,7 @@ def windowed(make: Callable[[Conditioning, int], Denoiser], cond: Conditioning, 
         cond: of all frames.
         windows: of equal length, which together cover the clip.
     """
-    parts = [make(_rows(cond, window), len(window)) for window in windows]
+    parts = [make(cond.rows(slice(window.start, window.stop)), len(window)) for window in windows]
     return parts[0] if len(parts) == 1 else over_windows(parts, windows)
 
 
@@ -38,8 +38,8 @@ def over_windows(parts: Sequence[Denoiser], windows: Sequence[range]) -> Denoise
         total, weights = torch.zeros_like(x), x.new_zeros(len(x), 1, 1, 1)
         for part, window in zip(parts, windows):
             frames = slice(window.start, window.stop)
-            rise = torch.arange(1, len(window) + 1).to(x)
-            weight = torch.minimum(rise, rise.flip(0)).view(-1, 1, 1, 1)
+            rise = torch.arange(1, len(window) + 1, device=x.device)
+            weight = torch.minimum(rise, rise.flip(0)).view(-1, 1, 1, 1).to(x.dtype)
             total[frames] += weight * part(x[frames], t[frames])
             weights[frames] += weight
         return total / weights
@@ -63,11 +63,3 @@ def beginning_with(denoiser: Denoiser, first: Tensor, noise: Tensor, schedule: D
         return torch.cat([noise.to(eps), eps[1:]])
 
     return predict
-
-
-def _rows(cond: Conditioning, rows: range) -> Conditioning:
-    """The conditioning of some consecutive frames."""
-    part = slice(rows.start, rows.stop)
-    style = None if cond.style is None else cond.style[part]
-    text = None if cond.text is None else cond.text.rows(part)
-    return Conditioning(cond.tokens[part], cond.mask[part], cond.boxes[part], style, text)

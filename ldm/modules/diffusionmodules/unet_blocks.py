@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,8 @@ class BlockBuilder:
         box_bias: Whether cross-attention has a box bias.
         linear_projections: Whether the projections around the transformer blocks are linear layers.
         graph_attention: Whether cross-attention to the graph's tokens is added to that of the text's.
+        res_block: Class of the ResBlocks.
+        transformer: Class of the SpatialTransformers.
     """
 
     model_channels: int
@@ -122,6 +125,8 @@ class BlockBuilder:
     box_bias: bool
     linear_projections: bool = False
     graph_attention: bool = False
+    res_block: ClassVar[type[ResBlock]] = ResBlock
+    transformer: ClassVar[type[SpatialTransformer]] = SpatialTransformer
 
     def input_blocks(self, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
         """Returns the input blocks and the number of output channels of each."""
@@ -170,10 +175,10 @@ class BlockBuilder:
         return layers
 
     def _res_block(self, c_in: int, c_out: int) -> ResBlock:
-        return ResBlock(c_in, c_out, self.time_dim, self.dropout)
+        return self.res_block(c_in, c_out, self.time_dim, self.dropout)
 
     def _transformer(self, channels: int, depth: int) -> SpatialTransformer:
-        return SpatialTransformer(
+        return self.transformer(
             channels,
             self.context_dim,
             *self.head_size(channels),

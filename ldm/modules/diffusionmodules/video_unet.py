@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -18,24 +16,11 @@ TEMPORAL_KEYS = {"time_stack", "time_mixer", "time_pos_embed"}  # components of 
 EMBEDDED = 256  # width of the embedding of each number beside the time: frame rate, motion and noise
 
 
-@dataclass(frozen=True)
 class VideoBlockBuilder(BlockBuilder):
-    """Builds blocks whose layers are followed by layers over time."""
+    """Builds blocks whose layers are followed by temporal layers."""
 
-    def _res_block(self, c_in: int, c_out: int) -> VideoResBlock:
-        return VideoResBlock(c_in, c_out, self.time_dim, self.dropout)
-
-    def _transformer(self, channels: int, depth: int) -> SpatialVideoTransformer:
-        return SpatialVideoTransformer(
-            channels,
-            self.context_dim,
-            *self.head_size(channels),
-            depth,
-            self.linear,
-            self.box_bias,
-            self.linear_projections,
-            self.graph_attention,
-        )
+    res_block = VideoResBlock
+    transformer = SpatialVideoTransformer
 
 
 class VideoUNetModel(UNetModel):
@@ -48,7 +33,7 @@ class VideoUNetModel(UNetModel):
         num_frames: T, frames of a clip; `set_clip` changes it, since no weight depends on it.
         kwargs: those of UNetModel. SVD has in_channels 8 (noisy latents and the image's), context_dim 1024 and adm_in_channels
             768.
-        train_temporal: whether `freeze_body` leaves the layers over time trainable.
+        train_temporal: whether `freeze_body` leaves the temporal layers trainable.
     """
 
     block_builder = VideoBlockBuilder

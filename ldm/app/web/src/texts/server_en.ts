@@ -21,7 +21,7 @@ export const serverEn = {
   same_variants: "The method {method} draws no noise, so all variants would be the same. Choose {methods}.",
   no_graph_yet: "Nothing is known of this picture yet. Draw a box around each object first.",
   no_attention: "This model's tokens do not stand for single objects, so there is no attention to each of them.",
-  no_clips: "There is no model of clips beside this model. Start the server without --run, --ckpt and --config.",
+  no_clips: "This model has no temporal layers for clips. Start the server with --ckpt data/flat/adapters.safetensors, the weights for drawn shapes.",
   diverged: "Sampling diverged. Lower the CFG scales.",
   out_of_memory: "Out of memory. Start the server with --precision fp16 or --low-memory, or a smaller model.",
 

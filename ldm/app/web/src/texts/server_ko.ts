@@ -23,7 +23,7 @@ export const serverKo: Record<ServerCode, string> = {
   same_variants: "{method} 방법은 잡음을 뽑지 않아 변형이 모두 같아집니다. {methods} 중에서 고르세요.",
   no_graph_yet: "이 사진에 대해 아는 것이 없습니다. 먼저 객체마다 상자를 그리세요.",
   no_attention: "이 모델의 토큰은 객체 하나하나를 나타내지 않아 객체별 어텐션이 없습니다.",
-  no_clips: "이 모델에는 클립 모델이 없습니다. 서버를 --run, --ckpt, --config 없이 시작하세요.",
+  no_clips: "이 모델에는 클립을 위한 시간 레이어가 없습니다. 도형 그림용 가중치로 서버를 시작하세요: --ckpt data/flat/adapters.safetensors.",
   diverged: "샘플링이 발산했습니다. CFG 스케일을 낮추세요.",
   out_of_memory: "메모리가 모자랍니다. 서버를 --precision fp16이나 --low-memory로, 또는 더 작은 모델로 시작하세요.",
 
