@@ -4,6 +4,7 @@
     python scripts/render_scenes.py --out datasets/rendered/train --seeds 0:17000
     python scripts/render_scenes.py --out datasets/rendered/test --seeds 2000000:2000250 --edits all
     python scripts/render_scenes.py --out datasets/rendered/clevr --seeds 0:1000 --look clevr
+    python scripts/render_scenes.py --out datasets/rendered/clips --seeds 3000000:3000250 --frames 16
 
 A seed determines its picture, on every machine with the same version of Blender. An interrupted command goes on where it
 was; several machines share a range of seeds with --num-shards and --shard-index. On 2 CPU cores a picture of 128 pixels
@@ -32,7 +33,7 @@ from ldm.util.files import atomic_write, read_json, remove_leftovers, writable_f
 # Those of `ldm.synthetic.rendered.edits`, which imports torch; --help need not wait for it.
 OPERATIONS = ("replace", "recolour", "remove", "add", "move", "resize", "relation", "restyle", "two")
 SETTINGS = "settings.json"
-COMMON = ("look", "side", "samples", "edits", "masks", "depth", "shard_size", "first seed")
+COMMON = ("look", "side", "samples", "edits", "masks", "depth", "shard_size", "first seed", "frames")
 
 
 def _seeds(text: str) -> range:
@@ -63,6 +64,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default="table",
         help="table: things on a table; clevr: CLEVR's solids, camera, lamps and greys (default: %(default)s)",
     )
+    add(
+        "--frames",
+        type=at_least(4),
+        default=0,
+        metavar="T",
+        help="render clips of this many frames instead of pictures: things glide along the table, turn, come and go",
+    )
     add("--masks", action="store_true", help="write which thing each pixel shows")
     add("--depth", action="store_true", help="write each pixel's distance from the camera")
     add("--side", type=at_least(32), default=128, help="side of the pictures in pixels (default: %(default)s)")
@@ -86,6 +94,8 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.edits and args.look == "clevr":
         raise UserError("--edits: scenes of --look clevr have none; leave --edits out")
+    if args.frames and (args.edits or args.look == "clevr"):
+        raise UserError("--frames: clips are of the table and without edits; leave --edits and --look clevr out")
     out = writable_folder(args.out, "--out")
     try:
         import bpy  # noqa: F401  # pyright: ignore[reportMissingImports]
@@ -101,8 +111,11 @@ def run(args: argparse.Namespace) -> None:
     from ldm.synthetic.rendered.stage import Stage
 
     operations = OPERATIONS if "all" in args.edits else tuple(dict.fromkeys(args.edits))
-    _compare_settings(Path(out) / SETTINGS, {**vars(args), "edits": list(operations), "first seed": args.seeds[0]})
-    extras = Extras(operations, args.masks, args.depth)
+    _compare_settings(
+        Path(out) / SETTINGS,
+        {**vars(args), "edits": list(operations), "first seed": args.seeds[0], "frames": args.frames or None},
+    )
+    extras = Extras(operations, args.masks, args.depth, args.frames)
     stage = (ClevrStage if args.look == "clevr" else Stage)(args.side, args.samples, args.threads)
     shards = range(0, len(args.seeds), args.shard_size)[args.shard_index :: args.num_shards]
     parts = [args.seeds[start : start + args.shard_size] for start in shards]

@@ -53,16 +53,18 @@ class Benchmark:
         """The scenes and tasks. Raises UserError, see `find_tasks`."""
         return find_tasks(self.scenes, self.tasks)
 
-    def numbers(self, source: TaskSource, operation: str | None = None) -> range:
-        """Numbers of the scenes, or of the tasks of an operation.
+    def numbers(self, known: int | None, kind: str) -> range:
+        """Numbers of scenes, tasks or clips.
+
+        Args:
+            known: how many the source has; None for any number.
+            kind: what they are, for the message.
 
         Raises:
             UserError: the source has none from the first one on.
         """
-        known = source.count(operation)
         last = self.first + self.count if known is None else min(self.first + self.count, known)
         if last <= self.first:
-            kind = f"edits of the operation {operation!r}" if operation else "scenes"
             raise UserError(
                 f"--tasks {self.tasks} has {known} {kind}, none from number {self.first} (--seed-offset) on"
             )

@@ -11,7 +11,6 @@ The methods:
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from ldm.editing.options import EditOptions
 from ldm.evaluation.benchmark import Benchmark, BenchmarkReport
 from ldm.evaluation.clip_edits import make_clip_task, measure_clip_edit
 from ldm.evaluation.clip_measures import flicker, measure_clip
+from ldm.evaluation.clip_sources import ClipSource, find_clips
 from ldm.evaluation.report import (
     Column,
     average,
@@ -48,14 +48,13 @@ from ldm.plots import film_strip
 from ldm.sampling.clips import default_clip_options, sample_clip
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import derive_seed
-from ldm.synthetic.shapes import ShapesWorld
-from ldm.synthetic.shapes.clips import FRAMES, MIN_DISTANCE, drawn, moves, random_storyboard
+from ldm.synthetic.shapes.clips import FRAMES
+from ldm.synthetic.worlds import WORLDS, find_world
 from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.options import from_mapping
 
 METHODS = ("truth", "video", "frames", "frozen", "edits")
-WORLD = "shapes"  # the only one that draws clips
 MEANS = ("in_place", "nothing_else", "flicker", "edited_right", "outside_equal")
 STRIP = 6  # frames of a clip on a sheet
 
@@ -110,58 +109,31 @@ def run(
     for method in methods:
         if method not in METHODS:
             raise UserError(f"--methods {method}: choose from {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
-    if benchmark.scenes != WORLD:
-        raise UserError(f"--scenes {benchmark.scenes}: clips are drawn of the scenes {WORLD} only; leave it out")
+    source = find_clips(benchmark.scenes, benchmark.tasks, frames)
+    if "edits" in methods and source.scenes not in WORLDS:
+        raise UserError(f"--methods edits: the scenes {source.scenes!r} cannot be drawn after an edit; leave it out")
+    numbers = benchmark.numbers(source.count(), "clips in which something moves")
     model = load_video_model(benchmark.checkpoint, benchmark.config)
-    held_out(benchmark.first, frames).validate(model.image.vocab, f"the scenes {WORLD!r}")
-    jobs = [
-        (method, number)
-        for method in dict.fromkeys(["truth", *methods])
-        for number in benchmark.numbers(benchmark.source)
-    ]
+    source.storyboard(benchmark.first).validate(model.image.vocab, f"the scenes {source.scenes!r}")
+    jobs = [(method, number) for method in dict.fromkeys(["truth", *methods]) for number in numbers]
     options = from_mapping(SampleOptions, default_clip_options(model, given))
     settings = {"options": vars(options), "seed": seed, "frames": frames, "overlap": overlap}
     prepared = partial(
-        prepare, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed, frames, overlap
+        prepare, source, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed, overlap
     )
     folder, protocol, rows = benchmark.measure(model, settings, jobs, prepared)
     summaries = summarise(jobs, rows)
-    save_picture(sheet(folder, jobs, rows, frames), folder / "clips.png")
+    save_picture(sheet(folder, jobs, rows, source), folder / "clips.png")
     return BenchmarkReport(folder, {**protocol, "measures": MEASURES}, summaries, summary_table(COLUMNS, summaries))
 
 
-def held_out(number: int, frames: int = FRAMES) -> Storyboard:
-    """The storyboard of this number, which no training set contains, and in which something moves by two latent cells."""
-    rng = random.Random(f"clip/held out/{number}")
-    while True:
-        storyboard = random_storyboard(rng, frames)
-        if max(moves(storyboard)) >= MIN_DISTANCE:
-            return storyboard
-
-
-def true_clip(number: int, frames: int = FRAMES) -> list[Image.Image]:
-    """The frames of `held_out`."""
-    return [ShapesWorld().render(drawn(graph), background(number)) for graph in held_out(number, frames).graphs()]
-
-
-def background(number: int) -> Any:
-    """The background of the clip of this number."""
-    return ShapesWorld().random_background(random.Random(f"clip/held out/background {number}"))
-
-
-def style_reference(number: int) -> Image.Image:
-    """Another scene with the background of the clip of this number, which shows its style and nothing of its content."""
-    graph = ShapesWorld().random_graph(random.Random(f"clip/held out/reference {number}"))
-    return ShapesWorld().render(graph, background(number))
-
-
 def prepare(
+    source: ClipSource,
     checkpoint: str | None,
     config: ConfigPaths | None,
     device: str,
     options: SampleOptions,
     seed: int,
-    frames: int,
     overlap: int | None,
 ) -> Measure:
     """Loads the model and returns the function that does a job (method, number of the clip)."""
@@ -170,14 +142,16 @@ def prepare(
 
     def measure_job(job: Job) -> tuple[dict, Image.Image]:
         method, number = job
-        storyboard, clip_seed, facts = held_out(number, frames), derive_seed(seed, number, 0), {}
+        storyboard, clip_seed, facts = source.storyboard(number), derive_seed(seed, number, 0), {}
         if method == "edits":
-            task = make_clip_task(storyboard, true_clip(number, frames), ShapesWorld(), number)
+            task = make_clip_task(storyboard, source.clip(number), find_world(source.scenes), number)
             edit = edit_clip(model, task.request, EditOptions(seed=clip_seed), overlap=overlap)
-            storyboard, clip, facts = edit.storyboard, edit.frames, measure_clip_edit(task, edit, WORLD, cell)
+            storyboard, clip, facts = edit.storyboard, edit.frames, measure_clip_edit(task, edit, source.scenes, cell)
+        elif method == "truth":
+            clip = through_autoencoder(model, source.clip(number))
         else:
-            clip = make_clip(model, method, number, storyboard, options, clip_seed, overlap)
-        row = facts | measure_clip(storyboard, clip, WORLD, cell) | {"flicker": flicker(storyboard, clip, cell)}
+            clip = make_clip(model, method, storyboard, source.style(number), options, clip_seed, overlap)
+        row = facts | measure_clip(storyboard, clip, source.scenes, cell) | {"flicker": flicker(storyboard, clip, cell)}
         row["success"] = row["in_place"] == 1 and row["kept_objects"] == row["objects"]
         return row, film_strip(clip, STRIP)
 
@@ -185,22 +159,22 @@ def prepare(
 
 
 @torch.no_grad()
+def through_autoencoder(model: VideoDiffusion, frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """Frames that were encoded and decoded one by one."""
+    return model.decode_frames(torch.cat([model.image.encode(to_model_input(model.image, each)) for each in frames]))
+
+
+@torch.no_grad()
 def make_clip(
     model: VideoDiffusion,
     method: str,
-    number: int,
     storyboard: Storyboard,
+    style: Image.Image,
     options: SampleOptions,
     seed: int,
     overlap: int | None = None,
 ) -> list[Image.Image]:
-    """The clip that a method makes of the storyboard of this number."""
-    if method == "truth":
-        frames = true_clip(number, storyboard.frames)
-        return model.decode_frames(
-            torch.cat([model.image.encode(to_model_input(model.image, each)) for each in frames])
-        )
-    style = style_reference(number)
+    """The clip that a method ('video', 'frames' or 'frozen') makes of a storyboard."""
     if method == "video":
         return sample_clip(model, storyboard, seed, options, style, overlap=overlap)
     if method == "frozen":
@@ -239,11 +213,11 @@ def summarise(jobs: Sequence[Job], rows: Sequence[dict]) -> list[dict]:
     return summaries
 
 
-def sheet(folder: Path, jobs: Sequence[Job], rows: Sequence[dict], frames: int) -> Image.Image:
+def sheet(folder: Path, jobs: Sequence[Job], rows: Sequence[dict], source: ClipSource) -> Image.Image:
     """Stored clips, a line for each method, failures first: true frames, and the method's in its frame."""
 
     def context(job: Job) -> tuple[list[tuple[str, Image.Image]], str]:
         method, number = job
-        return [(f"{number}", film_strip(true_clip(number, frames), STRIP))], method
+        return [(f"{number}", film_strip(source.clip(number), STRIP))], method
 
     return picture_sheet(folder, jobs, rows, context)

@@ -71,7 +71,7 @@ def run(
         parse_editor(method)
     digests = {method: code_digest(method) for method in methods}
     operations, source = operations or OPERATIONS, benchmark.source
-    numbers = {name: benchmark.numbers(source, name) for name in operations}
+    numbers = {name: benchmark.numbers(source.count(name), f"edits of the operation {name!r}") for name in operations}
     model = benchmark.load_model([source.task(name, numbers[name][0]).target for name in operations])
     jobs = list_jobs(methods, numbers, seeds)
     prepare_worker = partial(

@@ -100,7 +100,7 @@ def run(
     _refuse_unknown("layout", layouts, LAYOUTS)
     _refuse_unknown("boxes", boxes, BOXES)
     _refuse_unknown("references", references or (), REFERENCES)
-    numbers = benchmark.numbers(source)
+    numbers = benchmark.numbers(source.count(), "scenes")
     model = benchmark.load_model([source.graph(numbers[0])])
     has_style = model.global_stage_model is not None
     references = references or (["same", "other"] if has_style else ["none"])

@@ -16,6 +16,7 @@ that a keyframe lacks is gone from there on; one that it adds appears there.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -205,6 +206,19 @@ def interpolate(before: Box, after: Box, share: float) -> Box:
     """The box at `share` (0 to 1) of the way from one to another."""
     x0, y0, x1, y1 = (a + share * (b - a) for a, b in zip(before, after))
     return x0, y0, x1, y1
+
+
+def moves(storyboard: Storyboard) -> list[float]:
+    """The largest distance of each object of the first keyframe from its first place, in shares of the picture's sides."""
+    first, *rest = storyboard.graphs()
+    distances = [0.0] * len(first.objects)
+    for graph in rest:
+        place = dict(zip(graph.ids, graph.boxes))
+        for index, (name, box) in enumerate(zip(first.ids, first.boxes)):
+            if box is not None and (now := place.get(name)) is not None:
+                way = box[0] + box[2] - now[0] - now[2], box[1] + box[3] - now[1] - now[3]
+                distances[index] = max(distances[index], math.hypot(*way) / 2)
+    return distances
 
 
 def is_storyboard(data: Any) -> bool:

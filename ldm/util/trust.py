@@ -46,6 +46,7 @@ _DATA_SETS = tuple(
         "personalized.Personalized",
         "rendered.RenderedTrain",
         "rendered.RenderedValidation",
+        "rendered_clips.RenderedClips",
         "vg.VGTrain",
         "vg.VGValidation",
         "video_sets.SG2VID",

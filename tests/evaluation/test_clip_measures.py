@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm.evaluation.clip_benchmark import background, held_out, style_reference, true_clip
 from ldm.evaluation.clip_edits import make_clip_task
 from ldm.evaluation.clip_measures import flicker, measure_clip, moving_area, read_frame
+from ldm.evaluation.clip_sources import DrawnClipSource
 from ldm.graph.diff import ChangeAttribute, Replace, diff
 from ldm.graph.scene_graph import SceneGraph
-from ldm.graph.storyboard import Keyframe, Storyboard
+from ldm.graph.storyboard import Keyframe, Storyboard, moves
 from ldm.synthetic.shapes import Background, ShapesWorld, render
-from ldm.synthetic.shapes.clips import MIN_DISTANCE, moves
 
 CELL = 1 / 8
+CLIPS = DrawnClipSource(16)
 GREY = Background((220, 220, 220), (220, 220, 220), 0.0)
 IDS = ("a", "b")
 
@@ -83,21 +83,21 @@ def test_what_comes_or_goes_moves():
 
 
 def test_held_out_storyboards_move_by_two_latent_cells_and_are_the_same_each_time():
-    assert all(max(moves(held_out(number))) >= MIN_DISTANCE for number in range(10))
-    assert held_out(3) == held_out(3) != held_out(4)
-    assert np.array_equal(np.asarray(style_reference(2)), np.asarray(style_reference(2)))
-    assert len(true_clip(0, 6)) == 6 and background(1) == background(1)
+    assert all(max(moves(CLIPS.storyboard(number))) >= 2 * CELL for number in range(10))
+    assert CLIPS.storyboard(3) == CLIPS.storyboard(3) != CLIPS.storyboard(4)
+    assert np.array_equal(np.asarray(CLIPS.style(2)), np.asarray(CLIPS.style(2)))
+    assert len(DrawnClipSource(6).clip(0)) == 6
 
 
 def test_true_held_out_clips_pass():
     for number in range(3):
-        row = measure_clip(held_out(number), true_clip(number), "shapes", CELL)
+        row = measure_clip(CLIPS.storyboard(number), CLIPS.clip(number), "shapes", CELL)
         assert row["in_place"] == 1 and row["kept_objects"] == row["objects"] and row["nothing_else"] == 1
 
 
 def test_an_edit_of_a_clip_changes_one_object_in_every_keyframe():
     for number in range(6):
-        task = make_clip_task(held_out(number), true_clip(number), ShapesWorld(), number)
+        task = make_clip_task(CLIPS.storyboard(number), CLIPS.clip(number), ShapesWorld(), number)
         for before, after in zip(task.request.source.keyframes, task.request.storyboard.keyframes):
             (operation,) = diff(before.graph, after.graph)
             assert isinstance(operation, (ChangeAttribute, Replace))

@@ -62,7 +62,7 @@ def test_seeds_are_split_into_shards_of_a_size(written, tmp_path):
         (20, 29, "shard-00001"),
         (30, 34, "shard-00002"),
     ]
-    assert {(stage, extras) for stage, _, _, extras in written} == {(("table", 128, 8, 2), ((), True, False))}
+    assert {(stage, extras) for stage, _, _, extras in written} == {(("table", 128, 8, 2), ((), True, False, 0))}
 
 
 def test_machines_share_all_shards_without_overlap(written, tmp_path):
@@ -151,3 +151,16 @@ def test_random_arguments_end_in_one_line(written, tmp_path, capsys, monkeypatch
         codes.add(code)
         assert code in (0, 2) and len(lines) == (code != 0), (words, errors)
     assert codes == {0, 2}
+
+
+def test_clips_of_a_number_of_frames_are_a_setting_of_the_folder(written, tmp_path, capsys):
+    words = ["--out", str(tmp_path), "--seeds", "0:3"]
+    assert render_scenes.main([*words, "--frames", "16"]) == 0
+    assert [extras for _, _, _, extras in written] == [((), False, False, 16)]
+    assert render_scenes.main(words) == 2 and "was begun with frames 16, not None" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", [["--edits", "move"], ["--look", "clevr"]])
+def test_clips_have_no_edits_and_are_of_the_table(other, written, tmp_path, capsys):
+    assert render_scenes.main(["--out", str(tmp_path), "--seeds", "0:3", "--frames", "8", *other]) == 2
+    assert "--frames: clips are of the table and without edits" in capsys.readouterr().err and not written

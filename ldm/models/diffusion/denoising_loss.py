@@ -21,11 +21,13 @@ class DenoisingLoss(SavesTrainableParameters):
         schedule: noise schedule.
         scale_factor: () factor of the latents.
         model_ema: exponential moving average of the trainable parameters, or None.
+        v_loss: whether the loss is that of v, whatever the U-Net predicts.
     """
 
     schedule: NoiseSchedule
     scale_factor: Tensor
     model_ema: EMA | None
+    v_loss: bool = False
 
     def saved_state(self) -> dict[str, Tensor]:
         """The trainable parameters, their averages and the scale factor."""
@@ -69,4 +71,5 @@ class DenoisingLoss(SavesTrainableParameters):
         cond = self.training_conditioning(batch, len(z0), random)
         output = self.prediction(self.schedule.add_noise(z0, noise, t), t, cond)
         target = self.schedule.target(z0, noise, t)
-        return (output.float() - target.float()).square().mean((1, 2, 3)), t
+        losses = (output.float() - target.float()).square().mean((1, 2, 3))
+        return losses * self.schedule.v_weight(t) if self.v_loss else losses, t

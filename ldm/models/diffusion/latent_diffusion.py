@@ -79,6 +79,8 @@ class LatentDiffusion(DenoisingLoss):
         graph_drop: share of training rows whose graph is replaced by the learned null tokens, for classifier-free
             guidance (Ho & Salimans 2207.12598). A style that the graph encoder computes is replaced with the graph.
         style_drop: share of training rows whose style is replaced by the learned null style.
+        v_loss: whether the loss is that of v (Salimans & Ho 2202.00512, section 4) also for a U-Net that predicts the noise. High noise
+            levels, at which layout and style are decided, then count as much as low ones.
         use_ema: keeps an exponential moving average of the trainable parameters.
         ema_decay: its decay per step.
         warmup_steps: steps of linear warm-up of the learning rate.
@@ -130,6 +132,7 @@ class LatentDiffusion(DenoisingLoss):
         defaults: dict | None = None,
         graph_drop: float = 0.1,
         style_drop: float = 0.1,
+        v_loss: bool = False,
         use_ema: bool = True,
         ema_decay: float = 0.9999,
         warmup_steps: int = 0,
@@ -150,7 +153,7 @@ class LatentDiffusion(DenoisingLoss):
         self.latent_size, self.channels, self.scale_by_std = image_size, channels, scale_by_std
         self.register_buffer("scale_factor", torch.tensor(1.0))
         self.graph_drop, self.style_drop = graph_drop, style_drop if global_stage_config else graph_drop
-        self.text_drop = text_drop
+        self.text_drop, self.v_loss = text_drop, v_loss
         self.warmup_steps, self.cosine, self.weight_decay = warmup_steps, cosine, weight_decay
         self.edit_defaults = dict(edit_defaults or {})
         self.monitor = monitor or ("val/loss_simple_ema" if use_ema else "val/loss_simple")

@@ -139,6 +139,12 @@ class NoiseSchedule:
         signal, sigma = self._scales(t, z0)
         return (signal * noise - sigma * z0).to(z0.dtype)
 
+    def v_weight(self, t: Tensor) -> Tensor:  # (B,) -> (B,)
+        """The squared error of v for a squared error of 1 of the output: 1 / a if that is the noise, as v = (eps - sqrt(1 - a) x) / sqrt(a)."""
+        if self.prediction == "v":
+            return torch.ones_like(t, dtype=torch.float32)
+        return self._all_scales(torch.float32, t.device)[0, t] ** -2
+
     def to_noise(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:  # (B,...), (B,...), (B,) -> (B,...)
         """Returns the predicted noise for the U-Net's output at x: of v, eps = sqrt(a) v + sqrt(1 - a) x.
 

@@ -24,6 +24,20 @@ class RenderedError(UserError):
     """A folder of rendered scenes that is missing or damaged."""
 
 
+class ClipPlace(NamedTuple):
+    """Where a picture belongs in a clip.
+
+    Args:
+        frame: its number, from 0 on.
+        things: number of each thing, the same in all frames.
+        reference: name of a picture of another scene in the clip's style, in the shard's folder.
+    """
+
+    frame: int
+    things: tuple[int, ...]
+    reference: str
+
+
 class Record(NamedTuple):
     """A rendered picture.
 
@@ -34,6 +48,7 @@ class Record(NamedTuple):
         visible_boxes: of each thing's visible part.
         visible: visible share of each thing.
         edit: how the picture came from another one of the shard (`shards.py`); None for a picture that is no edit.
+        clip: where it belongs in a clip; None for a picture that is no frame.
     """
 
     file: str
@@ -42,10 +57,12 @@ class Record(NamedTuple):
     visible_boxes: tuple[Box, ...]
     visible: tuple[float, ...]
     edit: dict[str, Any] | None
+    clip: ClipPlace | None = None
 
     def graph(self) -> SceneGraph:
-        """The complete graph, with boxes that are cut at the picture's edges."""
-        return complete_graph(self.scene, [_cut(box) for box in self.boxes])
+        """The complete graph, with boxes that are cut at the picture's edges; in a clip, ids tell the things apart."""
+        ids = [f"{number}" for number in self.clip.things] if self.clip else ()
+        return complete_graph(self.scene, [_cut(box) for box in self.boxes], ids)
 
 
 def complete_shards(root: str | Path) -> list[Path]:
@@ -89,9 +106,7 @@ def read_records(shard: Path) -> Iterator[Record]:
 
 def _parse(fields: dict[str, Any]) -> Record:
     """Raises one of several exceptions for what `shards.py` does not write."""
-    file, edit, scene = fields["file"], fields.get("edit"), Scene.from_json(fields["scene"])
-    if not isinstance(file, str) or not file or Path(file).name != file:
-        raise ValueError(f"the name of a picture is {str(file)[:80]!r}")
+    file, edit, scene = _file_name(fields["file"]), fields.get("edit"), Scene.from_json(fields["scene"])
     if not scene.things or not all(isinstance(value, str) for value in scene.style):
         raise ValueError("a scene without things or style")
     location, target = _numbers(scene.camera.location, 3), _numbers(scene.camera.target, 3)
@@ -107,7 +122,21 @@ def _parse(fields: dict[str, Any]) -> Record:
     visible = _numbers(_all_of(fields["visible"], scene), len(scene.things))
     if edit is not None and not isinstance(edit, dict):
         raise ValueError(f"an edit is {str(edit)[:80]}")
-    return Record(file, scene, boxes, visible_boxes, visible, edit)
+    clip = None if fields.get("clip") is None else _parse_clip(fields["clip"], len(scene.things))
+    return Record(file, scene, boxes, visible_boxes, visible, edit, clip)
+
+
+def _parse_clip(fields: dict[str, Any], count: int) -> ClipPlace:
+    frame, things = fields["frame"], tuple(fields["things"])
+    if len(things) != count or len({*things}) != count or not all(type(number) is int for number in (frame, *things)):
+        raise ValueError(f"frame {str(frame)[:80]} of a clip with the things {str(things)[:80]}, of {count}")
+    return ClipPlace(frame, things, _file_name(fields["reference"]))
+
+
+def _file_name(name: Any) -> str:
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        raise ValueError(f"the name of a picture is {str(name)[:80]!r}")
+    return name
 
 
 def _cut(box: Box) -> Box:

@@ -6,6 +6,8 @@
         000000_restyle_style.webp  another scene in the style that the edit asks for
         000000_ids.png         which thing each pixel shows, plus one (on request)
         000000_depth.png       distance in thousandths of a scene unit, 0 for the background (on request)
+        000000_00.webp         a frame of the clip with seed 0, where scenes are rendered as clips
+        000000_style.webp      another scene in the style of that clip
         scenes.jsonl           a line for each picture: scene, boxes, visibility, edit
         graphs.json            scene graphs in sg2im's form, with boxes and attributes
         instances.json         boxes in COCO's form, in pixels
@@ -26,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from ldm.graph.graph_files import write_graphs
+from ldm.synthetic.rendered.clips import random_clip
 from ldm.synthetic.rendered.edits import Edit, edit_scene
 from ldm.synthetic.rendered.geometry import Truth
 from ldm.synthetic.rendered.relations import complete_graph
@@ -41,11 +44,12 @@ DEPTH_UNIT = 1000
 
 @dataclass(frozen=True)
 class Extras:
-    """What to write beside pictures."""
+    """What to write beside pictures, or instead of them: clips of so many frames, if there are any."""
 
     operations: tuple[str, ...] = ()
     masks: bool = False
     depth: bool = False
+    frames: int = 0
 
 
 def write_shard(
@@ -63,7 +67,7 @@ def write_shard(
     folder.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     for seed in seeds:
-        records += _write_scene(stage, seed, folder, extras)
+        records += (_write_clip if extras.frames else _write_scene)(stage, seed, folder, extras)
         report(1)
     graphs = [_graph_of(record) for record in records]
     write_graphs(folder / "graphs.json", graphs)
@@ -85,13 +89,28 @@ def _write_scene(stage: Stage, seed: int, folder: Path, extras: Extras) -> Itera
         record = _write_picture(stage, edit.scene, folder, f"{name}_{operation}", extras)
         record["edit"] = _edit_fields(edit, operation, f"{name}.webp")
         if operation == "restyle":
-            other = stage.random_scene(seed + STYLE_OFFSET)
-            style = _write_picture(
-                stage, replace(other, style=edit.scene.style), folder, f"{name}_restyle_style", extras
-            )
+            style = _write_style(stage, edit.scene, folder, f"{name}_restyle_style", extras)
             record["edit"]["reference"] = style["file"]
             yield style
         yield record
+
+
+def _write_clip(stage: Stage, seed: int, folder: Path, extras: Extras) -> Iterator[dict[str, Any]]:
+    """Renders the frames of a clip and a scene in its style; gives a record for each picture."""
+    clip = random_clip(seed, stage.geometry, extras.frames)
+    name = f"{seed:06d}"
+    style = _write_style(stage, clip[0].scene, folder, f"{name}_style", extras)
+    yield style
+    for number, frame in enumerate(clip):
+        record = _write_picture(stage, frame.scene, folder, f"{name}_{number:02d}", extras)
+        record["clip"] = {"frame": number, "things": frame.things, "reference": style["file"]}
+        yield record
+
+
+def _write_style(stage: Stage, scene: Scene, folder: Path, name: str, extras: Extras) -> dict[str, Any]:
+    """Renders another scene in the style of this one."""
+    other = stage.random_scene(scene.seed + STYLE_OFFSET)
+    return _write_picture(stage, replace(other, style=scene.style), folder, name, extras)
 
 
 def _write_picture(stage: Stage, scene: Scene, folder: Path, name: str, extras: Extras) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import numpy as np
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.storyboard import Keyframe, Storyboard
-from ldm.graph.validation import Box
 from ldm.synthetic.annotation import DEPTH_PREDICATES, box_of
 from ldm.synthetic.shapes.scenes import (
     CELLS,
@@ -52,18 +51,6 @@ def random_storyboard(rng: random.Random, frames: int = FRAMES, fps: float = FPS
                 return _storyboard(graph, boxes, turns | _visit(graph, frames, rng, still), fps)
 
 
-def moves(storyboard: Storyboard) -> list[float]:
-    """The largest distance of each object of the first keyframe from its first place, in cells."""
-    first, *rest = storyboard.graphs()
-    distances = [0.0] * len(first.objects)
-    for graph in rest:
-        place = {name: box for name, box in zip(graph.ids, graph.boxes)}
-        for index, (name, box) in enumerate(zip(first.ids, first.boxes)):
-            if box is not None and (now := place.get(name)) is not None:
-                distances[index] = max(distances[index], CELLS * _distance(box, now))
-    return distances
-
-
 def drawn(graph: SceneGraph) -> SceneGraph:
     """A frame's graph with its boxes moved to the nearest edges at multiples of GRID cells, where all scenes of this world have them.
 
@@ -77,10 +64,6 @@ def drawn(graph: SceneGraph) -> SceneGraph:
         left, top = (GRID * round(CELLS * edge / GRID) / CELLS for edge in (x0, y0))
         boxes.append((left, top, left + x1 - x0, top + y1 - y0))
     return replace(graph, boxes=tuple(boxes))
-
-
-def _distance(a: Box, b: Box) -> float:
-    return float(np.hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3]) / 2)
 
 
 def _still(graph: SceneGraph, frames: int) -> tuple[set[int], Boxes]:

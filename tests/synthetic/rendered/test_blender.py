@@ -15,7 +15,10 @@ from PIL import Image
 pytest.importorskip("bpy", reason="drawing needs Blender: pip install -e .[render], with Python 3.11")
 
 from ldm.data.clevr import CLEVR
+from ldm.data.rendered_clips import RenderedClips
+from ldm.graph.storyboard import moves
 from ldm.synthetic.rendered.edits import OPERATIONS, edit_scene
+from ldm.synthetic.rendered.records import read_records
 from ldm.synthetic.rendered.scenes import Scene, Style, all_visible, with_things
 from ldm.synthetic.rendered.shards import DEPTH_UNIT, Extras, write_shard
 from ldm.synthetic.rendered.stage import Stage
@@ -181,3 +184,15 @@ def test_machines_share_shards(tmp_path):
     assert process.returncode == 0, process.stderr
     assert sorted(path.name for path in tmp_path.glob("*/*.webp")) == ["000004.webp", "000006.webp"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shard-00001", "shard-00003"]
+
+
+def test_a_clip_is_written_frame_by_frame_with_numbers_that_tell_its_things_apart(stage, tmp_path):
+    write_shard(stage, range(4, 5), tmp_path / "shard-00000", Extras(frames=4))
+    style, *frames = read_records(tmp_path / "shard-00000")
+    assert (style.file, style.clip) == ("000004_style.webp", None)
+    assert [(record.file, record.clip.frame) for record in frames] == [(f"000004_0{i}.webp", i) for i in range(4)]
+    assert {record.scene.style for record in frames} == {style.scene.style} and style.scene.things != frames[
+        0
+    ].scene.things
+    assert {record.clip.reference for record in frames} == {style.file}
+    assert max(moves(RenderedClips(tmp_path, 4).storyboard(0))) > 0.05
