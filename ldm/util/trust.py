@@ -83,6 +83,7 @@ TRUSTED: dict[str, tuple[str, ...]] = {
         "ldm.models.diffusion.personalization.Personalization",
         "ldm.models.diffusion.video.VideoDiffusion",
         "ldm.models.pretraining.GraphImagePretraining",
+        "ldm.models.style_pretraining.StylePretraining",
         *_AUTOENCODERS,
     ),
     r"model\.params\.unet_config": _UNETS,

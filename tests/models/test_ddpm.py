@@ -367,6 +367,14 @@ def test_a_frozen_graph_encoder_is_loaded_from_the_checkpoint_of_the_unet(tmp_pa
         assert torch.equal(value, saved["cond_stage_model." + name])
 
 
+def test_with_v_loss_each_image_counts_by_its_timestep(batch):
+    plain, weighted = (tiny_model(v_loss=v_loss) for v_loss in (False, True))
+    weighted.load_state_dict(plain.state_dict())
+    losses, t = plain.losses(batch, torch.Generator().manual_seed(5))
+    v_losses, _ = weighted.losses(batch, torch.Generator().manual_seed(5))
+    torch.testing.assert_close(v_losses, losses / plain.schedule.alphas_cumprod[t].float())
+
+
 def test_a_step_under_bfloat16_gives_a_finite_loss_and_gradients(batch):
     model = tiny_model()
     with torch.autocast("cpu", torch.bfloat16):

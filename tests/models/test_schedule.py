@@ -1,5 +1,7 @@
 """The noise schedule equals the published values and its closed forms."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -101,3 +103,22 @@ def test_an_unsupported_schedule_is_an_error_that_names_it(name):
     assert torch.equal(NoiseSchedule.from_name("linear", 10).betas, NoiseSchedule.linear(10).betas)
     with pytest.raises(ValueError, match=name):
         NoiseSchedule.from_name(name)
+
+
+@pytest.mark.parametrize("timestep", [0, 300, 999])
+def test_an_error_of_the_noise_is_an_error_of_v_with_its_weight(schedule, timestep):
+    generator = torch.Generator().manual_seed(0)
+    z0, noise, error = (torch.randn(1, 4, 2, 2, generator=generator, dtype=torch.float64) for _ in range(3))
+    t = torch.tensor([timestep])
+    a = schedule.alphas_cumprod[timestep]
+    x = schedule.add_noise(z0, noise, t)
+    guess = noise + 0.1 * error
+    z0_guess = (x - (1 - a).sqrt() * guess) / a.sqrt()
+    error_of_v = (a.sqrt() * guess - (1 - a).sqrt() * z0_guess) - (a.sqrt() * noise - (1 - a).sqrt() * z0)
+    weight = error_of_v.square().mean() / (guess - noise).square().mean()
+    assert schedule.v_weight(t).item() == pytest.approx(weight.item(), rel=1e-4)
+
+
+def test_a_model_of_v_needs_no_weight():
+    schedule = replace(NoiseSchedule.linear(), prediction="v")
+    assert schedule.v_weight(torch.tensor([0, 999])).tolist() == [1, 1]
