@@ -71,16 +71,24 @@ def weights_for(scenes: str | None) -> str:
     return OF_SCENES.get(scenes or "", SHIPPED)
 
 
-def shipped_temporal() -> Path:
-    """The path of the temporal layers for clips of flat shapes, after all files of its manifest have been verified.
+def shipped_temporal(weights: str = OF_SCENES["shapes"]) -> Path:
+    """The path of a set's temporal layers, after all files of its manifest have been verified.
+
+    Args:
+        weights: name of the set; by default that of flat shapes.
 
     Raises:
-        CheckpointError: a file is missing, or differs from the one in the manifest.
+        CheckpointError: the set has none, or a file is missing or differs from the one in the manifest.
     """
-    path = shipped_adapters(OF_SCENES["shapes"]).with_name(TEMPORAL)
-    if not path.is_file():
+    path = shipped_adapters(weights).with_name(TEMPORAL)
+    if path.is_file():
+        return path
+    if TEMPORAL in read_manifest(path.parent):
         raise CheckpointError(f"{path}: there is no such file; {_remedy(path.parent)}")
-    return path
+    raise CheckpointError(
+        f"no temporal layers for clips are shipped in {path.parent}; train some (configs/{weights}/video.yaml) and name their "
+        "run with --run, or what scripts/export.py wrote of it with --ckpt"
+    )
 
 
 def find_in_checkout(path: str | Path) -> Path:

@@ -251,7 +251,7 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser, unit: str) -> None:
     add(
         "--tasks",
         metavar="DIR",
-        help="for rendered scenes: folder that scripts/render_scenes.py wrote (for `edits` with --edits all)",
+        help="for rendered scenes: folder that scripts/render_scenes.py wrote (for `edits` with --edits all, for `clips` with --frames)",
     )
     add(
         "--n",

@@ -133,7 +133,7 @@ def report_on_clips(arguments: argparse.Namespace) -> None:
     from ldm.models.video_loading import find_video_checkpoint
 
     given = {name: value for name, value in given_values(arguments, SampleOptions).items() if name in CLIP_OPTIONS}
-    checkpoint = find_video_checkpoint(arguments.run, arguments.ckpt, arguments.config)
+    checkpoint = find_video_checkpoint(arguments.run, arguments.ckpt, arguments.config, arguments.scenes)
     benchmark = benchmark_of(arguments, "clips", checkpoint)
     report = clip_benchmark.run(
         benchmark, given, arguments.methods, arguments.seed, arguments.frames, arguments.overlap

@@ -23,19 +23,25 @@ logger = logging.getLogger(__name__)
 
 
 def find_video_checkpoint(
-    run: str | Path | None = None, ckpt: str | Path | None = None, config: ConfigPaths | None = None
+    run: str | Path | None = None,
+    ckpt: str | Path | None = None,
+    config: ConfigPaths | None = None,
+    scenes: str = "shapes",
 ) -> Path | None:
     """The checkpoint of a video model that the options --run, --ckpt and --config select.
+
+    Args:
+        scenes: the world of synthetic scenes whose temporal layers are the default.
 
     Returns:
         The checkpoint; None if only a config is given; the temporal layers that ship with the project if nothing is given.
 
     Raises:
-        CheckpointError: the run has no checkpoint, or the shipped files are incomplete.
+        CheckpointError: the run has no checkpoint, none is shipped for these scenes, or the shipped files are incomplete.
     """
     if ckpt or run:
         return Path(ckpt) if ckpt else last_checkpoint(run)
-    return None if config else shipped.shipped_temporal()
+    return None if config else shipped.shipped_temporal(shipped.weights_for(scenes))
 
 
 def load_video_model(
