@@ -116,6 +116,8 @@ rendered-weights: $(READY)
 	$(EXPORT) image_tower --run $(call newest,tower) --out data/demo/image_tower.safetensors
 	$(TRAIN) --base configs/demo/first_stage.yaml configs/demo/first_stage_features.yaml -n first_stage
 	$(EXPORT) first_stage --run $(call newest,first_stage) --out data/demo/first_stage.safetensors
+	$(TRAIN) --base configs/demo/styles.yaml -n styles
+	$(EXPORT) image_tower --run $(call newest,styles) --out data/demo/image_tower.safetensors
 	$(BIN)/python scripts/cache_latents.py --config configs/demo.yaml configs/demo/backbone.yaml --out $(SCENES)/latents
 	$(TRAIN) --base configs/demo.yaml configs/demo/backbone.yaml -n backbone --cuda_graphs data.params.cache=$(SCENES)/latents
 	$(EXPORT) unet --run $(call newest,backbone) --out data/demo/backbone.safetensors
