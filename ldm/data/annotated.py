@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from ldm.checkpoints import shipped
 from ldm.checkpoints.own_files import read_own_vocab
 from ldm.data.personalized import find_pictures
+from ldm.data.shifts import shift_within
 from ldm.data.values import require_count, require_share
 from ldm.graph.graph_files import read_graph
 from ldm.graph.new_names import NewName, read_new_names, with_new_names
@@ -35,10 +36,12 @@ class AnnotatedPictures(Dataset):
         words: the names that the graphs use beside these, a list of {word, kind, init}, as in model.params.words.
         sizes: rows of the graph encoder's tables by kind, if these are more than the vocabulary has names.
         repeats: how often an epoch shows each picture.
+        shift: whether pictures whose objects all have boxes are shown at random shifts (`ldm.data.shifts`), so that words are learned apart
+            from their places. Pictures of `prior_root` are not shifted.
         prior_root: folder that scripts/sample.py wrote with the trained model, for prior preservation (DreamBooth, Ruiz et al.
             2208.12242): its pictures replace some of the others, so that the model stays as it was.
         prior_share: share of the training pictures that they replace.
-        seed: of the choice between them; trainer.py sets it.
+        seed: of the choice between them, and of shifts; trainer.py sets it.
 
     Raises:
         UserError: a file is missing or damaged, a graph has an unknown name, or none uses a word.
@@ -55,6 +58,7 @@ class AnnotatedPictures(Dataset):
         prior_root: str | None = None,
         prior_share: float = 0.5,
         seed: int = 0,
+        shift: bool = False,
     ):
         self.root, self.image_size = Path(data_root).expanduser(), require_count(f"{PLACE}.image_size", image_size)
         if not self.root.is_dir():
@@ -70,6 +74,7 @@ class AnnotatedPictures(Dataset):
         _refuse_unused(new, self.graphs, self.root)
         self.prior = _samples(Path(prior_root).expanduser(), self.vocab) if prior_root else []
         self.prior_share, self.seed, self.epoch = require_share(f"{PLACE}.prior_share", prior_share), seed, 0
+        self.shift = shift
 
     def __len__(self) -> int:
         return len(self.pictures) * self.repeats
@@ -78,9 +83,10 @@ class AnnotatedPictures(Dataset):
         number = index % len(self.pictures)
         path, graph = self.pictures[number], self.graphs[number]
         chance = random.Random(f"annotated/{self.seed}/{self.epoch}/{index}")
-        if self.prior and chance.random() < self.prior_share:
+        if is_prior := bool(self.prior) and chance.random() < self.prior_share:
             path, graph = chance.choice(self.prior)
-        return to_tensor(resize_square(read_image(path, upright=True), self.image_size)), graph
+        image = to_tensor(resize_square(read_image(path, upright=True), self.image_size))
+        return shift_within(image, graph, chance) if self.shift and not is_prior else (image, graph)
 
     def check(self) -> Iterator[str]:
         """Reads all pictures and yields each problem as 'where: what'."""

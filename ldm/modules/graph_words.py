@@ -8,7 +8,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ldm.graph.batch import GraphBatch
 from ldm.graph.vocab import GAP, KINDS, Vocab
+from ldm.modules.boxes import box_coverage
 from ldm.modules.word_embedding import WordEmbedding
 from ldm.util.errors import UserError
 
@@ -59,3 +61,38 @@ def initial_row(encoder: LearnsNames, vocab: Vocab, kind: str, init: str | None)
     names = dict(zip(KINDS, (vocab.objects, vocab.predicates, vocab.attributes)))[kind]
     used = torch.tensor([id_ for id_, name in enumerate(names) if name != GAP and not name.startswith("__")])
     return table[used].mean(0)
+
+
+def has_new_name(encoder: LearnsNames, graph: GraphBatch) -> Tensor:  # -> (O,) bool
+    """Which objects have a learned name or attribute, or stand at an end of a learned predicate."""
+    first = {kind: table.num_embeddings for kind, table in tables_by_kind(encoder).items()}
+    subject, predicate, object_ = graph.triples.unbind(1)
+    count = (graph.objs >= first["object"]).int()
+    for end in (subject, object_):
+        count = count.index_add(0, end, (predicate >= first["predicate"]).int())
+    if graph.attributes is not None and "attribute" in first:
+        count = count.index_add(0, graph.attributes[:, 0], (graph.attributes[:, 1] >= first["attribute"]).int())
+    return count > 0
+
+
+def weights_by_boxes(graph: GraphBatch, chosen: Tensor, side: int, outside: float) -> Tensor:  # (O,) -> (B,1,side,side)
+    """Weights of the cells of images: 1 in the boxes of chosen objects, and `outside` elsewhere.
+
+    Boxes are widened by half a cell on all sides, as a latent pixel depends on pixels around it. A cell that a box covers in part has a
+    weight in between. An image without a chosen object that has a box has the weight 1 everywhere.
+
+    Args:
+        graph: of B images.
+        chosen: (O,) bool, which objects.
+        side: of the latents, in cells.
+        outside: from 0 to 1.
+    """
+    margin, count = 0.5 / side, graph.num_images
+    chosen = chosen & (graph.boxes != -1).any(1)
+    wide = torch.cat([graph.boxes[:, :2] - margin, graph.boxes[:, 2:] + margin], 1)
+    covered = box_coverage(wide[None], side, side)[0] * chosen[:, None]  # (O,side*side)
+    image = graph.obj_to_img[:, None]
+    inside = covered.new_zeros(count, side * side).scatter_reduce(0, image.expand_as(covered), covered, "amax")
+    has_any = covered.new_zeros(count, 1).scatter_reduce(0, image, chosen[:, None].to(covered), "amax") > 0
+    weights = torch.where(has_any, outside + (1 - outside) * inside, 1)
+    return weights.unflatten(1, (1, side, side))

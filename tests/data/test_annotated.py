@@ -76,6 +76,26 @@ def test_prior_pictures_stand_in_the_place_of_their_share_by_seed_epoch_and_inde
     assert 0.15 < sum(drawn()) / 200 < 0.35 and not any(drawn(share=0)) and all(drawn(share=1))
 
 
+def test_shifted_pictures_depend_on_seed_epoch_and_index_and_those_of_the_prior_are_not_shifted(folder):
+    for path in (folder / "pictures").glob("*.json"):
+        path.write_text(json.dumps({"objects": ["zorp"], "boxes": [[0.25, 0.25, 0.5, 0.5]]}))
+    (folder / "prior").mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "prior/0.png")
+    prior = {"objects": ["square"], "boxes": [[0.25, 0.25, 0.5, 0.5]]}
+    (folder / "prior/index.jsonl").write_text(json.dumps({"file": "0.png", "graph": prior}) + "\n")
+
+    def drawn(seed=0, epoch=0, shift=True):
+        data = pictures(folder, prior_root=str(folder / "prior"), prior_share=0.5, seed=seed, shift=shift)
+        data.epoch = epoch
+        graphs = [data[index][1] for index in range(60)]
+        return [[graph.boxes for graph in graphs if name in graph.objects] for name in ("zorp", "square")]
+
+    still, moved = drawn(shift=False), drawn()
+    assert len({*map(tuple, still[0])}) == 1 and len({*map(tuple, moved[0])}) > 20
+    assert moved == drawn() and moved != drawn(seed=1) and moved != drawn(epoch=1)
+    assert moved[1] == still[1] and len(moved[0]) == len(still[0])  # the same pictures are of the prior
+
+
 @pytest.mark.parametrize(
     "index", [None, "", "x", '{"file": "0.png"}', '{"file": "0.png", "graph": {"objects": ["blip"]}}']
 )

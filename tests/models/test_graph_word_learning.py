@@ -182,3 +182,22 @@ def test_pictures_of_another_vocabulary_are_one_sentence(adapters):
     model.vocab = VOCAB
     with pytest.raises(ConfigError, match="the vocabulary of the pictures is not that of the model"):
         model.setup("fit")
+
+
+def test_the_loss_outside_of_the_words_boxes_counts_as_much_as_it_is_told(adapters):
+    box = (0.0, 0.0, 0.5, 1.0)
+    graphs = [replace(GRAPH, boxes=(box, box)), SceneGraph(("circle",), boxes=(box,))]
+    images = torch.zeros(2, 3, 32, 32)
+
+    def losses(errors, **params):
+        model = learner(adapters, **params)
+        return model.image_losses(errors, collate(list(zip(images, graphs)), model.taught_vocab))
+
+    errors = torch.zeros(2, 4, 4, 4)
+    errors[..., 3] = 1  # right of the boxes, and of the half cell around them
+    torch.testing.assert_close(losses(errors), torch.tensor([0.25, 0.25]))
+    torch.testing.assert_close(losses(errors, outside=0.0), torch.tensor([0.0, 0.25]))
+    weighted = 0.2 / (2 + 0.6 + 0.2)  # columns: twice inside, half covered, outside
+    torch.testing.assert_close(losses(errors, outside=0.2), torch.tensor([weighted, 0.25]))
+    with pytest.raises(ConfigError, match="model.params.outside"):
+        learner(adapters, outside=1.5)

@@ -6,7 +6,14 @@ import torch
 from ldm.graph.batch import encode
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import KINDS
-from ldm.modules.graph_words import initial_row, table_sizes, tables_by_kind, tables_digest
+from ldm.modules.graph_words import (
+    has_new_name,
+    initial_row,
+    table_sizes,
+    tables_by_kind,
+    tables_digest,
+    weights_by_boxes,
+)
 from ldm.modules.nsg_encoder import NSGEncoder
 from ldm.synthetic.shapes import VOCAB
 from ldm.util.errors import UserError
@@ -82,3 +89,37 @@ def test_an_encoder_without_attributes_learns_none():
     encoder = NSGEncoder(**SIZES | {"num_attributes": 0}, dim=32, depth=1, heads=2, init="random")
     with pytest.raises(UserError, match="ignores attributes"):
         encoder.add_rows("attribute", torch.zeros(1, 32))
+
+
+def test_objects_of_learned_names_attributes_and_predicates_are_found(encoder):
+    wide = VOCAB.extended({"object": ["ring"], "predicate": ["over"], "attribute": ["crimson"]})
+    for kind in KINDS:
+        encoder.add_rows(kind, torch.zeros(1, 32))
+    graphs = [
+        SceneGraph(("circle", "ring"), triples=((0, "above", 1),), attributes=(("red",), ("red",))),
+        SceneGraph(("circle", "square", "circle"), triples=((2, "over", 0),), attributes=((), ("blue",), ())),
+        SceneGraph(("circle", "square"), triples=(), attributes=((), ("red", "crimson"))),
+    ]
+    found = has_new_name(encoder, encode(graphs, wide)).tolist()
+    image = [False]  # the last object of every graph
+    assert found == [False, True, *image, True, False, True, *image, False, True, *image]
+
+
+def test_weights_are_one_in_the_widened_boxes_of_chosen_objects_and_lower_elsewhere():
+    boxes = ((0.25, 0.25, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0), None)
+    graph = encode([SceneGraph(("circle",) * 3, boxes=boxes)] * 2, VOCAB)
+    chosen = torch.tensor([True, False, True, False, False, False, True, False])
+    first, second = weights_by_boxes(graph, chosen, 4, 0.2)
+    share = torch.tensor(
+        [0.5, 1.0, 0.5, 0.0]
+    )  # of the cells of an axis that lie in 0.25 to 0.5 and half a cell around it
+    torch.testing.assert_close(first, (0.2 + 0.8 * share[:, None] * share)[None])
+    assert torch.equal(second, torch.ones(1, 4, 4))  # no chosen object has a box
+
+
+def test_overlapping_boxes_weigh_as_much_as_the_better_cover():
+    graph = encode([SceneGraph(("circle",) * 2, boxes=((0.0, 0.0, 0.5, 1.0), (0.25, 0.0, 0.75, 1.0)))], VOCAB)
+    chosen = torch.tensor([True, True, False])
+    both = weights_by_boxes(graph, chosen, 8, 0.0)
+    alone = [weights_by_boxes(graph, torch.tensor(one), 8, 0.0) for one in ([True, False, False], [False, True, False])]
+    assert torch.equal(both, torch.maximum(*alone))

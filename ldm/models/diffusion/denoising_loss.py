@@ -71,5 +71,9 @@ class DenoisingLoss(SavesTrainableParameters):
         cond = self.training_conditioning(batch, len(z0), random)
         output = self.prediction(self.schedule.add_noise(z0, noise, t), t, cond)
         target = self.schedule.target(z0, noise, t)
-        losses = (output.float() - target.float()).square().mean((1, 2, 3))
+        losses = self.image_losses((output.float() - target.float()).square(), batch)
         return losses * self.schedule.v_weight(t) if self.v_loss else losses, t
+
+    def image_losses(self, errors: Tensor, batch: Batch) -> Tensor:  # (B,C,h,w) -> (B,)
+        """Returns the loss of each image from its squared errors; subclasses may weight them by place."""
+        return errors.mean((1, 2, 3))

@@ -10,18 +10,28 @@ import inspect
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ldm.checkpoints import shipped
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.graph_word_files import GraphWord
+from ldm.data.values import require_share
+from ldm.graph.batch import Batch
 from ldm.graph.new_names import read_new_names, with_new_names
 from ldm.graph.vocab import Vocab
 from ldm.models.diffusion import assembly
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.lr_schedules import per_step, unscaled_by_lightning, warmup_times_cosine
 from ldm.models.trained import load_trained, read_trained
-from ldm.modules.graph_words import LearnsNames, initial_row, table_sizes, tables_by_kind, tables_digest
+from ldm.modules.graph_words import (
+    LearnsNames,
+    has_new_name,
+    initial_row,
+    table_sizes,
+    tables_by_kind,
+    tables_digest,
+    weights_by_boxes,
+)
 from ldm.modules.lora_targets import add_lora_layers
 from ldm.util.errors import ConfigError
 from ldm.util.signatures import with_inherited
@@ -38,6 +48,8 @@ class GraphWords(LatentDiffusion):
             predicate or an attribute, and the name whose row it starts from (default: the mean of all rows).
         lora: adapters of the U-Net beside those that it has, a list of {part: unet, targets, rank, alpha}; see `ldm.modules.lora_targets.LoRATarget`.
         lora_rate: their learning rate; by default model.base_learning_rate.
+        outside: weight of the loss outside of the boxes of the objects that the words describe, from 0 to 1. In pictures without such a
+            box, such as those of prior preservation, it is the same everywhere.
         weight_decay: of AdamW.
         diffusion: further parameters, those of LatentDiffusion.
 
@@ -54,6 +66,7 @@ class GraphWords(LatentDiffusion):
         words: list[dict] | None = None,
         lora: list[dict] | None = None,
         lora_rate: float | None = None,
+        outside: float = 1.0,
         weight_decay: float = 0.0,
         **diffusion: Any,
     ):
@@ -79,7 +92,16 @@ class GraphWords(LatentDiffusion):
         for parameter in self.rows().values():
             parameter.requires_grad_(True)
         self.lora_rate, self.has_lora = lora_rate, add_lora_layers(self.unet, None, lora or [], "model.params.lora") > 0
+        self.outside = require_share("model.params.outside", outside)
         assembly.keep_frozen_out_of_ddp(self)
+
+    def image_losses(self, errors: Tensor, batch: Batch) -> Tensor:  # (B,C,h,w) -> (B,)
+        """The mean of each picture's errors, weighted towards the boxes of what is learned."""
+        if self.outside == 1:
+            return super().image_losses(errors, batch)
+        chosen = has_new_name(self.cond_stage_model, batch.graph)
+        weights = weights_by_boxes(batch.graph, chosen, errors.shape[-1], self.outside)
+        return (errors * weights).sum((1, 2, 3)) / (weights.sum((1, 2, 3)) * errors.shape[1]).clamp(min=1e-8)
 
     def rows(self) -> dict[str, nn.Parameter]:
         """The learned rows (n,D) by kind, in the order of `taught`; the parameters that are trained."""
