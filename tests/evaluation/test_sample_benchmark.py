@@ -9,6 +9,7 @@ from ldm.evaluation.renaming import Renaming
 from ldm.evaluation.task_sources import DrawnTasks
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import apply_layout
+from ldm.synthetic.shapes import VOCAB
 from ldm.synthetic.worlds import WORLDS
 from ldm.util.errors import UserError
 
@@ -60,7 +61,9 @@ WORDS = {
 
 
 class OpenModel:
-    """Counts the names that its open words are given."""
+    """Keeps the graphs that its open words are given."""
+
+    vocab = VOCAB
 
     def __init__(self):
         self.opened: list = []
