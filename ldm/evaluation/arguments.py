@@ -10,7 +10,7 @@ from ldm.sampling.options import SampleOptions
 from ldm.util.cli import add_model_arguments, add_verbose_argument, at_least, finite
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments
-from ldm.util.words_option import add_learned_words_arguments
+from ldm.util.words_option import MODES, RESOLVED, add_learned_words_arguments
 
 CLIP_OPTIONS = ("steps", "graph_scale", "style_scale", "sampler")  # of sampling
 
@@ -133,7 +133,14 @@ def add_scene_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--renamed",
         metavar="JSON",
-        help="file of words by kind and name, which replace those of the graphs and are read again with --words open",
+        help="file of words by kind and name, which replace those of the graphs; the image is judged by the graphs as they were",
+    )
+    add(
+        "--words",
+        choices=MODES,
+        default=RESOLVED,
+        help="with --renamed, what becomes of these words: open: read again as names of the vocabulary; embed: given as they are to "
+        "a model trained with open_words (default: %(default)s)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Scenes whose words are all replaced, by synonyms or another language, and read again as names of the vocabulary.
+"""Scenes whose words are all replaced, by synonyms or another language, and read again as names of the vocabulary or embedded.
 
 A file lists words by kind and name: {"object": {"circle": ["disk", "round shape"]}, ...}.
 """
@@ -29,13 +29,15 @@ class Renaming:
     Args:
         words: by kind and name.
         seed: of the choice among several words.
+        embeds: whether a model with open words is given the words as they are.
     """
 
     words: Words
     seed: int = 0
+    embeds: bool = False
 
     @classmethod
-    def read(cls, path: str | os.PathLike, seed: int = 0) -> Renaming:
+    def read(cls, path: str | os.PathLike, seed: int = 0, embeds: bool = False) -> Renaming:
         """Raises GraphError: the file cannot be read, or has another form."""
         data = read_json(path)
         tables = list(data.values()) if isinstance(data, dict) and set(data) <= set(KINDS) else [None]
@@ -44,7 +46,7 @@ class Renaming:
             isinstance(words, list) and words and all(isinstance(word, str) for word in words) for words in lists
         ):
             raise GraphError(f'{path}: give {{"object": {{"circle": ["disk"]}}, ...}}, not {shorten(data)}')
-        return cls(data, seed)
+        return cls(data, seed, embeds)
 
     def rename(self, graph: SceneGraph, number: int) -> SceneGraph:
         """The graph in other words. Names without any stay.
@@ -58,6 +60,12 @@ class Renaming:
             return rng.choice(self.words.get(slot.kind, {}).get(name) or [name])
 
         return resolve_names(graph, word_of)
+
+    def asked(self, graph: SceneGraph, number: int, vocab: Vocab) -> tuple[SceneGraph | None, list[str]]:
+        """What the model is asked for, or None if a word is not accepted; and what is wrong with it."""
+        if self.embeds:
+            return self.rename(graph, number), []
+        return self.read_again(graph, number, vocab)
 
     def read_again(self, graph: SceneGraph, number: int, vocab: Vocab) -> tuple[SceneGraph | None, list[str]]:
         """The renamed graph in the vocabulary's names, or None if a word is not accepted; and what is wrong with it."""

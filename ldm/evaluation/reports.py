@@ -13,7 +13,7 @@ from ldm.evaluation.arguments import CLIP_OPTIONS
 from ldm.sampling.options import SampleOptions
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.options import given_values
-from ldm.util.words_option import learned_files
+from ldm.util.words_option import EMBEDDED, learned_files
 
 if TYPE_CHECKING:
     from ldm.evaluation.benchmark import Benchmark, BenchmarkReport
@@ -107,8 +107,12 @@ def report_on_names(arguments: argparse.Namespace) -> None:
 def report_on_scenes(arguments: argparse.Namespace) -> None:
     """Runs the sample benchmark."""
     from ldm.evaluation import sample_benchmark
+    from ldm.evaluation.renaming import Renaming
     from ldm.sampling.options import SampleOptions
 
+    embeds = arguments.words == EMBEDDED
+    if embeds and not arguments.renamed:
+        raise UserError("--words embed: only with --renamed FILE; without it all words are names of the vocabulary")
     options = SampleOptions(
         steps=arguments.steps,
         graph_scale=arguments.graph_scale,
@@ -122,7 +126,7 @@ def report_on_scenes(arguments: argparse.Namespace) -> None:
         arguments.boxes,
         arguments.layout,
         arguments.references,
-        arguments.renamed,
+        Renaming.read(arguments.renamed, arguments.seed, embeds) if arguments.renamed else None,
     )
     finish(report, arguments)
 

@@ -39,6 +39,7 @@ from ldm.synthetic.worlds import WorldReader, find_reader
 from ldm.util import image_similarity
 from ldm.util.config_merging import ConfigPaths
 from ldm.util.errors import UserError, did_you_mean
+from ldm.util.words_option import EMBEDDED
 
 BOXES = ("all", "none", "part")
 REFERENCES = ("same", "other", "none")  # the scene's own image, one of another scene, or no reference
@@ -81,7 +82,7 @@ def run(
     boxes: Sequence[str],
     layouts: Sequence[str] | None,
     references: Sequence[str] | None,
-    renamed: str | None = None,
+    renaming: Renaming | None = None,
 ) -> BenchmarkReport:
     """Measures samples, or resumes doing so, and draws a sheet of pictures.
 
@@ -91,12 +92,16 @@ def run(
         layouts: some of `ldm.sampling.options.LAYOUTS`; None for both, or only 'none' for scenes in perspective, which
             layout search does not model.
         references: some of `REFERENCES`; None for 'same' and 'other', or 'none' for a model without an image encoder.
+        renaming: words in place of the graphs'; see `measure_sample`.
 
     Raises:
-        UserError: an unknown name or model, or a folder of other results.
+        UserError: an unknown name or model, a model without open words for words to embed, or a folder of other results.
     """
     world, source = find_reader(benchmark.scenes), benchmark.source
-    layouts = layouts or (["none", "search"] if world.flat else ["none"])
+    embeds = renaming is not None and renaming.embeds
+    layouts = layouts or (["none", "search"] if world.flat and not embeds else ["none"])
+    if embeds and "search" in layouts:
+        raise UserError("--layout search: knows predicates by name only; with --words embed give --layout none")
     _refuse_unknown("layout", layouts, LAYOUTS)
     _refuse_unknown("boxes", boxes, BOXES)
     _refuse_unknown("references", references or (), REFERENCES)
@@ -118,11 +123,15 @@ def run(
         "style_scale": options.style_scale,
         "seed": seed,
     }
-    renaming = Renaming.read(renamed, seed) if renamed else None
+    renamed: list[SceneGraph] = []
     if renaming:
         settings["renamed"] = renaming.words
+    if renaming and renaming.embeds:
+        settings["words"] = EMBEDDED
+        renamed = [renaming.rename(source.graph(number), number) for number in numbers]
+        model.open_vocabulary(renamed)
     prepare_worker = partial(
-        prepare, source, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed, renaming
+        prepare, source, benchmark.checkpoint, benchmark.config, benchmark.device, options, seed, renaming, renamed
     )
     folder, protocol, rows = benchmark.measure(model, settings, jobs, prepare_worker)
     save_picture(sheet(folder, source, jobs, rows), folder / "sheet.png")
@@ -145,9 +154,16 @@ def prepare(
     options: SampleOptions,
     seed: int,
     renaming: Renaming | None = None,
+    embedded: Sequence[SceneGraph] = (),
 ) -> Measure:
-    """Loads the model and returns the function that does a job (boxes, layout, reference, number of the scene)."""
+    """Loads the model and returns the function that does a job (boxes, layout, reference, number of the scene).
+
+    Args:
+        embedded: graphs whose words the model's open words embed.
+    """
     model = load_model(checkpoint, config, device)
+    if embedded:
+        model.open_vocabulary(embedded)
 
     def measure_job(job: Job) -> tuple[dict, Image.Image]:
         boxes, layout, reference, number = job
@@ -197,7 +213,7 @@ def measure_sample(
     """
     graph = source.graph(index, boxes)
     style = None if reference == "none" else _reference_image(source, reference, index)
-    asked, misread = renaming.read_again(graph, index, model.vocab) if renaming else (graph, [])
+    asked, misread = renaming.asked(graph, index, model.vocab) if renaming else (graph, [])
     image = sample_images(model, [asked or graph], [derive_seed(seed, index, 0)], options, style)[0]
     row = _judge(source.scenes, graph, image)
     if misread:

@@ -4,10 +4,14 @@ import pytest
 
 from ldm.data.demo import DemoValidation
 from ldm.evaluation import sample_benchmark
+from ldm.evaluation.benchmark import Benchmark
+from ldm.evaluation.renaming import Renaming
 from ldm.evaluation.task_sources import DrawnTasks
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import apply_layout
+from ldm.synthetic.shapes import VOCAB
 from ldm.synthetic.worlds import WORLDS
+from ldm.util.errors import UserError
 
 INDEX = 7000
 
@@ -48,6 +52,52 @@ def test_layout_search_is_used_where_the_job_says_so_and_the_given_graph_is_the_
     for job in (("none", "search", "none", INDEX), ("all", "none", "none", INDEX)):
         assert measure(job)[0]["success"]
     assert layouts == ["search", "none"]
+
+
+WORDS = {
+    "object": {"circle": ["zorp"], "square": ["blip"], "triangle": ["trigon"]},
+    "attribute": {"red": ["ruby"]},
+}
+
+
+class OpenModel:
+    """Keeps the graphs that its open words are given."""
+
+    vocab = VOCAB
+
+    def __init__(self):
+        self.opened: list = []
+
+    def open_vocabulary(self, graphs):
+        self.opened += graphs
+
+
+def test_words_to_embed_reach_the_model_as_they_are_and_the_image_is_judged_by_the_original_graph(monkeypatch):
+    """The true image stands in for the sample: it shows the original graph, whose names no renamed graph has."""
+    source, renaming, model = DrawnTasks("shapes"), Renaming(WORDS, embeds=True), OpenModel()
+    asked = []
+
+    def sample(model, graphs, seeds, options, style):
+        asked.extend(graphs)
+        return [source.picture(INDEX)]
+
+    monkeypatch.setattr(sample_benchmark, "load_model", lambda *arguments: model)
+    monkeypatch.setattr(sample_benchmark, "sample_images", sample)
+    graphs = [renaming.rename(source.graph(INDEX), INDEX)]
+    measure = sample_benchmark.prepare(source, None, None, "cpu", SampleOptions(), 0, renaming, graphs)
+    assert measure(("all", "none", "none", INDEX))[0]["success"]
+    assert asked == model.opened == graphs and set(asked[0].objects) <= {"zorp", "blip", "trigon"}
+
+
+@pytest.mark.parametrize(
+    ("layouts", "sentence"),
+    [(["search"], "--layout search"), (["none"], "this model's graph encoder has no open words")],
+)
+def test_what_cannot_embed_words_says_so(tmp_path, layouts, sentence):
+    benchmark = Benchmark("scenes", count=1, checkpoint="data/flat/adapters.safetensors", outdir=str(tmp_path))
+    renaming = Renaming(WORDS, embeds=True)
+    with pytest.raises(UserError, match=sentence):
+        sample_benchmark.run(benchmark, SampleOptions(), 0, ["all"], layouts, ["none"], renaming)
 
 
 def test_graphs_with_all_boxes_are_sampled_without_layout_search():

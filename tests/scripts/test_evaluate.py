@@ -160,6 +160,7 @@ def test_a_model_without_image_encoder_is_measured_without_references(main, tmp_
         (["scenes", "--layout", "serch"], "'search'"),
         (["scenes", "--references", "sane"], "'same'"),
         (["scenes", "--scenes", "shape"], "'shape'"),
+        (["scenes", "--words", "embed"], "--renamed"),
     ],
 )
 def test_a_mistake_exits_with_2_and_one_line_before_anything_is_written(run, main, tmp_path, capsys, arguments, word):
