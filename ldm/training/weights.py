@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from ldm.models.diffusion.denoising_loss import DenoisingLoss
 from ldm.models.export import read_adapters
 from ldm.util.config import instantiate_from_config
 from ldm.util.errors import UserError
@@ -37,7 +39,15 @@ def load_initial_weights(config: DictConfig, path: str) -> pl.LightningModule:
         problem = f"{wrong[0]} has another shape" if wrong else "none of its keys is one of the model"
         raise UserError(f"--actual_resume {path}: {problem}; train with the config that its weights were trained with")
     model.load_state_dict(fitting, strict=False)
+    _start_averages(model, fitting)
     return model
+
+
+def _start_averages(model: pl.LightningModule, loaded: Mapping[str, Any]) -> None:
+    """Lets the averages begin at the loaded parameters and not at the random ones before, unless they were loaded too."""
+    if isinstance(model, DenoisingLoss) and model.model_ema is not None:
+        if not any(name.startswith("model_ema.") for name in loaded):
+            model.model_ema.restart(model)
 
 
 def _trained_parameters(path: str) -> dict[str, Any] | None:
