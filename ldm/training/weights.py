@@ -45,9 +45,9 @@ def load_initial_weights(config: DictConfig, path: str) -> pl.LightningModule:
 
 def _start_averages(model: pl.LightningModule, loaded: Mapping[str, Any]) -> None:
     """Lets the averages begin at the loaded parameters and not at the random ones before, unless they were loaded too."""
-    if isinstance(model, DenoisingLoss) and model.model_ema is not None:
-        if not any(name.startswith("model_ema.") for name in loaded):
-            model.model_ema.restart(model)
+    were_loaded = any(name.startswith("model_ema.") for name in loaded)
+    if isinstance(model, DenoisingLoss) and model.model_ema is not None and not were_loaded:
+        model.model_ema.restart(model)
 
 
 def _trained_parameters(path: str) -> dict[str, Any] | None:
