@@ -20,6 +20,7 @@ from ldm.sampling.sample import default_layout
 from ldm.util.errors import UserError
 
 DEFAULT_GUIDANCE = 2.0  # for models that were trained for guidance
+LISTED = 6  # keyframes whose changes a panel lists
 STRIP = 8  # frames on a film strip
 Progress = Callable[[Iterable[int]], Iterable[int]]  # wraps the steps, e.g. in a progress bar
 
@@ -119,6 +120,8 @@ def clip_panel(storyboard: Storyboard, frames: Sequence[Image.Image]) -> Image.I
         f"frame {keyframe.at}: {', '.join(changes) or 'nothing changes'}"
         for keyframe, changes in zip(storyboard.keyframes[1:], storyboard.changes())
     ]
+    if (more := len(sentences) - LISTED) > 0:
+        sentences[LISTED:] = [f"and {more} more keyframe{'s' * (more > 1)}"]
     rows = [("storyboard", boards), ("clip", [frames[number] for number in chosen])]
     return plots.film_panel(rows, sentences, STRIP)
 

@@ -1,6 +1,7 @@
 """Clips of storyboards: windows, clips that begin with an image, seeds, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from ldm.models.diffusion.schedule import NoiseSchedule
 from ldm.models.diffusion.video import VideoDiffusion
 from ldm.models.diffusion.windows import beginning_with, over_windows
 from ldm.models.video_loading import load_video_model
+from ldm.sampling import clips
 from ldm.sampling.clips import default_clip_options, sample_clip
 from ldm.sampling.options import SampleOptions
 from ldm.util.errors import UserError
@@ -137,3 +139,15 @@ def test_the_clip_of_the_storyboard_that_ships_shows_it_in_every_frame():
     assert measured["in_place"] == 1 and measured["kept_objects"] == measured["objects"] == 3
     alone = sample_frames(video, board, options, Image.open(ROOT / "data/flat/example.png"), 0)
     assert flicker(board, frames, cell) < min(1.8, flicker(board, alone, cell))
+
+
+@pytest.mark.parametrize("keyframes, listed", [(7, 6), (8, 7), (16, 7)])
+def test_a_panel_lists_the_changes_of_the_first_keyframes(keyframes, listed, monkeypatch):
+    graph = SceneGraph(("circle",), ((0.0, 0.0, 0.5, 0.5),), ids=("a",))
+    moved = [replace(graph, boxes=((0.02 * at, 0.0, 0.5 + 0.02 * at, 0.5),)) for at in range(keyframes)]
+    board = Storyboard(keyframes, tuple(Keyframe(at, each) for at, each in enumerate(moved)))
+    shown = []
+    monkeypatch.setattr(clips.plots, "film_panel", lambda rows, sentences, columns: shown.extend(sentences))
+    clips.clip_panel(board, [Image.new("RGB", (8, 8))] * keyframes)
+    assert len(shown) == listed and shown[0].startswith("frame 1: move")
+    assert shown[-1] == (f"and {keyframes - 7} more keyframe{'s' * (keyframes > 8)}" if keyframes > 7 else shown[-1])
