@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, run_program
+from ldm.util.cli import Parser, add_memory_arguments, add_model_arguments, add_verbose_argument, at_least, run_program
 from ldm.util.errors import UserError
 from ldm.util.files import writable_folder
 from ldm.util.lora_option import add_lora_argument
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ldm.words.open_words import OpenWords
 
 PROGRAM = "app.py"
-PRECISIONS = ("fp32", "fp16", "bf16")
 PACKAGES = ("fastapi", "uvicorn", "websockets")
 
 
@@ -41,18 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add_model_arguments(parser)
     add_lora_argument(parser)
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="precision of the U-Net; fp16 and bf16 halve its memory and are much faster on GPUs (default: %(default)s)",
-    )
-    add(
-        "--low-memory",
-        action="store_true",
-        help="slower, for GPUs with 8 GB: autoencoder and image encoder stay on the CPU except while they run; on a CPU, "
-        "convolutions use less memory",
-    )
+    add_memory_arguments(parser)
     add(
         "--host",
         default="127.0.0.1",

@@ -34,6 +34,7 @@ from ldm.util.files import atomic_write, read_json, remove_leftovers, writable_f
 OPERATIONS = ("replace", "recolour", "remove", "add", "move", "resize", "relation", "restyle", "two")
 SETTINGS = "settings.json"
 COMMON = ("look", "side", "samples", "edits", "masks", "depth", "shard_size", "first seed", "frames")
+ADDED = {"frames": 0}  # what settings mean that folders of earlier versions do not state
 
 
 def _seeds(text: str) -> range:
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     operations = OPERATIONS if "all" in args.edits else tuple(dict.fromkeys(args.edits))
     _compare_settings(
         Path(out) / SETTINGS,
-        {**vars(args), "edits": list(operations), "first seed": args.seeds[0], "frames": args.frames or None},
+        {**vars(args), "edits": list(operations), "first seed": args.seeds[0]},
     )
     extras = Extras(operations, args.masks, args.depth, args.frames)
     stage = (ClevrStage if args.look == "clevr" else Stage)(args.side, args.samples, args.threads)
@@ -139,8 +140,8 @@ def _compare_settings(file: Path, settings: dict[str, Any]) -> None:
             part.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     earlier = read_json(file, if_broken="choose another --out")
     for name, value in kept.items():
-        if not isinstance(earlier, dict) or earlier.get(name) != value:
-            was = earlier.get(name) if isinstance(earlier, dict) else earlier
+        was = earlier.get(name, ADDED.get(name)) if isinstance(earlier, dict) else earlier
+        if was != value:
             raise UserError(f"{file.parent}: was begun with {name} {was}, not {value}; choose another --out")
 
 

@@ -46,7 +46,7 @@ class RenderedClips(Dataset):
         self.image_size = require_count("RenderedClips: image_size", image_size)
         if max_samples is not None:
             require_count("RenderedClips: max_samples", max_samples, 0)
-        found = [clip for shard in complete_shards(root) for clip in _clips_of(shard, frames)]
+        found = [clip for shard in complete_shards(root, f" --frames {frames}") for clip in _clips_of(shard, frames)]
         if not found:
             raise RenderedError(
                 f"{root} has no clips; render some there with scripts/render_scenes.py --frames {frames}"

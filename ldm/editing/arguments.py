@@ -6,14 +6,13 @@ import argparse
 from collections.abc import Iterable
 
 from ldm.editing.options import EditOptions
-from ldm.util.cli import Parser, add_model_arguments, add_verbose_argument, at_least, positive
+from ldm.util.cli import Parser, add_memory_arguments, add_model_arguments, add_verbose_argument, at_least, positive
 from ldm.util.errors import did_you_mean
 from ldm.util.lora_option import add_lora_argument
 from ldm.util.options import add_arguments, from_mapping, option_types
 from ldm.util.score_option import add_min_score_argument
 from ldm.util.words_option import add_words_arguments, check_words_arguments
 
-PRECISIONS = ("fp32", "fp16", "bf16")
 PROGRAM = "ddim_invert_edit.py"
 SAMPLING_OPTIONS = ("sampler", "steps", "graph_scale", "style_scale", "seed")  # of an image sampled from noise, too
 SINGLE_EDIT_OPTIONS = ("source_sg", "mask", "n", "sweep", "previews", "attention")  # of the edit of one photograph only
@@ -87,18 +86,7 @@ def add_running_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("eps", "v"),
         help="what the U-Net of a Stable Diffusion without --config predicts (default: as its weights state)",
     )
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="precision of the U-Net; fp16 and bf16 halve its memory and are much faster on GPUs (default: %(default)s)",
-    )
-    add(
-        "--low-memory",
-        action="store_true",
-        help="slower, for GPUs with 8 GB: autoencoder and image encoder stay on the CPU except while they run; on a CPU, "
-        "convolutions use less memory",
-    )
+    add_memory_arguments(parser)
     add("--outdir", metavar="DIR", help="output folder (default: outputs/<date and time>)")
 
 

@@ -82,7 +82,7 @@ class RenderedClipSource:
     Args:
         folder: that scripts/render_scenes.py wrote with --frames.
         frames: of each clip.
-        least: distance in shares of the picture's side.
+        least: that distance, as a fraction of the picture's side.
     """
 
     folder: str
@@ -118,16 +118,15 @@ def find_clips(scenes: str, folder: str | None, frames: int) -> ClipSource:
     Raises:
         UserError: there is no such world, it has no clips, or it needs a folder or has no use for one.
     """
-    if scenes not in (DRAWN, RenderedClipSource.scenes):
-        find_tasks(scenes, folder)
+    if scenes == RenderedClipSource.scenes:
+        if folder is None:
+            raise UserError(
+                "--scenes rendered: name a folder of clips with --tasks, which scripts/render_scenes.py --frames wrote"
+            )
+        return RenderedClipSource(folder, frames)
+    find_tasks(scenes, folder)  # refuses an unknown world, and a folder that a world has no use for
+    if scenes != DRAWN:
         raise UserError(
             f"--scenes {scenes}: there are no clips of these scenes; choose {DRAWN}, or rendered with --tasks"
         )
-    if scenes == DRAWN:
-        find_tasks(scenes, folder)
-        return DrawnClipSource(frames)
-    if folder is None:
-        raise UserError(
-            "--scenes rendered: name a folder of clips with --tasks, which scripts/render_scenes.py --frames wrote"
-        )
-    return RenderedClipSource(folder, frames)
+    return DrawnClipSource(frames)

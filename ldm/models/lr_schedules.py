@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -52,6 +53,17 @@ def unscaled_by_lightning(optimizer: Optimizer) -> Optimizer:
     """The same optimizer; Lightning does not clip gradients in fp16 if a fused one unscales them by itself."""
     optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
     return optimizer
+
+
+def decaying_matrices(module: nn.Module, rate: float, weight_decay: float, device: torch.device) -> Optimizer:
+    """AdamW for the trainable parameters of a module, with weight decay of matrices alone, as CLIP's training has it."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), fused=fused_on(device))
+    return unscaled_by_lightning(optimizer)
 
 
 def per_step(optimizer: Optimizer, factor: Callable[[int], float]) -> dict:

@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 
 from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.graph.batch import Batch, GraphBatch
-from ldm.models.lr_schedules import fused_on, per_step, unscaled_by_lightning, warmup_then_cosine
+from ldm.models.lr_schedules import decaying_matrices, per_step, warmup_then_cosine
 from ldm.modules.attention import BasicTransformerBlock, Context
 from ldm.modules.conditioning import Conditioning
 from ldm.modules.word_encoder import ReadsMeanings
@@ -238,15 +238,8 @@ class GraphImagePretraining(SavesTrainableParameters, pl.LightningModule):
             self.logit_scale.clamp_(0, math.log(LARGEST_SCALE))
 
     def configure_optimizers(self) -> dict:
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        fused = fused_on(self.device)
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.999), fused=fused)
-        factor = warmup_then_cosine(self.warmup_steps, self.trainer.estimated_stepping_batches)
-        return per_step(unscaled_by_lightning(optimizer), factor)
+        optimizer = decaying_matrices(self, self.learning_rate, self.weight_decay, self.device)
+        return per_step(optimizer, warmup_then_cosine(self.warmup_steps, self.trainer.estimated_stepping_batches))
 
     @torch.no_grad()
     def log_images(self, batch: Batch, n: int = 8) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.graph.batch import Batch
-from ldm.models.lr_schedules import fused_on, per_step, unscaled_by_lightning, warmup_then_cosine
+from ldm.models.lr_schedules import decaying_matrices, per_step, warmup_then_cosine
 from ldm.models.pretraining import CLIP, LARGEST_SCALE, contrastive_loss, recall_at_k
 from ldm.util.config import instantiate_from_config
 from ldm.util.errors import ConfigError
@@ -101,14 +101,8 @@ class StylePretraining(SavesTrainableParameters, pl.LightningModule):
             self.logit_scale.clamp_(0, math.log(LARGEST_SCALE))
 
     def configure_optimizers(self) -> dict:
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.999), fused=fused_on(self.device))
-        factor = warmup_then_cosine(self.warmup_steps, self.trainer.estimated_stepping_batches)
-        return per_step(unscaled_by_lightning(optimizer), factor)
+        optimizer = decaying_matrices(self, self.learning_rate, self.weight_decay, self.device)
+        return per_step(optimizer, warmup_then_cosine(self.warmup_steps, self.trainer.estimated_stepping_batches))
 
     @torch.no_grad()
     def log_images(self, batch: Batch, n: int = 8) -> dict[str, Tensor]:

@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 
 from ldm.util.errors import UserError, did_you_mean
 
+PRECISIONS = ("fp32", "fp16", "bf16")
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that reports a mistake in one line, and suggests flags that are like an unknown one.
@@ -119,6 +121,22 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="model config, or several of which later ones override earlier ones (default: the one in the checkpoint)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, else the CPU)")
+
+
+def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --precision and --low-memory, arguments of `ldm.models.runtime.prepare_for_inference`."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="precision of the U-Net; fp16 and bf16 halve its memory and are much faster on GPUs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="slower, for GPUs with 8 GB: autoencoder and image encoder stay on the CPU except while they run; on a CPU, "
+        "convolutions use less memory",
+    )
 
 
 def add_verbose_argument(parser: argparse.ArgumentParser) -> None:

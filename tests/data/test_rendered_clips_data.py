@@ -114,6 +114,11 @@ def test_a_folder_without_clips_says_how_to_render_some():
         RenderedClips(SOURCE.parent.parent)
 
 
+def test_a_missing_folder_says_how_to_render_clips_there(tmp_path):
+    with pytest.raises(RenderedError, match=r"--out \S+/clips --frames 8$"):
+        RenderedClips(tmp_path / "clips", frames=8)
+
+
 @pytest.mark.parametrize(
     "clip",
     [

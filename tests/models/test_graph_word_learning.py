@@ -10,6 +10,7 @@ from tiny import MODEL, demo_batch, tiny_model
 from ldm.checkpoints.graph_word_files import write_graph_words
 from ldm.graph.batch import Batch, collate
 from ldm.graph.scene_graph import SceneGraph
+from ldm.models.diffusion.denoising_loss import mean_errors
 from ldm.models.diffusion.graph_words import GraphWords
 from ldm.models.export import export_adapters
 from ldm.models.loading import load_model
@@ -191,7 +192,8 @@ def test_the_loss_outside_of_the_words_boxes_counts_as_much_as_it_is_told(adapte
 
     def losses(errors, **params):
         model = learner(adapters, **params)
-        return model.image_losses(errors, collate(list(zip(images, graphs)), model.taught_vocab))
+        batch = collate(list(zip(images, graphs)), model.taught_vocab)
+        return mean_errors(errors, model.pixel_weights(batch, errors))
 
     errors = torch.zeros(2, 4, 4, 4)
     errors[..., 3] = 1  # right of the boxes, and of the half cell around them

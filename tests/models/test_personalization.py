@@ -5,7 +5,7 @@ import torch
 from personal_models import TEXT_XL, batch_of, config, personalization, pictures, write_pictures
 
 from ldm.data.personalized import Examples
-from ldm.models.diffusion.personalization import Personalization
+from ldm.models.diffusion.denoising_loss import mean_errors
 from ldm.modules.encoders.words import initial_vectors, learned_words
 from ldm.modules.lora import lora_layers
 from ldm.util.config import instantiate_from_config
@@ -98,9 +98,9 @@ def test_a_masked_loss_is_the_mean_over_what_is_white():
     errors = torch.rand(2, 4, 8, 8)
     mask = torch.zeros(2, 1, 16, 16)
     mask[0, :, :, :8], mask[1] = 1, 1
-    found = Personalization.mean_errors(errors, mask)
+    found = mean_errors(errors, mask)
     torch.testing.assert_close(found, torch.stack([errors[0, :, :, :4].mean(), errors[1].mean()]))
-    assert torch.equal(Personalization.mean_errors(errors, torch.zeros(2, 1, 16, 16)), torch.zeros(2))
+    assert torch.equal(mean_errors(errors, torch.zeros(2, 1, 16, 16)), torch.zeros(2))
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
@@ -115,6 +115,14 @@ def test_min_snr_weights_are_those_of_diffusers_formula(prediction):
     expected = torch.minimum(snr, torch.full_like(snr, 5.0)) / (snr if prediction == "eps" else snr + 1)
     found = personalization(min_snr=5.0, parameterization=prediction).snr_weights(t)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_with_v_loss_each_picture_counts_by_its_timestep(examples):
+    plain, weighted = personalization(), personalization(v_loss=True)
+    weighted.load_state_dict(plain.state_dict())
+    losses, t = plain.losses(examples)
+    expected = losses / plain.schedule.alphas_cumprod[t].float()
+    torch.testing.assert_close(weighted.losses(examples)[0], expected)
 
 
 def test_the_prior_loss_is_added_with_its_weight(examples):

@@ -122,3 +122,9 @@ def test_an_error_of_the_noise_is_an_error_of_v_with_its_weight(schedule, timest
 def test_a_model_of_v_needs_no_weight():
     schedule = replace(NoiseSchedule.linear(), prediction="v")
     assert schedule.v_weight(torch.tensor([0, 999])).tolist() == [1, 1]
+
+
+def test_a_predicted_noise_has_no_v_where_the_schedule_ends_in_pure_noise():
+    schedule = NoiseSchedule.linear().with_zero_terminal_snr()
+    with pytest.raises(ValueError, match="set model.params.parameterization to v"):
+        schedule.v_weight(torch.tensor([5]))

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from ldm import plots
-from ldm.editing import arguments
 from ldm.editing.options import DEFAULT_GUIDANCE, EditOptions, EditRequest
 from ldm.editing.pipeline import edit
 from ldm.graph.graph_files import write_graphs
@@ -18,6 +17,7 @@ from ldm.models.loading import load_model
 from ldm.models.runtime import PRECISIONS
 from ldm.sampling.options import SampleOptions
 from ldm.sampling.sample import apply_layout, sample_images
+from ldm.util import cli
 
 
 @pytest.fixture
@@ -257,4 +257,4 @@ def test_a_run_and_a_checkpoint_exclude_each_other(load_script, script, words, c
 
 
 def test_it_knows_every_precision(load_script):
-    assert arguments.PRECISIONS == tuple(PRECISIONS)
+    assert cli.PRECISIONS == tuple(PRECISIONS)

@@ -1,5 +1,6 @@
 """Arguments of render_scenes.py; Blender and what needs it are replaced."""
 
+import json
 import random
 import sys
 from types import SimpleNamespace
@@ -157,10 +158,19 @@ def test_clips_of_a_number_of_frames_are_a_setting_of_the_folder(written, tmp_pa
     words = ["--out", str(tmp_path), "--seeds", "0:3"]
     assert render_scenes.main([*words, "--frames", "16"]) == 0
     assert [extras for _, _, _, extras in written] == [((), False, False, 16)]
-    assert render_scenes.main(words) == 2 and "was begun with frames 16, not None" in capsys.readouterr().err
+    assert render_scenes.main(words) == 2 and "was begun with frames 16, not 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("other", [["--edits", "move"], ["--look", "clevr"]])
 def test_clips_have_no_edits_and_are_of_the_table(other, written, tmp_path, capsys):
     assert render_scenes.main(["--out", str(tmp_path), "--seeds", "0:3", "--frames", "8", *other]) == 2
     assert "--frames: clips are of the table and without edits" in capsys.readouterr().err and not written
+
+
+def test_a_folder_that_states_no_frames_has_pictures_and_goes_on(written, tmp_path):
+    words = ["--out", str(tmp_path), "--seeds", "0:3"]
+    assert render_scenes.main(words) == 0
+    stated = json.loads((tmp_path / "settings.json").read_text())
+    assert stated.pop("frames") == 0
+    (tmp_path / "settings.json").write_text(json.dumps(stated))
+    assert render_scenes.main(words) == 0 and render_scenes.main([*words, "--frames", "8"]) == 2

@@ -156,10 +156,13 @@ def test_no_step_of_textual_inversion_with_lora_waits_for_the_gpu(tmp_path):
     assert waits_of(model, [batch_of(pictures(folder))], StepSeed(1), Checks()) == []
 
 
-def test_no_step_that_learns_names_of_graphs_waits_for_the_gpu(checkpoint, tmp_path):
+@pytest.mark.parametrize("outside", [1.0, 0.3])
+def test_no_step_that_learns_names_of_graphs_waits_for_the_gpu(outside, checkpoint, tmp_path):
     export_adapters(checkpoint, tmp_path / "adapters.safetensors")
     words, lora = [{"word": "zorp", "init": "triangle"}], [{"part": "unet", "targets": ["resnets"], "rank": 2}]
-    model = GraphWords(str(tmp_path / "adapters.safetensors"), words, lora, **copy.deepcopy(PARAMS))
+    model = GraphWords(
+        str(tmp_path / "adapters.safetensors"), words, lora, outside=outside, v_loss=True, **copy.deepcopy(PARAMS)
+    )
     images = demo_batch(2).image
     assert images is not None
     batch = collate([(image, SceneGraph(("zorp", "circle"))) for image in images], model.taught_vocab)

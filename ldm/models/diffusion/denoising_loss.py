@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from ldm.checkpoints.saving import SavesTrainableParameters
 from ldm.graph.batch import Batch
@@ -71,9 +72,21 @@ class DenoisingLoss(SavesTrainableParameters):
         cond = self.training_conditioning(batch, len(z0), random)
         output = self.prediction(self.schedule.add_noise(z0, noise, t), t, cond)
         target = self.schedule.target(z0, noise, t)
-        losses = self.image_losses((output.float() - target.float()).square(), batch)
-        return losses * self.schedule.v_weight(t) if self.v_loss else losses, t
+        errors = (output.float() - target.float()).square()
+        return mean_errors(errors, self.pixel_weights(batch, errors)) * self.timestep_weights(t), t
 
-    def image_losses(self, errors: Tensor, batch: Batch) -> Tensor:  # (B,C,h,w) -> (B,)
-        """Returns the loss of each image from its squared errors; subclasses may weight them by place."""
+    def timestep_weights(self, t: Tensor) -> Tensor | float:  # (B,) -> (B,)
+        """Returns the weights of the losses at timesteps t."""
+        return self.schedule.v_weight(t) if self.v_loss else 1.0
+
+    def pixel_weights(self, batch: Batch, errors: Tensor) -> Tensor | None:  # (B,C,h,w) -> (B,1,h,w)
+        """Returns the weights of the latent pixels; None if all count alike."""
+        return None
+
+
+def mean_errors(errors: Tensor, weights: Tensor | None) -> Tensor:  # (B,C,h,w), (B,1,H,W) -> (B,)
+    """The mean of each image's errors, weighted by a mask of its pixels, which may be finer, if there is one."""
+    if weights is None:
         return errors.mean((1, 2, 3))
+    mask = adaptive_avg_pool2d(weights.to(errors), errors.shape[-2:])
+    return (errors * mask).sum((1, 2, 3)) / (mask.sum((1, 2, 3)) * errors.shape[1]).clamp(min=1e-8)

@@ -95,13 +95,12 @@ class GraphWords(LatentDiffusion):
         self.outside = require_share("model.params.outside", outside)
         assembly.keep_frozen_out_of_ddp(self)
 
-    def image_losses(self, errors: Tensor, batch: Batch) -> Tensor:  # (B,C,h,w) -> (B,)
-        """The mean of each picture's errors, weighted towards the boxes of what is learned."""
+    def pixel_weights(self, batch: Batch, errors: Tensor) -> Tensor | None:  # (B,C,h,w) -> (B,1,h,w)
+        """Returns larger weights in the boxes of what is learned."""
         if self.outside == 1:
-            return super().image_losses(errors, batch)
+            return None
         chosen = has_new_name(self.cond_stage_model, batch.graph)
-        weights = weights_by_boxes(batch.graph, chosen, errors.shape[-1], self.outside)
-        return (errors * weights).sum((1, 2, 3)) / (weights.sum((1, 2, 3)) * errors.shape[1]).clamp(min=1e-8)
+        return weights_by_boxes(batch.graph, chosen, errors.shape[-1], self.outside)
 
     def rows(self) -> dict[str, nn.Parameter]:
         """The learned rows (n,D) by kind, in the order of `taught`; the parameters that are trained."""

@@ -20,6 +20,7 @@ from ldm.data.protocols import CaptionedPictures
 from ldm.models.diffusion import assembly
 from ldm.models.diffusion.ddim import sample
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.denoising_loss import mean_errors
 from ldm.models.diffusion.triggers import refuse_other_triggers, warn_of_cut_captions
 from ldm.models.diffusion.word_settings import read_taught_words
 from ldm.models.lr_schedules import per_step, unscaled_by_lightning, warmup_times_cosine
@@ -141,7 +142,7 @@ class Personalization(LatentDiffusion):
         cond = self.condition_on(texts)
         output = self.prediction(self.schedule.add_noise(z0, noise, t), t, cond)
         errors = (output.float() - self.schedule.target(z0, noise, t).float()).square()
-        losses = self.mean_errors(errors, batch.weights) * self.snr_weights(t)
+        losses = mean_errors(errors, batch.weights) * self.snr_weights(t) * self.timestep_weights(t)
         count = batch.count
         own, prior = losses[:count], losses[count:]
         return (own + self.prior_weight * prior if len(prior) else own), t[:count]
@@ -161,14 +162,6 @@ class Personalization(LatentDiffusion):
         """Encodes texts, without graph and style."""
         blank = conditioning.cat(*[Conditioning.from_tokens(self.null_tokens, self.null_style)] * len(texts))
         return blank._replace(text=self.encode_texts(list(texts), negative=negative))
-
-    @staticmethod
-    def mean_errors(errors: Tensor, weights: Tensor | None) -> Tensor:  # (R,C,h,w), (R,1,H,W) -> (R,)
-        """The mean of each picture, weighted by a mask of its pixels if there is one."""
-        if weights is None:
-            return errors.mean((1, 2, 3))
-        mask = nn.functional.adaptive_avg_pool2d(weights.to(errors), errors.shape[-2:])
-        return (errors * mask).sum((1, 2, 3)) / (mask.sum((1, 2, 3)) * errors.shape[1]).clamp(min=1e-8)
 
     def snr_weights(self, t: Tensor) -> Tensor | float:  # (R,) -> (R,)
         """min(SNR, gamma) / SNR for models of the noise, and / (SNR + 1) for those of v (2303.09556, section 3.4)."""

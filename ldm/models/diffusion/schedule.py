@@ -140,9 +140,17 @@ class NoiseSchedule:
         return (signal * noise - sigma * z0).to(z0.dtype)
 
     def v_weight(self, t: Tensor) -> Tensor:  # (B,) -> (B,)
-        """The squared error of v for a squared error of 1 of the output: 1 / a if that is the noise, as v = (eps - sqrt(1 - a) x) / sqrt(a)."""
+        """The squared error of v where that of the output is 1: 1 / a for a predicted noise, since v = (eps - sqrt(1 - a) x) / sqrt(a).
+
+        Raises:
+            ValueError: the schedule ends in pure noise, where a is 0, and the noise is predicted.
+        """
         if self.prediction == "v":
             return torch.ones_like(t, dtype=torch.float32)
+        if self.ends_in_noise:
+            raise ValueError(
+                "v_loss: the schedule ends in pure noise, which tells no v; set model.params.parameterization to v"
+            )
         return self._all_scales(torch.float32, t.device)[0, t] ** -2
 
     def to_noise(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:  # (B,...), (B,...), (B,) -> (B,...)

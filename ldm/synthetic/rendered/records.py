@@ -65,19 +65,24 @@ class Record(NamedTuple):
         return complete_graph(self.scene, [_cut(box) for box in self.boxes], ids)
 
 
-def complete_shards(root: str | Path) -> list[Path]:
+def complete_shards(root: str | Path, flags: str = "") -> list[Path]:
     """The complete shards of a folder, in the order of their names.
+
+    Args:
+        flags: of the command that renders what is wanted, for the message where there is nothing.
 
     Raises:
         RenderedError: there is no such folder, or no complete shard in it.
     """
     if not Path(root).is_dir():
-        raise RenderedError(f"{root} is not a folder; render scenes there with scripts/render_scenes.py --out {root}")
+        raise RenderedError(
+            f"{root} is not a folder; render scenes there with scripts/render_scenes.py --out {root}{flags}"
+        )
     shards = sorted(path.parent for path in Path(root).glob(f"shard-*/{INDEX}"))
     if not shards:
         raise RenderedError(
             f"{root} has no complete shard, which is a folder shard-* with {INDEX}; render scenes there with "
-            f"scripts/render_scenes.py --out {root}"
+            f"scripts/render_scenes.py --out {root}{flags}"
         )
     return shards
 

@@ -97,6 +97,8 @@ def test_a_scene_whose_things_would_be_hidden_gives_way_to_another_one():
     assert max(len(things) for _, things in clip) <= 3 and clip[0].scene.seed == 3
 
 
-def test_a_clip_of_four_frames_has_its_turn_within():
+def test_four_frames_are_enough_for_a_far_move():
     for seed in range(30):
-        assert len(random_clip(seed, OpenGeometry(), 4)) == 4
+        ways = places(random_clip(seed, OpenGeometry(), 4)).values()
+        far = [max(math.dist(a, b) for a in way for b in way) >= MIN_DISTANCE - 1e-9 for way in ways]
+        assert any(far) or any(len(way) < 4 for way in ways)  # the only thing that moves may come or go on its way
