@@ -4,7 +4,7 @@
     python scripts/render_scenes.py --out datasets/rendered/train --seeds 0:17000
     python scripts/render_scenes.py --out datasets/rendered/test --seeds 2000000:2000250 --edits all
     python scripts/render_scenes.py --out datasets/rendered/clevr --seeds 0:1000 --look clevr
-    python scripts/render_scenes.py --out datasets/rendered/clips --seeds 3000000:3000250 --frames 16
+    python scripts/render_scenes.py --out datasets/rendered/clips/train --seeds 3000000:3000240 --frames 16
 
 A seed determines its picture, on every machine with the same version of Blender. An interrupted command goes on where it
 was; several machines share a range of seeds with --num-shards and --shard-index. On 2 CPU cores a picture of 128 pixels
