@@ -103,7 +103,7 @@ def prepare_for_training(
     half = HALF_PRECISIONS.get(str(precision))
     if half:
         cast_frozen_weights(half, unet)
-    elif torch.device(device).type == "cpu" and not (compiled or lean or unet.use_checkpoint):
+    if torch.device(device).type == "cpu" and not (compiled or lean or unet.use_checkpoint):
         use_winograd(unet)
     if compiled:
         if not shutil.which(os.environ.get("CXX", "g++")):

@@ -9,7 +9,6 @@ from torch import nn
 
 from ldm.modules.kernels.conv import Conv2d, skip_saving_inputs
 from ldm.modules.kernels.frozen import cast_frozen_weights
-from ldm.modules.kernels.sdpa import attend, in_full_precision
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +90,3 @@ def test_trainable_parameters_and_norms_stay_in_full_precision():
     assert dtypes["input_blocks.1.1.proj_in.weight"] == dtypes["time_embed.0.bias"] == torch.bfloat16
     assert dtypes["input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight"] == torch.bfloat16
     assert sum(dtype == torch.bfloat16 for dtype in dtypes.values()) > len(dtypes) / 4
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_in_half_precision_with_a_gradient_on_a_cpu_is_computed_in_float32(masked):
-    """Also under autocast, which would undo the cast; within the rounding error of bfloat16's inputs and output, 2^-8."""
-    q, k, v = (torch.randn(2, 2, n, 8, requires_grad=True) for n in (6, 5, 5))
-    bias = torch.zeros(2, 1, 1, 5).masked_fill(torch.tensor([False, False, True, False, True]), float("-inf"))
-    halves = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
-    assert in_full_precision(halves[0]) and not in_full_precision(q) and not in_full_precision(halves[0].detach())
-    logits = q.detach() @ k.detach().mT / 8**0.5 + (bias if masked else 0)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = attend(*halves, bias if masked else None)
-    y.sum().backward()
-    assert y.dtype == torch.bfloat16 and halves[0].grad.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), logits.softmax(-1) @ v.detach(), rtol=0.02, atol=0.02)

@@ -114,6 +114,30 @@ def test_autocast_still_computes_in_bfloat16():
         assert conv(x).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_rounding_error_in_bfloat16_is_at_most_three_times_that_of_torchs_convolution(autocast):
+    """Of the output and of the input's gradient, beside float64; on average it is twice as large."""
+    conv = frozen_convolution(192, 192).bfloat16()
+    x = random_tensor(2, 192, 16, 16).bfloat16().requires_grad_()
+    exact_x = x.detach().double().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours = conv(x.float() if autocast else x)
+    theirs = F.conv2d(x, conv.weight, conv.bias, padding=1)
+    exact = F.conv2d(exact_x, conv.weight.double(), conv.bias.double(), padding=1)
+    cotangent = random_tensor(*exact.shape).bfloat16()
+    gradients = [torch.autograd.grad(y, x, cotangent)[0] for y in (ours, theirs)]
+    gradients.append(torch.autograd.grad(exact, exact_x, cotangent.double())[0])
+    assert ours.dtype == torch.bfloat16 and not torch.equal(ours, theirs)
+    for our, their, precise in ((ours, theirs, exact), gradients):
+        errors = [(each.double() - precise).abs().max() for each in (our, their)]
+        assert errors[0] < 3 * errors[1] and errors[1] < 0.01 * precise.abs().max()
+
+
+def test_a_narrow_convolution_in_bfloat16_is_bit_equal_to_torchs():
+    conv, x = frozen_convolution(191, 256).bfloat16(), random_tensor(2, 191, 16, 16).bfloat16()
+    assert torch.equal(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1))
+
+
 @pytest.mark.parametrize(
     "geometry",
     [{"stride": 2}, {"padding": 0}, {"kernel_size": 1}, {"groups": 2}, {"inputs": 64}, {"padding_mode": "circular"}],
@@ -132,10 +156,19 @@ def test_losses_and_gradients_of_a_model_that_uses_it_are_those_of_the_plain_mod
     assert fast.unet.state_dict().keys() == plain.unet.state_dict().keys()
 
 
-@pytest.mark.parametrize(
-    "case", [{"device": "cuda"}, {"precision": "bf16-mixed"}, {"lean": True}, {"use_checkpoint": True}]
-)
-def test_training_does_not_use_it_on_a_gpu_in_half_precision_or_when_saving_memory(case):
+def test_losses_and_gradients_in_bfloat16_are_those_of_autocast_within_rounding():
+    plain, fast = wide_model(), wide_model()
+    runtime.prepare_for_training(fast.unet, "cpu", "bf16-mixed")
+    (loss, ours), (expected, theirs) = (
+        losses_and_gradients(model, demo_batch(3), torch.bfloat16) for model in (fast, plain)
+    )
+    torch.testing.assert_close(loss, expected, rtol=0.01, atol=0)
+    ours, theirs = (torch.cat([each.flatten() for each in gradients.values()]) for gradients in (ours, theirs))
+    assert (ours - theirs).norm() < 0.05 * theirs.norm()
+
+
+@pytest.mark.parametrize("case", [{"device": "cuda"}, {"lean": True}, {"use_checkpoint": True}])
+def test_training_does_not_use_it_on_a_gpu_or_when_saving_memory(case):
     unet, case = wide_model().unet, dict(case)
     unet.use_checkpoint = case.pop("use_checkpoint", False)
     runtime.prepare_for_training(unet, **{"device": "cpu", **case})
