@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny import saved_for_backward
+from torch.utils.checkpoint import checkpoint
 
 from ldm.modules.kernels import sdpa
 from ldm.modules.kernels.sdpa import attend
@@ -71,6 +72,13 @@ def test_nothing_but_the_inputs_is_saved_for_the_backward_pass():
     inputs = random_inputs(torch.bfloat16, queries=64, tokens=64)
     saved, _ = saved_for_backward(lambda: attend(*inputs))
     assert saved == sum(x.nbytes for x in inputs)
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    inputs = random_inputs(torch.bfloat16)
+    recomputed = differentiate(lambda *each: checkpoint(attend, *each, use_reentrant=False), inputs)
+    for ours, theirs in zip(recomputed, differentiate(attend, inputs), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_the_gradient_of_a_bias_is_that_of_the_formula():

@@ -58,8 +58,9 @@ class ProductAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
-        shapes = [saved.shape for saved in ctx.saved_tensors]
-        q, k, v = (saved.flatten(0, 1) for saved in ctx.saved_tensors)
+        saved = ctx.saved_tensors  # asked for once, since recomputed activations are given only once
+        shapes = [each.shape for each in saved]
+        q, k, v = (each.flatten(0, 1) for each in saved)
         q, gradient = _scaled(q), gradient.flatten(0, 1)
         gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         for heads in _chunks(q, k):
