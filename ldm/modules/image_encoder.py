@@ -28,7 +28,7 @@ from ldm.checkpoints.clip_layout import (
 from ldm.checkpoints.errors import CheckpointError
 from ldm.checkpoints.reading import read_state_dict
 from ldm.checkpoints.wrappers import unwrap_keys
-from ldm.modules.clip_transformer import VisionShape, VisionTransformer
+from ldm.modules.clip_transformer import VisionShape, VisionTransformer, order_inputs_of_attention
 from ldm.util.constants import constant
 
 logger = logging.getLogger(__name__)
@@ -176,7 +176,9 @@ def image_tower(model_name: str | Mapping, quick_gelu: bool = False) -> nn.Modul
     embed_dim, stated, vision = tower_config(model_name)
     # open_clip builds both towers; the text tower is built as small as possible and discarded.
     text = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
-    return open_clip.CLIP(embed_dim, vision, text, quick_gelu=quick_gelu if stated is None else stated).visual
+    tower = open_clip.CLIP(embed_dim, vision, text, quick_gelu=quick_gelu if stated is None else stated).visual
+    order_inputs_of_attention(tower)
+    return tower
 
 
 def tower_config(model_name: str | Mapping) -> tuple[int, bool | None, dict]:

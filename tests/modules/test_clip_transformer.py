@@ -4,10 +4,12 @@ import open_clip
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as images
 
 from ldm.models.encoders import checksum
+from ldm.modules import clip_transformer
 from ldm.modules.clip_transformer import Transformer, VisionShape, VisionTransformer
 from ldm.modules.image_encoder import OPENAI, crop_centre, description, image_tower, resize_shorter_side
 
@@ -67,3 +69,28 @@ def test_resizing_and_cropping_are_torchvisions_bit_for_bit(size):
     resized = images.resize(image, 32, InterpolationMode.BICUBIC, antialias=True)
     assert torch.equal(resize_shorter_side(image, 32), resized)
     assert torch.equal(crop_centre(resized, 32), images.center_crop(resized, 32))
+
+
+class BatchedProducts(TorchDispatchMode):
+    """Notes the shapes of the second factors of all batched matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.factors = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.bmm.default:
+            self.factors.append(tuple(args[1].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("build", [image_tower, lambda described: VisionTransformer(VisionShape.of(described))])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_under_autocast_no_weight_is_copied_for_each_token(build, ordered, monkeypatch):
+    """17 tokens and a weight of (32,96); of a frozen tower, torch's attention by itself copies it, which says that the test can fail."""
+    if not ordered:
+        monkeypatch.setattr(clip_transformer, "in_order_of_attention", lambda h: h)
+    tower = build(SHAPE).eval().requires_grad_(False)
+    with torch.no_grad(), torch.autocast("cpu"), BatchedProducts() as products:
+        tower(torch.randn(3, 3, 32, 32))
+    assert ((17, 32, 96) in products.factors) != ordered
