@@ -79,7 +79,7 @@ class ResidualAttentionBlock(nn.Module):
         self.ls_2 = nn.Identity()
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:  # (B,N,W) -> (B,N,W)
-        h = in_order_of_attention(self.ln_1(x))
+        h = self.ln_1(x)
         mask = None if attn_mask is None else attn_mask.to(x.dtype)
         x = x + self.attn(h, h, h, need_weights=False, attn_mask=mask)[0]
         return x + self.mlp(self.ln_2(x))
@@ -92,6 +92,7 @@ class Transformer(nn.Module):
         super().__init__()
         blocks = [ResidualAttentionBlock(width, heads, mlp_ratio, activation) for _ in range(layers)]
         self.resblocks = nn.ModuleList(blocks)
+        order_inputs_of_attention(self)
 
     def forward(self, x: Tensor) -> Tensor:  # (B,N,W) -> (B,N,W)
         for block in self.resblocks:
@@ -145,10 +146,18 @@ def in_order_of_attention(h: Tensor) -> Tensor:  # (B,N,W) -> (B,N,W)
 
 
 def order_inputs_of_attention(tower: nn.Module) -> None:
-    """Lets all self-attention of somebody else's tower, of (B,N,W), read its input `in_order_of_attention`."""
+    """Lets all self-attention of a tower, of (B,N,W), read its input `in_order_of_attention`."""
     for layer in tower.modules():
         if isinstance(layer, nn.MultiheadAttention) and layer.batch_first:
             layer.register_forward_pre_hook(_order_inputs)
+
+
+def leave_inputs_of_attention(tower: nn.Module) -> None:
+    """Undoes `order_inputs_of_attention`."""
+    for layer in tower.modules():
+        hooks = layer._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if hook is _order_inputs]:
+            del hooks[key]
 
 
 def _order_inputs(layer: nn.Module, inputs: tuple) -> tuple:

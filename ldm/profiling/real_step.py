@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 from taming.modules.diffusionmodules.model import AttnBlock
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ldm.graph.batch import Batch, collate
 from ldm.graph.scene_graph import SceneGraph
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.runtime import prepare_encoders_for_training, prepare_for_training
+from ldm.modules.clip_transformer import leave_inputs_of_attention
 from ldm.modules.fused_attention import FusedAttnBlock
 from ldm.profiling import diffusers_peer
 from ldm.profiling.measure import Comparison, Variant
@@ -63,17 +65,17 @@ def _build_as_run(workload: Workload, precision: str) -> Run:
 
 def _build_peer(workload: Workload, precision: str) -> Run:
     model = workload.make_model().train()
-    use_published_code(model.first_stage_model)
+    use_published_code(model)
     diffusers_peer.replace_unet(model, workload, precision)
     return make_step(model, _reader(workload), workload.device, precision, fused=False)
 
 
-def use_published_code(first_stage: nn.Module) -> None:
-    """Gives an autoencoder taming-transformers' attention back, in place.
+def use_published_code(model: LatentDiffusion) -> None:
+    """Gives the first stage taming-transformers' attention back, and CLIP's tower open_clip's, in place.
 
-    All other layers are taming's, and CLIP's are open_clip's: their own code is what the peer runs.
+    All other layers of the encoders are taming's and open_clip's: their own code is what the peer runs.
     """
-    for parent in list(first_stage.modules()):
+    for parent in list(model.first_stage_model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, FusedAttnBlock):
                 with torch.device("meta"):
@@ -82,6 +84,8 @@ def use_published_code(first_stage: nn.Module) -> None:
                     child.norm, child.q, child.k, child.v, child.proj_out
                 )  # fmt: skip
                 setattr(parent, name, block)
+    if model.global_stage_model is not None:
+        leave_inputs_of_attention(model.global_stage_model)
 
 
 # Photographs --------------------------------------------------------------------------------------------------------
@@ -125,6 +129,8 @@ def _reader(workload: Workload) -> Callable[[], Batch]:
         pin_memory=workload.device.startswith("cuda"),
     )
     batches = _endless(loader, folder)
+    for _ in range(loader.num_workers):  # so that the first step that is timed does not wait for workers to start
+        next(batches)
     return lambda: next(batches).to(workload.device)
 
 

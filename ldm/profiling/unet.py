@@ -149,8 +149,8 @@ def _list_variants(
         baseline = "plain" if precision == "fp32" else "contiguous" + suffix
         variants[baseline] = Variant(partial(build, precision, contiguous), precision)
         variants["channels last" + suffix] = Variant(partial(build, precision, channels_last), precision)
-        if precision == "fp32" and workload.device == "cpu":
-            variants["Winograd"] = Variant(partial(build, precision), precision)
+        if workload.device == "cpu":
+            variants["Winograd" + suffix] = Variant(partial(build, precision), precision)
         if workload.compiled:
             variants["compiled" + suffix] = Variant(partial(build, precision, compiled=True), precision)
         if diffusers_peer.available():
