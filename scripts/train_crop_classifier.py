@@ -73,7 +73,9 @@ def run(arguments: argparse.Namespace) -> None:
         save_classifier(classifier, out)
         state.unlink(missing_ok=True)
     classifier = load_classifier(out)
-    report(out, classifier.classes, confusion(classifier, read_crops(PhotographSplit(data, "val"), 0, classifier.classes)))
+    report(
+        out, classifier.classes, confusion(classifier, read_crops(PhotographSplit(data, "val"), 0, classifier.classes))
+    )
 
 
 def report(out: Path, classes: tuple[str, ...], counts) -> None:

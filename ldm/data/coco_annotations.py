@@ -197,7 +197,9 @@ def _read_styles(path: Path, items: list, fields: Sequence[str]) -> dict[Id, int
     for item in items:
         for field in fields:
             if field not in item:
-                raise CocoError(f"{path}: the image {item['id']} has no {field!r}, which style_fields names; correct the name")
+                raise CocoError(
+                    f"{path}: the image {item['id']} has no {field!r}, which style_fields names; correct the name"
+                )
         values = json.dumps([item[field] for field in fields], sort_keys=True)
         styles[_parse_id(item["id"])] = numbers.setdefault(values, len(numbers))
     return styles

@@ -250,6 +250,7 @@ def benchmark_of(arguments: argparse.Namespace, name: str, checkpoint: Path | No
         arguments.workers,
         arguments.outdir,
         arguments.tasks,
+        getattr(arguments, "classifier", None),
     )
 
 

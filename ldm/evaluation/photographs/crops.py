@@ -66,12 +66,16 @@ def read_crops(split: PhotographSplit, seed: int = 0, classes: Sequence[str] | N
         labels.append(label)
         pixels.append(crop)
     if not set(labels) - {NOTHING}:
-        raise PhotographError(f"{split.path('instances')}: no image of the kind {REAL!r} has a thing; prepare the folder again")
+        raise PhotographError(
+            f"{split.path('instances')}: no image of the kind {REAL!r} has a thing; prepare the folder again"
+        )
     found = (*sorted(set(labels) - {NOTHING}), NOTHING)
     classes = tuple(classes or found)
     for name in found:
         if name not in classes:
-            raise PhotographError(f"{split.path('instances')}: the category {name!r} is unknown to the classifier; train it again")
+            raise PhotographError(
+                f"{split.path('instances')}: the category {name!r} is unknown to the classifier; train it again"
+            )
     return Crops(torch.stack(pixels), torch.tensor([classes.index(label) for label in labels]), classes)
 
 
