@@ -61,6 +61,27 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="JSON", help="file of the report (default: report.json in the samples' folder)")
 
 
+def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate.py reconstruction`."""
+    add = parser.add_argument
+    add(
+        "--config",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="YAML",
+        help="config of a LatentDiffusion, whose first stage and data are used, or several of which later ones override earlier "
+        "ones",
+    )
+    add("--split", default="validation", help="split of its data: train, validation or test (default: %(default)s)")
+    add("--n", type=at_least(1), default=300, help="number of images, evenly over the split (default: %(default)s)")
+    add("--size", type=at_least(8), default=128, help="side of the images in pixels (default: %(default)s)")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, else the CPU)")
+    add(
+        "--out", metavar="JSON", default="outputs/reconstruction.json", help="file of the report (default: %(default)s)"
+    )
+
+
 def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `evaluate.py edits` only."""
     add = parser.add_argument
