@@ -70,7 +70,7 @@ def train(
             nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
             adam.step()
             rates.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         with atomic_write(state_path) as temporary:
             states = {name: part.state_dict() for name, part in parts.items()}
             torch.save({"settings": settings, "epoch": epoch + 1, **states}, temporary)
