@@ -2,7 +2,7 @@
 
     images/              the pictures
     instances_NAME.json  boxes of things; `kind` of an image is real, empty (nothing in it) or mix (things are pasted in)
-    stuff_NAME.json      the ground, over the whole picture
+    stuff_NAME.json      the ground, over the whole picture; may be left out
     edits_NAME.json      pairs of images: {kind, source, target, ...}
 
 scripts/prepare_photographs.py writes such a folder.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -29,8 +30,7 @@ class PhotographError(UserError):
     """A folder of photographs that is incomplete or damaged."""
 
 
-@dataclass(frozen=True)
-class Thing:
+class Thing(NamedTuple):
     """An object of a photograph: its category and its box x0 y0 x1 y1 in [0,1]."""
 
     name: str
@@ -75,9 +75,11 @@ class PhotographSplit:
 
     @cached_property
     def grounds(self) -> dict[int, str]:
-        """The name of the ground of each image by its id."""
-        _, _, things = _read_coco(self.path("stuff"))
-        return {image: stuff[0].name for image, stuff in things.items()}
+        """The name of the ground of each image by its id; without a file of stuff, none is known."""
+        if not self.path("stuff").is_file():
+            return {}
+        _, _, things = read_coco(self.path("stuff"))
+        return {image: stuff[0].name for image, stuff in things.items() if stuff}
 
     @cached_property
     def pairs(self) -> list[dict]:
@@ -98,18 +100,22 @@ class PhotographSplit:
 
     def picture(self, image: int) -> Image.Image:
         """The picture of an image."""
-        return read_image(self.folder / "images" / str(self.images[image]["file_name"]))
+        return read_image(self.folder / "images" / self.images[image]["file_name"])
 
     @cached_property
     def _instances(self) -> tuple[dict[int, dict], dict[int, str], dict[int, list[Thing]]]:
-        return _read_coco(self.path("instances"))
+        return read_coco(self.path("instances"))
 
 
-def _read_coco(path: Path) -> tuple[dict[int, dict], dict[int, str], dict[int, list[Thing]]]:
-    """Images and categories by id, and the things of each image."""
+def read_coco(path: Path) -> tuple[dict[int, dict], dict[int, str], dict[int, list[Thing]]]:
+    """Images and categories by id, and the things of each image.
+
+    Raises:
+        PhotographError: the file is missing, or not in COCO's form.
+    """
     content = read_json(path, PhotographError, REMEDY)
     try:
-        images = {image["id"]: image for image in content["images"]}
+        images = {image["id"]: image | {"file_name": str(image["file_name"])} for image in content["images"]}
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         things: dict[int, list[Thing]] = {id: [] for id in images}
         for annotation in content["annotations"]:
