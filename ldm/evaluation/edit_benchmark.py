@@ -232,7 +232,11 @@ def sheet_of_method(
     def context(job: Job) -> tuple[list[tuple[str, Image.Image]], str]:
         _, operation, _, number = job
         task = source.task(operation, number)
-        pictures = [(f"{operation} {number}", task.picture), ("truth", task.truth)]
+        source_title, truth_title = (
+            f"{title}, composed" if composed else title
+            for title, composed in zip((f"{operation} {number}", "truth"), task.composed)
+        )
+        pictures = [(source_title, task.picture), (truth_title, task.truth)]
         if task.reference is not None:
             pictures.insert(1, ("style", task.reference))
         return pictures, "edited"

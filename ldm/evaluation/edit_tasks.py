@@ -40,6 +40,7 @@ class EditTask:
         truth_graph: the complete graph of `truth`, from back to front.
         changed: ids of the objects that are removed, added or otherwise changed.
         reference: the image whose style is to be transferred, in a 'restyle'.
+        composed: whether `picture` and `truth` are composed of several photographs, which is said wherever they are shown.
     """
 
     scenes: str
@@ -52,6 +53,7 @@ class EditTask:
     truth_graph: SceneGraph
     changed: frozenset[str]
     reference: Image.Image | None = None
+    composed: tuple[bool, bool] = (False, False)
 
 
 def make_task(scenes: str, operation: str, index: int) -> EditTask:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ldm.data.coco import find_relation
 from ldm.evaluation.edit_tasks import EditTask
-from ldm.evaluation.photographs.annotations import PhotographError, PhotographSplit, Thing
+from ldm.evaluation.photographs.annotations import MIX, PhotographError, PhotographSplit, Thing
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box, Triple
 

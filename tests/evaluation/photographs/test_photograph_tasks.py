@@ -45,6 +45,14 @@ def test_pictures_are_equal_outside_of_the_changed_boxes(folder, operation):
     assert np.array_equal(before[outside], after[outside]) and not np.array_equal(before, after)
 
 
+@pytest.mark.parametrize(
+    "operation, composed",
+    [("add", (False, True)), ("remove", (True, False)), ("replace", (True, True)), ("move", (True, True))],
+)
+def test_a_task_says_which_pictures_are_composed(folder, operation, composed):
+    assert PhotographTasks(str(folder)).task(operation, 0).composed == composed
+
+
 def test_the_ground_is_an_object_that_holds_everything_and_stays(folder):
     task = PhotographTasks(str(folder)).task("move", 0)
     for graph in (task.source, task.target):
