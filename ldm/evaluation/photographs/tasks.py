@@ -64,9 +64,18 @@ class PhotographTasks:
         place = f"{photographs.path('edits')}: the pair {before}, {after}"
         source, target, changed = paired_graphs(photographs.things[before], photographs.things[after], operation, place)
         source, target = (with_ground(graph, photographs.grounds.get(before)) for graph in (source, target))
-        pictures = photographs.picture(before), photographs.picture(after)
+        composed = [photographs.images[image].get("kind") == MIX for image in (before, after)]
         return EditTask(
-            SCENES, operation, index, pictures[0], source, target, pictures[1], target, frozenset({changed})
+            SCENES,
+            operation,
+            index,
+            photographs.picture(before),
+            source,
+            target,
+            photographs.picture(after),
+            truth_graph=target,
+            changed=frozenset({changed}),
+            composed=(composed[0], composed[1]),
         )
 
     def graph(self, index: int, boxes: str = "all") -> SceneGraph:
