@@ -15,6 +15,7 @@ LARGEST, LEAST = 0.6, 0.002  # of a picture: the largest side of a thing, and th
 LEAST_WINDOW = 0.4  # least side of a crop, as a share of the frame's shorter side
 LEAST_EMPTY = 0.33  # the same of crops without things
 TRIES = 40  # of finding a place, a window or a partner
+SCENE_TRIES = 200  # of finding a scene with room for the four edits
 CHANGED = ("add", "remove", "replace", "move")
 
 
@@ -187,24 +188,30 @@ def _paste(
 
 
 def _mixes(real: Sequence[Picture], partners: dict, split: str, count: int, rng: random.Random) -> Iterator[Picture]:
-    """Composed pictures: one thing in its place, and one or two blended in."""
-    for number in range(count):
-        picture = rng.choice(real)
-        pastes: list[Paste] = []
-        for _ in range(rng.choice((1, 1, 2))):
-            group = partners.get(picture.base.clip.look, ())
-            taken = [*picture.things, *(paste.as_thing for paste in pastes)]
-            paste = _paste(rng.choice(group), taken, rng) if group else None
-            pastes += [paste] if paste else []
-        if pastes:
+    """Composed pictures: one thing in its place, and one or two blended in. There are fewer where there is no room."""
+    for number in range(count if real else 0):
+        composed = (_mix(rng.choice(real), partners, rng) for _ in range(TRIES))
+        picture, pastes = next((found for found in composed if found[1]), (None, ()))
+        if picture:
             yield Picture(f"mix_{split}_{number:05}.jpg", "mix", picture.base, tuple(pastes))
+
+
+def _mix(picture: Picture, partners: dict, rng: random.Random) -> tuple[Picture, list[Paste]]:
+    """A picture, and what is blended into it."""
+    pastes: list[Paste] = []
+    group = partners.get(picture.base.clip.look, ())
+    for _ in range(rng.choice((1, 1, 2)) if group else 0):
+        taken = [*picture.things, *(paste.as_thing for paste in pastes)]
+        paste = _paste(rng.choice(group), taken, rng)
+        pastes += [paste] if paste else []
+    return picture, pastes
 
 
 def _edits_of(
     name: str, real: Sequence[Picture], partners: dict, rng: random.Random
 ) -> tuple[list[Picture], list[Edit]] | None:
     """A picture of one thing, three composed ones beside it, and the four edits between them; None where there is no room."""
-    for _ in range(TRIES):
+    for _ in range(SCENE_TRIES):
         picture = rng.choice(real)
         group = partners.get(picture.base.clip.look, ())
         if len(picture.things) != 1 or not group:
