@@ -13,6 +13,7 @@ from ldm.evaluation.edit_tasks import EditTask
 from ldm.evaluation.photographs.classifier import CropClassifier, load_classifier
 from ldm.evaluation.photographs.crops import NOTHING, overlap
 from ldm.evaluation.photographs.tasks import WHOLE
+from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
 from ldm.util.errors import UserError
 from ldm.util.files import digest
@@ -24,8 +25,9 @@ LEFT = 0.25  # share of an old box that anything else may cover for its place to
 class CropJudge:
     """Judges by a classifier of crops; a `Judge`.
 
-    A thing that is new, or stays, must be recognised in its box. Where a thing is gone, the classifier must see nothing; an old
-    place that other things cover in part is not judged.
+    A new thing must be recognised in its box. One that stays, or moves, must be read as what it is or as what it was read in the
+    source, so that the classifier's errors on real things are not the editor's. Where a thing is gone, nothing must be seen; an
+    old place that other things cover in part is not judged.
 
     Args:
         weights: of the classifier, which scripts/train_crop_classifier.py wrote; None if the user named none.
@@ -55,24 +57,28 @@ class CropJudge:
         return Path(self.weights)
 
     def judge(self, task: EditTask, image: Image.Image) -> Judgement:
-        target = task.target
-        things = [
-            (id, name, box)
-            for id, name, box in zip(target.ids, target.objects, target.boxes)
-            if box not in (None, WHOLE)
-        ]
-        read = {id: self.classifier.name(image, box) for id, _, box in things if box}
-        complaints = [f"the {name} is read as {read[id]}" for id, name, _ in things if read[id] != name]
-        right = {id: read[id] == name for id, name, _ in things}
-        changed = all(right[id] for id, _, _ in things if id in task.changed)
+        read, before = self._read(task.target, image), self._read(task.source, task.picture)
+        names = dict(zip(task.source.ids, task.source.objects))
+        complaints, right = [], {}
+        for id, name in zip(task.target.ids, task.target.objects):
+            if id in read:
+                as_before = names.get(id) == name and read[id] == before.get(id) != NOTHING
+                right[id] = read[id] == name or as_before or (id not in task.changed and read[id] == before.get(id))
+                complaints += [] if right[id] else [f"the {name} is read as {read[id]}"]
+        changed = all(value for id, value in right.items() if id in task.changed)
         for name, box in _left_places(task):
             found = self.classifier.name(image, box)
             if found != NOTHING:
                 changed = False
                 complaints.append(f"where the {name} was, {'it' if found == name else found} is read")
-        staying = [right[id] for id, _, _ in things if id not in task.changed]
+        staying = [value for id, value in right.items() if id not in task.changed]
         row = {"success": changed and all(staying), "changed": changed, "intact": all(staying)}
         return Judgement(row | {"untouched": sum(staying), "of_untouched": len(staying)}, complaints)
+
+    def _read(self, graph: SceneGraph, image: Image.Image) -> dict:
+        """What the classifier reads in the box of each thing, by its id."""
+        boxes = [(id, box) for id, box in zip(graph.ids, graph.boxes) if box is not None and box != WHOLE]
+        return {id: self.classifier.name(image, box) for id, box in boxes}
 
 
 def _left_places(task: EditTask) -> list[tuple[str, Box]]:

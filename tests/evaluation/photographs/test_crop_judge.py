@@ -62,6 +62,28 @@ def test_a_thing_that_is_moved_and_still_at_its_old_place_is_a_fault(tasks):
     assert not row["changed"] and complaints == ["where the Bolt was, it is read"]
 
 
+class Confused(ByColour):
+    """Takes every Rock for a Hammer, and every Bolt for nothing."""
+
+    class Names:
+        def name(self, image, box):
+            return {"Rock": "Hammer", "Bolt": NOTHING}.get(found := ByColour.Names().name(image, box), found)
+
+    classifier = Names()
+
+
+def test_a_thing_that_stays_may_be_misread_as_before_and_a_new_one_may_not(tasks):
+    judge, task = Confused(None), tasks.task("replace", 0)
+    assert judge.judge(task, task.truth).row["success"]  # the Rock is read as before
+    row, complaints, _ = judge.judge(tasks.task("add", 0), task.picture)
+    assert row["intact"] and not row["changed"] and complaints == ["the Bolt is read as nothing"]
+
+
+def test_a_moved_thing_that_is_not_seen_is_a_fault_though_it_was_not_seen_before(tasks):
+    task = tasks.task("move", 0)
+    assert not Confused(None).judge(task, task.truth).row["changed"]
+
+
 def test_the_rows_of_photographs_have_no_share_of_whole_graphs(tasks):
     judge = ByColour(None)
     jobs = [("answer", operation, "0", 0) for operation in OPERATIONS]
