@@ -2,9 +2,11 @@
 
     python scripts/evaluate.py images --samples outputs/vg --config configs/vg.yaml --split validation
     python scripts/evaluate.py images --samples edits --reference originals --metrics psnr,ssim
+    python scripts/evaluate.py reconstruction --config configs/demo.yaml --n 300
     python scripts/evaluate.py edits --methods autoencoder,plain,sdedit,edit
     python scripts/evaluate.py edits --n 4 --operations remove,move --methods edit:graph_scale=3
     python scripts/evaluate.py edits --scenes rendered --tasks datasets/rendered/test --methods truth,edit --seeds 3
+    python scripts/evaluate.py edits --scenes photographs --tasks datasets/photographs --classifier crop_classifier.safetensors
     python scripts/evaluate.py scenes --boxes all,none
     python scripts/evaluate.py scenes --boxes all --renamed data/words/renamed_korean.json
     python scripts/evaluate.py names --list gold
@@ -15,7 +17,9 @@
 
 images: FID and Inception Score against real images; with --paired also PSNR, SSIM and LPIPS, and the diversity of several
 samples of a graph. The weights of the metrics' networks are not downloaded; an error says which file to put where.
-edits: how often editors make edits with a known answer on synthetic scenes, and how much of the rest they preserve.
+reconstruction: PSNR and SSIM of a config's images that its first stage has encoded and decoded.
+edits: how often editors make edits with a known answer on synthetic scenes or photographs, and how much of the rest they
+preserve.
 scenes: how often samples of held-out synthetic scenes show what their graphs say.
 names: how well words of other languages, synonyms, homonyms and misspelt or meaningless words are read as names.
 clips: how often clips of held-out storyboards do, frame by frame, and how much the rest flickers.
@@ -43,6 +47,7 @@ from ldm.evaluation.arguments import (
     add_graph_word_arguments,
     add_image_arguments,
     add_name_arguments,
+    add_reconstruction_arguments,
     add_scene_arguments,
     add_word_arguments,
 )
@@ -53,6 +58,7 @@ from ldm.evaluation.reports import (
     report_on_graph_words,
     report_on_images,
     report_on_names,
+    report_on_reconstruction,
     report_on_scenes,
     report_on_words,
 )
@@ -66,6 +72,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     images = commands.add_parser("images", help="FID, IS, PSNR, SSIM, LPIPS and diversity of folders of images")
     images.set_defaults(report=report_on_images, resumable=False)
     add_image_arguments(images)
+    reconstruction = commands.add_parser("reconstruction", help="what the first stage of a config loses")
+    reconstruction.set_defaults(report=report_on_reconstruction, resumable=False)
+    add_reconstruction_arguments(reconstruction)
     edits = commands.add_parser("edits", help="success and preservation of editors, on edits with a known answer")
     edits.set_defaults(report=report_on_edits, resumable=True)
     add_edit_arguments(edits)

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from ldm.data.coco_annotations import AnnotationFilter, CocoError, read_annotations
 from ldm.data.coco_masks import Point, decode_mask, has_mask, mask_centre, small_mask_centre
 from ldm.data.files import find_file
+from ldm.data.style_groups import StyleGroups
 from ldm.data.values import require_count, require_share
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
@@ -56,6 +57,10 @@ class COCOTrain(Dataset):
         seed: of the random relations.
         mask_size: side of the resized masks that objects' centres are computed from, sg2im's 16 for the relations that
             published weights learned; None for masks at full resolution.
+        reference: add another photograph in the same style, drawn at random; one without such a partner is its own. With
+            cached latents, the style is that of the reference.
+        style_fields: with `reference`, the fields of the file's images whose values are the style, such as a photograph's
+            ground and light.
 
     Raises:
         CocoError: files are missing, broken or inconsistent, or no photograph passes the limits.
@@ -82,6 +87,8 @@ class COCOTrain(Dataset):
         stuff_whitelist: Sequence[str] | None = None,
         seed: int = 0,
         mask_size: int | None = None,
+        reference: bool = False,
+        style_fields: Sequence[str] = (),
         **others,
     ):
         kind = type(self).__name__
@@ -99,6 +106,11 @@ class COCOTrain(Dataset):
         require_share(f"{kind}: min_object_size", min_object_size)
         if stuff_only and not stuff_json:
             raise CocoError("stuff_only requires stuff_json; name that file, or set stuff_only: false")
+        if reference and not style_fields:
+            raise ConfigError(
+                f"{kind}: reference needs style_fields, the fields of the file's images that say how a photograph looks; name "
+                "them, or set reference: false"
+            )
         self.image_dir, self.image_size, self.mask_size = Path(image_dir), image_size, mask_size
         if not self.image_dir.is_dir():
             raise CocoError(f"image_dir {image_dir} is not a folder; unpack the photographs there, or correct the path")
@@ -113,16 +125,27 @@ class COCOTrain(Dataset):
             instance_whitelist=instance_whitelist,
             stuff_whitelist=stuff_whitelist,
             max_samples=max_samples,
+            style_fields=tuple(style_fields),
         )
         self.annotations = read_annotations(Path(instances_json), Path(stuff_json) if stuff_json else None, filters)
-        self.vocab = self.annotations.vocab
+        self.vocab, self.reference = self.annotations.vocab, reference
+        self._styles = StyleGroups(self.annotations.styles)
 
     def __len__(self) -> int:
         return len(self.annotations.file_names)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, SceneGraph]:
-        graph = self.graph(index)
-        return to_tensor(resize_square(read_image(self.image_path(index)), self.image_size)), graph
+    def __getitem__(self, index: int) -> tuple:
+        """Photograph (3,S,S) and its graph; with `reference` a second photograph."""
+        sample = self._image(index), self.graph(index)
+        return (*sample, self._image(self.style_reference(index))) if self.reference else sample
+
+    def _image(self, index: int) -> Tensor:
+        return to_tensor(resize_square(read_image(self.image_path(index)), self.image_size))
+
+    def style_reference(self, index: int) -> int:
+        """The index of the photograph that shows the style of photograph `index`: itself without `reference`."""
+        index = range(len(self))[index]
+        return self._styles.another(index, self._rng(index, "reference/")) if self.reference else index
 
     def image_path(self, index: int) -> Path:
         """The path of one photograph, whose name on disk may be in another Unicode form than in the annotations."""
@@ -179,8 +202,8 @@ class COCOTrain(Dataset):
                 except CocoError as error:
                     yield str(error)
 
-    def _rng(self, index: int) -> random.Random:
-        return random.Random(f"{self.seed}/{self.epoch}/{index}")
+    def _rng(self, index: int, purpose: str = "") -> random.Random:
+        return random.Random(f"{purpose}{self.seed}/{self.epoch}/{index}")
 
     def _rows(self, index: int) -> range:
         index = range(len(self))[index]
@@ -211,8 +234,8 @@ class COCOTrain(Dataset):
 class COCOValidation(COCOTrain):
     """COCOTrain whose relations depend on the index only, so that they are the same in every epoch and for every seed."""
 
-    def _rng(self, index: int) -> random.Random:
-        return random.Random(f"{index}")
+    def _rng(self, index: int, purpose: str = "") -> random.Random:
+        return random.Random(f"{purpose}{index}")
 
 
 def find_relation(subject: Box, object: Box, subject_centre: Point, object_centre: Point) -> str:

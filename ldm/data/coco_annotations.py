@@ -52,6 +52,7 @@ class AnnotationFilter:
     instance_whitelist: Sequence[str] | None = None
     stuff_whitelist: Sequence[str] | None = None
     max_samples: int | None = None
+    style_fields: Sequence[str] = ()
 
     @property
     def object_counts(self) -> range:
@@ -76,6 +77,7 @@ class Annotations(NamedTuple):
     start: np.ndarray  # (A+1,)
     segmentations: bytes  # JSON as in the file: polygons, run-length encodings, or null
     dropped: int  # number of annotations whose box is empty or outside of the image
+    styles: np.ndarray  # (N,) number of each image's style; images with the same style fields have the same one
 
 
 class _FileContent(NamedTuple):
@@ -103,6 +105,7 @@ def read_annotations(instances_json: Path, stuff_json: Path | None, filters: Ann
     names = {0: IMAGE}
     data = _load(instances_json)
     images = _read_images(instances_json, data["images"])
+    styles = _read_styles(instances_json, data["images"], filters.style_fields)
     files = [_read_file(instances_json, data, images, names, filters.instance_whitelist, filters)]
     del data  # needs far more memory than the result; free it before the next file is loaded
     if stuff_json is not None:
@@ -128,11 +131,17 @@ def read_annotations(instances_json: Path, stuff_json: Path | None, filters: Ann
     )
     vocab = Vocab(tuple(names.get(id, GAP) for id in range(max(names) + 1)), PREDICATES)
     dropped = sum(len(file.dropped) for file in files)
-    return _to_arrays(vocab, warnings, [images[id] for id in selected], [objects[id] for id in selected], dropped)
+    selection = ([images[id] for id in selected], [objects[id] for id in selected], [styles[id] for id in selected])
+    return _to_arrays(vocab, warnings, *selection, dropped)
 
 
 def _to_arrays(
-    vocab: Vocab, warnings: tuple[str, ...], images: list[Image], objects: list[list[Object]], dropped: int
+    vocab: Vocab,
+    warnings: tuple[str, ...],
+    images: list[Image],
+    objects: list[list[Object]],
+    styles: list[int],
+    dropped: int,
 ) -> Annotations:
     ids, categories, boxes, segmentations = zip(*(each for group in objects for each in group))
     return Annotations(
@@ -147,6 +156,7 @@ def _to_arrays(
         start=np.cumsum([0] + [len(segmentation) for segmentation in segmentations]),
         segmentations=b"".join(segmentations),
         dropped=dropped,
+        styles=np.array(styles),
     )
 
 
@@ -178,6 +188,21 @@ def _read_images(path: Path, items: list) -> dict[Id, Image]:
                 f"{path}: the image {id} is listed twice, as {images[id][0]} and {image[0]}; give unique ids"
             )
     return images
+
+
+def _read_styles(path: Path, items: list, fields: Sequence[str]) -> dict[Id, int]:
+    """A number for each image's values of some fields, by the image's id."""
+    numbers: dict[str, int] = {}
+    styles = {}
+    for item in items:
+        for field in fields:
+            if field not in item:
+                raise CocoError(
+                    f"{path}: the image {item['id']} has no {field!r}, which style_fields names; correct the name"
+                )
+        values = json.dumps([item[field] for field in fields], sort_keys=True)
+        styles[_parse_id(item["id"])] = numbers.setdefault(values, len(numbers))
+    return styles
 
 
 def _parse_image(item: dict) -> tuple[Id, str, int, int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ldm.data.demo import BOXES
+from ldm.data.style_groups import StyleGroups
 from ldm.data.values import require_count
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import Vocab
@@ -87,9 +88,7 @@ class _Rendered(Dataset):
                 graphs.append(json.dumps(graph, separators=(",", ":")).encode())
                 styles.append(numbers.setdefault(record.scene.style, len(numbers)))
         self._graphs, self._start = b"".join(graphs), np.cumsum([0, *map(len, graphs)])
-        self._style = np.array(styles, dtype=np.int64)
-        self._by_style = np.argsort(self._style, kind="stable")
-        self._style_start = np.searchsorted(self._style[self._by_style], np.arange(len(numbers) + 1))
+        self._styles = StyleGroups(np.array(styles, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self._start) - 1
@@ -117,12 +116,7 @@ class _Rendered(Dataset):
     def style_reference(self, index: int) -> int:
         """The index of the picture that shows the style of picture `index`: itself without `reference`."""
         index = range(len(self))[index]
-        style = self._style[index]
-        same = self._by_style[self._style_start[style] : self._style_start[style + 1]]
-        if not self.reference or len(same) == 1:
-            return index
-        chosen = random.Random(f"reference/{self._key(index)}").randrange(len(same) - 1)
-        return int(same[chosen + (chosen >= np.searchsorted(same, index))])
+        return self._styles.another(index, random.Random(f"reference/{self._key(index)}")) if self.reference else index
 
     def image_path(self, index: int) -> Path:
         """The path of one picture."""
@@ -140,7 +134,7 @@ class _Rendered(Dataset):
         """The numbers of things, triples and styles."""
         graphs = [self._fields(index) for index in range(len(self))]
         things, triples = (sum(len(graph[key]) for graph in graphs) for key in ("objects", "relationships"))
-        return f"{things} objects, {triples} relations, {len(self._style_start) - 1} styles"
+        return f"{things} objects, {triples} relations, {len(self._styles)} styles"
 
     def check(self) -> Iterator[str]:
         """Reads all pictures and yields each problem as 'where: what'."""

@@ -61,6 +61,27 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="JSON", help="file of the report (default: report.json in the samples' folder)")
 
 
+def add_reconstruction_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `evaluate.py reconstruction`."""
+    add = parser.add_argument
+    add(
+        "--config",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="YAML",
+        help="config of a LatentDiffusion, whose first stage and data are used, or several of which later ones override earlier "
+        "ones",
+    )
+    add("--split", default="validation", help="split of its data: train, validation or test (default: %(default)s)")
+    add("--n", type=at_least(1), default=300, help="number of images, evenly over the split (default: %(default)s)")
+    add("--size", type=at_least(8), default=128, help="side of the images in pixels (default: %(default)s)")
+    add("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one, else the CPU)")
+    add(
+        "--out", metavar="JSON", default="outputs/reconstruction.json", help="file of the report (default: %(default)s)"
+    )
+
+
 def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `evaluate.py edits` only."""
     add = parser.add_argument
@@ -68,7 +89,7 @@ def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods",
         type=split,
         default="plain,sdedit,edit",
-        help="editors to compare: autoencoder, truth (the true answer through the autoencoder), plain (DDIM inversion), "
+        help="editors to compare: autoencoder, truth (the true answer through the autoencoder), answer (the true answer itself), plain (DDIM inversion), "
         "sdedit, edit, an inversion method of `edit` (ddim, fixed-point, ...), or your own function as "
         "package.module.function (see ldm/evaluation/editors.py); each may have options, as in "
         "sdedit:strength=0.7:steps=20; `edit` has its own defaults for other options (default: %(default)s)",
@@ -76,7 +97,13 @@ def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--operations",
         type=split,
-        help="some of replace,recolour,remove,add,move,resize,relation,restyle,two (default: all)",
+        help="some of replace,recolour,remove,add,move,resize,relation,restyle,two; of photographs the tasks are "
+        "replace,remove,add,move (default: all)",
+    )
+    add(
+        "--classifier",
+        metavar="FILE",
+        help="for photographs: weights of the classifier that judges edits, which scripts/train_crop_classifier.py wrote",
     )
     add("--steps", type=at_least(1), default=50, help="DDIM steps of methods other than edit (default: %(default)s)")
     add("--graph-scale", type=finite, default=2.0, help="their guidance scale of the graph (default: %(default)s)")
@@ -254,11 +281,16 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser, unit: str) -> None:
     """The arguments that `edits`, `scenes` and `clips` share."""
     add = parser.add_argument
     add_model_arguments(parser)
-    add("--scenes", default="shapes", help="synthetic world: shapes or rendered (default: %(default)s)")
+    add(
+        "--scenes",
+        default="shapes",
+        help="synthetic world: shapes or rendered; for `edits` also photographs (default: %(default)s)",
+    )
     add(
         "--tasks",
         metavar="DIR",
-        help="for rendered scenes: folder that scripts/render_scenes.py wrote (for `edits` with --edits all, for `clips` with --frames)",
+        help="for rendered scenes: folder that scripts/render_scenes.py wrote (for `edits` with --edits all, for `clips` with "
+        "--frames); for photographs: that of scripts/prepare_photographs.py",
     )
     add(
         "--n",

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldm.evaluation.edit_judges import Judge
 from ldm.evaluation.report import write_report
 from ldm.evaluation.runner import Job, Measure, run_jobs, source_digest
-from ldm.evaluation.task_sources import TaskSource, find_tasks
+from ldm.evaluation.task_sources import TaskSource, find_judge, find_tasks
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.latent_diffusion import LatentDiffusion
 from ldm.models.loading import fingerprint, load_model
@@ -26,7 +27,7 @@ class Benchmark:
 
     Args:
         name: of the benchmark, for the default folder and the progress bar.
-        scenes: kind of synthetic scenes, a key of `ldm.synthetic.worlds.READERS`.
+        scenes: kind of synthetic scenes, a key of `ldm.synthetic.worlds.READERS`, or photographs.
         count: edits of each operation, or scenes of each kind; fewer where a folder has no more.
         first: number of the first scene of the validation set.
         checkpoint: path of the weights; None for those of the config.
@@ -34,7 +35,8 @@ class Benchmark:
         device: where the model is run.
         workers: processes; None for a number that suits the number of jobs.
         outdir: folder of the results; None for one that is named after the scenes and the weights.
-        tasks: folder of rendered scenes and their edits, for scenes that cannot be drawn.
+        tasks: folder of rendered scenes and their edits, for scenes that cannot be drawn, or of photographs.
+        classifier: weights of the classifier that judges edits of photographs.
     """
 
     name: str
@@ -47,6 +49,12 @@ class Benchmark:
     workers: int | None = None
     outdir: str | None = None
     tasks: str | None = None
+    classifier: str | None = None
+
+    @property
+    def judge(self) -> Judge:
+        """What judges edits."""
+        return find_judge(self.scenes, self.classifier)
 
     @property
     def source(self) -> TaskSource:

@@ -1,6 +1,6 @@
 """The edit benchmark: editors on tasks with a known answer. Was the edit made, and is the rest of the image unchanged?
 
-A checker that sees pixels only (`ldm.synthetic.checker`) reads the edited image and compares it with the target graph.
+A judge that sees pixels only (`ldm.evaluation.edit_judges`) reads the edited image and compares it with the target graph.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from ldm.evaluation.benchmark import Benchmark, BenchmarkReport
+from ldm.evaluation.edit_judges import Judge, WorldJudge
 from ldm.evaluation.edit_report import CELL_PIXELS, MAX_PSNR, MEASURES, PRESERVATION, markdown, summarise
-from ldm.evaluation.edit_tasks import OPERATIONS, EditTask, changed_boxes, object_boxes
+from ldm.evaluation.edit_tasks import EditTask, changed_boxes, object_boxes
 from ldm.evaluation.editors import (
     Editor,
     EditResult,
@@ -37,14 +38,11 @@ from ldm.evaluation.truth_measures import (
     patch_features,
     shadow_follows,
 )
+from ldm.graph.validation import Box
 from ldm.models.loading import load_model
-from ldm.synthetic import checker
-from ldm.synthetic.checker import Verdict
-from ldm.synthetic.readings import SceneReading
-from ldm.synthetic.worlds import find_reader
 from ldm.util import image_similarity
 from ldm.util.config_merging import ConfigPaths
-from ldm.util.errors import UserError
+from ldm.util.errors import UserError, did_you_mean
 
 
 def run(
@@ -59,7 +57,7 @@ def run(
 
     Args:
         methods: editors with their options, as `ldm.evaluation.editors.parse_editor` reads them.
-        operations: some of `OPERATIONS`; None for all.
+        operations: some of the source's; None for all.
         options: steps and guidance scales that the editors share.
         seeds: of editors that draw noise; others make each edit once.
         failures_first: whether the sheets begin with failures.
@@ -70,13 +68,20 @@ def run(
     for method in methods:
         parse_editor(method)
     digests = {method: code_digest(method) for method in methods}
-    operations, source = operations or OPERATIONS, benchmark.source
+    source, judge = benchmark.source, benchmark.judge
+    operations = operations or source.operations
+    for name in operations:
+        if name not in source.operations:
+            known = source.operations
+            raise UserError(f"--operations {name}: choose from {', '.join(known)}{did_you_mean(name, known)}")
     numbers = {name: benchmark.numbers(source.count(name), f"edits of the operation {name!r}") for name in operations}
     model = benchmark.load_model([source.task(name, numbers[name][0]).target for name in operations])
     jobs = list_jobs(methods, numbers, seeds)
     prepare_worker = partial(
-        prepare, source, benchmark.checkpoint, benchmark.config, benchmark.device, options, digests
+        prepare, source, judge, benchmark.checkpoint, benchmark.config, benchmark.device, options, digests
     )
+    if verdict := judge.identity():
+        options = {**options, "judge": verdict}
     folder, protocol, rows = benchmark.measure(
         model, options, jobs, prepare_worker, lambda job, row: row.get("editor_code") == digests.get(job[0])
     )
@@ -107,6 +112,7 @@ def list_jobs(methods: Sequence[str], numbers: Mapping[str, Sequence[int]], seed
 
 def prepare(
     source: TaskSource,
+    judge: Judge,
     checkpoint: str | None,
     config: ConfigPaths | None,
     device: str,
@@ -123,7 +129,7 @@ def prepare(
         if (method, seed) not in editors:
             editors[method, seed] = make_editor(method, model, seed=int(seed), **options)
         task = source.task(operation, index)
-        row, image = measure(task, editors[method, seed], partial(reconstruct, model), features)
+        row, image = measure(task, editors[method, seed], partial(reconstruct, model), features, judge)
         return row | ({"editor_code": digests[method]} if digests[method] else {}), image
 
     return measure_job
@@ -134,34 +140,35 @@ def measure(
     editor: Editor,
     reconstruct: Callable[[Image.Image], Image.Image] | None = None,
     features: Features | None = None,
+    judge: Judge | None = None,
 ) -> tuple[dict, Image.Image | None]:
     """Makes one edit and compares it with the known answer.
 
     Args:
         reconstruct: passes an image through the autoencoder.
         features: of an image's patches, for the distance to the true result.
+        judge: of the edited image; by default the checker of the task's world.
 
     Returns:
         The row, and the edited image. An edit that the editor refuses with a UserError counts as a failure; its message
         is the row's complaint, and there is no image.
     """
+    judge = judge or WorldJudge(task.scenes)
     started = time.perf_counter()
     try:
         result = editor(task)
     except UserError as error:
         return {"success": False, "refused": True, "complaints": [str(error)]}, None
     seconds = time.perf_counter() - started
-    reading = checker.read_scene(task.scenes, result.image)
-    verdict = checker.check(task.target, reading, task.scenes)
-    truth = _nearness_to_truth(task, result.image, features)
-    judgement, complaints = _judge(task, reading, verdict)
+    judgement, complaints, shown = judge.judge(task, result.image)
+    truth = _nearness_to_truth(task, result.image, features, judge.judges_shadows)
     if truth.get("shadow") is False and task.changed - set(task.target.ids):
         judgement["success"] = False
         complaints.append("a shadow or reflection of what was removed stays")
     row = {
         **judgement,
         **truth,
-        **_preservation(task, reading, result.image, reconstruct),
+        **_preservation(task, changed_boxes(task, shown, judge.shadow_reach), result.image, reconstruct),
         **_region_of(task, result),
         "round_trip_error": _round_trip_error(result),
         "evaluations": result.evaluations,
@@ -171,37 +178,13 @@ def measure(
     return row, result.image
 
 
-def _judge(task: EditTask, reading: SceneReading, verdict: Verdict) -> tuple[dict, list[str]]:
-    """Whether the edited image shows what it should, and what is wrong with it."""
-    complaints = list(verdict.complaints)
-    if task.reference is not None:
-        reader = find_reader(task.scenes)
-        changed = reader.same_style(reading.style, reader.read_scene(task.reference).style)
-        if not changed:
-            complaints.append("the background is not the reference's")
-    else:
-        ids, changed_ids = task.target.ids, task.changed
-        objects_right = all(right for right, id in zip(verdict.objects, ids) if id in changed_ids)
-        removal_right = changed_ids <= set(ids) or verdict.extra == 0
-        relations_right = all(
-            right
-            for right, (subject, _, object) in zip(verdict.triples, task.target.known_triples)
-            if changed_ids & {ids[subject], ids[object]}
-        )
-        changed = objects_right and removal_right and (task.operation != "relation" or relations_right)
-    untouched = [right for right, id in zip(verdict.objects, task.target.ids) if id not in task.changed]
-    judgement = {"success": verdict.passed and changed, "changed": changed, "intact": all(untouched)}
-    judgement |= {"untouched": sum(untouched), "of_untouched": len(untouched), "graph": verdict.passed}
-    return judgement, complaints
-
-
-def _nearness_to_truth(task: EditTask, image: Image.Image, features: Features | None) -> dict:
+def _nearness_to_truth(task: EditTask, image: Image.Image, features: Features | None, shadows: bool) -> dict:
     """Similarity to the true result where that differs from the source; empty for a relation, of which many are true."""
     if task.operation == "relation":
         return {}
     changed = changed_pixels(task.picture, task.truth)
     numbers = compare_with_truth(image, task.truth, changed, features)
-    if task.operation != "restyle":
+    if shadows and task.operation != "restyle":
         numbers["shadow"] = shadow_follows(image, task.picture, task.truth, changed, object_boxes(task))
     return numbers
 
@@ -215,12 +198,14 @@ def _region_of(task: EditTask, result: EditResult) -> dict:
     return {"outside": bool((before == after)[outside].all()), "region": float(1 - outside.mean())}
 
 
-def _preservation(task: EditTask, reading: SceneReading, image: Image.Image, reconstruct: Callable | None) -> dict:
+def _preservation(
+    task: EditTask, boxes: Sequence[Box], image: Image.Image, reconstruct: Callable[[Image.Image], Image.Image] | None
+) -> dict:
     """Similarity to the source image, and to its reconstruction, outside the changed boxes; None after a restyle."""
     if task.operation == "restyle":
         return dict.fromkeys(PRESERVATION)
     size = task.picture.width
-    mask = image_similarity.mask_outside(changed_boxes(task, reading.graph), size, CELL_PIXELS / size)
+    mask = image_similarity.mask_outside(boxes, size, CELL_PIXELS / size)
     numbers = []
     for original in (task.picture, reconstruct and reconstruct(task.picture)):
         if original is not None and mask.any():
@@ -247,7 +232,11 @@ def sheet_of_method(
     def context(job: Job) -> tuple[list[tuple[str, Image.Image]], str]:
         _, operation, _, number = job
         task = source.task(operation, number)
-        pictures = [(f"{operation} {number}", task.picture), ("truth", task.truth)]
+        source_title, truth_title = (
+            f"{title}, composed" if composed else title
+            for title, composed in zip((f"{operation} {number}", "truth"), task.composed)
+        )
+        pictures = [(source_title, task.picture), (truth_title, task.truth)]
         if task.reference is not None:
             pictures.insert(1, ("style", task.reference))
         return pictures, "edited"

@@ -94,7 +94,9 @@ def _summarise_group(pairs: Sequence[tuple[Job, dict]]) -> dict:
     summary: dict = {"edits": len(rows), "refused": sum(row.get("refused", False) for row in rows)}
     summary |= success_share(rows, len(tasks) / len(set(tasks)))
     for key in ("changed", "intact", "graph"):
-        summary[key] = sum(row.get(key) is True for row in rows) / len(rows)
+        judged = [row for row in rows if not row.get("refused")]
+        is_judged = not judged or any(key in row for row in judged)
+        summary[key] = sum(row.get(key) is True for row in rows) / len(rows) if is_judged else None
     objects = sum(row.get("of_untouched", 0) for row in rows)
     summary["untouched"] = sum(row.get("untouched", 0) for row in rows) / objects if objects else None
     summary |= {key: average(rows, key) for key in AVERAGED}

@@ -30,7 +30,7 @@ class EditTask:
     """An edit with a known answer.
 
     Args:
-        scenes: kind of synthetic scenes, a key of `ldm.synthetic.worlds.READERS`.
+        scenes: kind of synthetic scenes, a key of `ldm.synthetic.worlds.READERS`, or photographs.
         operation: one of `OPERATIONS`.
         index: number of the task.
         picture: the image to edit.
@@ -40,6 +40,7 @@ class EditTask:
         truth_graph: the complete graph of `truth`, from back to front.
         changed: ids of the objects that are removed, added or otherwise changed.
         reference: the image whose style is to be transferred, in a 'restyle'.
+        composed: whether `picture` and `truth` are composed of several photographs, which is said wherever they are shown.
     """
 
     scenes: str
@@ -52,6 +53,7 @@ class EditTask:
     truth_graph: SceneGraph
     changed: frozenset[str]
     reference: Image.Image | None = None
+    composed: tuple[bool, bool] = (False, False)
 
 
 def make_task(scenes: str, operation: str, index: int) -> EditTask:
@@ -82,17 +84,19 @@ def object_boxes(task: EditTask) -> list[Box]:
     ]
 
 
-def changed_boxes(task: EditTask, result: SceneGraph | None = None) -> list[Box]:
+def changed_boxes(task: EditTask, result: SceneGraph | None = None, shadow_reach: float | None = None) -> list[Box]:
     """Old and new boxes of the changed objects, enlarged by the shadows that these cast.
 
     Args:
         result: what the edited image shows. It gives the new box in a 'relation', whose target graph leaves it open.
+        shadow_reach: how far shadows reach beyond a box, as a share of its side; by default that of the task's world.
     """
     boxes = object_boxes(task)
     if task.operation == "relation" and result is not None:
         moved = [_appearance(task.target, i) for i, id in enumerate(task.target.ids) if id in task.changed]
         boxes += [box for i, box in enumerate(result.boxes) if _appearance(result, i) in moved]
-    shadow_reach = find_reader(task.scenes).shadow_reach
+    if shadow_reach is None:
+        shadow_reach = find_reader(task.scenes).shadow_reach
     return list(dict.fromkeys(_enlarged(box, shadow_reach) for box in boxes))
 
 

@@ -3,6 +3,7 @@
     autoencoder   encodes and decodes the image; edits nothing
     truth         the true answer, encoded, decoded and composed as `edit` does it: shows the loss of the autoencoder alone.
                   Not an upper bound, since an edit may happen to decode better
+    answer        the true answer itself: what the judge says of it
     plain         DDIM inversion under the source graph, guided sampling under the target graph (Song et al. 2010.02502)
     sdedit        adds noise to the image and denoises it under the target graph (Meng et al. 2108.01073)
     edit          `ldm.editing.edit` with its defaults; the name of an inversion method (ddim, fixed-point, ...) stands for
@@ -182,6 +183,11 @@ def truth(model: LatentDiffusion, task: EditTask) -> EditResult:
     return EditResult(paste(picture, task.picture, region.pixels), 0, region=region.pixels)
 
 
+def answer(model: LatentDiffusion, task: EditTask) -> EditResult:
+    """Returns the true answer as it is, which shows how often the judge errs."""
+    return EditResult(task.truth, 0)
+
+
 @torch.no_grad()
 def plain(
     model: LatentDiffusion, task: EditTask, steps: int = 50, graph_scale: float = 2.0, style_scale: float = 2.0
@@ -237,6 +243,7 @@ def edit_by_graph(model: LatentDiffusion, task: EditTask, seed: int = 0, **optio
 EDITORS: dict[str, EditorFunction] = {
     "autoencoder": autoencoder,
     "truth": truth,
+    "answer": answer,
     "plain": plain,
     "sdedit": sdedit,
     "edit": edit_by_graph,

@@ -58,6 +58,7 @@ class RenderedTasks:
 
     folder: str
     scenes: str = "rendered"
+    operations: tuple[str, ...] = OPERATIONS
 
     def identity(self) -> str:
         """Checksum of the folder's indices, which name the pictures and say what they show."""

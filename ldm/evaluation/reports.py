@@ -57,6 +57,27 @@ def report_on_images(arguments: argparse.Namespace) -> None:
     print(f"wrote {out}")
 
 
+def report_on_reconstruction(arguments: argparse.Namespace) -> None:
+    """Measures what the first stage of a config loses, prints the numbers and writes the report."""
+    from ldm.evaluation import reconstruction
+    from ldm.evaluation.image_sets import Split
+    from ldm.evaluation.report import write_report
+    from ldm.models.loading import choose_device, load_encoders, read_model_config
+    from ldm.util.files import writable_folder
+
+    out, device = Path(arguments.out), choose_device(arguments.device)
+    writable_folder(out.parent, "--out")
+    images = Split(arguments.config, arguments.split, arguments.size)
+    first_stage = load_encoders(read_model_config(None, None, arguments.config), with_text=False).first_stage.to(device)
+    indices = reconstruction.choose_images(len(images), arguments.n)
+    report = reconstruction.measure(first_stage, images, indices, device)
+    write_report(out, {**report, "measures": reconstruction.MEASURES, "data": str(images)}, given_arguments(arguments))
+    for key, form in (("psnr", ".2f"), ("ssim", ".4f")):
+        low, high = (format(edge, form) for edge in report[f"{key}_95"])
+        print(f"{key:10}{report[key]:{form}} ({low} to {high})")
+    print(f"{report['images']} images, latents of {' x '.join(map(str, report['latent']))}; wrote {out}")
+
+
 def report_on_edits(arguments: argparse.Namespace) -> None:
     """Runs the edit benchmark."""
     from ldm.evaluation import edit_benchmark
@@ -250,6 +271,7 @@ def benchmark_of(arguments: argparse.Namespace, name: str, checkpoint: Path | No
         arguments.workers,
         arguments.outdir,
         arguments.tasks,
+        getattr(arguments, "classifier", None),
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the benchmarks take scenes and edit tasks from: a world that draws them, or a folder of rendered ones."""
+"""Where the benchmarks take scenes and edit tasks from: a world that draws them, a folder of rendered ones, or photographs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Protocol
 from PIL import Image
 
 from ldm.data.demo import DemoValidation
-from ldm.evaluation.edit_tasks import SUBSTITUTE_OFFSET, EditTask, make_task
+from ldm.evaluation.edit_judges import Judge, WorldJudge
+from ldm.evaluation.edit_tasks import OPERATIONS, SUBSTITUTE_OFFSET, EditTask, make_task
+from ldm.evaluation.photographs import tasks as photographs
+from ldm.evaluation.photographs.judge import CropJudge
 from ldm.evaluation.rendered_tasks import RenderedTasks
 from ldm.graph.scene_graph import SceneGraph
 from ldm.synthetic.worlds import WORLDS, find_reader
@@ -20,7 +23,12 @@ class TaskSource(Protocol):
 
     @property
     def scenes(self) -> str:
-        """Name of the world, a key of `ldm.synthetic.worlds.READERS`."""
+        """Name of the world, a key of `ldm.synthetic.worlds.READERS`, or 'photographs'."""
+        ...
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The operations of its tasks."""
         ...
 
     def identity(self) -> str | None:
@@ -53,6 +61,7 @@ class DrawnTasks:
     """
 
     scenes: str = "shapes"
+    operations: tuple[str, ...] = OPERATIONS
 
     def identity(self) -> None:
         return None
@@ -81,11 +90,17 @@ def find_tasks(scenes: str, folder: str | None = None) -> TaskSource:
 
     Args:
         scenes: name of the world.
-        folder: of rendered scenes, for a world that cannot draw.
+        folder: of rendered scenes, for a world that cannot draw, or of photographs.
 
     Raises:
         UserError: there is no such world, or it needs a folder, or has no use for one.
     """
+    if scenes == photographs.SCENES:
+        if folder is None:
+            raise UserError(
+                "--scenes photographs: name their folder with --tasks, which scripts/prepare_photographs.py wrote"
+            )
+        return photographs.PhotographTasks(folder)
     find_reader(scenes)
     if scenes in WORLDS:
         if folder is not None:
@@ -97,3 +112,13 @@ def find_tasks(scenes: str, folder: str | None = None) -> TaskSource:
             "scripts/render_scenes.py --edits all wrote"
         )
     return RenderedTasks(folder, scenes)
+
+
+def find_judge(scenes: str, classifier: str | None = None) -> Judge:
+    """What judges the edits of a world, or of photographs.
+
+    Args:
+        scenes: name of the world, or 'photographs'.
+        classifier: weights of a classifier of crops, for photographs.
+    """
+    return CropJudge(classifier) if scenes == photographs.SCENES else WorldJudge(scenes)

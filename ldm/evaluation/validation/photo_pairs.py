@@ -10,17 +10,15 @@ are not independent of each other and form a unit.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from ldm.evaluation.photographs.annotations import Thing, read_coco
 from ldm.evaluation.validation.lines import ValidationLine, default_seed
 from ldm.graph.scene_graph import SceneGraph
 from ldm.util.errors import UserError
-from ldm.util.files import read_json
 
 KINDS = ("add", "remove", "replace", "move")
-Thing = tuple[str, tuple[float, float, float, float]]  # name, box in fractions
 
 
 def recognises(content: Any) -> bool:
@@ -38,7 +36,7 @@ def lines_of(content: list, path: Path) -> list[ValidationLine]:
     instances = path.with_name(path.name.replace("edits", "instances", 1))
     if instances == path:
         raise UserError(f"{path}: call it edits_NAME.json, and the objects of its images instances_NAME.json")
-    images, things = _read_instances(instances)
+    images, _, things = read_coco(instances)
     lines = []
     for number, pair in enumerate(content):
         place = f"{path}, pair {number}"
@@ -46,7 +44,7 @@ def lines_of(content: list, path: Path) -> list[ValidationLine]:
             raise UserError(f"{place}: kind is none of {', '.join(KINDS)}")
         before, after = pair.get("source"), pair.get("target")
         for key, image in (("source", before), ("target", after)):
-            if image not in images or image not in things:
+            if not things.get(image):
                 raise UserError(f"{place}: {key} {image} is no image with objects in {instances}")
         files = [path.parent / "images" / str(images[image]["file_name"]) for image in (before, after)]
         for file in files:
@@ -91,25 +89,3 @@ def paired_graphs(before: list[Thing], after: list[Thing]) -> tuple[SceneGraph, 
 def _graph(things: list[Thing], ids: dict[int, str]) -> SceneGraph:
     names, boxes = zip(*things)
     return SceneGraph(names, boxes, ids=tuple(ids[index] for index in range(len(things))))
-
-
-def _read_instances(path: Path) -> tuple[dict[int, dict], dict[int, list[Thing]]]:
-    content = read_json(path, remedy="it lies beside the list of pairs")
-    try:
-        names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-        images = {entry["id"]: entry for entry in content["images"]}
-        things: dict[int, list[Thing]] = defaultdict(list)
-        for entry in content["annotations"]:
-            image, (x, y, width, height) = images[entry["image_id"]], entry["bbox"]
-            edges = (
-                x / image["width"],
-                y / image["height"],
-                min(1.0, (x + width) / image["width"]),
-                min(1.0, (y + height) / image["height"]),
-            )
-            things[entry["image_id"]].append((names[entry["category_id"]], edges))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(
-            f"{path}: not COCO's instances ({error!r}); check its categories, images and annotations"
-        ) from None
-    return images, things
