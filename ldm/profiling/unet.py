@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ldm.models.runtime import prepare_for_training
 from ldm.modules.kernels.conv import skip_saving_inputs
 from ldm.modules.kernels.frozen import cast_frozen_weights
+from ldm.modules.kernels.sdpa import attend
 from ldm.profiling import diffusers_peer
 from ldm.profiling.measure import Comparison, Variant
 from ldm.profiling.workload import PRECISIONS, Workload
@@ -97,16 +98,24 @@ def compare_attention(workload: Workload) -> Comparison:
     )
     shape = workload.batch, heads, side**2, channels // heads
 
+    def draw(precision: str) -> list[Tensor]:
+        return [
+            torch.randn(shape, device=workload.device, dtype=PRECISIONS[precision]).requires_grad_() for _ in range(3)
+        ]
+
     def build(precision: str, backend: SDPBackend, computed_in: str) -> Callable[[], object]:
-        q, k, v = (torch.randn(shape, device=workload.device, dtype=PRECISIONS[precision]) for _ in range(3))
-        q.requires_grad_()
+        inputs = draw(precision)
 
-        def attend() -> None:
+        def run() -> None:
             with sdpa_kernel(backend):
-                query, key, value = (each.to(PRECISIONS[computed_in]) for each in (q, k, v))
-                F.scaled_dot_product_attention(query, key, value).to(q.dtype).sum().backward()
+                query, key, value = (each.to(PRECISIONS[computed_in]) for each in inputs)
+                F.scaled_dot_product_attention(query, key, value).to(PRECISIONS[precision]).sum().backward()
 
-        return attend
+        return run
+
+    def build_chosen(precision: str) -> Callable[[], object]:
+        inputs = draw(precision)
+        return lambda: attend(*inputs).sum().backward()
 
     variants = {}
     for precision in workload.precisions:
@@ -117,6 +126,7 @@ def compare_attention(workload: Workload) -> Comparison:
         variants[f"{precision} in full"] = Variant(unfused, precision)
     if "bf16" in workload.precisions:
         variants["bf16, fused in fp32"] = Variant(partial(build, "bf16", SDPBackend.FLASH_ATTENTION, "fp32"), "bf16")
+        variants["bf16, as in training"] = Variant(partial(build_chosen, "bf16"), "bf16")
     if workload.device.startswith("cuda"):  # a GPU's fused kernel supports half precision only
         for name in ("fp32 fused", "bf16, fused in fp32"):
             variants.pop(name, None)

@@ -139,7 +139,9 @@ def test_steps_without_a_cache_read_files_and_train_on_what_they_hold(monkeypatc
     monkeypatch.setattr("ldm.models.first_stage.VQModelInterface.encode", encode_and_note(seen))
     losses = [run() for _ in range(2)]
     (folder,) = folders
-    first = workload.batch * min(real_step.WORKERS, available_cores())  # the first batch of each worker is not trained on
+    first = workload.batch * min(
+        real_step.WORKERS, available_cores()
+    )  # the first batch of each worker is not trained on
     names = [f"{(first + number) % 3}.jpg" for number in range(4)]
     images = [to_tensor(resize_square(read_image(folder / name), workload.image_side)) for name in names]
     assert torch.equal(torch.cat(seen), torch.stack(images)) and all(map(torch.isfinite, losses))
