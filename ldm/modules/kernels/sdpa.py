@@ -40,8 +40,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 class ProductAttention(torch.autograd.Function):
     """Attention by matrix products, for bfloat16 on a CPU; `apply` takes and returns tensors as `attend` does, without bias.
 
-    Forward and backward, torch's fused kernel takes one and a half times as long, and twice as long in float32. As there, weights are computed again in the backward pass (Dao et al. 2022, arXiv 2205.14135, section 3.1), so that only q,
-    k and v are saved. Products and the softmax accumulate in float32; logits and weights are rounded to bfloat16.
+    Forward and backward, torch's fused kernel takes one and a half times as long, and twice as long in float32. As there,
+    weights are computed again in the backward pass (Dao et al. 2022, arXiv 2205.14135, section 3.1), so that only q, k and v
+    are saved. Products and the softmax accumulate in float32; logits and weights are rounded to bfloat16.
     """
 
     @staticmethod
