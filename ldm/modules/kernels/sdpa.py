@@ -66,7 +66,7 @@ class ProductAttention(torch.autograd.Function):
         for heads in _chunks(q, k):
             weights = _weights(q[heads], k[heads])
             of_weights = gradient[heads] @ v[heads].transpose(1, 2)
-            of_logits = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_logits = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
             torch.bmm(of_logits, k[heads], out=gradients[0][heads])
             torch.bmm(of_logits.transpose(1, 2), q[heads], out=gradients[1][heads])
             torch.bmm(weights.transpose(1, 2), gradient[heads], out=gradients[2][heads])
