@@ -89,15 +89,15 @@ def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods",
         type=split,
         default="plain,sdedit,edit",
-        help="editors to compare: autoencoder, truth (the true answer through the autoencoder), answer (the true answer itself), plain (DDIM inversion), "
-        "sdedit, edit, an inversion method of `edit` (ddim, fixed-point, ...), or your own function as "
+        help="editors to compare: autoencoder, truth (the true answer through the autoencoder), answer (the true answer "
+        "itself), plain (DDIM inversion), sdedit, edit, an inversion method of `edit` (ddim, fixed-point, ...), or your own function as "
         "package.module.function (see ldm/evaluation/editors.py); each may have options, as in "
         "sdedit:strength=0.7:steps=20; `edit` has its own defaults for other options (default: %(default)s)",
     )
     add(
         "--operations",
         type=split,
-        help="some of replace,recolour,remove,add,move,resize,relation,restyle,two; of photographs the tasks are "
+        help="some of replace,recolour,remove,add,move,resize,relation,restyle,two; photographs have "
         "replace,remove,add,move (default: all)",
     )
     add(

@@ -120,5 +120,14 @@ def find_judge(scenes: str, classifier: str | None = None) -> Judge:
     Args:
         scenes: name of the world, or 'photographs'.
         classifier: weights of a classifier of crops, for photographs.
+
+    Raises:
+        UserError: there are such weights, but other scenes.
     """
-    return CropJudge(classifier) if scenes == photographs.SCENES else WorldJudge(scenes)
+    if scenes == photographs.SCENES:
+        return CropJudge(classifier)
+    if classifier is not None:
+        raise UserError(
+            f"--classifier judges photographs; the scenes {scenes!r} have a checker of their own: leave it out"
+        )
+    return WorldJudge(scenes)

@@ -152,14 +152,6 @@ def order_inputs_of_attention(tower: nn.Module) -> None:
             layer.register_forward_pre_hook(_order_inputs)
 
 
-def leave_inputs_of_attention(tower: nn.Module) -> None:
-    """Undoes `order_inputs_of_attention`."""
-    for layer in tower.modules():
-        hooks = layer._forward_pre_hooks
-        for key in [key for key, hook in hooks.items() if hook is _order_inputs]:
-            del hooks[key]
-
-
 def _order_inputs(layer: nn.Module, inputs: tuple) -> tuple:
     q, *others = inputs
     ordered = in_order_of_attention(q)

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 from taming.modules.diffusionmodules.model import AttnBlock
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ldm.graph.batch import Batch, collate
 from ldm.graph.scene_graph import SceneGraph
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.runtime import prepare_encoders_for_training, prepare_for_training
-from ldm.modules.clip_transformer import leave_inputs_of_attention
 from ldm.modules.fused_attention import FusedAttnBlock
 from ldm.profiling import diffusers_peer
 from ldm.profiling.measure import Comparison, Variant
@@ -84,8 +83,9 @@ def use_published_code(model: LatentDiffusion) -> None:
                     child.norm, child.q, child.k, child.v, child.proj_out
                 )  # fmt: skip
                 setattr(parent, name, block)
-    if model.global_stage_model is not None:
-        leave_inputs_of_attention(model.global_stage_model)
+    for layer in model.global_stage_model.modules() if model.global_stage_model is not None else ():
+        if isinstance(layer, nn.MultiheadAttention):
+            layer._forward_pre_hooks.clear()  # ours, which order the inputs
 
 
 # Photographs --------------------------------------------------------------------------------------------------------

@@ -121,6 +121,8 @@ def test_photographs_need_a_folder_and_a_classifier():
         find_judge("photographs").identity()
     with pytest.raises(UserError, match="there is no file nowhere.safetensors"):
         find_judge("photographs", "nowhere.safetensors").identity()
+    with pytest.raises(UserError, match="--classifier judges photographs"):
+        find_judge("shapes", "nowhere.safetensors")
 
 
 @pytest.mark.skipif(
