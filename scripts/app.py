@@ -89,11 +89,12 @@ def run(arguments: argparse.Namespace) -> None:
     from ldm.app.editor import Editor
     from ldm.app.launch import serve
     from ldm.models.loading import choose_device, find_checkpoint, load_model
-    from ldm.models.runtime import prepare_for_inference
+    from ldm.models.runtime import prepare_for_inference, warn_of_slow_half_precision
 
     device = choose_device(arguments.device)
     checkpoint = find_checkpoint(arguments.run, arguments.ckpt, arguments.config)
     model = load_model(checkpoint, arguments.config, loras=arguments.lora)
+    warn_of_slow_half_precision(arguments.precision, device)
     prepare_for_inference(model, device, arguments.precision, arguments.low_memory)
     words = open_words(arguments, model.vocab)
     clips = None if arguments.lora else clip_maker(checkpoint, device)

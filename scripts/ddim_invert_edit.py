@@ -299,8 +299,9 @@ def _load(arguments: argparse.Namespace) -> tuple:
 
 
 def _prepare(model, device: str, arguments: argparse.Namespace) -> None:
-    from ldm.models.runtime import prepare_for_inference
+    from ldm.models.runtime import prepare_for_inference, warn_of_slow_half_precision
 
+    warn_of_slow_half_precision(arguments.precision, device)
     prepare_for_inference(model, device, arguments.precision, arguments.low_memory)
 
 

@@ -9,6 +9,8 @@ import ctypes
 import os
 import shutil
 import sys
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -169,6 +171,39 @@ def on_device(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
         module.to(home)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # otherwise the memory would stay reserved
+
+
+# Speed of half precision --------------------------------------------------------------------------------------------
+
+
+def warn_of_slow_half_precision(precision: str, device: str | torch.device) -> None:
+    """Warns on a CPU that computes in a half precision more slowly than in float32, as those without units for it do.
+
+    Args:
+        precision: a key of PRECISIONS or of HALF_PRECISIONS; others are never slow.
+        device: where to compute; only a CPU is measured, for a tenth of a second.
+    """
+    half = HALF_PRECISIONS.get(precision) or PRECISIONS.get(precision, torch.float32)
+    if half == torch.float32 or torch.device(device).type != "cpu":
+        return
+    slower = seconds_of_product(half) / seconds_of_product(torch.float32)
+    if slower > 2:
+        warnings.warn(
+            f"precision {precision}: this processor takes {slower:.0f} times as long for a product of matrices as in float32; "
+            "leave --precision out, unless memory is what is missing",
+            stacklevel=2,
+        )
+
+
+def seconds_of_product(dtype: torch.dtype) -> float:
+    """Seconds for a product of two matrices of 192 x 192 on the CPU, the best of three."""
+    matrix = torch.ones(192, 192, dtype=dtype)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 # Memory of the process ----------------------------------------------------------------------------------------------

@@ -15,7 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ldm.data.datamodule import DataModuleFromConfig
-from ldm.models.runtime import keep_freed_memory, prepare_encoders_for_training, prepare_for_training
+from ldm.models.runtime import (
+    keep_freed_memory,
+    prepare_encoders_for_training,
+    prepare_for_training,
+    warn_of_slow_half_precision,
+)
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.training import failures
 from ldm.training.callbacks import TrainingStopped
@@ -174,6 +179,8 @@ def prepare_model(model: pl.LightningModule, trainer: pl.Trainer, config: DictCo
         )
     if device == "cpu":
         keep_freed_memory()
+        if is_first_process():
+            warn_of_slow_half_precision(str(trainer.precision), device)
     unet = getattr(model, "unet", None)
     if isinstance(unet, UNetModel):
         prepare_for_training(unet, device, trainer.precision, compiled, lean=trainer.world_size > 1, graphs=graphs)

@@ -11,7 +11,13 @@ from torch import nn
 from ldm.data.demo import DemoValidation
 from ldm.editing.options import EditOptions, EditRequest
 from ldm.editing.pipeline import edit
-from ldm.models.runtime import PRECISIONS, on_device, prepare_for_inference
+from ldm.models.runtime import (
+    HALF_PRECISIONS,
+    PRECISIONS,
+    on_device,
+    prepare_for_inference,
+    warn_of_slow_half_precision,
+)
 from ldm.modules.conditioning import Conditioning
 from ldm.synthetic.shapes import render
 
@@ -137,3 +143,25 @@ def test_encoding_decoding_and_styles_use_their_part_on_the_device(monkeypatch):
     first_stage, image_encoder = model.first_stage_model, model.global_stage_model
     # The styles of photograph and reference; encode, decode and encode between the two passes, decode.
     assert (used.count(image_encoder), used.count(first_stage), len(used)) == (2, 4, 6)
+
+
+@pytest.mark.parametrize("precision", [*HALF_PRECISIONS, "fp16"])
+def test_a_processor_without_units_for_half_precision_is_named(precision, monkeypatch):
+    seconds = {torch.float32: 0.001, torch.float16: 0.05, torch.bfloat16: 0.05}
+    monkeypatch.setattr("ldm.models.runtime.seconds_of_product", seconds.__getitem__)
+    with pytest.warns(UserWarning, match=f"precision {precision}: .* 50 times as long"):
+        warn_of_slow_half_precision(precision, "cpu")
+
+
+@pytest.mark.parametrize("precision", ["32", "32-true", "fp32"])
+def test_float32_and_other_devices_are_not_measured(precision, recwarn, monkeypatch):
+    monkeypatch.delattr("ldm.models.runtime.seconds_of_product")
+    warn_of_slow_half_precision(precision, "cpu")
+    warn_of_slow_half_precision("bf16-mixed", "cuda")
+    assert not recwarn
+
+
+def test_a_processor_that_is_as_fast_in_half_precision_is_not_named(recwarn, monkeypatch):
+    monkeypatch.setattr("ldm.models.runtime.seconds_of_product", lambda dtype: 0.001)
+    warn_of_slow_half_precision("bf16-mixed", "cpu")
+    assert not recwarn
