@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from ldm.data.cache import TEXT_ENCODER, CachedDataset, read_index
+from ldm.data.cache import IMAGE_ENCODER, TEXT_ENCODER, CachedDataset, read_index
 from ldm.data.captions import CaptionedDataset, collate_captioned, require_forms
 from ldm.data.flips import RandomFlipDataset
 from ldm.data.protocols import ClipDataset, CollatesItself, GraphDataset, SeededDataset
@@ -138,14 +138,13 @@ class DataModuleFromConfig(pl.LightningDataModule):
     def _require_same_encoders(self, cache: Path, model: pl.LightningModule) -> None:
         if not isinstance(model, TrainsOnLatents):
             raise ConfigError(f"data.params.cache: {type(model).__name__} trains on images; leave cache out")
-        encoders = dict(model.encoder_checksums())
-        text = encoders.pop(TEXT_ENCODER, None)
+        encoders = model.encoder_checksums()
         for split in self.loader_datasets:
             index = read_index(cache / split)
-            # A cache without captions does, as the model then encodes them; one with captions does without a text encoder.
-            cached = index.encoders.get(TEXT_ENCODER)
-            captions = {TEXT_ENCODER: text or cached} if cached else {}
-            index.require(cache / split, encoders={**encoders, **captions})
+            # A cache without captions does, as the model then encodes them. What a model has no encoder for is not read.
+            expected = {name: sums for name, sums in encoders.items() if name != TEXT_ENCODER or name in index.encoders}
+            unread = {name: index.encoders[name] for name in (IMAGE_ENCODER, TEXT_ENCODER) if name in index.encoders}
+            index.require(cache / split, encoders={**unread, **expected})
 
     @property
     def vocab(self) -> Vocab | None:

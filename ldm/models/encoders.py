@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldm.checkpoints.loading import load_part
 from ldm.checkpoints.reading import CheckpointError
-from ldm.data.cache import TEXT_ENCODER
+from ldm.data.cache import IMAGE_ENCODER, TEXT_ENCODER
 from ldm.graph.batch import Latents
 from ldm.graph.caption import caption
 from ldm.graph.scene_graph import SceneGraph
@@ -139,7 +139,7 @@ def checksums(
     first_stage: nn.Module, image_encoder: nn.Module | None, text_encoder: nn.Module | None = None
 ) -> dict[str, str]:
     """The checksum of each encoder by its name."""
-    named = {"first stage": first_stage, "image encoder": image_encoder, TEXT_ENCODER: text_encoder}
+    named = {"first stage": first_stage, IMAGE_ENCODER: image_encoder, TEXT_ENCODER: text_encoder}
     return {name: checksum(part) for name, part in named.items() if part is not None}
 
 

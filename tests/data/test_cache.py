@@ -184,6 +184,25 @@ def test_a_cache_of_other_weights_is_stale_for_training_and_writing(
         write_cache(dataset, cache / "train", *encoders_of(other), shard_size=4)
 
 
+def test_a_model_without_image_encoder_trains_on_a_cache_with_styles_but_not_the_other_way_round(
+    noise_vg, dataset, cache, model, tmp_path
+):
+    def fit(each, folder):
+        each.learning_rate = 1e-3
+        trainer = pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, max_steps=1, **QUIET)
+        trainer.fit(each, data_module(noise_vg, cache=str(folder)))
+        return trainer.global_step
+
+    without = tiny_model(global_stage_config=None)
+    without.first_stage_model.load_state_dict(model.first_stage_model.state_dict())
+    assert fit(without, cache) == 1
+    for split in ("train", "validation"):
+        write_cache(dataset, tmp_path / "plain" / split, *encoders_of(without), shard_size=4)
+    assert fit(without, tmp_path / "plain") == 1
+    with pytest.raises(CacheError, match=r"stale \(image encoder: absent when it was written"):
+        fit(copy.deepcopy(model), tmp_path / "plain")
+
+
 @pytest.mark.parametrize("part", ["decoder.conv_in", "quantize.embedding"])
 def test_another_decoder_does_not_make_a_cache_stale(model, part):
     other = with_changed_weights(model, f"first_stage_model.{part}.weight")
