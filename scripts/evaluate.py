@@ -7,6 +7,7 @@
     python scripts/evaluate.py edits --n 4 --operations remove,move --methods edit:graph_scale=3
     python scripts/evaluate.py edits --scenes rendered --tasks datasets/rendered/test --methods truth,edit --seeds 3
     python scripts/evaluate.py edits --scenes photographs --tasks datasets/photographs --classifier crop_classifier.safetensors
+    python scripts/evaluate.py edits --scenes clevr --tasks CLEVR_v1.0/val --checker clevr_checker.safetensors --ckpt adapters.safetensors
     python scripts/evaluate.py scenes --boxes all,none
     python scripts/evaluate.py scenes --boxes all --renamed data/words/renamed_korean.json
     python scripts/evaluate.py names --list gold
@@ -18,7 +19,7 @@
 images: FID and Inception Score against real images; with --paired also PSNR, SSIM and LPIPS, and the diversity of several
 samples of a graph. The weights of the metrics' networks are not downloaded; an error says which file to put where.
 reconstruction: PSNR and SSIM of a config's images that its first stage has encoded and decoded.
-edits: how often editors make edits with a known answer on synthetic scenes or photographs, and how much of the rest they
+edits: how often editors make edits with a known answer on synthetic scenes, CLEVR's pictures or photographs, and how much of the rest they
 preserve.
 scenes: how often samples of held-out synthetic scenes show what their graphs say.
 names: how well words of other languages, synonyms, homonyms and misspelt or meaningless words are read as names.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from ldm.data.values import require_count
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.vocab import Vocab
 from ldm.synthetic.annotation import subsample_graph
-from ldm.synthetic.rendered.records import RenderedError, complete_shards, read_records
+from ldm.synthetic.rendered.records import Record, RenderedError, complete_shards, look_of, read_records
 from ldm.synthetic.rendered.relations import CONVERSE
 from ldm.synthetic.rendered.things import VOCAB
 from ldm.util.errors import ConfigError, did_you_mean
@@ -28,7 +30,7 @@ from ldm.util.images import find_image_errors, read_image, resize_square, to_ten
 KEPT = ("on", "inside")  # triples that boxes without depth cannot replace
 
 
-class _Rendered(Dataset):
+class RenderedScenes(Dataset):
     """Pictures (3,S,S) in [-1,1] of rendered scenes, with their scene graphs.
 
     Args:
@@ -48,6 +50,7 @@ class _Rendered(Dataset):
     """
 
     vocab: Vocab = VOCAB
+    looks: tuple[str, ...] = ("table",)  # of the scenes that it reads
     published_vocabulary = None
 
     def __init__(
@@ -69,26 +72,35 @@ class _Rendered(Dataset):
             require_count(f"{kind}: max_samples", max_samples, 0)
         self.root, self.boxes, self.reference = Path(root), boxes, reference
         self.seed, self.epoch = seed, 0
-        self._read(self._shards(held_out), max_samples)
+        self._read(held_out, max_samples)
 
-    def _shards(self, held_out: int) -> list[Path]:
-        """The shards of this split."""
+    def _folders(self) -> list[Path]:
+        """The folders that are read."""
+        return [self.root]
+
+    def _shards(self, folder: Path, held_out: int) -> list[Path]:
+        """The shards of this split in a folder."""
         raise NotImplementedError
 
-    def _read(self, shards: list[Path], max_samples: int | None) -> None:
+    def _read(self, held_out: int, max_samples: int | None) -> None:
         """Keeps the graphs as one text, since worker processes would copy Python objects when reference counts change."""
         graphs, styles, numbers = [], [], {}
-        for shard in shards:
-            if len(graphs) == max_samples:
-                break
-            for record in read_records(shard):
-                if record.edit is not None or len(graphs) == max_samples:
-                    continue
-                graph = record.graph().to_json() | {"image": f"{shard.name}/{record.file}"}
-                graphs.append(json.dumps(graph, separators=(",", ":")).encode())
+        for folder in self._folders():
+            records = self._records(self._shards(folder, held_out))
+            for shard, record in itertools.islice(records, max_samples):
+                name = f"{os.path.relpath(shard.resolve(), self.root.resolve())}/{record.file}"
+                graphs.append(json.dumps(record.graph().to_json() | {"image": name}, separators=(",", ":")).encode())
                 styles.append(numbers.setdefault(record.scene.style, len(numbers)))
         self._graphs, self._start = b"".join(graphs), np.cumsum([0, *map(len, graphs)])
         self._styles = StyleGroups(np.array(styles, dtype=np.int64))
+
+    def _records(self, shards: list[Path]) -> Iterator[tuple[Path, Record]]:
+        """The pictures of shards that are no edits."""
+        for shard in shards:
+            look = look_of(shard)
+            for record in read_records(shard, look if look in self.looks else self.looks[0]):
+                if record.edit is None:
+                    yield shard, record
 
     def __len__(self) -> int:
         return len(self._start) - 1
@@ -149,14 +161,14 @@ class _Rendered(Dataset):
         raise NotImplementedError
 
 
-class RenderedTrain(_Rendered):
+class RenderedTrain(RenderedScenes):
     """All shards but the held-out ones; dropped boxes and triples and the reference depend on (seed, epoch, index)."""
 
-    def _shards(self, held_out: int) -> list[Path]:
-        shards = complete_shards(self.root)
+    def _shards(self, folder: Path, held_out: int) -> list[Path]:
+        shards = complete_shards(folder)
         if len(shards) <= held_out:
             raise RenderedError(
-                f"{self.root} has {len(shards)} complete shard{'s' * (len(shards) > 1)}, and held_out is {held_out}, so "
+                f"{folder} has {len(shards)} complete shard{'s' * (len(shards) > 1)}, and held_out is {held_out}, so "
                 "that none is left to train on; render more scenes, or set held_out to 0 with validation data of another "
                 "folder"
             )
@@ -166,11 +178,11 @@ class RenderedTrain(_Rendered):
         return f"{self.seed}/{self.epoch}/{index}"
 
 
-class RenderedValidation(_Rendered):
+class RenderedValidation(RenderedScenes):
     """The held-out shards; what is dropped, and the reference, depend on the index alone, whatever the seed."""
 
-    def _shards(self, held_out: int) -> list[Path]:
-        return complete_shards(self.root)[: held_out or None]
+    def _shards(self, folder: Path, held_out: int) -> list[Path]:
+        return complete_shards(folder)[: held_out or None]
 
     def _key(self, index: int) -> str:
         return f"{index}"

@@ -98,12 +98,14 @@ def add_edit_arguments(parser: argparse.ArgumentParser) -> None:
         "--operations",
         type=split,
         help="some of replace,recolour,remove,add,move,resize,relation,restyle,two; photographs have "
-        "replace,remove,add,move (default: all)",
+        "replace,remove,add,move, CLEVR's pictures the first six (default: all)",
     )
     add(
         "--classifier",
+        "--checker",
         metavar="FILE",
-        help="for photographs: weights of the classifier that judges edits, which scripts/train_crop_classifier.py wrote",
+        help="weights of what judges edits: for photographs a classifier, which scripts/train_crop_classifier.py wrote, for CLEVR's "
+        "pictures a checker, which scripts/train_checker.py wrote",
     )
     add("--steps", type=at_least(1), default=50, help="DDIM steps of methods other than edit (default: %(default)s)")
     add("--graph-scale", type=finite, default=2.0, help="their guidance scale of the graph (default: %(default)s)")
@@ -284,13 +286,13 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser, unit: str) -> None:
     add(
         "--scenes",
         default="shapes",
-        help="synthetic world: shapes or rendered; for `edits` also photographs (default: %(default)s)",
+        help="synthetic world: shapes or rendered; for `edits` also clevr and photographs (default: %(default)s)",
     )
     add(
         "--tasks",
         metavar="DIR",
         help="for rendered scenes: folder that scripts/render_scenes.py wrote (for `edits` with --edits all, for `clips` with "
-        "--frames); for photographs: that of scripts/prepare_photographs.py",
+        "--frames); for clevr: pictures with CLEVR_scenes.json; for photographs: that of scripts/prepare_photographs.py",
     )
     add(
         "--n",

@@ -35,8 +35,8 @@ class Benchmark:
         device: where the model is run.
         workers: processes; None for a number that suits the number of jobs.
         outdir: folder of the results; None for one that is named after the scenes and the weights.
-        tasks: folder of rendered scenes and their edits, for scenes that cannot be drawn, or of photographs.
-        classifier: weights of the classifier that judges edits of photographs.
+        tasks: folder of rendered scenes and their edits, for scenes that cannot be drawn, of CLEVR's pictures, or of photographs.
+        classifier: weights of what judges edits: a classifier of photographs, or a checker of CLEVR's pictures.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Benchmark:
     @property
     def source(self) -> TaskSource:
         """The scenes and tasks. Raises UserError, see `find_tasks`."""
-        return find_tasks(self.scenes, self.tasks)
+        return find_tasks(self.scenes, self.tasks, self.classifier)
 
     def numbers(self, known: int | None, kind: str) -> range:
         """Numbers of scenes, tasks or clips.

@@ -16,6 +16,7 @@ from ldm.checkpoints import shipped
 from ldm.editing.options import EditRequest
 from ldm.editing.pipeline import edit
 from ldm.evaluation.edit_tasks import OPERATIONS, EditTask
+from ldm.evaluation.editors import true_answer
 from ldm.evaluation.task_sources import TaskSource, find_tasks
 from ldm.graph.diff import diff
 from ldm.graph.graph_files import write_graphs
@@ -134,7 +135,7 @@ def edit_and_judge(model: LatentDiffusion, task: EditTask) -> Image.Image:
     write_graphs(FOLDER / f"{operation}_source.json", [task.source])
     write_graphs(FOLDER / f"{operation}.json", [task.target])
     request = summarize([str(it) for it in diff(task.source, task.target)] or ["transfer the style of another image"])
-    images = [("before", task.picture), ("true result", task.truth)]
+    images = [("before", task.picture), ("true result", true_answer(task))]
     try:
         result = edit(model, EditRequest(task.picture, task.target, task.source, task.reference))
     except UserError as error:

@@ -19,12 +19,14 @@ from ldm.evaluation.edit_judges import Judge, WorldJudge
 from ldm.evaluation.edit_report import CELL_PIXELS, MAX_PSNR, MEASURES, PRESERVATION, markdown, summarise
 from ldm.evaluation.edit_tasks import EditTask, changed_boxes, object_boxes
 from ldm.evaluation.editors import (
+    NO_TRUTH,
     Editor,
     EditResult,
     code_digest,
     describe_default_edit,
     draws_noise,
     make_editor,
+    needs_truth,
     parse_editor,
     reconstruct,
 )
@@ -75,7 +77,10 @@ def run(
             known = source.operations
             raise UserError(f"--operations {name}: choose from {', '.join(known)}{did_you_mean(name, known)}")
     numbers = {name: benchmark.numbers(source.count(name), f"edits of the operation {name!r}") for name in operations}
-    model = benchmark.load_model([source.task(name, numbers[name][0]).target for name in operations])
+    first = [source.task(name, numbers[name][0]) for name in operations]
+    if any(task.truth is None for task in first) and any(map(needs_truth, methods)):
+        raise UserError(f"--methods {','.join(methods)}: {NO_TRUTH}")
+    model = benchmark.load_model([task.target for task in first])
     jobs = list_jobs(methods, numbers, seeds)
     prepare_worker = partial(
         prepare, source, judge, benchmark.checkpoint, benchmark.config, benchmark.device, options, digests
@@ -179,8 +184,9 @@ def measure(
 
 
 def _nearness_to_truth(task: EditTask, image: Image.Image, features: Features | None, shadows: bool) -> dict:
-    """Similarity to the true result where that differs from the source; empty for a relation, of which many are true."""
-    if task.operation == "relation":
+    """Similarity to the true result where that differs from the source; empty where none is known, and for a relation, of
+    which many are true."""
+    if task.operation == "relation" or task.truth is None:
         return {}
     changed = changed_pixels(task.picture, task.truth)
     numbers = compare_with_truth(image, task.truth, changed, features)
@@ -236,7 +242,9 @@ def sheet_of_method(
             f"{title}, composed" if composed else title
             for title, composed in zip((f"{operation} {number}", "truth"), task.composed)
         )
-        pictures = [(source_title, task.picture), (truth_title, task.truth)]
+        pictures = [(source_title, task.picture)]
+        if task.truth is not None:
+            pictures.append((truth_title, task.truth))
         if task.reference is not None:
             pictures.insert(1, ("style", task.reference))
         return pictures, "edited"

@@ -36,8 +36,8 @@ class EditTask:
         picture: the image to edit.
         source: its graph, as the editor gets it.
         target: the graph of the edited image, as the editor gets it; lacks the moved object's box in a 'relation'.
-        truth: the image that should result; in a 'relation' others are correct too.
-        truth_graph: the complete graph of `truth`, from back to front.
+        truth: the image that should result; in a 'relation' others are correct too. None where nobody knows it.
+        truth_graph: the complete graph of `truth`, from back to front; None without `truth`.
         changed: ids of the objects that are removed, added or otherwise changed.
         reference: the image whose style is to be transferred, in a 'restyle'.
         composed: whether `picture` and `truth` are composed of several photographs, which is said wherever they are shown.
@@ -49,8 +49,8 @@ class EditTask:
     picture: Image.Image
     source: SceneGraph
     target: SceneGraph
-    truth: Image.Image
-    truth_graph: SceneGraph
+    truth: Image.Image | None
+    truth_graph: SceneGraph | None
     changed: frozenset[str]
     reference: Image.Image | None = None
     composed: tuple[bool, bool] = (False, False)

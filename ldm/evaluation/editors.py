@@ -67,6 +67,10 @@ class EditResult(NamedTuple):
     region: np.ndarray | None = None
 
 
+NO_TRUTH = (
+    "the methods truth and answer show the true result of an edit, which nobody knows of these pictures; leave them out"
+)
+
 Editor = Callable[[EditTask], EditResult]
 EditorFunction = Callable[..., EditResult]  # (model, task, **options)
 
@@ -108,6 +112,11 @@ def parse_editor(name: str) -> tuple[EditorFunction, dict[str, Any]]:
         method = EditOptions(**options).method or LOCAL_METHOD
         inversion.get_method(method, options.get("sampler") or default_sampler(method))
     return function, options
+
+
+def needs_truth(name: str) -> bool:
+    """Whether an editor of this project shows the true answer."""
+    return parse_editor(name)[0] in (truth, answer)
 
 
 def draws_noise(name: str) -> bool:
@@ -174,8 +183,10 @@ def autoencoder(model: LatentDiffusion, task: EditTask) -> EditResult:
 
 
 def truth(model: LatentDiffusion, task: EditTask) -> EditResult:
-    """Reconstructs the true answer within the region that `edit` would change."""
-    picture, cells = reconstruct(model, task.truth), (model.latent_size, model.latent_size)
+    """Reconstructs the true answer within the region that `edit` would change. Raises UserError if there is none."""
+    if task.truth_graph is None:
+        raise UserError(NO_TRUTH)
+    picture, cells = reconstruct(model, true_answer(task)), (model.latent_size, model.latent_size)
     if task.reference is not None:
         return EditResult(picture, 0)
     plan = make_plan(EditRequest(task.picture, task.truth_graph, task.source), EditOptions(), model)
@@ -184,8 +195,8 @@ def truth(model: LatentDiffusion, task: EditTask) -> EditResult:
 
 
 def answer(model: LatentDiffusion, task: EditTask) -> EditResult:
-    """Returns the true answer as it is, which shows how often the judge errs."""
-    return EditResult(task.truth, 0)
+    """Returns the true answer as it is, which shows how often the judge errs. Raises UserError if there is none."""
+    return EditResult(true_answer(task), 0)
 
 
 @torch.no_grad()
@@ -251,6 +262,13 @@ EDITORS: dict[str, EditorFunction] = {
 
 
 # What they share -----------------------------------------------------------------------------------------------------
+
+
+def true_answer(task: EditTask) -> Image.Image:
+    """The image that should result. Raises UserError where nobody knows it."""
+    if task.truth is None:
+        raise UserError(NO_TRUTH)
+    return task.truth
 
 
 def task_seed(seed: int, task: EditTask) -> int:

@@ -1,4 +1,4 @@
-"""Where the benchmarks take scenes and edit tasks from: a world that draws them, a folder of rendered ones, or photographs."""
+"""Where the benchmarks take scenes and edit tasks from: a world that draws them, a folder of rendered ones, CLEVR's, or photographs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 from PIL import Image
 
 from ldm.data.demo import DemoValidation
+from ldm.evaluation import clevr_tasks
 from ldm.evaluation.edit_judges import Judge, WorldJudge
 from ldm.evaluation.edit_tasks import OPERATIONS, SUBSTITUTE_OFFSET, EditTask, make_task
 from ldm.evaluation.photographs import tasks as photographs
@@ -85,12 +86,13 @@ class DrawnTasks:
         return DemoValidation(index + 1, scenes=self.scenes, boxes=boxes)
 
 
-def find_tasks(scenes: str, folder: str | None = None) -> TaskSource:
+def find_tasks(scenes: str, folder: str | None = None, checker: str | None = None) -> TaskSource:
     """The scenes and tasks of a world.
 
     Args:
         scenes: name of the world.
-        folder: of rendered scenes, for a world that cannot draw, or of photographs.
+        folder: of rendered scenes, for a world that cannot draw, of CLEVR's pictures, or of photographs.
+        checker: weights that read the words of CLEVR's pictures.
 
     Raises:
         UserError: there is no such world, or it needs a folder, or has no use for one.
@@ -101,6 +103,10 @@ def find_tasks(scenes: str, folder: str | None = None) -> TaskSource:
                 "--scenes photographs: name their folder with --tasks, which scripts/prepare_photographs.py wrote"
             )
         return photographs.PhotographTasks(folder)
+    if scenes == clevr_tasks.SCENES:
+        if folder is None:
+            raise UserError("--scenes clevr: name the folder of its pictures and CLEVR_scenes.json with --tasks")
+        return clevr_tasks.ClevrTasks(folder, checker)
     find_reader(scenes)
     if scenes in WORLDS:
         if folder is not None:
@@ -119,15 +125,17 @@ def find_judge(scenes: str, classifier: str | None = None) -> Judge:
 
     Args:
         scenes: name of the world, or 'photographs'.
-        classifier: weights of a classifier of crops, for photographs.
+        classifier: weights of a classifier of crops, for photographs, or of a checker, for CLEVR's pictures.
 
     Raises:
         UserError: there are such weights, but other scenes.
     """
     if scenes == photographs.SCENES:
         return CropJudge(classifier)
+    if scenes == clevr_tasks.SCENES:
+        return clevr_tasks.ClevrJudge(classifier)
     if classifier is not None:
         raise UserError(
-            f"--classifier judges photographs; the scenes {scenes!r} have a checker of their own: leave it out"
+            f"--classifier judges photographs, and --checker CLEVR's pictures; the scenes {scenes!r} have a checker of their own: leave it out"
         )
     return WorldJudge(scenes)

@@ -41,18 +41,18 @@ def read_scene(world: str, picture: Picture) -> SceneReading:
     return find_reader(world).read_scene(picture)
 
 
-def check(target: SceneGraph, image: Picture | SceneReading, world: str = "shapes") -> Verdict:
+def check(target: SceneGraph, image: Picture | SceneReading, world: str | WorldReader = "shapes") -> Verdict:
     """Compares a picture, or a reading of it, with the graph that it should show.
 
     Attributes, boxes and triples that the graph leaves out may be anything; objects that it leaves out are extra.
 
     Args:
-        world: name of the synthetic world.
+        world: the synthetic world or its name.
 
     Raises:
         UserError: there is no such world.
     """
-    reader = find_reader(world)
+    reader = find_reader(world) if isinstance(world, str) else world
     reading = image if isinstance(image, SceneReading) else reader.read_scene(image)
     if reading.graph is None:
         count = len(target.objects)
@@ -66,11 +66,12 @@ def check(target: SceneGraph, image: Picture | SceneReading, world: str = "shape
     return verdict
 
 
-def find_partners(target: SceneGraph, reading: SceneReading, world: str = "shapes") -> list[int | None]:
+def find_partners(target: SceneGraph, reading: SceneReading, world: str | WorldReader = "shapes") -> list[int | None]:
     """For each target object the index of the object of a reading that it is, or None if it is missing."""
     if reading.graph is None:
         return [None] * len(target.objects)
-    return _Comparison(find_reader(world), target, reading, reading.graph).partner
+    reader = find_reader(world) if isinstance(world, str) else world
+    return _Comparison(reader, target, reading, reading.graph).partner
 
 
 class _Comparison:

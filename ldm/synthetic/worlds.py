@@ -12,7 +12,7 @@ from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
 from ldm.graph.vocab import Vocab
 from ldm.synthetic.readings import SceneReading
-from ldm.synthetic.rendered.world import RenderedWorld
+from ldm.synthetic.rendered.world import ClevrWorld, RenderedWorld
 from ldm.synthetic.shapes import MoreShapesWorld, ShapesWorld
 from ldm.util.errors import UserError, did_you_mean
 from ldm.util.images import Picture
@@ -159,7 +159,8 @@ WORLDS: dict[str, World] = {
     "shapes": ShapesWorld(),
     "more_shapes": MoreShapesWorld(),
 }
-READERS: dict[str, WorldReader] = {**WORLDS, "rendered": RenderedWorld()}  # all worlds whose pictures can be read
+# All worlds whose pictures can be read; a reader of CLEVR's look that reads has weights, `ClevrWorld(weights)`.
+READERS: dict[str, WorldReader] = {**WORLDS, "rendered": RenderedWorld(), "clevr": ClevrWorld()}
 
 
 def find_world(name: str) -> World:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ldm.data.datamodule import DataModuleFromConfig
+from ldm.graph.vocab import Vocab
 from ldm.models.runtime import (
     keep_freed_memory,
     prepare_encoders_for_training,
@@ -89,8 +90,9 @@ def _run(arguments: Namespace, overrides: list[str]) -> int:
             return doctor.examine(data.datasets)
         if "train" not in dataset_splits(data) and isinstance(data, DataModuleFromConfig):
             raise ConfigError("data.params.train: missing; name the training set there")
-        model = build_model(config, arguments.actual_resume)
-        model.vocab = data.vocab if isinstance(data, HasVocab) else None
+        vocab = data.vocab if isinstance(data, HasVocab) else None
+        model = build_model(config, arguments.actual_resume, vocab)
+        model.vocab = vocab  # pyright: ignore[reportAttributeAccessIssue]
         if not arguments.train:
             folder = resumed or Path(arguments.logdir, folder_name(arguments))
             build_trainer(config, folder, model, data)
@@ -100,14 +102,15 @@ def _run(arguments: Namespace, overrides: list[str]) -> int:
     return train(arguments, config, model, data, checkpoint)
 
 
-def build_model(config: DictConfig, initial_weights: str | None) -> pl.LightningModule:
+def build_model(config: DictConfig, initial_weights: str | None, vocab: Vocab | None = None) -> pl.LightningModule:
     """Builds the model of a config.
 
     Args:
         initial_weights: file of weights to start from, or None.
+        vocab: of the data, by which rows of known names are taken from weights with fewer names.
     """
     if initial_weights:
-        return load_initial_weights(config, initial_weights)
+        return load_initial_weights(config, initial_weights, vocab)
     return instantiate_from_config(config.model)
 
 

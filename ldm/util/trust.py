@@ -47,6 +47,8 @@ _DATA_SETS = tuple(
         "rendered.RenderedTrain",
         "rendered.RenderedValidation",
         "rendered_clips.RenderedClips",
+        "rendered_looks.RenderedLooksTrain",
+        "rendered_looks.RenderedLooksValidation",
         "vg.VGTrain",
         "vg.VGValidation",
         "video_sets.SG2VID",

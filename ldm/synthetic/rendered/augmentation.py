@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldm.synthetic.rendered.detector import RELATIONS, STYLE, WORDS
+from ldm.synthetic.rendered.detector import STYLE, WORDS
 from ldm.synthetic.rendered.scenes import MARGIN, MIN_CELLS, VISIBLE, VISIBLE_INSIDE
 from ldm.synthetic.rendered.targets import NOTHING, SceneTensors
+from ldm.synthetic.rendered.vocabulary import RELATIONS
 from ldm.util.constants import constant
 
 ZOOM = 1.12  # at most, or its inverse; sizes differ by 1.6
@@ -28,6 +29,7 @@ REACH = 0.12  # of a window beyond the box of a thing, at most, as a share of th
 SPARE = 0.05  # of the visible share of a thing: a silhouette does not fill its box evenly
 GONE = 0.999  # share of a visible box from which on nothing is left
 INSIDE = RELATIONS.index("inside")
+SATURATION = (0.3, 1.2)  # factor of what is colourful, if hues are turned
 LIKE = ("floor", "light", "side", "wall")  # two mixed pictures are alike in these, the first before the last
 
 
@@ -78,6 +80,24 @@ def _random_view(scenes: SceneTensors) -> tuple[Tensor, Tensor]:  # (N,2), (N,2)
     zoom = zoom * room.clamp(max=1)
     offset = (1 - zoom) / 2 + SHIFT * uniform(2)
     return zoom, torch.clamp(offset, MARGIN - zoom * low, 1 - MARGIN - zoom * high)
+
+
+def turn_hues(pictures: Tensor, scenes: SceneTensors, where: Tensor) -> tuple[Tensor, SceneTensors]:
+    """Some of the pictures with all hues turned by one angle, and paler or not; what is grey stays. Colours are no longer known.
+
+    Args:
+        where: (N,) bool, pictures to change.
+    """
+    angle = 2 * math.pi * torch.rand(len(where), 1, 1, device=where.device)
+    low, high = SATURATION
+    saturation = low + (high - low) * torch.rand_like(angle)
+    grey = torch.full((3, 3), 1 / 3, device=where.device)
+    turn = constant((0.0, -1.0, 1.0), grey)[(torch.arange(3)[:, None] - torch.arange(3)) % 3] / math.sqrt(3)
+    matrix = grey + saturation * (angle.cos() * (torch.eye(3, device=where.device) - grey) + angle.sin() * turn)
+    turned = torch.einsum("nij,njhw->nihw", matrix, pictures).clamp(0, 1)
+    words, colour = scenes.words.clone(), WORDS.index("colour")
+    words[..., colour] = words[..., colour].masked_fill(where[:, None], NOTHING)
+    return torch.where(where[:, None, None, None], turned, pictures), scenes._replace(words=words)
 
 
 def transplant(pictures: Tensor, scenes: SceneTensors, where: Tensor) -> tuple[Tensor, SceneTensors]:

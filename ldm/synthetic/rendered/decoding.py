@@ -10,33 +10,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.synthetic.rendered.detector import (
-    AWAY,
     BOX_UNIT,
     CELLS,
     SIDE,
     STRIDE,
-    STYLE,
     Detector,
     Maps,
     split_fields,
     split_style,
 )
 from ldm.synthetic.rendered.scenes import Style
-from ldm.synthetic.rendered.targets import CHOICES
-from ldm.synthetic.rendered.things import HOLDERS, KINDS, looks
+from ldm.synthetic.rendered.vocabulary import TABLE, DetectorVocabulary
 
 MIN_PEAK = 0.25  # probability from which on a peak is a thing
 SAME_BOX = 0.6  # intersection over union from which on two peaks of one kind are one thing
 SUPPORT_REACH = 0.5  # scene units between the floor positions of a thing and of its support, at most
-LOOKS = [(kind, look) for kind in KINDS for look in looks(kind)]
-_KIND, _COLOUR, _MATERIAL = (
-    np.array([CHOICES[field].index(value) for value in values])
-    for field, values in (
-        ("kind", [kind for kind, _ in LOOKS]),
-        ("colour", [look.colour for _, look in LOOKS]),
-        ("material", [look.material for _, look in LOOKS]),
-    )
-)
 
 
 class Detection(NamedTuple):
@@ -90,22 +78,23 @@ def detect(detector: Detector, pictures: Tensor) -> list[Detections]:
     """
     lowered = F.pad(pictures, (0, 0, STRIDE, 0), mode="replicate")[:, :, :SIDE]
     views = torch.cat([pictures, lowered])
+    words = detector.vocabulary
     maps = Maps(*(values.float() for values in detector(torch.cat([views, views.flip(-1)]))))
     direct, mirrored = (Maps(*values) for values in zip(*(values.chunk(2) for values in maps)))
-    mean = Maps(*((a + b).cpu() / 2 for a, b in zip(direct, mirror(mirrored))))
+    mean = Maps(*((a + b).cpu() / 2 for a, b in zip(direct, mirror(mirrored, words))))
     things, lower = mean.things.chunk(2)
-    raised = split_fields(torch.cat([lower[..., 1:, :], lower[..., -1:, :]], -2), 2)
-    raised["position"] = split_fields(things, 2)["position"]
-    return decode(Maps((things + torch.cat(list(raised.values()), 2)) / 2, mean.style[: len(pictures)]))
+    raised = split_fields(torch.cat([lower[..., 1:, :], lower[..., -1:, :]], -2), 2, words)
+    raised["position"] = split_fields(things, 2, words)["position"]
+    return decode(Maps((things + torch.cat(list(raised.values()), 2)) / 2, mean.style[: len(pictures)]), words)
 
 
-def mirror(maps: Maps) -> Maps:
+def mirror(maps: Maps, vocabulary: DetectorVocabulary = TABLE) -> Maps:
     """The maps of the pictures in which left and right are exchanged."""
-    fields = split_fields(maps.things.flip(-1), 2)
+    fields = split_fields(maps.things.flip(-1), 2, vocabulary)
     x0, y0, x1, y1 = fields["box"].unbind(2)
     right, away = fields["position"].unbind(2)
     fields |= {"box": torch.stack([-x1, y0, -x0, y1], 2), "position": torch.stack([-right, away], 2)}
-    style = split_style(maps.style)
+    style = split_style(maps.style, vocabulary)
     style["side"] = style["side"].flip(1)
     return Maps(torch.cat(list(fields.values()), 2), torch.cat(list(style.values()), 1))
 
@@ -115,39 +104,43 @@ def to_pixels(pictures: np.ndarray) -> Tensor:  # (B,SIDE,SIDE,3) 0..255 -> (B,3
     return torch.tensor(pictures).permute(0, 3, 1, 2).float() / 255
 
 
-def decode(maps: Maps) -> list[Detections]:
+def decode(maps: Maps, vocabulary: DetectorVocabulary = TABLE) -> list[Detections]:
     """The detections of each picture; the maps are on the CPU."""
     heat = maps.things[:, :, 0]
     peaks = (heat == F.max_pool2d(heat, 3, 1, 1)) & (heat.sigmoid() >= MIN_PEAK)
-    style = {part: logits.softmax(1).numpy() for part, logits in split_style(maps.style).items()}
+    style = {part: logits.softmax(1).numpy() for part, logits in split_style(maps.style, vocabulary).items()}
     found = []
     for n in range(len(heat)):
         layers, rows, columns = peaks[n].nonzero(as_tuple=True)
         values = maps.things[n][layers, :, rows, columns]  # (P,C)
-        candidates = _read_peaks(values, layers, rows, columns)
+        candidates = _read_peaks(values, layers, rows, columns, vocabulary)
         probabilities = {part: tuple(shares[n].tolist()) for part, shares in style.items()}
-        words = (words[int(np.argmax(probabilities[part]))] for part, words in STYLE.items())
-        found.append(Detections(_arrange(candidates), Style(*words), probabilities))
+        words = (words[int(np.argmax(probabilities[part]))] for part, words in vocabulary.parts.items())
+        found.append(Detections(_arrange(candidates, vocabulary), Style(*words), probabilities))
     return found
 
 
-def _read_peaks(values: Tensor, layers: Tensor, rows: Tensor, columns: Tensor) -> list[Detection]:
+def _read_peaks(
+    values: Tensor, layers: Tensor, rows: Tensor, columns: Tensor, vocabulary: DetectorVocabulary
+) -> list[Detection]:
     """One detection per peak; those with a support name none yet."""
-    fields = split_fields(values, 1)
-    kind, colour, material = (fields[field].log_softmax(1).numpy() for field in ("kind", "colour", "material"))
-    best = (kind[:, _KIND] + colour[:, _COLOUR] + material[:, _MATERIAL]).argmax(1)
+    fields, choices = split_fields(values, 1, vocabulary), vocabulary.choices
+    kind, colour, material = (
+        fields[field].log_softmax(1).numpy()[:, channels] for field, channels in vocabulary.look_channels.items()
+    )
+    looks = [vocabulary.looks[best] for best in (kind + colour + material).argmax(1)]
     middles = (torch.stack([columns, rows], 1) + 0.5) / CELLS
     boxes = (middles.repeat(1, 2) + BOX_UNIT * fields["box"]).tolist()
     certainty, sizes = fields["heat"][:, 0].sigmoid().tolist(), fields["size"].argmax(1).tolist()
     relations, positions = fields["relation"].argmax(1).tolist(), fields["position"].tolist()
     return [
         Detection(
-            LOOKS[best[p]][0],
-            CHOICES["size"][sizes[p]],
-            *LOOKS[best[p]][1],
+            looks[p][0],
+            vocabulary.sizes[sizes[p]],
+            *looks[p][1:],
             tuple(boxes[p]),
-            (positions[p][0], positions[p][1] + AWAY),
-            CHOICES["relation"][relations[p]] if layers[p] else None,
+            (positions[p][0], positions[p][1] + vocabulary.away),
+            choices["relation"][relations[p]] if layers[p] else None,
             None,
             certainty[p],
         )
@@ -155,7 +148,7 @@ def _read_peaks(values: Tensor, layers: Tensor, rows: Tensor, columns: Tensor) -
     ]
 
 
-def _arrange(candidates: list[Detection]) -> tuple[Detection, ...]:
+def _arrange(candidates: list[Detection], vocabulary: DetectorVocabulary) -> tuple[Detection, ...]:
     """Without what was found twice, from back to front, with supports; a thing that finds none stands on the floor."""
     kept: list[Detection] = []
     for thing in sorted(candidates, key=lambda thing: -thing.certainty):
@@ -167,17 +160,14 @@ def _arrange(candidates: list[Detection]) -> tuple[Detection, ...]:
     for thing in kept:
         if thing.relation is None:
             continue
-        reach = {i: _distance(thing, other) for i, other in enumerate(floor) if _can_hold(thing.relation, other.kind)}
+        able = vocabulary.holders if thing.relation == "inside" else vocabulary.tops
+        reach = {i: _distance(thing, other) for i, other in enumerate(floor) if other.kind in able}
         support = min(reach, key=reach.__getitem__, default=None)
         if support is None or reach[support] > SUPPORT_REACH:
             things.append(thing._replace(relation=None))
         else:
             things.append(thing._replace(support=support))
     return tuple(things)
-
-
-def _can_hold(relation: str, kind: str) -> bool:
-    return kind in HOLDERS if relation == "inside" else KINDS[kind].top is not None
 
 
 def _distance(a: Detection, b: Detection) -> float:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm.synthetic.rendered.scenes import FLOORS, LIGHTS, SIDES, WALLS
-from ldm.synthetic.rendered.things import COLOURS, KINDS, MATERIALS, SIZES
+from ldm.synthetic.rendered.vocabulary import TABLE, DetectorVocabulary
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write
 
@@ -24,21 +23,10 @@ SIDE = 128  # of a picture, in pixels
 STRIDE = 4  # pixels per cell of the maps
 CELLS = SIDE // STRIDE
 LAYERS = 2  # things on the floor, and things that have a support
-RELATIONS = ("on", "inside")  # of a thing to its support
-STYLE = {"floor": FLOORS, "wall": WALLS, "light": LIGHTS, "side": SIDES}
-FIELDS = {  # channels of a layer
-    "heat": 1,
-    "kind": len(KINDS),
-    "colour": 1 + len(COLOURS),  # none first
-    "material": 1 + len(MATERIALS),
-    "size": len(SIZES),
-    "relation": len(RELATIONS),
-    "box": 4,  # edges of the full box, relative to the middle of the cell
-    "position": 2,  # floor position
-}
+STYLE = TABLE.parts
+FIELDS = TABLE.channels
 WORDS = ("kind", "colour", "material", "size", "relation")  # the fields with a choice
 BOX_UNIT = 8 / SIDE  # of the box channels
-AWAY = 5.0  # scene units that the second position channel leaves out, about the distance of the table's middle
 PRIOR = 0.01  # of a peak, before training
 
 
@@ -46,21 +34,22 @@ class Maps(NamedTuple):
     """What the detector says of B pictures.
 
     Args:
-        things: (B,LAYERS,C,CELLS,CELLS), the channels of `FIELDS`; see `split_fields`.
-        style: (B,S), logits of all choices in `STYLE`, one after another.
+        things: (B,LAYERS,C,CELLS,CELLS), the channels of the vocabulary; see `split_fields`.
+        style: (B,S), logits of all choices of the style, one part after another.
     """
 
     things: Tensor
     style: Tensor
 
 
-def split_fields(values: Tensor, dim: int) -> dict[str, Tensor]:
+def split_fields(values: Tensor, dim: int, vocabulary: DetectorVocabulary = TABLE) -> dict[str, Tensor]:
     """The channels of the dimension `dim` by field."""
-    return dict(zip(FIELDS, values.split(list(FIELDS.values()), dim)))
+    return dict(zip(vocabulary.channels, values.split(list(vocabulary.channels.values()), dim)))
 
 
-def split_style(logits: Tensor) -> dict[str, Tensor]:  # (B,S) -> (B,choices) by part
-    return dict(zip(STYLE, logits.split([len(words) for words in STYLE.values()], 1)))
+def split_style(logits: Tensor, vocabulary: DetectorVocabulary = TABLE) -> dict[str, Tensor]:
+    """(B,S) -> (B,choices) by part."""
+    return dict(zip(vocabulary.parts, logits.split([len(words) for words in vocabulary.parts.values()], 1)))
 
 
 class Detector(nn.Module):
@@ -68,11 +57,12 @@ class Detector(nn.Module):
 
     Args:
         width: factor of all channel counts.
+        vocabulary: the words that it tells apart.
     """
 
-    def __init__(self, width: float = 1.0):
+    def __init__(self, width: float = 1.0, vocabulary: DetectorVocabulary = TABLE):
         super().__init__()
-        self.width = width
+        self.width, self.vocabulary = width, vocabulary
         a, b, c, d, e = (int(width * channels) for channels in (32, 64, 128, 144, 96))
         self.stem = nn.Sequential(_Convolution(3, a, stride=2), _Block(a))  # 64 x 64
         self.quarter = nn.Sequential(_Convolution(a, b, stride=2), _Block(b), _Block(b))
@@ -81,8 +71,8 @@ class Detector(nn.Module):
         self.whole = nn.Sequential(nn.Linear(d, d), nn.SiLU(), nn.Linear(d, d))
         self.up_eighth, self.side_eighth, self.mix_eighth = nn.Conv2d(d, e, 1), nn.Conv2d(c, e, 1), _Block(e)
         self.up_quarter, self.side_quarter, self.mix_quarter = nn.Conv2d(e, b, 1), nn.Conv2d(b, b, 1), _Block(b)
-        self.head = nn.Sequential(_Convolution(b, c), nn.Conv2d(c, LAYERS * sum(FIELDS.values()), 1))
-        choices = sum(map(len, STYLE.values()))
+        self.head = nn.Sequential(_Convolution(b, c), nn.Conv2d(c, LAYERS * sum(vocabulary.channels.values()), 1))
+        choices = sum(map(len, vocabulary.parts.values()))
         self.style = nn.Sequential(nn.Linear(6 * d, d), nn.SiLU(), nn.Linear(d, choices))
         with torch.no_grad():
             heat = self.head[1].bias.view(LAYERS, -1)[:, 0]
@@ -110,11 +100,12 @@ def save_detector(detector: Detector, path: Path) -> None:
         if value.is_floating_point()
     }
     with atomic_write(path) as part:
-        safetensors.torch.save_file(weights, part, {"width": str(detector.width)})
+        metadata = {"width": str(detector.width), "vocabulary": detector.vocabulary.to_json()}
+        safetensors.torch.save_file(weights, part, metadata)
 
 
 def load_detector(path: Path) -> Detector:
-    """A detector on the CPU, in single precision.
+    """A detector on the CPU, in single precision. A file that names no vocabulary is of things on a table.
 
     Raises:
         UserError: the file is missing or holds no detector.
@@ -123,7 +114,9 @@ def load_detector(path: Path) -> Detector:
         raise UserError(f"{path}: the weights of the checker are missing; train them with scripts/train_checker.py")
     try:
         with safetensors.safe_open(path, "pt") as file:
-            detector = Detector(float((file.metadata() or {})["width"]))
+            about = file.metadata() or {}
+            words = DetectorVocabulary.from_json(about["vocabulary"]) if "vocabulary" in about else TABLE
+            detector = Detector(float(about["width"]), words)
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - no mapping
         expected = {name for name, value in detector.state_dict().items() if value.is_floating_point()}
         if weights.keys() != expected:
@@ -132,6 +125,44 @@ def load_detector(path: Path) -> Detector:
     except (safetensors.SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not the weights of the checker ({error})") from None
     return detector
+
+
+@torch.no_grad()
+def take_over(detector: Detector, other: Detector) -> tuple[int, int]:
+    """Copies weights of another detector, of any vocabulary: layers of equal shape, and of the last layer the channels of
+    words that both have.
+
+    Returns:
+        How many tensors and how many words were taken over.
+
+    Raises:
+        UserError: the detectors have other widths.
+    """
+    if detector.width != other.width:
+        raise UserError(f"a detector of width {other.width:g} has no weights for one of width {detector.width:g}")
+    own, theirs = detector.state_dict(), other.state_dict()
+    last = {"head.1.weight", "head.1.bias"}
+    equal = [name for name in own if name not in last and own[name].shape == theirs[name].shape]
+    for name in equal:
+        own[name].copy_(theirs[name])
+    channels, known = _named_channels(detector.vocabulary), _named_channels(other.vocabulary)
+    pairs = [(channels[name], known[name]) for name in channels if name in known]
+    here, there = (torch.tensor(numbers) for numbers in zip(*pairs))
+    for name in last:
+        new, old = (values[name].unflatten(0, (LAYERS, -1)) for values in (own, theirs))
+        new[:, here] = old[:, there]
+    words = sum(len(name) > 1 and isinstance(name[1], str) for name in channels if name in known)
+    return len(equal), words
+
+
+def _named_channels(vocabulary: DetectorVocabulary) -> dict[tuple[str, str | int | None], int]:
+    """Of each channel of a layer its field and its word, or its number in a field without words."""
+    names = [
+        (field, word)
+        for field, count in vocabulary.channels.items()
+        for word in (vocabulary.choices[field] if field in vocabulary.choices else range(count))
+    ]
+    return {name: channel for channel, name in enumerate(names)}
 
 
 class _Convolution(nn.Sequential):

@@ -10,17 +10,32 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldm.synthetic.rendered.records import Record, complete_shards, read_records
+from ldm.synthetic.rendered.records import Record, RenderedError, complete_shards, look_of, read_records
 from ldm.util.images import Picture, read_image
 
 
-def read_scenes(root: str | Path) -> tuple[list[Record], list[Path]]:
-    """What all pictures of a folder's complete shards show, and their paths.
+def find_look(root: str | Path) -> str:
+    """The look of the scenes in a folder's complete shards, a key of `ldm.synthetic.rendered.vocabulary.LOOKS`.
 
     Raises:
-        RenderedError: there are none, or an index is damaged.
+        RenderedError: there are none, or some are in CLEVR's look and others are not.
     """
-    shards = [(shard, list(read_records(shard))) for shard in complete_shards(root)]
+    looks = {look_of(shard) for shard in complete_shards(root)}
+    if len(looks) > 1:
+        raise RenderedError(f"{root}: has shards in CLEVR's look and others; give each look a folder of its own")
+    return looks.pop()
+
+
+def read_scenes(root: str | Path, look: str = "table") -> tuple[list[Record], list[Path]]:
+    """What all pictures of a folder's complete shards show, and their paths.
+
+    Args:
+        look: that the scenes must have.
+
+    Raises:
+        RenderedError: there are none, an index is damaged, or the scenes have another look.
+    """
+    shards = [(shard, list(read_records(shard, look))) for shard in complete_shards(root)]
     records = [record for _, part in shards for record in part]
     return records, [shard / record.file for shard, part in shards for record in part]
 

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from ldm.graph.scene_graph import SceneGraph
 from ldm.graph.validation import Box
+from ldm.synthetic.rendered import clevr
 from ldm.synthetic.rendered.relations import complete_graph
 from ldm.synthetic.rendered.scenes import Scene
-from ldm.synthetic.rendered.things import KINDS, SIZES, VOCAB, Thing
+from ldm.synthetic.rendered.things import Thing
+from ldm.synthetic.rendered.vocabulary import LOOKS, DetectorVocabulary
 from ldm.util.errors import UserError
 
 INDEX = "scenes.jsonl"
@@ -87,38 +89,51 @@ def complete_shards(root: str | Path, flags: str = "") -> list[Path]:
     return shards
 
 
-def read_records(shard: Path) -> Iterator[Record]:
+def look_of(shard: Path) -> str:
+    """The look of a shard's scenes, a key of `ldm.synthetic.rendered.vocabulary.LOOKS`."""
+    return "clevr" if (shard / CLEVR_INDEX).exists() else "table"
+
+
+def read_records(shard: Path, look: str = "table") -> Iterator[Record]:
     """The pictures of a shard, edits included.
 
+    Args:
+        look: that the scenes must have, a key of `ldm.synthetic.rendered.vocabulary.LOOKS`.
+
     Raises:
-        RenderedError: the index cannot be read, a line of it is damaged, or the scenes are in CLEVR's look.
+        RenderedError: the index cannot be read, a line of it is damaged, or the scenes have another look.
     """
     path = shard / INDEX
-    if (shard / CLEVR_INDEX).exists():
-        raise RenderedError(f"{shard} has scenes in CLEVR's look; ldm.data.clevr.CLEVR reads its {CLEVR_INDEX}")
+    if look_of(shard) != look:
+        raise RenderedError(
+            f"{shard} has scenes of things on a table where those in CLEVR's look are read"
+            if look == "clevr"
+            else f"{shard} has scenes in CLEVR's look; ldm.data.clevr.CLEVR reads its {CLEVR_INDEX}"
+        )
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise RenderedError(f"{path} cannot be read ({error.strerror}); {REMEDY}") from None
     for number, line in enumerate(lines, 1):
         try:
-            record = _parse(json.loads(line))
+            record = _parse(json.loads(line), look)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             reason = " ".join(f"{type(error).__name__}: {str(error)[:150]}".split())
             raise RenderedError(f"{path}: line {number} is damaged ({reason}); {REMEDY}") from None
         yield record
 
 
-def _parse(fields: dict[str, Any]) -> Record:
+def _parse(fields: dict[str, Any], look: str) -> Record:
     """Raises one of several exceptions for what `shards.py` does not write."""
-    file, edit, scene = _file_name(fields["file"]), fields.get("edit"), Scene.from_json(fields["scene"])
+    scene = (clevr.scene_from_json if look == "clevr" else Scene.from_json)(fields["scene"])
+    file, edit = _file_name(fields["file"]), fields.get("edit")
     if not scene.things or not all(isinstance(value, str) for value in scene.style):
         raise ValueError("a scene without things or style")
     location, target = _numbers(scene.camera.location, 3), _numbers(scene.camera.target, 3)
     if location[:2] == target[:2]:
         raise ValueError("a camera without direction")
     for index, thing in enumerate(scene.things):
-        _require_known(thing, index, len(scene.things))
+        _require_known(thing, index, len(scene.things), LOOKS[look])
     boxes, visible_boxes = (
         tuple(_numbers(box, 4) for box in _all_of(fields[name], scene)) for name in ("boxes", "visible_boxes")
     )
@@ -149,9 +164,8 @@ def _cut(box: Box) -> Box:
     return x0, y0, x1, y1
 
 
-def _require_known(thing: Thing, index: int, count: int) -> None:
-    words = [word for word in (thing.colour, thing.material) if word is not None]
-    if thing.kind not in KINDS or thing.size not in SIZES or not all(word in VOCAB.attributes for word in words):
+def _require_known(thing: Thing, index: int, count: int, known: DetectorVocabulary) -> None:
+    if not all(getattr(thing, field) in known.choices[field] for field in ("kind", "size", "colour", "material")):
         raise ValueError(f"unknown kind, size, colour or material {thing[:4]}")
     if (thing.relation, thing.support) != (None, None) and (
         thing.relation not in ("on", "inside") or thing.support not in range(count) or thing.support == index

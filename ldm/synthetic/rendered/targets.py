@@ -11,12 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldm.synthetic.rendered.detector import (
-    AWAY,
     BOX_UNIT,
     CELLS,
-    FIELDS,
     LAYERS,
-    RELATIONS,
     STYLE,
     WORDS,
     Maps,
@@ -26,16 +23,9 @@ from ldm.synthetic.rendered.detector import (
 from ldm.synthetic.rendered.records import Record
 from ldm.synthetic.rendered.relations import floor_position
 from ldm.synthetic.rendered.scenes import MAX_THINGS
-from ldm.synthetic.rendered.things import COLOURS, KINDS, MATERIALS, SIZES
+from ldm.synthetic.rendered.vocabulary import TABLE, DetectorVocabulary
 from ldm.util.constants import constant
 
-CHOICES = {  # of each field of `WORDS`, in the order of its channels
-    "kind": tuple(KINDS),
-    "colour": (None, *COLOURS),
-    "material": (None, *MATERIALS),
-    "size": tuple(SIZES),
-    "relation": RELATIONS,
-}
 NOTHING = -100  # a class that F.cross_entropy leaves out
 NEAR = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))  # cells that learn properties
 NEAR_WEIGHTS = (1.0, *(0.5,) * 8)  # how much they learn
@@ -77,16 +67,17 @@ class SceneTensors(NamedTuple):
     def to(self, device: torch.device | str) -> SceneTensors:
         return SceneTensors(*(values.to(device) for values in self))
 
-    def mirrored(self, where: Tensor) -> SceneTensors:
+    def mirrored(self, where: Tensor, sides: int = 2) -> SceneTensors:
         """With left and right exchanged in some scenes.
 
         Args:
             where: (N,) bool.
+            sides: number of sides that the light can come from; 1 if it is not read.
         """
         chosen = where[:, None, None]
         side = list(STYLE).index("side")
         style = self.style.clone()
-        style[:, side] = torch.where(where & (style[:, side] >= 0), 1 - style[:, side], style[:, side])
+        style[:, side] = torch.where(where & (style[:, side] >= 0), sides - 1 - style[:, side], style[:, side])
 
         def mirror(boxes: Tensor) -> Tensor:
             x0, y0, x1, y1 = boxes.unbind(-1)
@@ -100,7 +91,8 @@ class SceneTensors(NamedTuple):
         )
 
 
-def to_tensors(records: Sequence[Record]) -> SceneTensors:
+def to_tensors(records: Sequence[Record], vocabulary: DetectorVocabulary = TABLE) -> SceneTensors:
+    """The scenes of records, whose words are those of the vocabulary."""
     count, slots = len(records), max(MAX_THINGS, *(len(record.scene.things) for record in records))
     words = np.full((count, slots, len(WORDS)), NOTHING, np.int64)
     layers, supports = np.full((count, slots), -1, np.int64), np.full((count, slots), -1, np.int64)
@@ -112,12 +104,12 @@ def to_tensors(records: Sequence[Record]) -> SceneTensors:
             layers[n, t], supports[n, t] = (0, -1) if thing.support is None else (1, thing.support)
             for w, field in enumerate(WORDS):
                 if field != "relation" or thing.relation:
-                    words[n, t, w] = CHOICES[field].index(getattr(thing, field))
+                    words[n, t, w] = vocabulary.choices[field].index(getattr(thing, field))
             positions[n, t] = floor_position(thing, record.scene.camera)
         things = len(record.scene.things)
         boxes[n, :things] = record.boxes
         visible_boxes[n, :things], visible[n, :things] = record.visible_boxes, record.visible
-        style[n] = [STYLE[part].index(getattr(record.scene.style, part)) for part in STYLE]
+        style[n] = [known.index(getattr(record.scene.style, part)) for part, known in vocabulary.style]
     arrays = words, layers, supports, boxes, visible_boxes, visible, positions, layers >= 0, style
     return SceneTensors(*map(torch.from_numpy, arrays))
 
@@ -139,15 +131,15 @@ def heat_of(scenes: SceneTensors) -> Tensor:  # (N,LAYERS,CELLS,CELLS)
     return torch.stack(layers, 1)
 
 
-def encode(scenes: SceneTensors, certainty: float = 8.0) -> Maps:
+def encode(scenes: SceneTensors, certainty: float = 8.0, vocabulary: DetectorVocabulary = TABLE) -> Maps:
     """The maps of a detector that makes no error; properties stand in the cells of the centres alone.
 
     Args:
         certainty: logit of what is true.
     """
     count, slots = scenes.layers.shape
-    things = scenes.boxes.new_zeros(count, LAYERS, sum(FIELDS.values()), CELLS, CELLS)
-    fields = split_fields(things, 2)
+    things = scenes.boxes.new_zeros(count, LAYERS, sum(vocabulary.channels.values()), CELLS, CELLS)
+    fields = split_fields(things, 2, vocabulary)
     fields["heat"][:, :, 0] = certainty * (2 * heat_of(scenes) - 1)
     cells = centre_cells(scenes)
     for n in range(count):
@@ -160,12 +152,14 @@ def encode(scenes: SceneTensors, certainty: float = 8.0) -> Maps:
                     fields[field][n, layer, scenes.words[n, t, w], y, x] = certainty
             middle = (cells[n, t] + 0.5) / CELLS
             fields["box"][n, layer, :, y, x] = (scenes.boxes[n, t] - middle.repeat(2)) / BOX_UNIT
-            fields["position"][n, layer, :, y, x] = scenes.positions[n, t] - constant((0, AWAY), scenes.positions)
-    style = [certainty * F.one_hot(scenes.style[:, p], len(words)) for p, words in enumerate(STYLE.values())]
+            fields["position"][n, layer, :, y, x] = scenes.positions[n, t] - constant(
+                (0, vocabulary.away), scenes.positions
+            )
+    style = [certainty * F.one_hot(scenes.style[:, p], len(words)) for p, words in enumerate(vocabulary.parts.values())]
     return Maps(things, torch.cat(style, 1).to(things))
 
 
-def detector_loss(maps: Maps, scenes: SceneTensors) -> dict[str, Tensor]:
+def detector_loss(maps: Maps, scenes: SceneTensors, vocabulary: DetectorVocabulary = TABLE) -> dict[str, Tensor]:
     """The loss by field, weighted; the sum is to be minimized."""
     things = maps.things.float()
     present = (scenes.layers >= 0).float()
@@ -174,19 +168,19 @@ def detector_loss(maps: Maps, scenes: SceneTensors) -> dict[str, Tensor]:
     cells, weight = _learning_cells(scenes)  # (N,T,9,2), (N,T,9)
     layer = scenes.layers.clamp(min=0)[..., None].expand_as(weight)
     batch = torch.arange(len(things), device=things.device)[:, None, None].expand_as(weight)
-    found = split_fields(things[batch, layer, :, cells[..., 1], cells[..., 0]], -1)  # (N,T,9,channels)
+    found = split_fields(things[batch, layer, :, cells[..., 1], cells[..., 0]], -1, vocabulary)
     weight = weight / (weight.sum(-1, keepdim=True) + 1e-6) * present[..., None]
     for w, field in enumerate(WORDS):
         classes = scenes.words[..., w, None].expand_as(weight)
         error = F.cross_entropy(found[field].flatten(0, 2), classes.flatten(), ignore_index=NOTHING, reduction="none")
         losses[field] = (error.view_as(weight) * weight).sum() / count
     box = (scenes.boxes[:, :, None] - ((cells + 0.5) / CELLS).repeat(1, 1, 1, 2)) / BOX_UNIT
-    position = scenes.positions[:, :, None] - constant((0, AWAY), scenes.positions)
+    position = scenes.positions[:, :, None] - constant((0, vocabulary.away), scenes.positions)
     places = position.expand(-1, -1, weight.shape[-1], -1)
     for field, wanted, known in (("box", box, present), ("position", places, present * scenes.placed)):
         error = F.smooth_l1_loss(found[field], wanted, beta=0.1, reduction="none").mean(-1)
         losses[field] = (error * weight * known[..., None]).sum() / known.sum().clamp(min=1)
-    for p, (part, logits) in enumerate(split_style(maps.style.float()).items()):
+    for p, (part, logits) in enumerate(split_style(maps.style.float(), vocabulary).items()):
         error = F.cross_entropy(logits, scenes.style[:, p], ignore_index=NOTHING, reduction="sum")
         losses[part] = error / (scenes.style[:, p] >= 0).sum().clamp(min=1)
     return {field: LOSS_WEIGHTS.get(field, 0.3 if field in STYLE else 1.0) * loss for field, loss in losses.items()}

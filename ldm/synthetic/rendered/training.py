@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldm.synthetic.rendered.augmentation import transplant, zoom_and_shift
+from ldm.synthetic.rendered.augmentation import transplant, turn_hues, zoom_and_shift
 from ldm.synthetic.rendered.degradation import ThrowawayAutoencoder, degrade, reconstruction_loss
-from ldm.synthetic.rendered.detector import Detector
+from ldm.synthetic.rendered.detector import Detector, take_over
 from ldm.synthetic.rendered.targets import SceneTensors, detector_loss
+from ldm.synthetic.rendered.vocabulary import TABLE, DetectorVocabulary
 from ldm.util.errors import UserError
 from ldm.util.files import atomic_write
 
@@ -38,6 +39,7 @@ class TrainingOptions:
         learning_rate: highest, reached after `warm_up` of the training.
         autoencoder: whether some pictures are reconstructions of a throw-away autoencoder, which learns beside the
             detector until `autoencoder_until` of the training and is used from `autoencoder_from` on.
+        hues: share of the pictures whose hues are turned, and whose colours are not learned.
         width: of the detector.
         seed: of the order of the pictures and of their changes.
     """
@@ -51,6 +53,7 @@ class TrainingOptions:
     autoencoder: bool = True
     autoencoder_from: float = 0.15
     autoencoder_until: float = 0.4
+    hues: float = 0.0
     width: float = 1.0
     seed: int = 0
 
@@ -77,22 +80,32 @@ class DetectorTraining:
 
     Args:
         state: file for the state of an unfinished run; resumed if it exists.
+        vocabulary: the words of the pictures.
+        initial: a detector of any vocabulary to start from, as far as its weights fit.
 
     Raises:
-        UserError: the state belongs to a run with other options.
+        UserError: the state belongs to a run with other options or words, or `initial` has another width.
     """
 
-    def __init__(self, data: Pictures, options: TrainingOptions, state: Path | None = None):
-        self.data, self.options, self.state = data, options, state
+    def __init__(
+        self,
+        data: Pictures,
+        options: TrainingOptions,
+        state: Path | None = None,
+        vocabulary: DetectorVocabulary = TABLE,
+        initial: Detector | None = None,
+    ):
+        self.data, self.options, self.state, self.vocabulary = data, options, state, vocabulary
         self.device = data.pixels.device
         torch.manual_seed(options.seed)
-        self.detector = self._module(Detector(options.width))
-        self.average = self._module(Detector(options.width)).eval().requires_grad_(False)
+        self.detector = self._module(Detector(options.width, vocabulary))
+        self.average = self._module(Detector(options.width, vocabulary)).eval().requires_grad_(False)
         self.autoencoder = self._module(ThrowawayAutoencoder())
         fused = {"fused": True} if self.device.type == "cuda" else {}
         self.optimizer = torch.optim.AdamW(_groups(self.detector, options.weight_decay), betas=(0.9, 0.99), **fused)
         self.autoencoder_optimizer = torch.optim.AdamW(self.autoencoder.parameters(), 2e-3, betas=(0.9, 0.99), **fused)
         self.step, self.seconds = 0, 0.0
+        self.taken_over = take_over(self.detector, initial.to(self.device)) if initial else (0, 0)
         self.average.load_state_dict(self.detector.state_dict())
         if state and state.exists():
             self._load(state)
@@ -140,16 +153,20 @@ class DetectorTraining:
         pictures = torch.where(mirrored[:, None, None, None], pictures.flip(-1), pictures)
         calm = CALM if self.progress >= CALM_FROM else 1.0
         pictures, scenes = zoom_and_shift(
-            pictures, scenes.mirrored(mirrored), self._sometimes(calm * ZOOMED, len(index))
+            pictures,
+            scenes.mirrored(mirrored, len(self.vocabulary.parts["side"])),
+            self._sometimes(calm * ZOOMED, len(index)),
         )
         pictures, scenes = transplant(pictures, scenes, self._sometimes(calm * TRANSPLANTED, len(index)))
+        if self.options.hues:
+            pictures, scenes = turn_hues(pictures, scenes, self._sometimes(self.options.hues, len(index)))
         losses: dict[str, Tensor] = {}
         if self.options.autoencoder:
             pictures = self._mix_reconstructions(pictures, losses)
         pictures = degrade(pictures, self.rng).contiguous(memory_format=torch.channels_last)
         with self._autocast():
             maps = self.detector(pictures)
-        fields = detector_loss(maps, scenes)
+        fields = detector_loss(maps, scenes, self.vocabulary)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(fields.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.detector.parameters(), 10.0)
@@ -230,6 +247,8 @@ class DetectorTraining:
         differing = [name for name in fixed if options[name] != getattr(self.options, name)]
         if differing:
             raise UserError(f"{state}: a training with another {differing[0]!r}; delete it to begin anew")
+        if content["detector"]["head.1.bias"].shape != self.detector.head[1].bias.shape:
+            raise UserError(f"{state}: a training on pictures with other words; delete it to begin anew")
         for name, part in self._parts().items():
             part.load_state_dict(content[name])
         self.step, self.seconds = content["step"], content["seconds"]

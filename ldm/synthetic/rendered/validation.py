@@ -16,11 +16,10 @@ from ldm.synthetic.rendered.decoding import Detection, detect, to_pixels
 from ldm.synthetic.rendered.detector import STYLE, Detector
 from ldm.synthetic.rendered.records import Record
 from ldm.synthetic.rendered.relations import floor_position
-from ldm.synthetic.rendered.scenes import random_thing
-from ldm.synthetic.rendered.things import KINDS, looks
+from ldm.synthetic.rendered.vocabulary import TABLE, DetectorVocabulary
 from ldm.synthetic.rendered.world import reading_of
 
-WORLD = "rendered"
+WORLDS = {"table": "rendered", "clevr": "clevr"}  # name of the world whose rules hold for scenes of a look
 LEAST_MOVE = 1 / 16  # of a box in a planted fault, as a share of the picture's side
 
 
@@ -35,7 +34,7 @@ def read_all(detector: Detector, pictures: np.ndarray, batch: int = 64) -> list[
     ]
 
 
-def score(records: Sequence[Record], readings: Sequence[SceneReading]) -> dict[str, float]:
+def score(records: Sequence[Record], readings: Sequence[SceneReading], world: str = "rendered") -> dict[str, float]:
     """Shares of scenes, and of things, that are read right, and mean errors.
 
     Returns:
@@ -49,7 +48,7 @@ def score(records: Sequence[Record], readings: Sequence[SceneReading]) -> dict[s
     distances: list[float] = []
     for record, reading in zip(records, readings):
         right = [getattr(record.scene.style, part) == getattr(reading.style, part) for part in STYLE]
-        graph = check(record.graph(), reading, WORLD).passed
+        graph = check(record.graph(), reading, world).passed
         scenes["exact"].append(graph and all(right))
         scenes["graph"].append(graph)
         scenes["things"].append(_inventory(record.graph()) == _inventory(reading.graph))
@@ -85,40 +84,45 @@ def _nearest(record: Record, reading: SceneReading) -> Iterator[tuple[int, Detec
 # Planted faults --------------------------------------------------------------------------------------------------------
 
 
-def _wrong_kind(graph: SceneGraph, rng: random.Random) -> SceneGraph:
+def _wrong_kind(graph: SceneGraph, rng: random.Random, words: DetectorVocabulary) -> SceneGraph:
     index = rng.randrange(len(graph.objects))
     names = list(graph.objects)
-    names[index] = rng.choice([kind for kind in KINDS if kind != names[index]])
+    names[index] = rng.choice([kind for kind in words.kinds if kind != names[index]])
     return replace(graph, objects=tuple(names))
 
 
-def _wrong_look(graph: SceneGraph, rng: random.Random) -> SceneGraph | None:
+def _wrong_look(graph: SceneGraph, rng: random.Random, words: DetectorVocabulary) -> SceneGraph | None:
     """Another colour or another material."""
-    choices = [index for index, kind in enumerate(graph.objects) if len(looks(kind)) > 1]
+    looks = [_looks(words, kind) for kind in graph.objects]
+    choices = [index for index, of_kind in enumerate(looks) if len(of_kind) > 1]
     if not choices:
         return None
     index = rng.choice(choices)
-    size, *words = graph.known_attributes[index]
-    others = [[word for word in look if word] for look in looks(graph.objects[index])]
+    size, *look = graph.known_attributes[index]
     attributes = list(graph.known_attributes)
-    attributes[index] = (size, *rng.choice([other for other in others if other != words]))
+    attributes[index] = (size, *rng.choice([other for other in looks[index] if other != tuple(look)]))
     return replace(graph, attributes=tuple(attributes))
 
 
-def _missing(graph: SceneGraph, rng: random.Random) -> SceneGraph:
+def _looks(words: DetectorVocabulary, kind: str) -> list[tuple[str, ...]]:
+    """The words of colour and material that a kind can have."""
+    return [tuple(word for word in look if word) for name, *look in words.looks if name == kind]
+
+
+def _missing(graph: SceneGraph, rng: random.Random, words: DetectorVocabulary) -> SceneGraph:
     """A thing that the picture lacks."""
-    thing = random_thing(rng)
+    kind = rng.choice(words.kinds)
     x, y = rng.uniform(0.1, 0.7), rng.uniform(0.3, 0.7)
     return replace(
         graph,
-        objects=(*graph.objects, thing.kind),
+        objects=(*graph.objects, kind),
         boxes=(*graph.boxes, (x, y, x + 0.15, y + 0.15)),
-        attributes=(*graph.known_attributes, thing.words),
+        attributes=(*graph.known_attributes, (rng.choice(words.sizes), *rng.choice(_looks(words, kind)))),
         ids=(),
     )
 
 
-def _extra(graph: SceneGraph, rng: random.Random) -> SceneGraph | None:
+def _extra(graph: SceneGraph, rng: random.Random, words: DetectorVocabulary) -> SceneGraph | None:
     """The picture shows a thing that the graph lacks; a graph must be left with one."""
     if len(graph.objects) == 1:
         return None
@@ -134,7 +138,7 @@ def _extra(graph: SceneGraph, rng: random.Random) -> SceneGraph | None:
     )
 
 
-def _moved(graph: SceneGraph, rng: random.Random) -> SceneGraph:
+def _moved(graph: SceneGraph, rng: random.Random, words: DetectorVocabulary) -> SceneGraph:
     index = rng.randrange(len(graph.objects))
     x0, y0, x1, y1 = box_of(graph, index)
     dx, dy = rng.choice(((LEAST_MOVE, 0), (-LEAST_MOVE, 0), (0, LEAST_MOVE), (0, -LEAST_MOVE)))
@@ -145,7 +149,7 @@ def _moved(graph: SceneGraph, rng: random.Random) -> SceneGraph:
     return replace(graph, boxes=tuple(boxes))
 
 
-FAULTS: dict[str, Callable[[SceneGraph, random.Random], SceneGraph | None]] = {
+FAULTS: dict[str, Callable[[SceneGraph, random.Random, DetectorVocabulary], SceneGraph | None]] = {
     "kind": _wrong_kind,
     "colour or material": _wrong_look,
     "missing": _missing,
@@ -154,14 +158,19 @@ FAULTS: dict[str, Callable[[SceneGraph, random.Random], SceneGraph | None]] = {
 }
 
 
-def faults_caught(records: Sequence[Record], readings: Sequence[SceneReading]) -> dict[str, float]:
+def faults_caught(
+    records: Sequence[Record],
+    readings: Sequence[SceneReading],
+    world: str = "rendered",
+    vocabulary: DetectorVocabulary = TABLE,
+) -> dict[str, float]:
     """Share of planted faults for which the check fails, by fault: one of each in every scene that passes without."""
     caught: dict[str, list[bool]] = {fault: [] for fault in FAULTS}
     for record, reading in zip(records, readings):
-        if not check(record.graph(), reading, WORLD).passed:
+        if not check(record.graph(), reading, world).passed:
             continue
         for fault, plant in FAULTS.items():
-            graph = plant(record.graph(), random.Random(f"fault/{fault}/{record.file}"))
+            graph = plant(record.graph(), random.Random(f"fault/{fault}/{record.file}"), vocabulary)
             if graph is not None:
-                caught[fault].append(not check(graph, reading, WORLD).passed)
+                caught[fault].append(not check(graph, reading, world).passed)
     return {fault: float(np.mean(values)) for fault, values in caught.items() if values}

@@ -1,4 +1,7 @@
-"""The reader of the world 'rendered': what a picture of things on a table shows, by a detector trained on true renders."""
+"""The readers of rendered scenes: what a picture shows, by a detector trained on true renders.
+
+The world 'rendered' has things on a table, the world 'clevr' CLEVR's solids on a grey floor.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from ldm.synthetic.rendered.detector import SIDE, STYLE, Detector, load_detector
 from ldm.synthetic.rendered.pictures import to_square
 from ldm.synthetic.rendered.relations import CONVERSE, holds, triples_between
 from ldm.synthetic.rendered.things import COLOURS, KINDS, MATERIALS, SIZES, VOCAB
+from ldm.synthetic.rendered.vocabulary import BOTH_LOOKS, CLEVR
+from ldm.util.errors import UserError
 from ldm.util.images import Picture
 
 WEIGHTS = Path(ldm.__file__).resolve().parents[1] / "data" / "demo" / "checker.safetensors"
@@ -98,6 +103,39 @@ class RenderedWorld:
             way = end - start
             follows[part] = float(np.dot(here - start, way) / np.dot(way, way)) if differ else math.nan
         return follows
+
+
+@dataclass(frozen=True)
+class ClevrWorld(RenderedWorld):
+    """Pictures in CLEVR's look as a `ldm.synthetic.worlds.WorldReader`; its words are those of the model for both looks.
+
+    Args:
+        weights: of a detector that scripts/train_checker.py trained on scenes of this look; none ship. Without them the world has
+            its words and rules, and reads no picture.
+    """
+
+    weights: Path | None = field(default=None)  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    vocab = BOTH_LOOKS
+    object_names = CLEVR.kinds
+    sizes = CLEVR.sizes
+    colours = CLEVR.colours
+    finishes = CLEVR.materials
+
+    @cached_property
+    def detector(self) -> Detector:
+        """Raises UserError without weights, or with those of other words."""
+        if self.weights is None:
+            raise UserError(
+                "--checker: pictures in CLEVR's look are read by a checker of their own; train one with "
+                "scripts/train_checker.py on scenes that scripts/render_scenes.py --look clevr rendered, and name its weights"
+            )
+        detector = load_detector(self.weights)
+        if detector.vocabulary.kinds != CLEVR.kinds or detector.vocabulary.colours != CLEVR.colours:
+            raise UserError(
+                f"--checker {self.weights}: reads other things than CLEVR's; train one on scenes of its look"
+            )
+        return detector.eval().requires_grad_(False)
 
 
 def reading_of(found: Detections) -> SceneReading:

@@ -6,7 +6,15 @@ import torch
 from device_waits import GPU, Waits, allow_autocast
 from torch import Tensor
 
-from ldm.synthetic.rendered.augmentation import SPARE, like_style, resample, transplant, zoom_and_shift
+from ldm.synthetic.rendered.augmentation import (
+    SATURATION,
+    SPARE,
+    like_style,
+    resample,
+    transplant,
+    turn_hues,
+    zoom_and_shift,
+)
 from ldm.synthetic.rendered.detector import CELLS, STYLE, WORDS, Maps, split_fields
 from ldm.synthetic.rendered.scenes import MARGIN, VISIBLE
 from ldm.synthetic.rendered.targets import NOTHING, SceneTensors, detector_loss, encode
@@ -203,3 +211,24 @@ def test_a_step_of_training_does_not_wait_for_the_gpu(monkeypatch):
         waits.watching = True
         training._train_step()
     assert waits.found == []
+
+
+# Hues ----------------------------------------------------------------------------------------------------------------
+
+
+def test_turned_hues_leave_what_is_grey_and_how_light_and_how_far_from_grey_the_rest_is():
+    scenes, where = grid_scenes(6, 0), torch.tensor([True] * 5 + [False])
+    grey, coloured = torch.rand(6, 1, 4, 4), 0.5 + 0.1 * torch.rand(6, 3, 4, 4)
+    same, _ = turn_hues(grey.expand(-1, 3, -1, -1), scenes, where)
+    assert torch.allclose(same, grey.expand(-1, 3, -1, -1), atol=1e-6)
+    turned, changed = turn_hues(coloured, scenes, where)
+    assert torch.allclose(turned.mean(1), coloured.mean(1), atol=1e-6)
+    before, after = ((each - each.mean(1, keepdim=True)).norm(dim=1).flatten(1) for each in (coloured, turned))
+    ratio = after / before
+    assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio), atol=1e-3)  # one saturation for each picture
+    assert ((ratio > SATURATION[0] - 1e-3) & (ratio < SATURATION[1] + 1e-3)).all() and ratio[0, 0] != ratio[1, 0]
+    assert torch.equal(turned[5], coloured[5]) and not torch.allclose(turned[0], coloured[0], atol=1e-3)
+    colour = WORDS.index("colour")
+    assert (changed.words[:5, :, colour] == NOTHING).all() and torch.equal(changed.words[5], scenes.words[5])
+    others = [number for number in range(len(WORDS)) if number != colour]
+    assert torch.equal(changed.words[..., others], scenes.words[..., others])

@@ -25,6 +25,7 @@ from ldm.synthetic.rendered.records import Record
 from ldm.synthetic.rendered.scenes import Camera, Scene, Style
 from ldm.synthetic.rendered.targets import detector_loss, encode, to_tensors
 from ldm.synthetic.rendered.things import Thing
+from ldm.synthetic.rendered.vocabulary import TABLE
 from ldm.util.errors import UserError
 
 SCENES = Path(__file__).parents[2] / "data" / "rendered"
@@ -146,6 +147,8 @@ def test_a_picture_and_its_mirror_image_show_the_same():
 
 class EvenDetector(torch.nn.Module):
     """Says the same of a cell wherever it is and in whichever mirror image: functions of its mean colours."""
+
+    vocabulary = TABLE
 
     def forward(self, pictures: torch.Tensor) -> Maps:
         red, green, blue = F.avg_pool2d(pictures, SIDE // CELLS)[:, None].unbind(2)  # (B,1,CELLS,CELLS)

@@ -16,6 +16,7 @@ from ldm.synthetic.rendered.pictures import read_pictures, read_scenes
 from ldm.synthetic.rendered.scenes import Style
 from ldm.synthetic.rendered.targets import encode, to_tensors
 from ldm.synthetic.rendered.validation import FAULTS, faults_caught, score
+from ldm.synthetic.rendered.vocabulary import TABLE
 from ldm.synthetic.rendered.world import RenderedWorld, reading_of
 from ldm.synthetic.worlds import find_reader
 from ldm.util.errors import UserError
@@ -57,7 +58,7 @@ def test_exact_readings_pass_the_check_and_planted_faults_do_not(truth):
 def test_a_graph_of_one_thing_cannot_lack_another(truth):
     graph = truth[0][0].graph()
     alone = SceneGraph(graph.objects[:1], graph.boxes[:1], graph.attributes[:1], ())
-    planted = {fault: plant(alone, random.Random(0)) for fault, plant in FAULTS.items()}
+    planted = {fault: plant(alone, random.Random(0), TABLE) for fault, plant in FAULTS.items()}
     assert planted.pop("extra") is None
     assert all(graph is None or graph.objects for graph in planted.values())
 
