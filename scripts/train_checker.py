@@ -72,7 +72,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         type=finite,
         default=0.0,
         metavar="SHARE",
-        help="share of the pictures whose hues are turned at random, so that things of any colour are read (default: %(default)s)",
+        help="colour augmentation: share of the pictures whose hues are rotated at random and whose colours are not learned, so that things of any colour are found (default: %(default)s)",
     )
     add(
         "--check-only",

@@ -40,10 +40,8 @@ from ldm.util.errors import UserError
 FORMAT = 2  # to be raised when the records or the preprocessing of images change
 INDEX = "index.json"
 IN_RECORD = Latents._fields
-IMAGE_ENCODER, TEXT_ENCODER = (
-    "image encoder",
-    "text encoder",
-)  # their names in the index, if the records hold styles or captions
+IMAGE_ENCODER = "image encoder"  # its name in the index, if the records hold styles
+TEXT_ENCODER = "text encoder"  # its name in the index, if the records hold captions
 REMEDY = "resume with the scripts/cache_latents.py command that began this cache"
 
 

@@ -1,7 +1,7 @@
 """CLEVR's own pictures with what their scenes file says, and where an object would be seen that stood elsewhere.
 
 A folder has CLEVR_scenes.json and the pictures, in `images` or beside it; or its subfolders are such folders. Pictures are made
-square without a change of the camera: the shorter side is filled up by repeating the edge. Distances are in scene units, places
+square by padding the shorter side with its edge pixels, which does not change the camera. Distances are in scene units, places
 in the picture in shares of the square's side.
 """
 
@@ -106,7 +106,7 @@ class ClevrScene:
 
     def picture(self) -> Image.Image:
         """The picture as a square of SIDE pixels."""
-        return Image.fromarray(to_square(_filled_up(read_image(self.path)), SIDE))
+        return Image.fromarray(to_square(_padded(read_image(self.path)), SIDE))
 
     def box(self, item: ClevrObject) -> Box | None:
         """The estimated box (`ldm.data.clevr.estimate_box`); None outside of the picture."""
@@ -205,7 +205,7 @@ def _nearness(a: Box | None, b: Box | None) -> float:
     return 0.0 if a is None or b is None else max(0.0, 1 - float(np.abs(np.subtract(a, b)).max()) / NEAR)
 
 
-def _filled_up(image: Image.Image) -> np.ndarray:
+def _padded(image: Image.Image) -> np.ndarray:
     """(S,S,3): the picture in the middle of a square, with its edges repeated."""
     pixels = np.asarray(image)
     spare = max(pixels.shape[:2]) - np.array(pixels.shape[:2])

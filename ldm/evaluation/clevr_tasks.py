@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,7 +124,8 @@ class ClevrTasks:
     def _turns(self) -> dict[str, list[tuple[KnownScene, Turn]]]:
         return {operation: list(self._in_turns(operation)) for operation in SINGLE_OPERATIONS}
 
-    def _in_turns(self, operation: str):
+    def _in_turns(self, operation: str) -> Iterator[tuple[KnownScene, Turn]]:
+        """The edits of an operation in the order of their numbers."""
         for turn in range(MAX_SOLIDS):
             for number, known in enumerate(self._known):
                 edit = _edit(operation, known, turn, random.Random(f"clevr/{operation}/{number}"))
@@ -275,7 +276,7 @@ class ClevrJudge:
 
     def identity(self) -> str:
         """Checksum of the checker's weights. Raises UserError without weights."""
-        assert self.world.detector
+        _ = self.world.detector  # refuses what is missing or reads other words
         return digest(Path(str(self.weights)))[:16]
 
     def judge(self, task: EditTask, image: Image.Image) -> Judgement:

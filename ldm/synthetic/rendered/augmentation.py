@@ -29,7 +29,7 @@ REACH = 0.12  # of a window beyond the box of a thing, at most, as a share of th
 SPARE = 0.05  # of the visible share of a thing: a silhouette does not fill its box evenly
 GONE = 0.999  # share of a visible box from which on nothing is left
 INSIDE = RELATIONS.index("inside")
-SATURATION = (0.3, 1.2)  # factor of what is colourful, if hues are turned
+SATURATION = (0.3, 1.2)  # factor of what is colourful, if hues are rotated
 LIKE = ("floor", "light", "side", "wall")  # two mixed pictures are alike in these, the first before the last
 
 
@@ -82,8 +82,8 @@ def _random_view(scenes: SceneTensors) -> tuple[Tensor, Tensor]:  # (N,2), (N,2)
     return zoom, torch.clamp(offset, MARGIN - zoom * low, 1 - MARGIN - zoom * high)
 
 
-def turn_hues(pictures: Tensor, scenes: SceneTensors, where: Tensor) -> tuple[Tensor, SceneTensors]:
-    """Some of the pictures with all hues turned by one angle, and paler or not; what is grey stays. Colours are no longer known.
+def rotate_hues(pictures: Tensor, scenes: SceneTensors, where: Tensor) -> tuple[Tensor, SceneTensors]:
+    """Rotates the hues of some pictures by a random angle each, and scales their saturation; grey stays grey. Their colours become unknown.
 
     Args:
         where: (N,) bool, pictures to change.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldm.synthetic.rendered.augmentation import transplant, turn_hues, zoom_and_shift
+from ldm.synthetic.rendered.augmentation import rotate_hues, transplant, zoom_and_shift
 from ldm.synthetic.rendered.degradation import ThrowawayAutoencoder, degrade, reconstruction_loss
 from ldm.synthetic.rendered.detector import Detector, take_over
 from ldm.synthetic.rendered.targets import SceneTensors, detector_loss
@@ -39,7 +39,7 @@ class TrainingOptions:
         learning_rate: highest, reached after `warm_up` of the training.
         autoencoder: whether some pictures are reconstructions of a throw-away autoencoder, which learns beside the
             detector until `autoencoder_until` of the training and is used from `autoencoder_from` on.
-        hues: share of the pictures whose hues are turned, and whose colours are not learned.
+        hues: share of the pictures whose hues are rotated, and whose colours are not learned.
         width: of the detector.
         seed: of the order of the pictures and of their changes.
     """
@@ -159,7 +159,7 @@ class DetectorTraining:
         )
         pictures, scenes = transplant(pictures, scenes, self._sometimes(calm * TRANSPLANTED, len(index)))
         if self.options.hues:
-            pictures, scenes = turn_hues(pictures, scenes, self._sometimes(self.options.hues, len(index)))
+            pictures, scenes = rotate_hues(pictures, scenes, self._sometimes(self.options.hues, len(index)))
         losses: dict[str, Tensor] = {}
         if self.options.autoencoder:
             pictures = self._mix_reconstructions(pictures, losses)

@@ -11,8 +11,8 @@ from ldm.synthetic.rendered.augmentation import (
     SPARE,
     like_style,
     resample,
+    rotate_hues,
     transplant,
-    turn_hues,
     zoom_and_shift,
 )
 from ldm.synthetic.rendered.detector import CELLS, STYLE, WORDS, Maps, split_fields
@@ -219,9 +219,9 @@ def test_a_step_of_training_does_not_wait_for_the_gpu(monkeypatch):
 def test_turned_hues_leave_what_is_grey_and_how_light_and_how_far_from_grey_the_rest_is():
     scenes, where = grid_scenes(6, 0), torch.tensor([True] * 5 + [False])
     grey, coloured = torch.rand(6, 1, 4, 4), 0.5 + 0.1 * torch.rand(6, 3, 4, 4)
-    same, _ = turn_hues(grey.expand(-1, 3, -1, -1), scenes, where)
+    same, _ = rotate_hues(grey.expand(-1, 3, -1, -1), scenes, where)
     assert torch.allclose(same, grey.expand(-1, 3, -1, -1), atol=1e-6)
-    turned, changed = turn_hues(coloured, scenes, where)
+    turned, changed = rotate_hues(coloured, scenes, where)
     assert torch.allclose(turned.mean(1), coloured.mean(1), atol=1e-6)
     before, after = ((each - each.mean(1, keepdim=True)).norm(dim=1).flatten(1) for each in (coloured, turned))
     ratio = after / before
