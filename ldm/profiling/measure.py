@@ -21,11 +21,13 @@ class Variant:
         build: sets everything up and returns the function that is measured.
         precision: key of `ldm.profiling.workload.PRECISIONS`.
         peer: whether it is another project's implementation.
+        warm_up: runs that are neither timed nor counted, after the first one: CUDA graphs are recorded in the second.
     """
 
     build: Callable[[], Run]
     precision: str = "fp32"
     peer: bool = False
+    warm_up: int = 0
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ def compare_steps(workload: Workload) -> Comparison:
         fast = partial(_build_fast, workload, precision)
         variants["fast, cached" + suffix] = Variant(fast, precision)
         variants["fast, cached, recompute" + suffix] = Variant(partial(fast, recompute=True), precision)
+        if workload.device.startswith("cuda"):
+            variants["fast, cached, CUDA graphs" + suffix] = Variant(partial(fast, graphs=True), precision, warm_up=1)
         if workload.compiled:
             variants["fast, cached, compiled" + suffix] = Variant(partial(fast, compiled=True), precision)
         if diffusers_peer.available():
@@ -60,10 +62,12 @@ def _build_plain(workload: Workload, cached: bool) -> Run:
     return make_step(model, _batch(workload, model, cached), workload.device, fused=False)
 
 
-def _build_fast(workload: Workload, precision: str, compiled: bool = False, recompute: bool = False) -> Run:
+def _build_fast(
+    workload: Workload, precision: str, compiled: bool = False, recompute: bool = False, graphs: bool = False
+) -> Run:
     model = workload.make_model().train()
     model.unet.use_checkpoint = recompute
-    prepare_for_training(model.unet, workload.device, LIGHTNING_PRECISIONS[precision], compiled)
+    prepare_for_training(model.unet, workload.device, LIGHTNING_PRECISIONS[precision], compiled, graphs=graphs)
     return make_step(model, _batch(workload, model, cached=True), workload.device, precision)
 
 

@@ -88,11 +88,14 @@ def visit(make: Make, name: str, workload: Workload, task: Task, alone: bool = F
 def _visit(comparison: Comparison, name: str, workload: Workload, task: Task) -> Visit:
     device = workload.device
     memory.start_counting(device)
-    run = comparison.variants[name].build()
+    variant = comparison.variants[name]
+    run = variant.build()
     outputs, operations, profile = [], {}, None
     if task.details:
         operations = count_flops(lambda: outputs.append(run()))
     if not task.details or workload.compiled:  # a compiled variant runs eagerly while operations are counted
+        run()
+    for _ in range(variant.warm_up):
         run()
     seconds = time_in_turns({name: run}, task.rounds, device, warmed_up=True)[name]
     peak = memory.peak_since_start(device)

@@ -23,7 +23,13 @@ from ldm.modules.kernels.conv import skip_saving_inputs, use_winograd
 from ldm.synthetic.shapes import VOCAB
 from ldm.util.config import instantiate_from_config, plain, read_config
 
-SIZES = {"small": ("vg.yaml", "tiny.yaml"), "vg": ("vg.yaml",), "sd1": ("sd1_vg.yaml",)}  # configs of configs/
+SIZES = {  # configs of configs/
+    "small": ("vg.yaml", "tiny.yaml"),
+    "vg": ("vg.yaml",),
+    "sd1": ("sd1_vg.yaml",),
+    "sd2": ("sd2_vg.yaml",),
+    "sdxl": ("sdxl_vg.yaml",),
+}
 RANDOM_WEIGHTS = {
     "ckpt_path": None,
     "init": "random",

@@ -28,7 +28,7 @@ NO_GPU = (
     "one, or rehearse it with --device cpu"
 )
 SHAPES = {  # options of scripts/benchmark.py
-    "cuda": "--size vg --only matmul,unet,backward,step,images,edit,memory --precision both --batch-size 8 --repeats 4",
+    "cuda": "--size vg --only matmul,unet,backward,step,images,edit,memory --precision both --batch-size 8 --repeats 2",
     "cpu": "--size small --only matmul,unet,backward,step --precision both --batch-size 1 --repeats 2 --steps 2",
 }
 # What is proven, and a pattern of the names of the tests that prove it. The first match counts.
@@ -39,6 +39,7 @@ PROOFS = {
     "every sampler": r"every_sampler|sampled_images",
     "edits in fp32, fp16 and bf16": r"an_edit_is|style_transfer|program_edits",
     "edits at 256 and 512 px, with and without --low-memory": r"low_memory_gives",
+    "memory of edits with Stable Diffusion 1, 2 and XL": r"stable_diffusion",
     "training steps in fp32, bf16-mixed and 16-mixed": r"gradients_are_the_cpus|recomputed",
     "training steps, compiled": r"compiled",
     "training steps, replayed by CUDA graphs": r"replayed",

@@ -24,7 +24,7 @@ def make_comparison(workload):
         "400 MB": lambda: lambda: torch.ones(100_000_000).sum(),
         "too much": lambda: lambda: os.kill(os.getpid(), signal.SIGKILL),
     }
-    variants = {name: SimpleNamespace(build=build) for name, build in builders.items()}
+    variants = {name: SimpleNamespace(build=build, warm_up=0) for name, build in builders.items()}
     return SimpleNamespace(variants=variants, check=None, images=1)
 
 
@@ -48,6 +48,15 @@ def test_a_process_that_measures_keeps_freed_memory_as_training_does(monkeypatch
     monkeypatch.setattr(visits, "keep_freed_memory", lambda: calls.append(True))
     workload = SimpleNamespace(device="cpu", threads=torch.get_num_threads(), compiled=False)
     assert visits._visit_as_process(make_comparison, "nothing", workload, ONCE).memory > 0 and calls == [True]
+
+
+@pytest.mark.parametrize("details, warm_up, expected", [(True, 0, 3), (False, 0, 3), (True, 1, 4), (False, 1, 4)])
+def test_a_variant_runs_once_and_for_its_warm_up_before_it_is_timed(details, warm_up, expected):
+    calls = []
+    variant = SimpleNamespace(build=lambda: lambda: calls.append(True), warm_up=warm_up)
+    comparison = SimpleNamespace(variants={"counted": variant}, check=None, images=1)
+    found = visit(lambda workload: comparison, "counted", WORKLOAD, Task(2, details))
+    assert len(calls) == expected and len(found.seconds) == 2
 
 
 def test_a_visit_in_this_process_says_nothing_about_its_memory():
@@ -83,7 +92,7 @@ def test_only_one_variant_is_there_at_a_time():
             held = Held()
             return lambda: (held(), alive.clear())[0]  # the list would keep it
 
-        return SimpleNamespace(variants={"a": SimpleNamespace(build=build)}, check=None, images=1)
+        return SimpleNamespace(variants={"a": SimpleNamespace(build=build, warm_up=0)}, check=None, images=1)
 
     for _ in range(3):
         visit(make, "a", WORKLOAD, Task(2))

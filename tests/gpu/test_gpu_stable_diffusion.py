@@ -1,0 +1,62 @@
+"""Memory of edits with Stable Diffusion 1, 2 and XL at full size, next to what `benchmark.py --estimate` calculates."""
+
+import gc
+
+import pytest
+import torch
+
+from ldm.editing import EditOptions, EditRequest, edit
+from ldm.models.runtime import prepare_for_inference
+from ldm.profiling.estimate import CONFIGS, estimate
+from ldm.profiling.workload import Workload
+
+SIZES = dict(zip(CONFIGS, ("sd1", "sd2", "sdxl"), strict=True))
+DRAWN = ("kaiming_uniform_", "xavier_uniform_", "uniform_", "normal_", "trunc_normal_")  # of torch.nn.init
+SMALL_CARD = 12e9  # bytes
+# Share of the calculated peak that the measured one may differ by: the calculation knows no workspaces of cuDNN and cuBLAS,
+# and no rounding of the allocator.
+TOLERANCE = 0.15
+
+
+@pytest.fixture
+def random_model(monkeypatch, device):
+    """random_model(size, low_memory) -> a model in fp16, with weights drawn on the GPU, where billions take no time."""
+
+    def build(size: str, low_memory: bool):
+        for name in DRAWN:
+            monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
+        model = Workload(size).make_model().eval().requires_grad_(False)
+        model.to(device)
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.02)
+        for parameter in model.unet.out[-1].parameters():
+            parameter.zero_()  # predicts no noise, so that nothing diverges
+        model.to("cpu")
+        prepare_for_inference(model, device, "fp16", low_memory)
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("low_memory", [False, True], ids=["all on the card", "low memory"])
+def test_an_edit_with_stable_diffusion_takes_the_memory_that_is_calculated(
+    name, low_memory, random_model, on_gpu, record_property
+):
+    if not on_gpu:
+        pytest.skip("measures the memory of a GPU; models of this size take minutes on a CPU")
+    calculated = estimate(name, "fp16")
+    expected = calculated.low_memory_edit if low_memory else calculated.edit
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    model = random_model(SIZES[name], low_memory)
+    photograph, source, target = Workload(SIZES[name]).edit_example()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    edit(model, EditRequest(photograph, target, source), EditOptions(steps=2))
+    peak = torch.cuda.max_memory_allocated() - before
+    way = ", --low-memory" if low_memory else ""
+    record_property("figure", f"{name}, fp16{way}: peak {peak / 1e9:.2f} GB, calculated {expected / 1e9:.2f} GB")
+    assert abs(peak - expected) < TOLERANCE * expected
+    assert peak < SMALL_CARD or not low_memory
