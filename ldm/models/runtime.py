@@ -57,7 +57,8 @@ def prepare_for_inference(
         device: where to compute.
         precision: of the U-Net's weights, a key of PRECISIONS.
         low_memory: keeps the first stage and the encoders of images and texts on the CPU and moves them to the device only while they
-            run (`on_device`). On a CPU, convolutions then do not use the Winograd kernels, which need more memory.
+            run (`on_device`); the U-Net leaves the device while the first stage runs, whose activations are the largest. On a
+            CPU, convolutions then do not use the Winograd kernels, which need more memory.
     """
     is_cpu = torch.device(device).type == "cpu"
     if is_cpu:
@@ -67,6 +68,7 @@ def prepare_for_inference(
         set_memory_format(part, device)
     model.unet.to(PRECISIONS[precision])  # before the move, so that the device never holds float32 weights
     model.to(device)
+    model.unet_waits = low_memory
     if low_memory:
         offload_encoders(model)
 
@@ -159,16 +161,24 @@ def offload_encoders(model: LatentDiffusion, texts: bool = True) -> None:
 
 
 @contextmanager
-def on_device(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """Moves a module to the device for the duration of the context, unless it is there already."""
+def on_device(module: nn.Module, device: torch.device, instead_of: nn.Module | None = None) -> Iterator[nn.Module]:
+    """Moves a module to the device for the duration of the context, unless it is there already.
+
+    Args:
+        instead_of: a module that is moved away from the device meanwhile, to make room.
+    """
     home = next((parameter.device for parameter in module.parameters()), device)
     if home == device:
         yield module
         return
     try:
+        if instead_of is not None:
+            instead_of.to(home)
         yield module.to(device)
     finally:
         module.to(home)
+        if instead_of is not None:
+            instead_of.to(device)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # otherwise the memory would stay reserved
 

@@ -40,6 +40,7 @@ HEADER = (
     "precision",
     "U-Net",
     "text",
+    "image",
     "first stage",
     "U-Net step",
     "encode, decode",
@@ -113,7 +114,7 @@ class Estimate:
     Attributes:
         name: of the backbone.
         precision: of the U-Net; the other parts compute in float32.
-        parameters: of the U-Net (with adapters), the text encoder and the first stage.
+        parameters: of the U-Net (with adapters), the encoders of texts and reference images, and the first stage.
         unet_step: activations of one step of an edit with guidance: two rows, for the null and for the caption.
         text: activations of encoding both captions.
         encode, decode: activations of the first stage.
@@ -136,10 +137,9 @@ class Estimate:
 
     @property
     def low_memory_edit(self) -> int:
-        """Peak of an edit with --low-memory: beside the U-Net, only the part that runs is on the device."""
-        text, first_stage = self.parameters["text encoder"], self.parameters["first stage"]
-        others = self.unet_step, text + self.text, first_stage + max(self.encode, self.decode)
-        return self.parameters["U-Net"] + max(others)
+        """Peak of an edit with --low-memory: the first stage is alone on the device, the encoders are beside the U-Net."""
+        unet, text, first_stage = (self.parameters[part] for part in ("U-Net", "text encoder", "first stage"))
+        return max(unet + max(self.unet_step, text + self.text), first_stage + max(self.encode, self.decode))
 
     @property
     def training_step(self) -> int:
@@ -157,9 +157,10 @@ class Backbone:
     def __post_init__(self) -> None:
         self.params = with_defaults(plain(self.config.model.params))
 
-    def build(self, part: str) -> nn.Module:
+    def build(self, part: str, **params: Any) -> nn.Module:
+        config = self.params[f"{part}_config"]
         with torch.device("meta"):
-            return instantiate_from_config(self.params[f"{part}_config"])
+            return instantiate_from_config({**config, "params": {**config["params"], **params}})
 
     @property
     def side(self) -> int:
@@ -188,14 +189,15 @@ def estimate(name: str, precision: str) -> Estimate:
     unet = cast(UNetModel, backbone.build("unet"))
     unet.freeze_body()
     unet.to(PRECISIONS[precision])
-    first_stage, text = backbone.build("first_stage"), cast(TextEncoder, backbone.build("text_stage"))
+    first_stage, image_encoder = backbone.build("first_stage"), backbone.build("global_stage", init="random")
+    text = cast(TextEncoder, backbone.build("text_stage"))
     cast(
         AutoencoderKL, first_stage
     ).force_upcast = False  # it is in float32 anyway; autocast does not know the meta device
     pixels = backbone.side * 8
     image = torch.empty(1, 3, pixels, pixels, device="meta")
     latent = torch.empty(1, 4, backbone.side, backbone.side, device="meta")
-    parts = {"U-Net": unet, "text encoder": text, "first stage": first_stage}
+    parts = {"U-Net": unet, "text encoder": text, "image encoder": image_encoder, "first stage": first_stage}
     return Estimate(
         name,
         precision,

@@ -104,7 +104,7 @@ def make_step(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return loss
+        return loss.detach()  # a step that is kept alive could not be followed by one that is recorded as a CUDA graph
 
     return run
 

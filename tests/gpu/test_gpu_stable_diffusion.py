@@ -13,9 +13,9 @@ from ldm.profiling.workload import Workload
 SIZES = dict(zip(CONFIGS, ("sd1", "sd2", "sdxl"), strict=True))
 DRAWN = ("kaiming_uniform_", "xavier_uniform_", "uniform_", "normal_", "trunc_normal_")  # of torch.nn.init
 SMALL_CARD = 12e9  # bytes
-# Share of the calculated peak that the measured one may differ by: the calculation knows no workspaces of cuDNN and cuBLAS,
-# and no rounding of the allocator.
-TOLERANCE = 0.15
+# Of the measured peak to the calculated one, which knows no workspaces: of the first stage's convolutions in float32, cuDNN
+# makes copies in another layout.
+RATIO = (0.95, 1.35)
 
 
 @pytest.fixture
@@ -58,5 +58,5 @@ def test_an_edit_with_stable_diffusion_takes_the_memory_that_is_calculated(
     peak = torch.cuda.max_memory_allocated() - before
     way = ", --low-memory" if low_memory else ""
     record_property("figure", f"{name}, fp16{way}: peak {peak / 1e9:.2f} GB, calculated {expected / 1e9:.2f} GB")
-    assert abs(peak - expected) < TOLERANCE * expected
+    assert RATIO[0] < peak / expected < RATIO[1]
     assert peak < SMALL_CARD or not low_memory

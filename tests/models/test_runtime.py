@@ -120,6 +120,31 @@ def test_a_module_is_on_the_device_during_the_context_even_if_it_raises():
     assert module.device == CPU
 
 
+def test_a_module_that_makes_room_is_off_the_device_during_the_context_even_if_it_raises():
+    module, other, device = MockModule(), MockModule(), torch.device("meta")
+    other.device = device
+    with on_device(module, device, instead_of=other):
+        assert (module.device, other.device) == (device, CPU)
+    assert (module.device, other.device) == (CPU, device)
+    with pytest.raises(RuntimeError), on_device(module, device, instead_of=other):
+        raise RuntimeError("out of memory")
+    assert (module.device, other.device) == (CPU, device)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_the_unet_makes_room_for_the_first_stage_where_memory_is_low(monkeypatch, low_memory):
+    model, made_room = tiny_model().eval(), []
+
+    def recorded(part, device, instead_of=None):
+        made_room.append(instead_of)
+        return on_device(part, device, instead_of)
+
+    monkeypatch.setattr("ldm.models.diffusion.latent_diffusion.on_device", recorded)
+    prepare_for_inference(model, "cpu", low_memory=low_memory)
+    model.decode(model.encode(torch.zeros(1, 3, 32, 32)))
+    assert made_room == 2 * [model.unet if low_memory else None]
+
+
 def test_a_module_that_is_on_the_device_is_not_moved():
     module = MockModule()
     with on_device(module, CPU):
@@ -132,9 +157,9 @@ def test_a_module_that_is_on_the_device_is_not_moved():
 def test_encoding_decoding_and_styles_use_their_part_on_the_device(monkeypatch):
     model, used = tiny_model().eval(), []
 
-    def recorded(part, device):
+    def recorded(part, device, instead_of=None):
         used.append(part)
-        return on_device(part, device)
+        return on_device(part, device, instead_of)
 
     monkeypatch.setattr("ldm.models.diffusion.latent_diffusion.on_device", recorded)
     graph, _ = DemoValidation(8).scene(3)

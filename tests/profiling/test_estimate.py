@@ -72,11 +72,13 @@ def test_fused_attention_takes_no_logits_and_keeps_what_its_backward_pass_needs(
 
 
 def test_the_peak_of_an_edit_is_that_of_its_largest_part():
-    parts = {"U-Net": 100, "text encoder": 50, "first stage": 10}
+    parts = {"U-Net": 100, "text encoder": 50, "image encoder": 3, "first stage": 10}
     made = Estimate("a", "fp16", parts, unet_step=7, text=1, encode=20, decode=30, training=40)
-    assert (made.edit, made.low_memory_edit, made.training_step) == (160 + 30, 100 + 50 + 1, 140)
+    assert (made.edit, made.low_memory_edit, made.training_step) == (163 + 30, 100 + 50 + 1, 140)
     small_text = Estimate("a", "fp16", {**parts, "text encoder": 5}, 7, 1, 20, 30, 40)
-    assert small_text.low_memory_edit == 100 + 10 + 30
+    assert small_text.low_memory_edit == 100 + 7
+    large_image = Estimate("a", "fp16", parts, unet_step=7, text=1, encode=200, decode=30, training=40)
+    assert large_image.low_memory_edit == 10 + 200  # the U-Net waits on the CPU
 
 
 @pytest.mark.slow

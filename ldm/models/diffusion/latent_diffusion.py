@@ -7,6 +7,7 @@ seconds.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -150,6 +151,7 @@ class LatentDiffusion(DenoisingLoss):
         super().__init__()
         assembly.refuse_unsupported(init, freeze_first_stage, published_keys)
         defaults = check_defaults(defaults)
+        self.unet_waits = False  # on the CPU while the first stage runs: `prepare_for_inference` decides
         self.latent_size, self.channels, self.scale_by_std = image_size, channels, scale_by_std
         self.register_buffer("scale_factor", torch.tensor(1.0))
         self.graph_drop, self.style_drop = graph_drop, style_drop if global_stage_config else graph_drop
@@ -285,14 +287,17 @@ class LatentDiffusion(DenoisingLoss):
 
     # Latents ---------------------------------------------------------------------------------------------------------
 
+    def _first_stage_on_device(self) -> AbstractContextManager[nn.Module]:
+        return on_device(self.first_stage_model, self.device, self.unet if self.unet_waits else None)
+
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:  # (B,3,H,W) in [-1,1] -> (B,4,H/8,W/8)
-        with on_device(self.first_stage_model, self.device) as first_stage:
+        with self._first_stage_on_device() as first_stage:
             return self.scale_factor * first_stage.encode(image).float()  # noise is mixed in float32
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:  # (B,4,h,w) -> (B,3,8h,8w) in about [-1,1]
-        with on_device(self.first_stage_model, self.device) as first_stage:
+        with self._first_stage_on_device() as first_stage:
             return first_stage.decode(z / self.scale_factor)
 
     @torch.no_grad()
