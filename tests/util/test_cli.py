@@ -1,15 +1,17 @@
 """Log messages of the programs, and the exit codes of what goes wrong in them."""
 
 import argparse
+import contextlib
 import errno
 import logging
+import signal
 import subprocess
 import sys
 
 import pytest
 from paths import ROOT
 
-from ldm.util.cli import Parser, add_verbose_argument, configure_logging, run_program
+from ldm.util.cli import Parser, add_verbose_argument, configure_logging, interrupt_deferred, run_program
 from ldm.util.errors import UserError
 
 logger = logging.getLogger("ldm.some.module")
@@ -151,3 +153,16 @@ def test_every_program_leaves_ctrl_c_to_end_it_silently_while_it_imports():
     for program in programs:
         handled, first_import = (program.read_text().index(t) for t in ("signal.SIG_DFL", "from ldm"))
         assert handled < first_import, program
+
+
+def test_a_deferred_interrupt_is_raised_at_the_end_of_the_context_and_is_ctrl_c_again_after_it():
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupt_deferred():
+        with contextlib.suppress(KeyboardInterrupt):  # as a library does that forgets it
+            signal.raise_signal(signal.SIGINT)
+            done.append(True)
+    assert done
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    with interrupt_deferred():
+        pass

@@ -23,6 +23,7 @@ from ldm.synthetic.rendered.materials import Rgb, floor_material, part_material,
 from ldm.synthetic.rendered.models import PARTS
 from ldm.synthetic.rendered.scenes import SENSOR, Scene, random_scene
 from ldm.synthetic.rendered.things import KINDS
+from ldm.util.cli import interrupt_deferred
 
 SAMPLES = 8  # per pixel; the denoiser does the rest at 128 px
 
@@ -141,7 +142,8 @@ class Stage:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "picture.png"
             self.scene.render.filepath = str(path)
-            bpy.ops.render.render(write_still=True)
+            with interrupt_deferred():  # Blender prints what its own Python code raises, and renders on
+                bpy.ops.render.render(write_still=True)
             with Image.open(path) as picture:
                 return picture.convert("RGB")
 
