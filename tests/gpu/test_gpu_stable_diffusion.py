@@ -25,7 +25,9 @@ def random_model(monkeypatch, device):
     def build(size: str):
         for name in DRAWN:
             monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
-        model = Workload(size).make_model().eval().requires_grad_(False).to(device)
+        model = Workload(size).make_model().eval().requires_grad_(False)
+        model.model_ema = None  # which models that are loaded for edits lack
+        model.to(device)
         for parameter in model.parameters():
             parameter.normal_(0, 0.02)
         for parameter in model.unet.out[-1].parameters():
