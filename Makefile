@@ -127,7 +127,7 @@ rendered-weights: $(READY)
 	$(EXPORT) adapters --run $(call newest,adapters) --out data/demo/adapters.safetensors
 
 rendered-table: $(READY)
-	$(BIN)/python scripts/evaluate.py edits --scenes rendered --tasks $(SCENES)/report --methods truth,edit --n 200 \
+	$(BIN)/python scripts/evaluate.py edits --scenes rendered --tasks $(SCENES)/report --methods truth,edit --n 70 --seeds 3 \
 		--config configs/demo.yaml --ckpt data/demo/adapters.safetensors --outdir outputs/rendered
 
 clean:
