@@ -54,7 +54,7 @@ def to_diffusers_unet(unet: UNetModel, params: Mapping) -> nn.Module:
     """A frozen UNet2DConditionModel with the weights of a UNetModel, whose parameters are `params`."""
     from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]  (imported lazily there)
 
-    with torch.device(next(unet.parameters()).device):  # a GPU draws the weights, which are replaced, in no time
+    with torch.device(next(unet.parameters()).device):  # its random weights, replaced below, are drawn fastest there
         diffusers_unet = UNet2DConditionModel(**diffusers_config(params))
     weights = unet.state_dict()
     for name, parameter in to_ldm_unet(dict(diffusers_unet.named_parameters())).items():

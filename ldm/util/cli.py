@@ -134,8 +134,8 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--low-memory",
         action="store_true",
-        help="slower, for GPUs with 8 GB: autoencoder and image encoder stay on the CPU except while they run; on a CPU, "
-        "convolutions use less memory",
+        help="slower, for GPUs with 8 GB (12 GB for Stable Diffusion XL): autoencoder and encoders stay on the CPU except while they "
+        "run, and the U-Net leaves the GPU while the autoencoder runs; on a CPU, convolutions use less memory",
     )
 
 

@@ -13,14 +13,12 @@ from ldm.profiling.workload import Workload
 SIZES = dict(zip(CONFIGS, ("sd1", "sd2", "sdxl"), strict=True))
 DRAWN = ("kaiming_uniform_", "xavier_uniform_", "uniform_", "normal_", "trunc_normal_")  # of torch.nn.init
 SMALL_CARD = 12e9  # bytes
-# Of the measured peak to the calculated one, which knows no workspaces: of the first stage's convolutions in float32, cuDNN
-# makes copies in another layout.
-RATIO = (0.95, 1.35)
+RATIO = (0.95, 1.2)  # of the measured peak to the calculated one, which knows no workspaces of cuDNN and cuBLAS
 
 
 @pytest.fixture
 def random_model(monkeypatch, device):
-    """random_model(size) -> a model in float32 on the CPU, with weights drawn on the GPU, where billions take no time."""
+    """random_model(size) -> a model in float32 on the CPU, with weights drawn on the GPU, which is faster for billions of them."""
 
     def build(size: str):
         for name in DRAWN:

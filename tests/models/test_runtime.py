@@ -131,18 +131,25 @@ def test_a_module_that_makes_room_is_off_the_device_during_the_context_even_if_i
     assert (module.device, other.device) == (CPU, device)
 
 
-@pytest.mark.parametrize("low_memory", [False, True])
-def test_the_unet_makes_room_for_the_first_stage_where_memory_is_low(monkeypatch, low_memory):
-    model, made_room = tiny_model().eval(), []
+@pytest.fixture
+def moves(monkeypatch):
+    """What a model asks `on_device` for: pairs of the part to move there, and the part that makes room for it."""
+    asked = []
 
     def recorded(part, device, instead_of=None):
-        made_room.append(instead_of)
+        asked.append((part, instead_of))
         return on_device(part, device, instead_of)
 
     monkeypatch.setattr("ldm.models.diffusion.latent_diffusion.on_device", recorded)
+    return asked
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_the_unet_makes_room_for_the_first_stage_where_memory_is_low(moves, low_memory):
+    model = tiny_model().eval()
     prepare_for_inference(model, "cpu", low_memory=low_memory)
     model.decode(model.encode(torch.zeros(1, 3, 32, 32)))
-    assert made_room == 2 * [model.unet if low_memory else None]
+    assert moves == 2 * [(model.first_stage_model, model.unet if low_memory else None)]
 
 
 def test_a_module_that_is_on_the_device_is_not_moved():
@@ -154,18 +161,13 @@ def test_a_module_that_is_on_the_device_is_not_moved():
         assert isinstance(identity, nn.Identity)
 
 
-def test_encoding_decoding_and_styles_use_their_part_on_the_device(monkeypatch):
-    model, used = tiny_model().eval(), []
-
-    def recorded(part, device, instead_of=None):
-        used.append(part)
-        return on_device(part, device, instead_of)
-
-    monkeypatch.setattr("ldm.models.diffusion.latent_diffusion.on_device", recorded)
+def test_encoding_decoding_and_styles_use_their_part_on_the_device(moves):
+    model = tiny_model().eval()
     graph, _ = DemoValidation(8).scene(3)
     image = Image.new("RGB", (32, 32), "red")
     edit(model, EditRequest(image, graph, style=image), EditOptions(steps=1))
     first_stage, image_encoder = model.first_stage_model, model.global_stage_model
+    used = [part for part, _ in moves]
     # The styles of photograph and reference; encode, decode and encode between the two passes, decode.
     assert (used.count(image_encoder), used.count(first_stage), len(used)) == (2, 4, 6)
 

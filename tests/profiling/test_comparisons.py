@@ -40,7 +40,10 @@ def needs_diffusers():
 def test_each_size_has_the_shapes_of_its_config_and_random_weights(size):
     params = Workload(size).params
     assert params["init"] == params["first_stage_config"]["params"]["init"] == "random"
-    assert params["unet_config"]["params"]["model_channels"] == {"small": 32, "vg": 256}.get(size, 320)
+    assert (
+        params["unet_config"]["params"]["model_channels"]
+        == {"small": 32, "vg": 256, "sd1": 320, "sd2": 320, "sdxl": 320}[size]
+    )
 
 
 def test_models_for_a_gpu_are_copies_with_the_weights_of_those_for_a_cpu():
